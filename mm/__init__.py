@@ -1,0 +1,152 @@
+"""mm: trains, converts and serves small language models; every part of it is a plugin.
+
+The functions here do what the command line does, with the same names: `mm.train("sft", learning_rate=1e-4)` is
+`mm train --algo sft --learning-rate 1e-4`. Importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mm.core.plugins import Plugin, PluginManager
+    from mm.core.training.generation import Generation, TextModel
+    from mm.core.workspace import RunFolder
+
+__version__ = "0.1.0"
+__all__ = ["convert", "generate", "list_plugins", "load", "run", "train"]
+
+Path_ = str | PathLike[str]
+
+
+def train(
+    algo: str,
+    *,
+    config: Path_ | None = None,
+    resume: bool = False,
+    workspace: Path_ | None = None,
+    plugins: PluginManager | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> RunFolder:
+    """Train with an algorithm and return the run's folder; its `model` is the finished model's path.
+
+    `options` are those of `mm train` with underscores: `mm.train("sft", data="chats.jsonl", from_="base", epochs=3)`,
+    also a part's own (`dense_hidden_size=256`). `config` is a TOML file that they stand above; the `MM_TRAIN_*`
+    variables stand between. Raises mm.core.errors.UsageError for what `mm train` would exit with code 2.
+    """
+    from mm.core import api
+    from mm.core.resolve import Layer, environment_layer
+    from mm.core.run import read_toml
+
+    layers = [api.flat_layer({"algo": algo, **options}), environment_layer()]
+    if config is not None:
+        layers.append(Layer(origin=str(config), values=read_toml(Path(config))))
+    return api.start(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
+
+
+def run(
+    stages: str | Sequence[str] = "all",
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    workspace: Path_ | None = None,
+    plugins: PluginManager | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> dict[str, Path]:
+    """Run stages or presets of stages in their order, as `mm run`; returns the artifacts by name.
+
+    `options` are training options for the stages that have them.
+    """
+    from mm.core.pipeline import run_stages
+
+    names = [stages] if isinstance(stages, str) else list(stages)
+    return run_stages(
+        plugins or _plugins(), names, _workspace(workspace), options, force=force, dry_run=dry_run, say=_say(quiet)
+    )
+
+
+def load(
+    model: Path_,
+    *,
+    backend: str = "auto",
+    dtype: str = "auto",
+    workspace: Path_ | None = None,
+    plugins: PluginManager | None = None,
+) -> TextModel:
+    """Load a run's model, a model folder or a Hugging Face folder for generation."""
+    from mm.core import api
+    from mm.core.choices import choose_backend
+
+    manager = plugins or _plugins()
+    name, _ = choose_backend(manager, backend)
+    api.activate(manager, name, _say(False))
+    from mm.core.training import generation
+
+    return generation.load(manager, str(model), _workspace(workspace), backend=name, dtype=dtype)
+
+
+def generate(
+    model: TextModel | Path_,
+    prompt: str | Sequence[Mapping[str, Any]],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.7,
+    top_p: float = 0.9,
+    top_k: int = 0,
+    seed: int = 0,
+    raw: bool = False,
+    thinking: bool | None = None,
+) -> Generation:
+    """Answer a prompt: a text (one user turn; with `raw` the text itself is continued) or a list of messages."""
+    loaded = load(model) if isinstance(model, str | PathLike) else model
+    return loaded.generate(
+        prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, raw=raw,
+        thinking=thinking,
+    )  # fmt: skip
+
+
+def convert(
+    model: Path_,
+    out: Path_,
+    *,
+    to: str | None = None,
+    dtype: str | None = None,
+    workspace: Path_ | None = None,
+    plugins: PluginManager | None = None,
+) -> Path:
+    """Write a model in another format and return the folder; without `to` the one format that holds it is used."""
+    from mm.core import api
+
+    manager = plugins or _plugins()
+    api.activate(manager, "cpu", _say(False))
+    from mm.core.training import conversion
+
+    return conversion.convert(manager, str(model), Path(out), to=to, dtype=dtype, workspace=_workspace(workspace))
+
+
+def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = None) -> list[Plugin]:
+    """Every plugin found, active, blocked or broken; `kind` keeps those that bring a part of that kind."""
+    found = (plugins or _plugins()).plugins
+    return [p for p in found if kind is None or any(r.kind == kind for r in p.records)]
+
+
+def _plugins() -> PluginManager:
+    from mm.core.plugins import PluginManager
+
+    return PluginManager.discover()
+
+
+def _workspace(path: Path_ | None) -> Any:
+    from mm.core.workspace import Workspace
+
+    return Workspace.here() if path is None else Workspace(Path(path))
+
+
+def _say(quiet: bool) -> Any:
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))

@@ -1,0 +1,26 @@
+"""The CPU: always there, and the lowest choice of `--backend auto`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import BackendSpec, Probe
+
+
+def probe() -> Probe:
+    """Always available."""
+    return Probe(True, f"{os.cpu_count()} cores")
+
+
+@hookimpl
+def mm_backends() -> Iterable[BackendSpec]:
+    """The CPU."""
+    yield BackendSpec(
+        name="cpu",
+        summary="Any CPU that torch runs on.",
+        target="mm.backends.cpu.backend:CpuBackend",
+        probe=probe,
+        priority=0,
+    )

@@ -1,0 +1,55 @@
+"""Huawei Ascend NPUs through torch_npu."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+from mm.core.hooks import hookimpl
+from mm.core.records import BackendSpec, Container, Probe
+
+_MANAGER = Path("/dev/davinci_manager")
+
+
+def probe() -> Probe:
+    """Whether the driver's device and the torch_npu wheel are there; imports neither torch nor torch_npu."""
+    if not _MANAGER.exists():
+        return Probe(False, f"no Ascend driver ({_MANAGER})")
+    if importlib.util.find_spec("torch_npu") is None:
+        return Probe(False, "torch_npu is not installed (pip install minimind-ascend[npu])")
+    return Probe(True, "Ascend driver and torch_npu found")
+
+
+@hookimpl
+def mm_backends() -> Iterable[BackendSpec]:
+    """Ascend, chosen by `--backend auto` first.
+
+    torch loads torch_npu by itself when it is imported, and a failure there breaks torch for the whole process; so
+    autoload is switched off and the backend imports torch_npu where it can report the failure.
+    """
+    yield BackendSpec(
+        name="npu",
+        summary="Huawei Ascend NPUs (910B and newer).",
+        target="mm.backends.npu.backend:NpuBackend",
+        probe=probe,
+        priority=200,
+        env={
+            "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+            "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+            "TASK_QUEUE_ENABLE": "2",
+            "CPU_AFFINITY_CONF": "2",
+            "HCCL_CONNECT_TIMEOUT": "1200",
+            "HCCL_EXEC_TIMEOUT": "3600",
+        },
+        container=Container(
+            devices=("/dev/davinci0", "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"),
+            mounts=(
+                "/usr/local/Ascend/driver:/usr/local/Ascend/driver:ro",
+                "/usr/local/dcmi:/usr/local/dcmi:ro",
+                "/usr/local/bin/npu-smi:/usr/local/bin/npu-smi:ro",
+                "/etc/ascend_install.info:/etc/ascend_install.info:ro",
+            ),
+            env={"ASCEND_RT_VISIBLE_DEVICES": "0"},
+        ),
+    )

@@ -1,0 +1,133 @@
+"""The command line: a thin skin. Subcommands are plugins; this module only finds them and reports errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from mm.core.discovery import stale_parts
+from mm.core.errors import MMError, UsageError, close_match
+from mm.core.plugins import PluginManager
+
+_HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU or CPU.
+
+\b
+  -p no:NAME       block a part, a kind.part or a distribution
+  -p ./file.py     load a plugin from a file (anywhere on the line)
+"""
+
+
+class Commands(click.Group):
+    """The subcommands that the plugins bring; each is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names by kind `command`."""
+        return [spec.name for spec in ctx.obj.specs("command")]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The click command of that name, or None."""
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = ctx.obj.load("command", name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, but an unknown name gets its close matches, and says when its plugin is blocked or broken."""
+        if args and not args[0].startswith("-"):
+            ctx.obj.get("command", args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands from their records, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(spec.name, spec.summary) for spec in ctx.obj.specs("command")])
+
+
+@click.command(cls=Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(package_name="minimind-ascend", prog_name="mm")
+def mm() -> None:
+    """The group."""
+
+
+def split_plugin_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of `-p` anywhere before `--`, and the rest of the line."""
+    plugins: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return plugins, [*rest, word, *words]
+        if word == "-p":
+            value = next(words, None)
+            if value is None:
+                raise UsageError("-p needs a value: no:NAME, a .py file or a module.")
+            plugins.append(value)
+        else:
+            rest.append(word)
+    return plugins, rest
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; answers the exit code."""
+    manager: PluginManager | None = None
+    try:
+        options, rest = split_plugin_options(argv)
+        manager = PluginManager.discover(options)
+        _warn(manager)
+        mm.main(rest, prog_name="mm", standalone_mode=False, obj=manager)
+        return 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.NoSuchOption as error:
+        near = close_match(error.option_name, [o for p in (error.ctx.command.params if error.ctx else []) for o in p.opts])
+        return _report(f"No such option: {error.option_name}.{near}", 2)
+    except click.ClickException as error:
+        return _report(error.format_message(), error.exit_code)
+    except MMError as error:
+        return _report(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _report("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        _blame(error, manager)
+        traceback.print_exception(error)
+        return 1
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _report(message: str, code: int) -> int:
+    click.echo(f"mm: {message}", err=True)
+    return code
+
+
+def _warn(manager: PluginManager) -> None:
+    broken = manager.broken()
+    if broken:
+        names = ", ".join(p.name for p in broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
+        click.echo(f"mm: broken: {names}; mm plugins NAME shows the traceback", err=True)
+    if stale := stale_parts(Path(__file__).parent):
+        names = ", ".join(stale[:3])
+        click.echo(f"mm: the installed entry points do not match the source ({names}): run pip install -e .", err=True)
+
+
+def _blame(error: BaseException, manager: PluginManager | None) -> None:
+    """Note the plugin whose code raised: the deepest frame that lies in a third-party plugin's package."""
+    if manager is None:
+        return
+    owners = {p.value.partition(".")[0]: p.name for p in manager.plugins if not p.value.startswith("mm.")}
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package in owners:
+            error.add_note(f"raised in plugin {owners[package]}")
+            return

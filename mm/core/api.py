@@ -1,0 +1,124 @@
+"""From layers of settings to a training or a plan; what the command line and `mm.train` both call.
+
+Imports no torch: the chosen backend's environment is set before the training modules are imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mm.core.choices import DEFAULT_TOKENIZER, choose
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
+from mm.core.records import BackendSpec
+from mm.core.resolve import Layer, Resolved, backend_name, compose, resolve, select
+from mm.core.run import read_toml
+from mm.core.workspace import RunFolder, Workspace
+
+Say = Callable[[str], None]
+
+# where a run stopped is no reason to stop there again
+_STOPPING = ("stop_after_steps", "max_time")
+
+
+def start(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
+    """Train, and answer the run's folder. Raises UsageError before anything is written."""
+    resolved = resume_run(plugins, layers, workspace, say) if resume else new_run(plugins, layers, workspace, say)
+    activate(plugins, resolved.run.select.backend, say)
+    from mm.core.training import session
+
+    return session.train(plugins, resolved, workspace, resume=resume, say=say)
+
+
+def plan(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, say: Say) -> str:
+    """What `start` would do, as text; writes nothing."""
+    from mm.core.plan import describe
+
+    return describe(plugins, new_run(plugins, layers, workspace, say), workspace)
+
+
+def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
+    """Resolve a new run, choosing what is left out and saying so."""
+    choices = choose(plugins, layers, workspace)
+    selection = select([*layers, choices.layer])
+    if selection.arch and not selection.tokenizer:
+        choices.add("tokenizer", *_newest_tokenizer(workspace))
+    if not selection.run:
+        stem = "-".join(part for part in (selection.algo, selection.preset) if part)
+        choices.values["run"] = workspace.new_name(stem)
+        choices.lines.append(f"run: {choices.values['run']}")
+    resolved = resolve(plugins, [*layers, choices.layer])
+    for line in (*resolved.warnings, *choices.lines):
+        say(line)
+    folder = workspace.run(resolved.run.select.run)
+    if folder.path.exists():
+        raise UsageError(f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run.")
+    return resolved
+
+
+def resume_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
+    """Resolve an existing run with its own settings; only stopping, logging and the backend may differ."""
+    name = select(layers).run
+    if not name:
+        unfinished = [r for r in workspace.runs() if r.manifest.get("state") != "finished"]
+        if not unfinished:
+            raise UsageError("--resume: this workspace has no unfinished run; name one with --run.")
+        name = unfinished[0].name
+        say(f"run: {name}, the newest unfinished")
+    folder = workspace.existing(name)
+    if folder.manifest.get("state") == "finished":
+        raise UsageError(f"Run {name} is finished; continue its model with --from {name}.")
+    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in _STOPPING}
+    own = Layer(origin=f"run {name}", values={**saved, "run": name})
+    _check_changes(plugins, layers, own)
+    return resolve(plugins, [*layers, own])
+
+
+def activate(plugins: PluginManager, backend: str, say: Say) -> None:
+    """Set the backend's environment; says which variables come too late because torch is already imported."""
+    spec = plugins.get("backend", backend_name(backend)[0])
+    assert isinstance(spec, BackendSpec)
+    # torch loads every installed device extension by itself when it is imported, and one whose driver is missing breaks
+    # torch for the whole process; a backend imports its own
+    env = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", **spec.env}
+    wanted = {k: v for k, v in env.items() if k not in os.environ}
+    if "torch" in sys.modules and (late := sorted(wanted.keys() & spec.env.keys())):
+        say(f"torch is already imported: {', '.join(late)} could not be set for backend {spec.name}")
+    os.environ.update(wanted)
+
+
+def _check_changes(plugins: PluginManager, layers: list[Layer], own: Layer) -> None:
+    before = resolve(plugins, [own])
+    after = resolve(plugins, [*layers, own]).run.values()
+    options = {o.key: o for section in compose(plugins, before.run.select) for o in section.options}
+    for key, value in before.run.values().items():
+        if after.get(key, value) != value and not options[key].info.on_resume:
+            raise UsageError(
+                f"{options[key].flag} is {value!r} in this run and cannot change on --resume: "
+                "only stopping, logging and the backend can."
+            )
+
+
+def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
+    found = sorted((workspace.path / "tokenizers").glob("*/tokenizer.json"), key=lambda p: p.stat().st_mtime)
+    if found:
+        return str(found[-1].parent), f"tokenizer: {found[-1].parent}, the newest of this workspace"
+    return str(DEFAULT_TOKENIZER), "tokenizer: the one that comes with mm"
+
+
+def flat_layer(options: dict[str, Any]) -> Layer:
+    """Keyword arguments as a layer; `None` means not given, one string stands for a list of one."""
+    values = {k.rstrip("_"): v for k, v in options.items() if v is not None}
+    for key in ("data", "tracker"):
+        if isinstance(values.get(key), str | Path):
+            values[key] = (str(values[key]),)
+        elif key in values:
+            values[key] = tuple(str(v) for v in values[key])
+    for key in ("from", "tokenizer"):
+        if key in values:
+            values[key] = str(values[key])
+    return Layer(origin="argument", values=values)

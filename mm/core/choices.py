@@ -1,0 +1,140 @@
+"""What is chosen for the user when a name is left out: backend, data, starting model, tokenizer, run name.
+
+Every choice comes with a line to print, so that nothing is chosen silently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.errors import UsageError
+from mm.core.options import build, coerce, options_of
+from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec, BackendSpec, Needs, SourceSpec
+from mm.core.resolve import Layer, backend_name, resolve, select
+from mm.core.run import Run
+from mm.core.settings import Selection
+from mm.core.workspace import Workspace
+
+DEFAULT_TOKENIZER = Path(__file__).parent / "data" / "default_tokenizer"
+
+
+@attrs.define
+class Choices:
+    """Values chosen, as a layer below what the user gave, and the lines that say so."""
+
+    values: dict[str, Any] = attrs.field(factory=dict)
+    lines: list[str] = attrs.field(factory=list)
+
+    def add(self, key: str, value: Any, line: str) -> None:
+        """Choose one value."""
+        self.values[key] = value
+        self.lines.append(line)
+
+    @property
+    def layer(self) -> Layer:
+        """The choices as a layer."""
+        return Layer(origin="chosen", values=self.values)
+
+
+def choose(plugins: PluginManager, layers: list[Layer], workspace: Workspace) -> Choices:
+    """Fill what the selection leaves open. Raises UsageError naming what to pass where nothing can be chosen."""
+    selection = select(layers)
+    if not selection.algo:
+        known = ", ".join(s.name for s in plugins.specs("algorithm"))
+        raise UsageError(f"Missing option --algo. Known: {known}.")
+    spec = plugins.get("algorithm", selection.algo)
+    assert isinstance(spec, AlgorithmSpec)
+    choices = Choices()
+    _choose_backend(plugins, selection, choices)
+    _choose_model(spec, selection, workspace, choices)
+    _choose_data(plugins, spec, selection, layers, choices)
+    return choices
+
+
+def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
+    """A usable backend for `name` ("auto" or a backend, perhaps with a card), and the line that explains it.
+
+    Raises UsageError when the named backend cannot run here, with its probe's reason.
+    """
+    if name != "auto":
+        spec = plugins.get("backend", backend_name(name)[0])
+        assert isinstance(spec, BackendSpec)
+        probe = spec.probe()
+        if not probe.available:
+            raise UsageError(f"--backend {name}: {probe.reason}.")
+        return name, f"backend: {name}"
+    reasons = []
+    for spec in sorted((s for s in plugins.specs("backend") if isinstance(s, BackendSpec)), key=lambda s: -s.priority):
+        probe = spec.probe()
+        if probe.available:
+            why = f" ({'; '.join(reasons)})" if reasons else ""
+            return spec.name, f"backend: {spec.name}, the best available{why}"
+        reasons.append(f"{spec.name}: {probe.reason}")
+    raise UsageError(f"No backend can run here: {'; '.join(reasons) or 'none is installed'}.")
+
+
+def needs_of(plugins: PluginManager, run: Run) -> Needs:
+    """What the run's algorithm needs with its config."""
+    spec = plugins.get("algorithm", run.select.algo)
+    assert isinstance(spec, AlgorithmSpec)
+    return spec.needs(run.algorithm)
+
+
+def _choose_backend(plugins: PluginManager, selection: Selection, choices: Choices) -> None:
+    name, line = choose_backend(plugins, selection.backend)
+    if name != selection.backend:
+        choices.add("backend", name, line)
+
+
+def _choose_model(spec: AlgorithmSpec, selection: Selection, workspace: Workspace, choices: Choices) -> None:
+    if selection.from_ or selection.arch:
+        if selection.from_ and selection.arch:
+            raise UsageError("--arch makes a new model and --from continues one: give one of them.")
+        return
+    run = workspace.newest(spec.starts_from)
+    if run is not None:
+        choices.add("from", run.name, f"model: run {run.name}, the newest that {spec.name} continues")
+    elif spec.new_model and not spec.starts_from:
+        arch, preset = spec.new_model
+        choices.add("arch", arch, f"model: new, {arch} {selection.preset or preset}")
+        if not selection.preset:
+            choices.add("preset", preset, f"preset: {preset}")
+    else:
+        raise UsageError(
+            f"{spec.name} continues a model ({' or '.join(spec.starts_from)}) and {workspace.path / 'runs'} has none: "
+            "pass --from RUN|FOLDER, or --arch NAME --preset NAME to start from random weights."
+        )
+
+
+def _choose_data(
+    plugins: PluginManager, spec: AlgorithmSpec, selection: Selection, layers: list[Layer], choices: Choices
+) -> None:
+    if selection.data:
+        return
+    kind = _row_kind(spec, layers)
+    sources = [s for s in plugins.specs("source") if isinstance(s, SourceSpec) and kind in s.provides]
+    if not sources:
+        raise UsageError(f"{spec.name} learns from {kind} rows and no installed source brings any: pass --data FILE.")
+    names = tuple(s.name for s in sources)
+    choices.add("data", names, f"data: {', '.join(names)}, built in")
+
+
+def _row_kind(spec: AlgorithmSpec, layers: list[Layer]) -> str:
+    """The kind of row, which may depend on the algorithm's own settings."""
+    if spec.config is None:
+        return spec.needs(None).data
+    options = options_of(spec.config, section=spec.name)
+    values = {}
+    for option in options:
+        for layer in layers:
+            if option.key in layer.values:
+                values[option.key] = coerce(option, layer.values[option.key], layer.origin, textual=layer.textual)
+                break
+    return spec.needs(build(spec.config, options, values)).data
+
+
+__all__ = ["DEFAULT_TOKENIZER", "Choices", "choose", "choose_backend", "needs_of", "resolve"]

@@ -1,0 +1,209 @@
+"""The contracts: what the parts of each kind implement, and the small values that pass between them.
+
+Importing this module imports no torch, so that a declaration may name these types too.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mm.core.data.rows import Row
+    from mm.core.plugins import PluginManager
+    from mm.core.training.batch import Packed, Unit
+    from mm.core.training.roles import Role
+    from mm.core.training.tools import Tools
+    from mm.core.training.trainer import Trainer
+
+Totals = Mapping[str, float]
+Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
+
+
+class Algorithm:
+    """What is learned. The trainer owns device, precision, accumulation, clipping, schedule, logging and resume.
+
+    `models` maps each role that `needs` named to a `Role`; `tools` gives the tokenizer, the engine, keyed random
+    generators and more rows.
+    """
+
+    def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
+        self.config, self.models, self.tools = config, models, tools
+
+    def prepare(self, units: list[Unit]) -> list[list[Unit]]:
+        """This rank's rows -> mini-batches, one optimizer step each; called without gradients (rollouts, rewards)."""
+        return [units]
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """What the loss divides by, counted on the host; summed over micro-batches and ranks before any backward."""
+        raise NotImplementedError
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        """This micro-batch's share of the loss, already divided, and metrics as detached (sum, count)."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> bool:
+        """Called after an optimizer step; True drops the rest of this `prepare`'s mini-batches, on every rank."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs beyond the models."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+@attrs.frozen(kw_only=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those filters off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """One prompt. `key` names the random stream of its draws (seed, step, prompt, sample, turn), so that a result
+    does not depend on the slot, the batch or the rank it ran in. `stop` are token ids that end the completion."""
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    stop: tuple[int, ...] = ()
+    sampling: Sampling = Sampling()
+    key: tuple[int, ...] = (0,)
+
+
+@attrs.frozen(kw_only=True)
+class Completion:
+    """What was generated: token ids (with the stopping token), their log-probabilities under the sampling
+    distribution before filtering, and why it ended: "stop" or "length"."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+
+
+OnToken = Callable[[int, int, float], None]
+
+
+class Engine(ABC):
+    """What generates completions, token ids in and token ids out."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
+        """Completions in the order of the requests; `on_token(request, id, logprob)` is called as tokens appear."""
+
+    @abstractmethod
+    def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take new weights; `version` is the step they come from."""
+
+    def release(self) -> None:
+        """Free caches and device memory; a later `generate` builds them again."""
+
+
+class Reward(ABC):
+    """A score of completions."""
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
+        """One score for each completion; None where the reward does not apply."""
+
+
+@attrs.frozen(kw_only=True)
+class Position:
+    """Where a row stands, for messages: a file (or a source's name) and a line counted from 1."""
+
+    path: str
+    line: int
+
+
+class Source(ABC):
+    """Rows by position. `locator` is the text given to `--data`; `row_kind` is what the algorithm needs."""
+
+    def __init__(self, config: Any, locator: str, row_kind: str) -> None:
+        self.config, self.locator, self.row_kind = config, locator, row_kind
+
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
+        """Every row with its position. Raises DataError with file and line for what is not a JSON object."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """A hash of the content: equal exactly when the rows are equal."""
+
+
+class Format(ABC):
+    """A row schema. `parse` raises DataError (a reason, without position) for a row that it cannot take."""
+
+    @abstractmethod
+    def parse(self, row: Mapping[str, Any]) -> Row:
+        """The typed row."""
+
+
+@attrs.frozen
+class StageResult:
+    """What a stage did: artifact name -> path, and one line for the summary."""
+
+    artifacts: Mapping[str, Path]
+    summary: str = ""
+
+
+class Stage(ABC):
+    """A step of `mm run`; `settings` are the flat options given for it."""
+
+    def __init__(self, spec: Any, plugins: PluginManager, workspace: Path, settings: Mapping[str, Any]) -> None:
+        self.spec, self.plugins, self.workspace, self.settings = spec, plugins, workspace, settings
+
+    @abstractmethod
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        """What the output depends on, as JSON values; the stage is skipped while they and its output stand."""
+
+    @abstractmethod
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        """One line for `--dry-run`. Touches nothing."""
+
+    @abstractmethod
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        """Do it. Raises UsageError naming the stage to run first when something it needs is missing."""
+
+
+class Callback:
+    """Watches a run. Override the events you want; a tracker is a callback with a config.
+
+    `on_step` is called after each optimizer step and must not read device tensors (it would synchronise).
+    """
+
+    events: ClassVar[tuple[str, ...]] = ("on_start", "on_step", "on_evaluate", "on_log", "on_save", "on_end")
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """After an optimizer step."""
+
+    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After an evaluation on the held-out part."""
+
+    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After metrics of a log interval reached the host."""
+
+    def on_save(self, trainer: Trainer, path: Path) -> None:
+        """After a checkpoint stands under its final name."""
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """After the last step, or after the error that ended the run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""

@@ -1,0 +1,1 @@
+"""Rows to tokens: tokenizer, typed rows, the token cache and the order in which rows are read."""

@@ -1,0 +1,109 @@
+"""Which rows come when, on which rank, and which are held out: functions of a seed and of content, of nothing else."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from mm.core.errors import CheckpointError
+
+
+class RowOrder:
+    """Rows in a new order each epoch, without end. Ranks share one order: the same rows come next on any number of them.
+
+    `rows` are the indices to give, or how many there are from 0 on. `epoch` counts from 0; `position` is how many of
+    its rows were taken.
+    """
+
+    def __init__(self, rows: int | Sequence[int] | np.ndarray, seed: int) -> None:
+        self.rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows, dtype=np.int64)
+        if not len(self.rows):
+            raise ValueError("there are no rows to put into an order")
+        self.seed, self.epoch, self.position = seed, 0, 0
+
+    def take(self, count: int) -> list[int]:
+        """The next rows; running past the end of an epoch goes on into the next."""
+        taken: list[int] = []
+        while len(taken) < count:
+            if self.position == len(self.rows):
+                self.epoch, self.position = self.epoch + 1, 0
+            order = permutation(len(self.rows), self.seed, self.epoch)
+            part = order[self.position : self.position + count - len(taken)]
+            taken += self.rows[part].tolist()
+            self.position += len(part)
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the order stands, and what it is an order of."""
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": len(self.rows)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. Raises CheckpointError when the seed or the number of rows differs."""
+        for name, mine in (("seed", self.seed), ("rows", len(self.rows))):
+            if state[name] != mine:
+                raise CheckpointError(f"The order of rows was saved with {name} {state[name]}, this run has {mine}.")
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+
+
+@lru_cache(maxsize=4)
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """(count,) int64, read-only: the indices sorted by a hash of (seed, epoch, index).
+
+    NumPy does not promise that its own shuffles stay the same between versions, and a resumed run must not notice one.
+    """
+    start = _mix(np.array([seed % (1 << 64)], dtype=np.uint64))
+    start = _mix(start + np.uint64(epoch))
+    order = np.argsort(_mix(np.arange(count, dtype=np.uint64) + start), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def partition(lengths: Sequence[int], world_size: int) -> list[list[int]]:
+    """The indices of `lengths` for each rank, balanced in tokens: the longest first, each to the least loaded rank.
+
+    Every index is given once; a rank may stay empty when there are fewer units than ranks.
+    """
+    shares: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [(0, rank) for rank in range(world_size)]
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(index)
+        heapq.heappush(loads, (load + int(lengths[index]), rank))
+    return [sorted(share) for share in shares]
+
+
+class _Hashed(Protocol):
+    hashes: np.ndarray
+
+
+def held_out(store: _Hashed, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Unit indices to train on and to evaluate on, int64 and rising.
+
+    A unit's side follows from the hash of its row's content: equal documents, and all parts of a long one, lie on one
+    side, and more data moves no old row across. With `fraction` above 0 and two distinct rows, both sides have one.
+    """
+    if fraction <= 0:
+        return np.arange(len(store.hashes)), np.arange(0)
+    keys = _mix(store.hashes ^ _mix(np.array([seed % (1 << 64)], dtype=np.uint64)))
+    distinct = np.unique(keys)
+    limit = min(int(fraction * 2**64), 2**64 - 1)
+    held = keys < np.uint64(limit)
+    if len(distinct) > 1 and not held.any():
+        held = keys == distinct[0]
+    elif len(distinct) > 1 and held.all():
+        held = keys != distinct[-1]
+    elif len(distinct) == 1:
+        held = np.zeros(len(keys), dtype=bool)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    # the finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection on 64 bits without visible structure
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,141 @@
+"""Stores of encoded rows, read through memory maps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+from mm.core.contracts import Format, Position
+from mm.core.data.cache_files import ARRAYS, COUNTS, LEARN, ROWS, TOKENS, StoreInfo
+from mm.core.data.rows import Row
+from mm.core.errors import MMError
+
+if TYPE_CHECKING:
+    from mm.core.training.batch import Tokens, Unit
+
+
+class Store(ABC):
+    """Encoded rows. `lengths` (units,) int64 counts each unit's tokens; `hashes` (units,) uint64 is equal for units of
+    equal rows; `digest` names the content and how it was encoded."""
+
+    digest: str
+    info: StoreInfo
+    lengths: np.ndarray
+    hashes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @abstractmethod
+    def unit(self, index: int) -> Unit:
+        """The unit with its tensors (copies): `learn` in each sequence's fields, `row` the index in this store."""
+
+    @abstractmethod
+    def position(self, index: int) -> Position:
+        """Where the unit's row stands, for messages."""
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """The unit's typed row, for kinds of row that are kept. Raises MMError for the others."""
+
+
+class TokenStore(Store):
+    """One source's rows, in a folder that `build_or_open` made."""
+
+    def __init__(self, folder: Path, info: StoreInfo, format: Format) -> None:
+        self.folder, self.info, self.digest, self._format = folder, info, folder.name, format
+        with np.load(folder / ARRAYS) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        self._sequence_starts = np.concatenate([[0], found.pop("sequence_ends")])
+        self._unit_starts = np.concatenate([[0], found.pop("unit_ends")])
+        self._values = {name.removeprefix("value_"): found.pop(name) for name in list(found) if name.startswith("value_")}
+        self._arrays = found
+        self.hashes = found["hashes"]
+        self.lengths = np.diff(self._sequence_starts[self._unit_starts])
+        kind = np.dtype(f"u{info.bytes_per_id}")
+        # plain arrays over the maps: slicing a memmap object costs several times as much
+        self._tokens = np.asarray(np.memmap(folder / TOKENS, dtype=kind, mode="r"))
+        self._learn = np.asarray(np.memmap(folder / LEARN, dtype=np.bool_, mode="r"))
+
+    def unit(self, index: int) -> Unit:
+        """See `Store.unit`."""
+        from mm.core.training.batch import Unit
+
+        first, last = self._unit_starts[index : index + 2].tolist()
+        bounds = self._sequence_starts[first : last + 1].tolist()
+        sequences = tuple(self._sequence(a, b) for a, b in zip(bounds, bounds[1:], strict=False))
+        return Unit(sequences, row=index, values={name: float(values[index]) for name, values in self._values.items()})
+
+    def position(self, index: int) -> Position:
+        """See `Store.position`."""
+        return Position(path=self.info.files[self._arrays["files"][index]], line=int(self._arrays["lines"][index]))
+
+    def row(self, index: int) -> Row:
+        """See `Store.row`."""
+        ends, number = self._arrays["row_ends"], int(self._arrays["unit_rows"][index])
+        if not len(ends):
+            raise MMError(f"Rows of kind {self.info.row_kind!r} are not kept beside their tokens.")
+        start = int(ends[number - 1]) if number else 0
+        with (self.folder / ROWS).open("rb") as file:
+            file.seek(start)
+            return self._format.parse(json.loads(file.read(int(ends[number]) - start)))
+
+    def _sequence(self, start: int, end: int) -> Tokens:
+        import torch
+
+        from mm.core.training.batch import Tokens
+
+        ids = torch.from_numpy(self._tokens[start:end].astype(np.int64))
+        return Tokens(ids, {"learn": torch.from_numpy(self._learn[start:end].copy())})
+
+
+class ConcatStore(Store):
+    """Several stores one after the other, with the interface of one."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = tuple(stores)
+        self._starts = np.cumsum([0] + [len(store) for store in stores])
+        self.lengths = np.concatenate([store.lengths for store in stores])
+        self.hashes = np.concatenate([store.hashes for store in stores])
+        self.digest = hashlib.sha256(" ".join(store.digest for store in stores).encode()).hexdigest()[:32]
+
+    @cached_property
+    def info(self) -> StoreInfo:  # type: ignore[override]
+        """Counts and lists added up; the kinds and formats that occur."""
+        total = StoreInfo(bytes_per_id=self.stores[0].info.bytes_per_id)
+        for store in self.stores:
+            for name in COUNTS:
+                setattr(total, name, getattr(total, name) + getattr(store.info, name))
+        total.row_kind, total.format = (
+            ", ".join(sorted({getattr(store.info, name) for store in self.stores})) for name in ("row_kind", "format")
+        )
+        return total
+
+    def unit(self, index: int) -> Unit:
+        """See `Store.unit`."""
+        store, inner = self._find(index)
+        return attrs.evolve(store.unit(inner), row=index)
+
+    def position(self, index: int) -> Position:
+        """See `Store.position`."""
+        store, inner = self._find(index)
+        return store.position(inner)
+
+    def row(self, index: int) -> Row:
+        """See `Store.row`."""
+        store, inner = self._find(index)
+        return store.row(inner)
+
+    def _find(self, index: int) -> tuple[Store, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.stores[place], index - int(self._starts[place])

@@ -1,0 +1,95 @@
+"""What a tokenizer's ids stand for: their bytes, a fingerprint of the whole, and text from a stream of ids."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+# The parts of tokenizer.json that decide which ids a text gets. The others (decoder, post-processor, dropout, keys that
+# a newer library adds with their defaults) may differ between two files of the same tokenizer.
+_MODEL_KEYS = ("type", "vocab", "merges", "unk_token", "byte_fallback")
+_ADDED_KEYS = ("id", "content", "special", "lstrip", "rstrip", "single_word")
+
+
+def fingerprint(backend: Backend) -> str:
+    """16 hex digits of a SHA-256 over vocabulary, merges, added tokens, normaliser and pre-tokeniser."""
+    parts = json.loads(backend.to_str())
+    model = {key: parts["model"].get(key) for key in _MODEL_KEYS}
+    # older files write a merge as "a b", newer ones as ["a", "b"]
+    model["merges"] = [m if isinstance(m, str) else " ".join(m) for m in model["merges"] or []]
+    added = sorted(parts["added_tokens"], key=lambda token: token["id"])
+    identity = {
+        "model": model,
+        "added": [[token.get(key) for key in _ADDED_KEYS] for token in added],
+        "normalizer": parts["normalizer"],
+        "pre_tokenizer": parts["pre_tokenizer"],
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def bytes_of_ids(backend: Backend) -> list[bytes]:
+    """For every id the UTF-8 bytes that it stands for, special tokens included; b"" for an id that is not used.
+
+    Exact for byte-level and byte-fallback vocabularies; a SentencePiece vocabulary's leading space counts as one byte.
+    """
+    byte_level = '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
+    added = backend.get_added_tokens_decoder()
+    table = _byte_level_alphabet()
+    found = []
+    for index in range(max(backend.get_vocab().values(), default=-1) + 1):
+        token = backend.id_to_token(index)
+        if token is None:
+            found.append(b"")
+        elif index in added:
+            found.append(added[index].content.encode())
+        elif byte_level and all(char in table for char in token):
+            found.append(bytes(table[char] for char in token))
+        else:
+            found.append(_plain_bytes(token))
+    return found
+
+
+def readable(value: bytes) -> str:
+    """A token in quotes; one that is only part of a character is shown as its bytes."""
+    try:
+        return repr(value.decode())
+    except UnicodeDecodeError:
+        return repr(value)
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    # GPT-2's: printable Latin-1 stands for itself, the other bytes for the characters from U+0100 on
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+def _plain_bytes(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("\u2581", " ").encode()
+
+
+class TextStream:
+    """Text from ids as they come. `push` never gives half a character: its bytes wait for the rest.
+
+    The texts together are what decoding all ids at once gives.
+    """
+
+    def __init__(self, table: Sequence[bytes], hidden: Iterable[int] = ()) -> None:
+        self._table, self._hidden = table, frozenset(hidden)
+        self._decoder: Any = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, *ids: int) -> str:
+        """The text that these ids complete, often one character, sometimes none."""
+        return self._decoder.decode(b"".join(self._table[i] for i in ids if i not in self._hidden))
+
+    def finish(self) -> str:
+        """What still waits; a character that never became whole shows as U+FFFD."""
+        return self._decoder.decode(b"", final=True)

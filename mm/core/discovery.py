@@ -1,0 +1,77 @@
+"""Finding plugins: installed entry points, files named with `-p`, and what `-p no:NAME` matches."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from mm.core.hooks import GROUP
+
+
+def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[str]:
+    """The modules of parts in the source tree that the installed entry points do not name, or the reverse.
+
+    Non-empty means that an editable install is older than its source: `pip install -e .` mends it.
+    """
+    folders = [package / "backends", package / "converters", *_folders(package / "plugins")]
+    present = {".".join(("mm", *part.relative_to(package).parts)) for f in folders for part in _folders(f)}
+    named = {e.value for e in entry_points() if e.dist and e.dist.name == distribution}
+    return sorted(present ^ named) if named else []
+
+
+def _folders(path: Path) -> list[Path]:
+    return [p for p in path.iterdir() if p.is_dir() and (p / "__init__.py").exists()] if path.is_dir() else []
+
+
+def entry_points() -> Iterable[metadata.EntryPoint]:
+    """Those of the group, in a fixed order."""
+    return sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.dist.name if e.dist else "", e.name))
+
+
+def is_path(option: str) -> bool:
+    """Whether a `-p` value names a file rather than a module or a block."""
+    return not option.startswith("no:") and (option.endswith(".py") or "/" in option or os.sep in option)
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def matches(block: str, entry: str, distribution: str) -> bool:
+    """`lora` blocks every kind of that name, `adapter.lora` one, `some-distribution` all of its parts."""
+    short = entry.partition(".")[2]
+    return block in (entry, short, f"{distribution}:{entry}") or _normal(block) == _normal(distribution)
+
+
+def import_plugin(value: str) -> ModuleType:
+    """The module of an entry point, or of a file. Raises whatever importing it raises."""
+    if not is_path(value):
+        return importlib.import_module(value)
+    path = Path(value)
+    if not path.is_file():
+        raise FileNotFoundError(f"no plugin file at {path}")
+    name = f"mm_plugin_{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that its targets can be written as "mm_plugin_<stem>:attr" or "{__name__}:attr"
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_hooks(module: ModuleType) -> None:
+    """A function that looks like a hook but is not marked, or a module without any hook, is an error, not silence."""
+    named = [f for n, f in vars(module).items() if n.startswith("mm_") and inspect.isfunction(f)]
+    unmarked = [f.__name__ for f in named if not hasattr(f, "mm_impl")]
+    if unmarked:
+        raise TypeError(f"{unmarked[0]} is not marked with @hookimpl")
+    if not named:
+        raise TypeError(f"{module.__name__} implements no hook")

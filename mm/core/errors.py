@@ -1,0 +1,45 @@
+"""The one error family: what the user can mend is printed without a traceback, with the exit code it carries."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MMError(Exception):
+    """Something failed that a message explains better than a traceback. The command line exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(MMError):
+    """The user's mistake: a wrong option, file or name. The message says what, where and how to mend it."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """A row or file that cannot be used; the message starts with `file:line`."""
+
+    def __init__(self, reason: str, path: object = None, line: int | None = None) -> None:
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(f"{where}{reason}")
+        self.reason, self.path, self.line = reason, path, line
+
+
+class CheckpointError(MMError):
+    """A saved model or training state that is damaged, incomplete or does not fit what is asked of it."""
+
+
+class Interrupted(MMError):
+    """A run that stopped on a signal after saving; `exit_code` is 128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def close_match(name: str, known: Iterable[str]) -> str:
+    """The tail of an error message: ` Did you mean 'x'?`, or the empty string when nothing known is near."""
+    found = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""

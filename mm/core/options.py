@@ -1,0 +1,161 @@
+"""The one options mechanism: attrs classes whose fields carry their help, read alike from the command line, the
+environment, a TOML file and keyword arguments."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.errors import UsageError
+
+_INFO = "mm.option"
+
+
+@attrs.frozen(kw_only=True)
+class OptionInfo:
+    """What an option's field says beyond its type and default. `on_resume`: may change when a run is resumed."""
+
+    help: str
+    choices: tuple[str, ...] = ()
+    on_resume: bool = False
+
+
+def option(
+    default: Any = attrs.NOTHING,
+    *,
+    help: str,
+    choices: Sequence[str] = (),
+    validator: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+    on_resume: bool = False,
+) -> Any:
+    """A field of a part's config class that is also an option.
+
+    The annotation is the type: bool, int, float, str, Path, `X | None` or `tuple[X, ...]`. `validator` is an attrs
+    validator; its ValueError is shown to the user with the option's name.
+    """
+    info = OptionInfo(help=help, choices=tuple(choices), on_resume=on_resume)
+    return attrs.field(default=default, validator=validator, metadata={_INFO: info})
+
+
+@attrs.frozen(kw_only=True)
+class Option:
+    """One option of a composed run: `key` is its flat name (`lora_alpha`), `field` its name in the config class."""
+
+    key: str
+    section: str
+    field: str
+    type: Any
+    default: Any
+    info: OptionInfo
+
+    @property
+    def flag(self) -> str:
+        """The spelling on the command line."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def base_type(self) -> Any:
+        """The type without `| None`."""
+        return _without_none(self.type)
+
+    @property
+    def optional(self) -> bool:
+        """Whether the value may be None."""
+        return self.base_type is not self.type
+
+
+def options_of(config: type, *, section: str, prefix: str = "") -> list[Option]:
+    """The options of a config class. Raises TypeError for a field that was not made with `option`."""
+    hints = typing.get_type_hints(config)
+    found = []
+    for field in attrs.fields(config):
+        if not field.init:
+            continue
+        info = field.metadata.get(_INFO)
+        if info is None:
+            raise TypeError(f"{config.__qualname__}.{field.name} is not made with option(default, help=...)")
+        # a trailing underscore only keeps a field's name off a Python keyword: from_ is --from
+        key = (f"{prefix}_" if prefix else "").replace("-", "_") + field.name.rstrip("_")
+        default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+        found.append(Option(key=key, section=section, field=field.name, type=hints[field.name], default=default, info=info))
+    return found
+
+
+def coerce(option: Option, value: Any, origin: str, *, textual: bool = False) -> Any:
+    """`value` as the option's type; text (argv, environment) is parsed, other values must already fit.
+
+    Raises UsageError naming the option, the origin, what was expected and what was given.
+    """
+    if value is None or (textual and option.optional and value == "none"):
+        if option.optional:
+            return None
+        raise _mismatch(option, value, origin)
+    try:
+        result = _convert(option.base_type, value, textual)
+    except (TypeError, ValueError):
+        raise _mismatch(option, value, origin) from None
+    choices = option.info.choices
+    for item in result if isinstance(result, tuple) else (result,):
+        if choices and item not in choices:
+            raise UsageError(f"{option.flag} ({origin}): {item!r} is not one of {', '.join(choices)}.")
+    return result
+
+
+def build(config: type, options: Sequence[Option], values: dict[str, Any]) -> Any:
+    """An instance of a config class from flat values; a validator's complaint becomes a UsageError."""
+    missing = [o.flag for o in options if o.default is attrs.NOTHING and o.key not in values]
+    if missing:
+        raise UsageError(f"Missing option {', '.join(missing)}.")
+    try:
+        return config(**{o.field: values[o.key] for o in options if o.key in values})
+    except ValueError as error:
+        flag = next((o.flag for o in options if f"'{o.field}'" in str(error)), config.__name__)
+        raise UsageError(f"{flag}: {error.args[0] if error.args else error}") from None
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [a for a in typing.get_args(hint) if a is not type(None)]
+        if len(rest) == 1 and len(typing.get_args(hint)) == 2:
+            return rest[0]
+    return hint
+
+
+def _convert(kind: Any, value: Any, textual: bool) -> Any:
+    if typing.get_origin(kind) is tuple:
+        items = [v for v in value.split(",") if v] if isinstance(value, str) and textual else value
+        if isinstance(items, str):
+            raise TypeError
+        return tuple(_convert(typing.get_args(kind)[0], item, textual) for item in items)
+    if kind is bool:
+        return _boolean(value, textual)
+    if kind is Path:
+        return Path(value)
+    if kind is float and (textual or (isinstance(value, int | float) and not isinstance(value, bool))):
+        return float(value)
+    if kind is int and textual:
+        return int(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise TypeError
+
+
+def _boolean(value: Any, textual: bool) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if textual and isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise TypeError
+
+
+def _mismatch(option: Option, value: Any, origin: str) -> UsageError:
+    kind = option.base_type
+    name = f"a list of {typing.get_args(kind)[0].__name__}" if typing.get_origin(kind) is tuple else kind.__name__
+    name = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}.get(name, name)
+    return UsageError(f"{option.flag} ({origin}): expected {name}, got {value!r}.")

@@ -1,0 +1,203 @@
+"""The plugin manager: finds plugins through entry points, isolates each, and answers for parts by kind and name.
+
+A manager is an object that the command line or the API makes; there is no global one.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import pluggy
+
+from mm.core import hooks
+from mm.core.discovery import check_hooks, entry_points, import_plugin, is_path, matches
+from mm.core.errors import MMError, UsageError, close_match
+from mm.core.records import KINDS, Spec
+
+if TYPE_CHECKING:
+    from mm.core.contracts import Callback
+    from mm.core.run import Run
+
+
+@attrs.define
+class Plugin:
+    """One plugin: `name` is `distribution:kind.name` for an entry point and the path for `-p ./file.py`."""
+
+    name: str
+    value: str
+    distribution: str = ""
+    version: str = ""
+    state: Literal["active", "blocked", "broken"] = "active"
+    records: tuple[Spec, ...] = ()
+    error: str = ""
+
+    @property
+    def entry(self) -> str:
+        """The name within its distribution: `kind.name`."""
+        return self.name.rpartition(":")[2]
+
+
+class PluginManager:
+    """The plugins of one process. `options` are `-p` values: `no:NAME`, a path to a .py file, or a module name."""
+
+    def __init__(self, options: Sequence[str] = (), *, strict: bool = False) -> None:
+        self.options = tuple(os.path.abspath(o) if is_path(o) else o for o in options)
+        self.strict = strict
+        self.plugins: list[Plugin] = []
+        self._blocks = dict.fromkeys((o.removeprefix("no:") for o in options if o.startswith("no:")), False)
+        self._pluggy = pluggy.PluginManager("mm")
+        self._pluggy.add_hookspecs(hooks)
+
+    @classmethod
+    def discover(cls, options: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> PluginManager:
+        """All installed plugins and those named by `options` and `MM_PLUGINS` (comma-separated).
+
+        Raises UsageError for an option that matches nothing, and, with MM_PLUGINS_STRICT=1, for a broken plugin.
+        """
+        environ = os.environ if environ is None else environ
+        from_env = [o.strip() for o in environ.get("MM_PLUGINS", "").split(",") if o.strip()]
+        manager = cls([*from_env, *options], strict=environ.get("MM_PLUGINS_STRICT", "") not in ("", "0"))
+        for entry in entry_points():
+            manager._add_entry_point(entry)
+        for name in manager.options:
+            if not name.startswith("no:"):
+                manager._add(Plugin(name=name, value=name, distribution=name))
+        manager._check_blocks()
+        manager._check_strict()
+        return manager
+
+    # ---- answering for parts
+
+    def specs(self, kind: str) -> list[Spec]:
+        """The usable records of a kind, by name; a name that two distributions claim appears once."""
+        found: dict[str, Spec] = {}
+        for plugin, spec in self._owned(kind):
+            found.setdefault(spec.name, spec)
+        return [found[name] for name in sorted(found)]
+
+    def get(self, kind: str, name: str) -> Spec:
+        """The record of that kind and name.
+
+        Raises UsageError when it is unknown (with close matches), blocked, broken, or claimed twice (with the cure).
+        """
+        owned = [(plugin, spec) for plugin, spec in self._owned(kind) if spec.name == name]
+        if len(owned) > 1:
+            owners = sorted({plugin.distribution for plugin, _ in owned})
+            owners = owners if len(owners) > 1 else sorted(plugin.name for plugin, _ in owned)
+            cures = " or ".join(f"-p no:{owner}" for owner in owners)
+            raise UsageError(f"{kind} {name!r} is provided by {' and by '.join(owners)}. Block one with {cures}.")
+        if not owned:
+            raise UsageError(self._unknown(kind, name))
+        return owned[0][1]
+
+    def load(self, kind: str, name: str) -> Any:
+        """The implementation of a part. An error while importing it gains a note that names the plugin."""
+        spec = self.get(kind, name)
+        try:
+            return spec.load()
+        except MMError:
+            raise
+        except Exception as error:
+            error.add_note(f"while importing {spec.target} of plugin {self.owner(spec).name}")
+            raise
+
+    def owner(self, spec: Spec) -> Plugin:
+        """The plugin that yielded this record."""
+        return next(p for p in self.plugins if any(r is spec for r in p.records))
+
+    def callbacks(self, run: Run) -> list[Callback]:
+        """The callback objects of all plugins for one run; one that raises becomes broken and harms nobody else."""
+        found: list[Callback] = []
+        for implementation in self._pluggy.hook.mm_callbacks.get_hookimpls():
+            try:
+                found.extend(implementation.function(*([run] if implementation.argnames else [])))
+            except Exception:
+                plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
+                self._break(plugin, traceback.format_exc())
+        self._check_strict()
+        return found
+
+    def versions(self) -> dict[str, str]:
+        """distribution -> version of every active plugin, for manifests and for comparing ranks."""
+        return {p.distribution: p.version for p in self.plugins if p.state == "active"}
+
+    def broken(self) -> list[Plugin]:
+        """The plugins that failed, with their tracebacks."""
+        return [p for p in self.plugins if p.state == "broken"]
+
+    # ---- discovery
+
+    def _add_entry_point(self, entry: metadata.EntryPoint) -> None:
+        name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+        plugin = Plugin(name=f"{name}:{entry.name}", value=entry.value, distribution=name, version=version)
+        if self._is_blocked(plugin.entry, name):
+            plugin.state = "blocked"
+            self.plugins.append(plugin)
+            return
+        self._add(plugin)
+
+    def _add(self, plugin: Plugin) -> None:
+        """Load, register, validate and ask one plugin; on any failure it is unregistered and remembered as broken."""
+        self.plugins.append(plugin)
+        try:
+            module = import_plugin(plugin.value)
+            self._pluggy.register(module, name=plugin.name)
+            check_hooks(module)
+            self._pluggy.check_pending()
+            plugin.records = tuple(self._ask(plugin, module))
+        except (Exception, SystemExit):
+            self._break(plugin, traceback.format_exc())
+
+    def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:
+        for record in KINDS.values():
+            caller = getattr(self._pluggy.hook, record.hook)
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is not module:
+                    continue
+                for spec in implementation.function():
+                    if not isinstance(spec, record):
+                        raise TypeError(f"{record.hook} yielded {spec!r}; expected a {record.__name__}")
+                    if not self._is_blocked(f"{spec.kind}.{spec.name}", plugin.distribution):
+                        yield spec
+
+    def _break(self, plugin: Plugin, error: str) -> None:
+        plugin.state, plugin.error, plugin.records = "broken", error, ()
+        if self._pluggy.has_plugin(plugin.name):
+            self._pluggy.unregister(name=plugin.name)
+
+    def _owned(self, kind: str) -> Iterator[tuple[Plugin, Spec]]:
+        for plugin in self.plugins:
+            for spec in plugin.records:
+                if spec.kind == kind:
+                    yield plugin, spec
+
+    def _unknown(self, kind: str, name: str) -> str:
+        known = [spec.name for spec in self.specs(kind)]
+        message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
+        for plugin in self.plugins:
+            if plugin.state != "active" and plugin.entry == f"{kind}.{name}":
+                message += f" Plugin {plugin.name} is {plugin.state}"
+                message += "." if plugin.state == "blocked" else f": see 'mm plugins {plugin.name}'."
+        return message
+
+    def _is_blocked(self, entry: str, distribution: str) -> bool:
+        hits = [block for block in self._blocks if matches(block, entry, distribution)]
+        self._blocks.update(dict.fromkeys(hits, True))
+        return bool(hits)
+
+    def _check_blocks(self) -> None:
+        for block, used in self._blocks.items():
+            if not used:
+                known = {n for p in self.plugins for n in (p.entry, p.distribution, p.entry.partition(".")[2])}
+                raise UsageError(f"-p no:{block} matches no plugin.{close_match(block, known)}")
+
+    def _check_strict(self) -> None:
+        if self.strict and self.broken():
+            plugin = self.broken()[0]
+            raise UsageError(f"Plugin {plugin.name} is broken and MM_PLUGINS_STRICT is set:\n{plugin.error}")

@@ -1,0 +1,228 @@
+"""The frozen records that plugins yield: data about a part, never the part itself.
+
+A record names its implementation as `"module:attr"`; that module is imported when the part is used, so listing,
+help and option errors stay free of torch. A field that a record does not have makes its plugin broken, not ignored.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def _check_name(record: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{attribute.name}={value!r}: a name is lower-case letters, digits, '-', '_' and '.'")
+
+
+def _check_target(record: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not _TARGET.fullmatch(value):
+        raise ValueError(f"target={value!r}: expected 'module:attribute'")
+
+
+def _check_config(record: object, attribute: attrs.Attribute[type | None], value: type | None) -> None:
+    if value is not None and not attrs.has(value):
+        raise ValueError(f"config={value!r}: expected an attrs class")
+
+
+@attrs.frozen(kw_only=True)
+class Spec:
+    """What every kind of part declares. `config` is the attrs class whose fields become the part's options."""
+
+    kind: ClassVar[str] = ""
+    hook: ClassVar[str] = ""
+
+    name: str = attrs.field(validator=_check_name)
+    summary: str
+    target: str = attrs.field(validator=_check_target)
+    config: type | None = attrs.field(default=None, validator=_check_config)
+
+    def load(self) -> Any:
+        """Import and return the implementation. Raises whatever importing the target raises."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+@attrs.frozen
+class Probe:
+    """Whether a backend can run here; `reason` says why not, or names what was found."""
+
+    available: bool
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Container:
+    """What a container needs to reach the chip: host devices, `host:container[:ro]` mounts, environment."""
+
+    devices: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    env: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class BackendSpec(Spec):
+    """A chip. `probe` imports no torch and never raises; `env` is set before torch is imported."""
+
+    kind: ClassVar[str] = "backend"
+    hook: ClassVar[str] = "mm_backends"
+
+    probe: Callable[[], Probe]
+    priority: int = 0
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    container: Container = Container()
+
+
+@attrs.frozen(kw_only=True)
+class ArchitectureSpec(Spec):
+    """A model. `config` is torch-free and has `num_parameters() -> int` and `flops_per_token(context) -> float`."""
+
+    kind: ClassVar[str] = "architecture"
+    hook: ClassVar[str] = "mm_architectures"
+
+    config: type = attrs.field(validator=_check_config)
+    presets: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Needs:
+    """What an algorithm needs: the kind of row, the roles (models) it uses and those of them that it trains."""
+
+    data: str
+    roles: tuple[str, ...] = ("policy",)
+    trainable: tuple[str, ...] = ("policy",)
+
+
+@attrs.frozen(kw_only=True)
+class AlgorithmSpec(Spec):
+    """What is learned. `defaults` overrides common settings by name; `needs` is a function of the config.
+
+    `starts_from` names the algorithms whose runs this one continues when the user names no model; without any, a new
+    model is made, of the `new_model` architecture and preset unless the user names others.
+    """
+
+    kind: ClassVar[str] = "algorithm"
+    hook: ClassVar[str] = "mm_algorithms"
+
+    needs: Callable[[Any], Needs]
+    defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    starts_from: tuple[str, ...] = ()
+    new_model: tuple[str, str] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AdapterSpec(Spec):
+    """A change to a role's weights, such as low-rank adaptation."""
+
+    kind: ClassVar[str] = "adapter"
+    hook: ClassVar[str] = "mm_adapters"
+
+
+@attrs.frozen(kw_only=True)
+class EngineSpec(Spec):
+    """What generates. `backends` names those it runs on; empty means every backend."""
+
+    kind: ClassVar[str] = "engine"
+    hook: ClassVar[str] = "mm_engines"
+
+    backends: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RewardSpec(Spec):
+    """A score of completions."""
+
+    kind: ClassVar[str] = "reward"
+    hook: ClassVar[str] = "mm_rewards"
+
+
+@attrs.frozen(kw_only=True)
+class FormatSpec(Spec):
+    """A row schema. `recognise` looks at one parsed JSON row; `row` is the kind of row that `parse` gives."""
+
+    kind: ClassVar[str] = "format"
+    hook: ClassVar[str] = "mm_formats"
+
+    row: str
+    recognise: Callable[[Mapping[str, Any]], bool]
+
+
+@attrs.frozen(kw_only=True)
+class SourceSpec(Spec):
+    """Where rows come from. `recognise` looks at the text given to `--data`; `provides` lists the row kinds that a
+    built-in source has without any file (empty for sources that read what the user names)."""
+
+    kind: ClassVar[str] = "source"
+    hook: ClassVar[str] = "mm_sources"
+
+    recognise: Callable[[str], bool]
+    provides: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ToolSpec(Spec):
+    """A tool that a model can call."""
+
+    kind: ClassVar[str] = "tool"
+    hook: ClassVar[str] = "mm_tools"
+
+
+@attrs.frozen(kw_only=True)
+class TrackerSpec(Spec):
+    """A callback with a config that records metrics somewhere. `always`: used without being asked for."""
+
+    kind: ClassVar[str] = "tracker"
+    hook: ClassVar[str] = "mm_trackers"
+
+    always: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ConverterSpec(Spec):
+    """A checkpoint format of one architecture. `reads` lists the names in a config.json's `architectures` that it
+    imports; `writes` is the one that it exports."""
+
+    kind: ClassVar[str] = "converter"
+    hook: ClassVar[str] = "mm_converters"
+
+    architecture: str
+    reads: tuple[str, ...] = ()
+    writes: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class StageSpec(Spec):
+    """A step of `mm run`. `needs` and `gives` name artifacts and so fix the order; `presets` names the groups of
+    stages that it belongs to; `algorithm` is set for a stage that trains, and `defaults` are then its settings."""
+
+    kind: ClassVar[str] = "stage"
+    hook: ClassVar[str] = "mm_stages"
+
+    needs: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    presets: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    algorithm: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class CommandSpec(Spec):
+    """A subcommand of `mm`; the target is a click command."""
+
+    kind: ClassVar[str] = "command"
+    hook: ClassVar[str] = "mm_commands"
+
+
+RECORDS: tuple[type[Spec], ...] = (
+    BackendSpec, ArchitectureSpec, AlgorithmSpec, ConverterSpec, AdapterSpec, EngineSpec, RewardSpec, FormatSpec,
+    SourceSpec, ToolSpec, TrackerSpec, StageSpec, CommandSpec,
+)  # fmt: skip
+KINDS: dict[str, type[Spec]] = {record.kind: record for record in RECORDS}

@@ -1,0 +1,196 @@
+"""From layers of values to one frozen Run: compose the selected parts' options, merge, check, build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mm.core.errors import UsageError, close_match
+from mm.core.options import Option, build, coerce, options_of
+from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, Spec
+from mm.core.run import Run
+from mm.core.settings import COMMON, Selection, TrainSettings
+
+ENVIRONMENT = "MM_TRAIN_"
+# kinds whose parts have prefixed options, and the selection field that picks them
+_PREFIXED = (("architecture", "arch"), ("backend", "backend"), ("tracker", "tracker"))
+
+
+@attrs.frozen(kw_only=True)
+class Layer:
+    """Values of one origin. `textual` values are parsed; `lenient` unknown keys only warn (the environment)."""
+
+    origin: str
+    values: Mapping[str, Any]
+    textual: bool = False
+    lenient: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Resolved:
+    """A run, the origin of each of its values, and warnings to print."""
+
+    run: Run
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
+    """The `MM_TRAIN_*` variables."""
+    environ = os.environ if environ is None else environ
+    values = {k.removeprefix(ENVIRONMENT).lower(): v for k, v in environ.items() if k.startswith(ENVIRONMENT)}
+    return Layer(origin="environment", values=values, textual=True, lenient=True)
+
+
+def select(layers: Sequence[Layer]) -> Selection:
+    """The selection that the layers (highest first) make; unknown keys are left for `resolve` to judge."""
+    options = options_of(Selection, section="select")
+    values, _ = _merge(layers, options)
+    return build(Selection, options, values)  # type: ignore[no-any-return]
+
+
+def backend_name(text: str) -> tuple[str, int | None]:
+    """`"cuda:1"` as ("cuda", 1). Raises UsageError when the card is not a number."""
+    name, colon, card = text.partition(":")
+    if colon and not card.isdigit():
+        raise UsageError(f"--backend {text}: expected NAME or NAME:CARD with a card's number.")
+    return name, int(card) if colon else None
+
+
+def selected_parts(plugins: PluginManager, selection: Selection) -> list[Spec]:
+    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
+    parts = []
+    for kind, field in _PREFIXED:
+        chosen = getattr(selection, field)
+        for name in chosen if isinstance(chosen, tuple) else (chosen,):
+            if name and name != "auto":
+                parts.append(plugins.get(kind, backend_name(name)[0] if kind == "backend" else name))
+    return parts
+
+
+@attrs.frozen(kw_only=True)
+class Section:
+    """One config class of a composed run; `prefix` stands before its options' names."""
+
+    name: str
+    config: type
+    prefix: str = ""
+
+    @property
+    def options(self) -> list[Option]:
+        """The options of this section."""
+        return options_of(self.config, section=self.name, prefix=self.prefix)
+
+
+def compose(plugins: PluginManager, selection: Selection) -> list[Section]:
+    """The sections of a selection: common and the algorithm's own bare, every other part's prefixed with its name.
+
+    Raises UsageError when two parts claim one option.
+    """
+    sections = [Section(name=name, config=config) for name, config in COMMON]
+    algorithm = [plugins.get("algorithm", selection.algo)] if selection.algo else []
+    sections += [section_of(spec) for spec in (*algorithm, *selected_parts(plugins, selection)) if spec.config]
+    owner: dict[str, str] = {}
+    for section in sections:
+        for option in section.options:
+            if option.key in owner:
+                raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {section.name}.")
+            owner[option.key] = section.name
+    return sections
+
+
+def section_of(spec: Spec) -> Section:
+    """The section of a part with a config: an algorithm's options are bare, every other's have its name before them."""
+    assert spec.config is not None
+    prefix = "" if spec.kind == "algorithm" else spec.name
+    return Section(name=f"{spec.kind}.{spec.name}", config=spec.config, prefix=prefix)
+
+
+def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
+    """The run that the layers (highest first) describe, on top of the algorithm's defaults, the preset and the classes.
+
+    Raises UsageError for an unknown, foreign or ill-typed value, naming the option, its origin and what is near.
+    """
+    selection = select(layers)
+    sections = compose(plugins, selection)
+    options = [option for section in sections for option in section.options]
+    warnings = check_keys(plugins, options, layers, selection)
+    values, sources = _merge([*layers, *_default_layers(plugins, selection)], options)
+    built = {s.name: build(s.config, s.options, values) for s in sections}
+    run = Run(select=built.pop("select"), train=built.pop("train"), parts=built, options=tuple(options))
+    return Resolved(run=run, sources=sources, warnings=tuple(warnings))
+
+
+def check_keys(
+    plugins: PluginManager, options: Iterable[Option], layers: Sequence[Layer], selection: Selection
+) -> list[str]:
+    """Raise UsageError for a key that no selected part has; answer warnings for lenient layers' foreign keys."""
+    known = {o.key for o in options}
+    warnings = []
+    for layer in layers:
+        for key in layer.values:
+            if key in known:
+                continue
+            message, foreign = unknown_option(plugins, key, known, selection)
+            if not (layer.lenient and foreign):
+                raise UsageError(f"{message} (from {layer.origin})")
+            warnings.append(f"{ENVIRONMENT}{key.upper()} is not used: {message}")
+    return warnings
+
+
+def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], selection: Selection) -> tuple[str, bool]:
+    """The message for an unknown flat key, and whether another part of the installation has it."""
+    flag = "--" + key.replace("_", "-")
+    owners = [s for s in _all_with_config(plugins) if any(o.key == key for o in section_of(s).options)]
+    if owners:
+        names = ", ".join(f"{s.kind} {s.name!r}" for s in owners)
+        using = f"; this run uses algorithm {selection.algo!r}" if selection.algo else ""
+        return f"{flag} is an option of {names}{using}.", True
+    near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
+    return f"No such option: {flag}.{near}", False
+
+
+def _default_layers(plugins: PluginManager, selection: Selection) -> list[Layer]:
+    layers = []
+    if selection.algo:
+        spec = plugins.get("algorithm", selection.algo)
+        assert isinstance(spec, AlgorithmSpec)
+        layers.append(Layer(origin=f"defaults of {spec.name}", values=spec.defaults))
+    if selection.arch:
+        layers.append(_preset_layer(plugins, selection))
+    elif selection.preset:
+        raise UsageError(f"--preset {selection.preset} needs --arch; with --from the model has its sizes already.")
+    return layers
+
+
+def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
+    spec = plugins.get("architecture", selection.arch)
+    assert isinstance(spec, ArchitectureSpec)
+    if selection.preset and selection.preset not in spec.presets:
+        near = close_match(selection.preset, spec.presets)
+        raise UsageError(f"Architecture {spec.name!r} has no preset {selection.preset!r}.{near} Known: {', '.join(spec.presets)}.")
+    sizes = spec.presets.get(selection.preset, {})
+    prefix = spec.name.replace("-", "_")
+    return Layer(origin=f"preset {selection.preset}", values={f"{prefix}_{k}": v for k, v in sizes.items()})
+
+
+def _merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str, Any], dict[str, str]]:
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for option in options:
+        layer = next((layer for layer in layers if option.key in layer.values), None)
+        if layer is None:
+            sources[option.key] = "default"
+            continue
+        values[option.key] = coerce(option, layer.values[option.key], layer.origin, textual=layer.textual)
+        sources[option.key] = layer.origin
+    return values, sources
+
+
+def _all_with_config(plugins: PluginManager) -> list[Spec]:
+    kinds = ("algorithm", *(kind for kind, _ in _PREFIXED))
+    return [spec for kind in kinds for spec in plugins.specs(kind) if spec.config]

@@ -1,0 +1,71 @@
+"""The settings that every training shares, and the names that select its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import Attribute, frozen
+from attrs.validators import and_, ge, gt, le, optional
+
+from mm.core.options import option
+
+
+def _fraction(instance: object, attribute: Attribute[float], value: float) -> None:
+    and_(ge(0.0), le(1.0))(instance, attribute, value)
+
+
+@frozen(kw_only=True)
+class Selection:
+    """The parts of a run by name. Empty means: chosen for the user, and printed."""
+
+    algo: str = option("", help="Training algorithm.")
+    arch: str = option("", help="Architecture of a new model; leave out with --from.")
+    preset: str = option("", help="Named sizes of the architecture.")
+    from_: str = option("", help="Start from this run, Hugging Face folder or model folder.")
+    tokenizer: str = option("", help="Tokenizer folder for a new model.")
+    data: tuple[str, ...] = option((), help="File or built-in source to learn from; may be given several times.")
+    backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.", on_resume=True)
+    run: str = option("", help="Name of the run folder; by default algorithm-preset-date-number.")
+    tracker: tuple[str, ...] = option((), help="Further trackers of metrics; may be given several times.", on_resume=True)
+
+
+@frozen(kw_only=True)
+class TrainSettings:
+    """Common settings. A step is an optimizer step; a row is a document, pair or prompt."""
+
+    seed: int = option(42, help="Seed of weights, row order and every other draw.")
+    epochs: int = option(1, help="Passes over the rows; fixes the schedule's horizon unless --max-steps does.", validator=gt(0))
+    max_steps: int | None = option(None, help="Horizon in optimizer steps instead of --epochs.", validator=optional(gt(0)))
+    stop_after_steps: int | None = option(
+        None, help="Stop (and save) at this step; the schedule stays as it was.", validator=optional(gt(0)), on_resume=True
+    )
+    max_time: float | None = option(
+        None, help="Stop (and save) after this many seconds of training.", validator=optional(gt(0.0)), on_resume=True
+    )
+    global_batch_size: int = option(32, help="Rows in one optimizer step, over all ranks.", validator=gt(0))
+    micro_batch_tokens: int = option(8192, help="Tokens in one forward pass; accumulation follows from it.", validator=gt(0))
+    max_length: int = option(512, help="Longest sequence in tokens: text is split there, chats are cut at a turn.", validator=gt(1))
+    optimizer: str = option("adamw", help="Optimizer.", choices=("adamw", "muon"))
+    learning_rate: float = option(5e-4, help="Peak learning rate.", validator=gt(0.0))
+    min_learning_rate_ratio: float = option(0.1, help="Final learning rate as a share of the peak.", validator=_fraction)
+    schedule: str = option("cosine", help="Shape after warm-up.", choices=("cosine", "linear", "constant"))
+    warmup_ratio: float = option(0.0, help="Share of the steps with rising learning rate.", validator=_fraction)
+    weight_decay: float = option(0.01, help="Decoupled decay; not on norms, biases and embeddings.", validator=ge(0.0))
+    adam_beta1: float = option(0.9, help="AdamW: decay of the first moment.", validator=_fraction)
+    adam_beta2: float = option(0.95, help="AdamW: decay of the second moment.", validator=_fraction)
+    clip_norm: float = option(1.0, help="Largest gradient norm; 0 switches clipping off.", validator=ge(0.0))
+    dtype: str = option("auto", help="Compute type; parameters stay float32.", choices=("auto", "fp32", "bf16", "fp16"))
+    compile: bool = option(False, help="Compile the model where a compiler is found.")
+    eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", validator=_fraction)
+    eval_rows: int = option(256, help="Most rows in the held-out part.", validator=gt(0))
+    eval_interval: int | None = option(
+        None, help="Steps between evaluations; without it at the start and the end.", validator=optional(gt(0)), on_resume=True
+    )
+    log_interval: int = option(10, help="Steps between lines of metrics.", validator=gt(0), on_resume=True)
+    save_interval: int | None = option(
+        None, help="Steps between checkpoints; without it at the end.", validator=optional(gt(0)), on_resume=True
+    )
+    keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", validator=gt(0), on_resume=True)
+
+
+COMMON: tuple[tuple[str, type[Any]], ...] = (("select", Selection), ("train", TrainSettings))

@@ -1,0 +1,42 @@
+"""The data feed: global batches of rows in a fixed order, of which each rank takes its share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mm.core.data.order import RowOrder, partition
+from mm.core.data.store import Store
+from mm.core.training.batch import Unit
+from mm.core.training.distributed import World
+
+
+class Feed:
+    """Rows of a store, `batch_size` a global batch. The stream of rows does not depend on the number of ranks."""
+
+    def __init__(self, store: Store, rows: Sequence[int], batch_size: int, seed: int, world: World) -> None:
+        self.store, self.batch_size, self.world = store, batch_size, world
+        self.order = RowOrder(rows, seed)
+
+    def steps(self, epochs: int) -> int:
+        """Optimizer steps in that many passes; the last batch runs on into the next pass where rows are left over."""
+        return max(1, math.ceil(epochs * len(self.order.rows) / self.batch_size))
+
+    def next(self) -> list[Unit]:
+        """This rank's units of the next global batch."""
+        return self.take(self.batch_size)
+
+    def take(self, count: int) -> list[Unit]:
+        """This rank's units of the next `count` rows."""
+        indices = self.order.take(count)
+        mine = partition([int(self.store.lengths[i]) for i in indices], self.world.size)[self.world.rank]
+        return [self.store.unit(indices[i]) for i in mine]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor."""
+        return self.order.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.order.load_state_dict(state)

@@ -1,0 +1,43 @@
+"""Metrics as (sum, count) on the device, brought to the host once a log interval."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Metrics
+from mm.core.training.distributed import World
+
+
+class Meter:
+    """Sums of metrics since the last `read`. Adding never synchronises."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+
+    def add(self, metrics: Metrics) -> None:
+        """Add detached (sum, count) pairs."""
+        for name, (total, count) in metrics.items():
+            old = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (old[0] + total, old[1] + count)
+
+    def read(self, world: World) -> dict[str, float]:
+        """The mean of each metric over all ranks (one synchronisation), starting anew."""
+        sums = self.sums(world)
+        return {name: total / count for name, (total, count) in sums.items() if count}
+
+    def sums(self, world: World) -> dict[str, tuple[float, float]]:
+        """The sums and counts over all ranks, starting anew."""
+        names = sorted(self._sums)
+        host = _to_host([v for n in names for v in self._sums[n]])
+        self._sums = {}
+        keys = [f"{n}\0{i}" for n in names for i in (0, 1)]
+        totals = world.sum(dict(zip(keys, host, strict=True)))
+        return {n: (totals[f"{n}\0{0}"], totals[f"{n}\0{1}"]) for n in names}
+
+
+def _to_host(values: list[Tensor | float]) -> list[float]:
+    """All values as floats with one transfer for those on a device."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    fetched = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else [])
+    return [next(fetched) if isinstance(v, Tensor) else float(v) for v in values]

@@ -1,0 +1,59 @@
+"""Parameter groups, optimizers and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mm.core.settings import TrainSettings
+
+
+def is_matrix(parameter: nn.Parameter, vocab_size: int) -> bool:
+    """Whether this is a hidden weight matrix: two-dimensional, and neither an embedding nor an output projection."""
+    return parameter.ndim == 2 and parameter.shape[0] != vocab_size
+
+
+def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for hidden matrices and AdamW for the rest.
+
+    Weight decay acts on hidden matrices only. Muon (Jordan et al. 2024) with update scaling to AdamW's RMS (Liu et
+    al. 2025, arXiv:2502.16982), so that both share one learning rate.
+    """
+    vocab_size = model.config.vocab_size  # type: ignore[union-attr]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if is_matrix(p, vocab_size)]
+    others = [p for p in parameters if not is_matrix(p, vocab_size)]
+    if settings.optimizer == "muon":
+        muon = torch.optim.Muon(
+            matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        return [muon, _adamw([{"params": others, "weight_decay": 0.0}], settings, notes)]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [_adamw([g for g in groups if g["params"]], settings, notes)]
+
+
+def learning_rate(step: int, horizon: int, settings: TrainSettings) -> float:
+    """The learning rate of step `step` (from 0) of `horizon`: linear warm-up, then the schedule's shape."""
+    warmup = round(settings.warmup_ratio * horizon)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, horizon - warmup))
+    floor = settings.min_learning_rate_ratio
+    shape = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[settings.schedule]
+    return settings.learning_rate * (floor + (1 - floor) * shape)
+
+
+def _adamw(groups: list[dict[str, object]], settings: TrainSettings, notes: list[str]) -> torch.optim.AdamW:
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    try:
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
+    except RuntimeError as error:
+        # a chip without the fused kernel: slower, and each step must look at the gradients on the host
+        notes.append(f"AdamW is not fused: {error}")
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)

@@ -1,0 +1,35 @@
+"""Stopping on SIGTERM and SIGINT: finish the step, save, and say how to go on; a second SIGINT stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopFlag:
+    """`raised` is the signal that this process got (0: none); `agreed` is set when any rank wants to stop."""
+
+    def __init__(self) -> None:
+        self.raised = 0
+        self.agreed = False
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Catch both signals inside the block; elsewhere than in the main thread signals stay as they are."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._catch) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.raised and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.raised = number

@@ -1,0 +1,116 @@
+"""The workspace: the folder that holds runs, tokenizers, data and the token cache, and the runs in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.errors import CheckpointError, UsageError, close_match
+
+
+@attrs.frozen
+class RunFolder:
+    """One run's folder. Its manifest says what made it and how it stands."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name: the folder's."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """The finished model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, one folder each."""
+        return self.path / "checkpoints"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Versions, plugins, data hashes, value sources and the state of the run; empty where there is none."""
+        path = self.path / "manifest.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CheckpointError(f"{path}: damaged manifest: {error}") from None
+
+    def update_manifest(self, values: Mapping[str, Any]) -> None:
+        """Merge top-level values into the manifest, atomically."""
+        write_text(self.path / "manifest.json", json.dumps({**self.manifest, **values}, indent=2, ensure_ascii=False))
+
+
+@attrs.frozen
+class Workspace:
+    """A folder; `MM_WORKSPACE` or the current one."""
+
+    path: Path
+
+    @classmethod
+    def here(cls) -> Workspace:
+        """The workspace of this process."""
+        return cls(Path(os.environ.get("MM_WORKSPACE", ".")))
+
+    @property
+    def cache(self) -> Path:
+        """Token caches and stage stamps; may be deleted at any time."""
+        return self.path / ".mm"
+
+    def run(self, name: str) -> RunFolder:
+        """The folder of that name, whether it exists or not."""
+        if not name or name != Path(name).name or name.startswith("."):
+            raise UsageError(f"--run {name!r}: a run's name is one folder name, without '/'.")
+        return RunFolder(self.path / "runs" / name)
+
+    def existing(self, name: str) -> RunFolder:
+        """The run of that name. Raises UsageError with close matches when there is none."""
+        run = self.run(name)
+        if not run.path.is_dir():
+            names = [r.name for r in self.runs()]
+            raise UsageError(f"No run {name!r} in {self.path / 'runs'}.{close_match(name, names)}")
+        return run
+
+    def runs(self) -> list[RunFolder]:
+        """All runs, the newest first."""
+        folder = self.path / "runs"
+        found = [RunFolder(p) for p in folder.iterdir() if (p / "manifest.json").exists()] if folder.is_dir() else []
+        return sorted(found, key=lambda r: (r.manifest.get("created", 0), r.name), reverse=True)
+
+    def newest(self, algorithms: tuple[str, ...]) -> RunFolder | None:
+        """The newest finished run of one of these algorithms, earlier algorithms first."""
+        finished = [r for r in self.runs() if (r.model / "config.json").exists()]
+        for algorithm in algorithms:
+            for run in finished:
+                if run.manifest.get("algorithm") == algorithm:
+                    return run
+        return None
+
+    def new_name(self, stem: str) -> str:
+        """A free run name: stem-date-number."""
+        day = time.strftime("%Y%m%d")
+        number = 1
+        while self.run(f"{stem}-{day}-{number}").path.exists():
+            number += 1
+        return f"{stem}-{day}-{number}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: a temporary file beside it, fsynced, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

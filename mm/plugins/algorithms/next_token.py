@@ -1,0 +1,25 @@
+"""Next-token prediction, shared by pretrain (every token is a target) and sft (the assistant's tokens are)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.core.training.batch import Packed
+from mm.core.training.heads import linear_cross_entropy
+
+
+class NextToken(Algorithm):
+    """The mean negative log-likelihood over the global batch's target tokens."""
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """Target tokens."""
+        return {"targets": float(batch.num_targets)}
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        """Sum over this pack's targets, divided by all targets of the step (1 where there are none)."""
+        total = self.models["policy"](
+            batch, head=lambda hidden, weight: linear_cross_entropy(hidden[batch.target_index], weight, batch.targets)
+        )
+        nll = (total.detach(), float(batch.num_targets))
+        return total / max(1.0, totals["targets"]), {"loss": nll, "nll": nll}

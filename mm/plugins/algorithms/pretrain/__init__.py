@@ -1,0 +1,19 @@
+"""Pre-training: next-token prediction on plain text."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import AlgorithmSpec, Needs
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    """pretrain, a new model unless --from names one. Settings after MiniMind's."""
+    yield AlgorithmSpec(
+        name="pretrain",
+        summary="Next-token prediction on text.",
+        target="mm.plugins.algorithms.next_token:NextToken",
+        needs=lambda config: Needs(data="text"),
+        defaults={"learning_rate": 5e-4, "global_batch_size": 256, "max_length": 340},
+        new_model=("dense", "minimind2-small"),
+    )

@@ -1,0 +1,19 @@
+"""Supervised fine-tuning: next-token prediction on the assistant's tokens of conversations."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import AlgorithmSpec, Needs
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    """sft, continuing the newest pretrained model unless told otherwise. Settings after MiniMind 3's."""
+    yield AlgorithmSpec(
+        name="sft",
+        summary="Supervised fine-tuning on conversations.",
+        target="mm.plugins.algorithms.next_token:NextToken",
+        needs=lambda config: Needs(data="chat"),
+        defaults={"learning_rate": 1e-5, "global_batch_size": 16, "max_length": 768, "epochs": 2},
+        starts_from=("pretrain",),
+    )

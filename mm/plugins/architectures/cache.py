@@ -1,0 +1,183 @@
+"""A static key/value cache: S slots of C tokens, allocated once. Legend: mm.core.training.batch, and A active slots.
+
+Lengths are known twice: on the host, which decides shapes, and on the device, which computes positions and masks; so
+no step waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mm.core.backend import Attention
+    from mm.core.training.batch import Packed
+
+
+class KVCache:
+    """Per-layer `keys` and `values`, each [S, K, C, D]; `lengths` (host) and `positions_S` (device) hold the same."""
+
+    def __init__(
+        self, shape_SKCD: tuple[int, int, int, int], *, layers: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        # zeros, not empty: a masked position still enters a product, where a stray NaN would survive
+        make = lambda: torch.zeros(shape_SKCD, dtype=dtype, device=device)  # noqa: E731
+        self.keys = [make() for _ in range(layers)]
+        self.values = [make() for _ in range(layers)]
+        self.slots, _, self.capacity, _ = shape_SKCD
+        self.lengths = [0] * self.slots
+        self.positions_S = torch.zeros(self.slots, dtype=torch.long, device=device)
+        self._index: tuple[tuple[int, ...], Tensor] = ((), self.positions_S[:0])
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of keys and values."""
+        return sum(x.nbytes for x in (*self.keys, *self.values))
+
+    def at(self, slots: Sequence[int]) -> Slots:
+        """Targets of a packed forward: slot n for document n. Raises ValueError when a slot is named twice."""
+        if len(set(slots)) != len(slots):
+            raise ValueError(f"each document needs a slot of its own, got {list(slots)}")
+        return Slots(self, tuple(slots))
+
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Give each target slot what `source` holds (one prefill shared by a group of samples)."""
+        length, index = self.lengths[source], self.index(tuple(targets))
+        for tensor in (*self.keys, *self.values):
+            tensor[index, :, :length] = tensor[source, :, :length]
+        self._set(tuple(targets), [length] * len(targets))
+
+    def truncate(self, slots: Sequence[int], length: int = 0) -> None:
+        """Forget what the slots hold beyond `length` tokens. Raises ValueError when one holds fewer."""
+        if any(self.lengths[slot] < length for slot in slots):
+            raise ValueError(f"cannot truncate slots {list(slots)} to {length} tokens: one holds fewer")
+        self._set(tuple(slots), [length] * len(slots))
+
+    def index(self, slots: tuple[int, ...]) -> Tensor:
+        """The slots on the device; the last answer is kept, as decoding asks for the same slots again and again."""
+        if self._index[0] != slots:
+            self._index = (slots, torch.tensor(slots, dtype=torch.long).to(self.positions_S.device, non_blocking=True))
+        return self._index[1]
+
+    def reserve(self, slots: tuple[int, ...], lengths: Sequence[int]) -> list[int]:
+        """The slots' present lengths, after checking that `lengths` more tokens fit; ValueError otherwise."""
+        starts = [self.lengths[slot] for slot in slots]
+        for slot, start, length in zip(slots, starts, lengths, strict=True):
+            if not 0 < length <= self.capacity - start:
+                raise ValueError(f"slot {slot} holds {start} of {self.capacity} tokens: cannot add {length}")
+        return starts
+
+    def advance(self, slots: tuple[int, ...], lengths: Sequence[int]) -> None:
+        """Count tokens that a forward has stored."""
+        self._set(slots, [self.lengths[slot] + length for slot, length in zip(slots, lengths, strict=True)])
+
+    def step(self, slots: tuple[int, ...]) -> None:
+        """`advance` by one token, computed on the device."""
+        for slot in slots:
+            self.lengths[slot] += 1
+        self.positions_S[self.index(slots)] += 1
+
+    def _set(self, slots: tuple[int, ...], lengths: list[int]) -> None:
+        for slot, length in zip(slots, lengths, strict=True):
+            self.lengths[slot] = length
+        values = torch.tensor(lengths, dtype=torch.long).to(self.positions_S.device, non_blocking=True)
+        self.positions_S[self.index(slots)] = values
+
+
+@attrs.frozen
+class Slots:
+    """Where a packed forward stores its documents."""
+
+    cache: KVCache
+    slots: tuple[int, ...]
+
+
+class Prefill:
+    """A packed forward that stores keys and values. Documents in empty slots attend within the pack by the model's
+    own attention; if any slot already holds tokens, documents attend one by one to their slot."""
+
+    def __init__(self, target: Slots, batch: Packed, attention: Attention) -> None:
+        self.cache, self.slots, self.batch, self.attention = target.cache, target.slots, batch, attention
+        self.starts = self.cache.reserve(self.slots, batch.lengths)
+        lengths_N = torch.tensor(batch.lengths, dtype=torch.long)
+        device = batch.input_ids.device
+        expand = lambda values: torch.tensor(values, dtype=torch.long).repeat_interleave(lengths_N).to(device)  # noqa: E731
+        self.slots_T = expand(self.slots)
+        self.continues = any(self.starts)
+        self.positions_T = batch.position_ids + expand(self.starts) if self.continues else batch.position_ids
+        self.masks = (
+            [self._mask(*pair) for pair in zip(self.starts, batch.lengths, strict=True)] if self.continues else []
+        )
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed) -> Tensor:
+        """Store this layer's keys and values, then attend -> o_THD."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.slots_T, :, self.positions_T] = k_TKD.detach().to(keys.dtype)
+        values[self.slots_T, :, self.positions_T] = v_TKD.detach().to(values.dtype)
+        if not self.continues:
+            return self.attention(q_THD, k_TKD, v_TKD, batch)
+        outputs = []
+        pieces = q_THD.to(keys.dtype).split(batch.lengths)
+        for q_nHD, slot, start, mask in zip(pieces, self.slots, self.starts, self.masks, strict=True):
+            stop = start + q_nHD.shape[0]
+            outputs.append(_attend_one(q_nHD, keys[slot, :, :stop], values[slot, :, :stop], mask))
+        return torch.cat(outputs).to(q_THD.dtype)
+
+    def commit(self) -> None:
+        """Count the stored tokens, once every layer has run."""
+        self.cache.advance(self.slots, self.batch.lengths)
+
+    def _mask(self, start: int, length: int) -> Tensor:
+        rows = torch.arange(start, start + length, device=self.batch.input_ids.device)
+        return torch.arange(start + length, device=rows.device) <= rows[:, None]
+
+
+class Decode:
+    """One token for each active slot."""
+
+    def __init__(self, cache: KVCache, slots: tuple[int, ...]) -> None:
+        self.cache, self.slots = cache, slots
+        starts = cache.reserve(slots, [1] * len(slots))
+        self.longest = max(starts) + 1
+        self.slots_A = cache.index(slots)
+        self.positions_A = cache.positions_S[self.slots_A]
+        self.contiguous = slots == tuple(range(slots[0], slots[0] + len(slots)))
+        self.mask_A11C = None
+        if min(starts) + 1 < self.longest:
+            columns = torch.arange(self.longest, device=self.slots_A.device)
+            self.mask_A11C = (columns <= self.positions_A[:, None])[:, None, None]
+
+    def attend(self, layer: int, q_AHD: Tensor, k_AKD: Tensor, v_AKD: Tensor, batch: None = None) -> Tensor:
+        """Store one key and value for each slot, then attend to the slot's tokens -> o_AHD.
+
+        The query heads that share a key head become rows of one small product: no head is repeated.
+        """
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.slots_A, :, self.positions_A] = k_AKD.to(keys.dtype)
+        values[self.slots_A, :, self.positions_A] = v_AKD.to(values.dtype)
+        q_AKGD = q_AHD.to(keys.dtype).unflatten(1, (keys.shape[1], -1))
+        o_AKGD = F.scaled_dot_product_attention(q_AKGD, self._active(keys), self._active(values), self.mask_A11C)
+        return o_AKGD.flatten(1, 2).to(q_AHD.dtype)
+
+    def commit(self) -> None:
+        """Count the stored tokens, once every layer has run."""
+        self.cache.step(self.slots)
+
+    def _active(self, tensor_SKCD: Tensor) -> Tensor:
+        read = tensor_SKCD[:, :, : self.longest]
+        if self.contiguous:
+            return read[self.slots[0] : self.slots[0] + len(self.slots)]
+        return read.index_select(0, self.slots_A)
+
+
+def _attend_one(q_nHD: Tensor, k_KCD: Tensor, v_KCD: Tensor, mask_nC: Tensor) -> Tensor:
+    heads, kv_heads = q_nHD.shape[1], k_KCD.shape[0]
+    group = heads // kv_heads
+    q_1KRD = q_nHD.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3).flatten(1, 2)[None]
+    o_1KRD = F.scaled_dot_product_attention(q_1KRD, k_KCD[None], v_KCD[None], mask_nC.repeat(group, 1))
+    return o_1KRD[0].unflatten(1, (group, -1)).permute(2, 0, 1, 3).flatten(1, 2)

@@ -1,0 +1,162 @@
+"""The decoder that dense and mixture-of-experts models share; they differ by the feed-forward they give it.
+
+Parameter names are those of MiniMind and of Hugging Face's Llama and Qwen3, so a converter has little to rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
+from mm.plugins.architectures.layers import Block, RMSNorm
+from mm.plugins.architectures.rotary import Rotary
+
+if TYPE_CHECKING:
+    from mm.core.backend import Attention
+    from mm.core.contracts import Totals
+    from mm.core.training.batch import Packed
+    from mm.plugins.architectures.dense import DenseConfig
+
+Head = Callable[[Tensor, Tensor], Any]
+INITIAL_STD = 0.02
+
+
+class Trunk(nn.Module):
+    """Embedding, blocks and final norm: token ids and positions -> hidden_TE."""
+
+    def __init__(self, config: DenseConfig, feed_forward: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, feed_forward(i)) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
+        self.rotary = Rotary(config)
+
+    def forward(
+        self,
+        input_ids_T: Tensor,
+        position_ids_T: Tensor,
+        batch: Packed | None,
+        attention: Callable[..., Tensor],
+        cached: bool = False,
+    ) -> tuple[Tensor, list[Any]]:
+        """(hidden_TE after the final norm, each block's auxiliary value).
+
+        Through a cache `attention` takes the layer first, and blocks run uncompiled: another callable for each layer
+        would compile each block again, and compiled decoding was measured slower from batch 8 on. `_call_impl` is
+        `__call__` without compilation, forward hooks included.
+        """
+        x_TE = _in_compute_type(self.embed_tokens(input_ids_T))
+        rotary, auxiliaries = self.rotary(position_ids_T), []
+        for layer, block in enumerate(self.layers):
+            if cached:
+                x_TE, auxiliary = block._call_impl(x_TE, rotary, batch, partial(attention, layer))
+            else:
+                x_TE, auxiliary = block(x_TE, rotary, batch, attention)
+            auxiliaries.append(auxiliary)
+        return self.norm(x_TE), auxiliaries
+
+
+class Decoder(nn.Module):
+    """A causal language model over packed documents.
+
+    `attention` is what a backend's `attention()` gives; `feed_forward(layer)` makes each block's feed-forward, whose
+    contract is `(x_TE, batch) -> (y_TE, auxiliary or None)`. Weights are drawn from torch's generator: normal with
+    deviation 0.02, as MiniMind and Hugging Face do.
+    """
+
+    def __init__(self, config: DenseConfig, attention: Attention, feed_forward: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.config, self.attention = config, attention
+        self.model = Trunk(config, feed_forward)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tie()
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=INITIAL_STD)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The repeated units, which a backend compiles and FSDP shards one by one."""
+        return list(self.model.layers)
+
+    def tie(self) -> None:
+        """Make the output layer share the embedding's Parameter (again, after anything that replaced one)."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, batch: Packed, *, head: Head | None = None, cache: Slots | None = None) -> tuple[Any, Any]:
+        """(`head(hidden_TE, weight_VE)`, auxiliary values); without a head the float32 logits_TV of all positions.
+
+        With `cache` (`KVCache.at(slots)`, one slot for each document) keys and values are stored too, and a document
+        continues what its slot holds. Auxiliary values are None where no block gave one.
+        """
+        if cache is None:
+            hidden_TE, auxiliaries = self.model(batch.input_ids, batch.position_ids, batch, self.attention)
+        else:
+            step = Prefill(cache, batch, self.attention)
+            hidden_TE, auxiliaries = self.model(batch.input_ids, step.positions_T, batch, step.attend, cached=True)
+            step.commit()
+        found = [a for a in auxiliaries if a is not None]
+        return (head or logits)(hidden_TE, self.lm_head.weight), found or None
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """What the auxiliary loss divides by, on the host."""
+        return {}
+
+    def auxiliary_loss(self, auxiliary: Any, totals: Totals) -> Tensor | None:
+        """This micro-batch's share of the auxiliary loss, or None."""
+        return None
+
+    def new_cache(
+        self, slots: int, capacity: int, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> KVCache:
+        """An empty cache of `slots` documents of at most `capacity` tokens; type and device default to the model's."""
+        weight, config = self.lm_head.weight, self.config
+        return KVCache(
+            (slots, config.num_key_value_heads, capacity, config.head_size),
+            layers=config.num_hidden_layers,
+            dtype=dtype or weight.dtype,
+            device=device or weight.device,
+        )
+
+    @torch.no_grad()
+    def prefill(self, batch: Packed, slots: Sequence[int], cache: KVCache) -> Tensor:
+        """Read document n of the pack into slot n (after what it holds) -> float32 logits_NV of the next tokens.
+
+        Raises ValueError when a document is empty or does not fit.
+        """
+        last_N = batch.cu_seqlens[1:] - 1
+        return self(batch, head=lambda hidden, weight: logits(hidden[last_N], weight), cache=cache.at(slots))[0]
+
+    @torch.no_grad()
+    def decode(self, ids_A: Tensor, slots_A: Sequence[int], cache: KVCache) -> Tensor:
+        """Append one token to each of the A slots (host integers) -> float32 logits_AV of the tokens after them.
+
+        Attention reads up to the longest of these slots. Slots in one ascending run are read in place, others are
+        gathered, so an engine keeps its active slots together. Nothing synchronises the device.
+        Raises ValueError when a slot is full.
+        """
+        step = Decode(cache, tuple(slots_A))
+        hidden_AE, _ = self.model(ids_A, step.positions_A, None, step.attend, cached=True)
+        step.commit()
+        return logits(hidden_AE, self.lm_head.weight)
+
+
+def logits(hidden_TE: Tensor, weight_VE: Tensor) -> Tensor:
+    """The default head: every logit, in float32."""
+    return F.linear(hidden_TE, weight_VE).float()
+
+
+def _in_compute_type(x_TE: Tensor) -> Tensor:
+    """Embeddings in bfloat16 under its autocast: a float32 residual stream would double the traffic of every block.
+    float16 keeps a float32 stream, since its range is too narrow for the stream's outliers."""
+    kind = x_TE.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16:
+        return x_TE.to(torch.bfloat16)
+    return x_TE

@@ -1,0 +1,144 @@
+"""The dense decoder of both MiniMind generations: its settings, sizes and presets, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from attrs.validators import ge, gt, in_
+from attrs.validators import optional as maybe
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import ArchitectureSpec
+
+
+@attrs.frozen(kw_only=True)
+class DenseConfig:
+    """Sizes of a decoder. Gen 2 is Llama-like; gen 3 adds q/k normalisation and is Qwen3-like.
+
+    The vocabulary is set once the tokenizer is known: `attrs.evolve(config, vocab_size=len(tokenizer))`.
+    Raises ValueError for sizes that do not divide.
+    """
+
+    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=gt(0))
+    hidden_size: int = option(512, help="Width of the residual stream.", validator=gt(0))
+    num_hidden_layers: int = option(8, help="Decoder blocks.", validator=gt(0))
+    num_attention_heads: int = option(8, help="Query heads.", validator=gt(0))
+    num_key_value_heads: int = option(
+        2, help="Key/value heads, each shared by a group of query heads.", validator=gt(0)
+    )
+    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", validator=maybe(gt(0)))
+    intermediate_size: int | None = option(
+        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", validator=maybe(gt(0))
+    )
+    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", validator=gt(0))
+    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", validator=gt(0))
+    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", validator=gt(0))
+    qk_norm: bool = option(False, help="RMSNorm on each query and key head before rotary (gen 3).")
+    norm_rounding: str = option(
+        "before",
+        help="In half precision, RMSNorm rounds before (gen 2) or after (gen 3) its weight is multiplied in.",
+        choices=("before", "after"),
+        validator=in_(("before", "after")),
+    )
+    tie_word_embeddings: bool = option(True, help="One matrix for the embedding and the output layer.")
+    rope_scaling_factor: float | None = option(
+        None,
+        help="YaRN: how many times longer than trained documents may be; none is plain rotary.",
+        validator=maybe(ge(1)),
+    )
+    rope_original_positions: int = option(2048, help="YaRN: document length in training.", validator=gt(0))
+    rope_beta_fast: float = option(
+        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=gt(0)
+    )
+    rope_beta_slow: float = option(1.0, help="YaRN: frequencies turning less often are interpolated.", validator=gt(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(f"'num_key_value_heads' must divide num_attention_heads={self.num_attention_heads}")
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"'hidden_size' must be a multiple of num_attention_heads={self.num_attention_heads}")
+        if self.head_size % 2:
+            raise ValueError(f"'head_dim' must be even for rotary positions, not {self.head_size}")
+
+    @property
+    def head_size(self) -> int:
+        """D: `head_dim`, or its default."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """`intermediate_size`, or MiniMind's gen 2 rule: two thirds of 4 * hidden, rounded up to 64."""
+        return self.intermediate_size or 64 * math.ceil(int(self.hidden_size * 8 / 3) / 64)
+
+    @property
+    def attention_parameters(self) -> int:
+        """Matrix weights of one block's attention: q, k, v and o."""
+        return 2 * self.hidden_size * self.head_size * (self.num_attention_heads + self.num_key_value_heads)
+
+    @property
+    def feed_forward_parameters(self) -> int:
+        """Matrix weights of one block's feed-forward: gate, up and down."""
+        return 3 * self.hidden_size * self.ffn_size
+
+    @property
+    def norm_parameters(self) -> int:
+        """Weights of every RMSNorm of the model."""
+        block = 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0)
+        return self.num_hidden_layers * block + self.hidden_size
+
+    def num_parameters(self) -> int:
+        """Weights of the model; a tied embedding counts once."""
+        block = self.attention_parameters + self.feed_forward_parameters
+        embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.num_hidden_layers * block + self.norm_parameters + embeddings
+
+    def flops_per_token(self, context: int) -> float:
+        """Training FLOPs of one token, forward and backward, in documents of `context` tokens.
+
+        6 * N for the N weights of matrix products (with the output layer, without the embedding look-up), plus
+        12 * layers * heads * head size * the context / 2 that a causal token sees on average
+        (PaLM, arXiv:2204.02311, appendix B, which counts the whole context).
+        """
+        block = self.attention_parameters + self.feed_forward_parameters
+        matrices = self.num_hidden_layers * block + self.vocab_size * self.hidden_size
+        attention = 12 * self.num_hidden_layers * self.num_attention_heads * self.head_size * context / 2
+        return float(6 * matrices + attention)
+
+
+GEN3: dict[str, Any] = {"qk_norm": True, "rms_norm_eps": 1e-6, "norm_rounding": "after"}
+_TINY: dict[str, Any] = {
+    "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
+}  # fmt: skip
+
+
+def gen3_intermediate_size(hidden_size: int) -> int:
+    """MiniMind's gen 3 rule for the feed-forward: pi * hidden, rounded up to 64."""
+    return 64 * math.ceil(hidden_size * math.pi / 64)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "minimind2-small": {"hidden_size": 512, "num_hidden_layers": 8},
+    "minimind2": {"hidden_size": 768, "num_hidden_layers": 16},
+    "minimind3": {
+        **GEN3, "hidden_size": 768, "num_hidden_layers": 8, "num_key_value_heads": 4,
+        "intermediate_size": gen3_intermediate_size(768),
+    },
+    "tiny": _TINY,
+    "tiny3": {**GEN3, **_TINY, "intermediate_size": gen3_intermediate_size(96)},
+}  # fmt: skip
+
+
+@hookimpl
+def mm_architectures() -> Iterable[ArchitectureSpec]:
+    """The dense decoder."""
+    yield ArchitectureSpec(
+        name="dense",
+        summary="Dense decoder, Llama-like (gen 2) or Qwen3-like (gen 3).",
+        target="mm.plugins.architectures.dense.model:Dense",
+        config=DenseConfig,
+        presets=PRESETS,
+    )

@@ -1,0 +1,19 @@
+"""The dense model: the shared decoder with a SwiGLU in every block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mm.plugins.architectures.decoder import Decoder
+from mm.plugins.architectures.layers import SwiGLU
+
+if TYPE_CHECKING:
+    from mm.core.backend import Attention
+    from mm.plugins.architectures.dense import DenseConfig
+
+
+class Dense(Decoder):
+    """A decoder without experts: it counts nothing and has no auxiliary loss."""
+
+    def __init__(self, config: DenseConfig, attention: Attention) -> None:
+        super().__init__(config, attention, lambda layer: SwiGLU(config.hidden_size, config.ffn_size))

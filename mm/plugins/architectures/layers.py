@@ -1,0 +1,104 @@
+"""The parts of a decoder block: RMSNorm, attention, SwiGLU and the block that joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mm.plugins.architectures.rotary import rotate
+
+if TYPE_CHECKING:
+    from mm.core.training.batch import Packed
+    from mm.plugins.architectures.dense import DenseConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension (arXiv:1910.07467), computed in float32.
+
+    `rounding` tells the two MiniMind generations apart and matters only where the weight is in half precision too:
+    "before" rounds to it before the product with the weight, "after" once at the end.
+    """
+
+    def __init__(self, size: int, eps: float, rounding: str = "after") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(Tensor(size))
+        nn.init.ones_(self.weight)
+        self.eps, self.rounding = eps, rounding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The type of `x` is kept."""
+        shape, weight = self.weight.shape, self.weight
+        if weight.dtype != x.dtype:
+            # autocast: float32 weights on a half-precision stream; the fused kernel takes no mixed types
+            return F.rms_norm(x.float(), shape, weight, self.eps).to(x.dtype)
+        if self.rounding == "after" or x.dtype.itemsize > 2:
+            return F.rms_norm(x, shape, weight, self.eps)
+        return weight * F.rms_norm(x, shape, None, self.eps)
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with rotary positions. What attends is given with each call, so that a chip's kernel,
+    the packed default and a cache share this module. `rotate` is an attribute that a chip may replace."""
+
+    def __init__(self, config: DenseConfig) -> None:
+        super().__init__()
+        hidden, size = config.hidden_size, config.head_size
+        self.head_size = size
+        self.q_proj = nn.Linear(hidden, config.num_attention_heads * size, bias=False)
+        self.k_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=False)
+        self.v_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * size, hidden, bias=False)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = RMSNorm(size, config.rms_norm_eps, config.norm_rounding)
+            self.k_norm = RMSNorm(size, config.rms_norm_eps, config.norm_rounding)
+        self.rotate = rotate
+
+    def forward(
+        self, x_TE: Tensor, rotary: tuple[Tensor, Tensor], batch: Packed | None, attention: Callable[..., Tensor]
+    ) -> Tensor:
+        """x_TE -> o_TE."""
+        q_THD, k_TKD, v_TKD = (
+            projection(x_TE).unflatten(-1, (-1, self.head_size))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
+        q_THD, k_TKD = self.rotate(q_THD, *rotary), self.rotate(k_TKD, *rotary)
+        return self.o_proj(attention(q_THD, k_TKD, v_TKD, batch).flatten(1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x_TE: Tensor, batch: Packed | None = None) -> tuple[Tensor, None]:
+        """The feed-forward's contract: (x_TE, batch) -> (y_TE, auxiliary); `batch` is None in cached decoding."""
+        return self.down_proj(F.silu(self.gate_proj(x_TE)) * self.up_proj(x_TE)), None
+
+
+class Block(nn.Module):
+    """Pre-norm attention and the feed-forward it is given, each added to the residual stream."""
+
+    def __init__(self, config: DenseConfig, feed_forward: nn.Module) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config)
+        self.mlp = feed_forward
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
+
+    def forward(
+        self, x_TE: Tensor, rotary: tuple[Tensor, Tensor], batch: Packed | None, attention: Callable[..., Tensor]
+    ) -> tuple[Tensor, object]:
+        """x_TE -> (x_TE, what the feed-forward answers for the auxiliary loss)."""
+        x_TE = x_TE + self.self_attn(self.input_layernorm(x_TE), rotary, batch, attention)
+        y_TE, auxiliary = self.mlp(self.post_attention_layernorm(x_TE), batch)
+        return x_TE + y_TE, auxiliary

@@ -1,0 +1,67 @@
+"""Rotary position embeddings, half-split (RoFormer, arXiv:2104.09864), with YaRN (arXiv:2309.00071)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mm.plugins.architectures.dense import DenseConfig
+
+
+class Rotary(nn.Module):
+    """Positions -> (cos_T1D, sin_T1D) in float32, the sign of the half-split rotation folded into the sine.
+
+    The table is no buffer, which `model.to(bfloat16)` would round to 8 bits. It is built at first use on each device;
+    a position beyond it is an index error.
+    """
+
+    def __init__(self, config: DenseConfig) -> None:
+        super().__init__()
+        self.frequencies = inverse_frequencies(config)
+        self.max_positions = config.max_position_embeddings
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def forward(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
+        """One look-up; every block of the forward shares the result."""
+        table = self._tables.get(position_ids_T.device)
+        if table is None:
+            table = self._tables[position_ids_T.device] = self._table().to(position_ids_T.device)
+        cos_T1D, sin_T1D = table[position_ids_T].split(1, dim=1)
+        return cos_T1D, sin_T1D
+
+    def _table(self) -> Tensor:
+        angles = torch.outer(torch.arange(self.max_positions, dtype=torch.float32), self.frequencies)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1)
+
+
+def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
+    """Turn each head's pairs (i, i + D/2) by its position's angles; float32 inside, the type of `x` outside.
+
+    With the signed sine, swapping the halves is a roll: three operators instead of seven.
+    """
+    swapped = x_THD.roll(x_THD.shape[-1] // 2, -1)
+    return torch.addcmul(x_THD * cos_T1D, swapped, sin_T1D).to(x_THD.dtype)
+
+
+def inverse_frequencies(config: DenseConfig) -> Tensor:
+    """Radians a position for each of the D/2 pairs, float32 on the CPU; blended by YaRN where a factor is set."""
+    size = config.head_size
+    exponents = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
+    plain = 1.0 / config.rope_theta**exponents
+    if config.rope_scaling_factor is None:
+        return plain
+    low, high = (_pair_turning(config, turns) for turns in (config.rope_beta_fast, config.rope_beta_slow))
+    low, high = max(math.floor(low), 0), min(math.ceil(high), size - 1)
+    interpolated = ((torch.arange(size // 2, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
+    return plain * (1 - interpolated) + plain / config.rope_scaling_factor * interpolated
+
+
+def _pair_turning(config: DenseConfig, turns: float) -> float:
+    """The (fractional) pair that turns that often within the original length: YaRN's equation 17 solved for it."""
+    ratio = config.rope_original_positions / (turns * 2 * math.pi)
+    return config.head_size * math.log(ratio) / (2 * math.log(config.rope_theta))

@@ -1,0 +1,92 @@
+"""The commands `mm data make` and `mm data show`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mm.core.data.rows import TokenSequence
+    from mm.core.data.tokenizer import Tokenizer
+    from mm.core.plugins import PluginManager
+
+
+@click.group()
+def data() -> None:
+    """Make built-in data; show rows token by token."""
+
+
+@data.command()
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write into; by default data/NAME.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of generated data.")
+@click.pass_obj
+def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None:
+    """Write the files of the built-in source NAME."""
+    source = _maker(plugins, name)
+    if source is None:
+        makers = [spec.name for spec in plugins.specs("source") if _maker(plugins, spec.name) is not None]
+        raise UsageError(f"Source {name!r} makes no files. Those that do: {', '.join(makers) or 'none'}.")
+    folder = out or Path("data") / name
+    for file, rows in source.make(folder, seed).items():  # type: ignore[attr-defined]
+        click.echo(f"{folder / file}  {rows} rows")
+
+
+@data.command()
+@click.argument("file")
+@click.option("--row", "number", type=click.IntRange(min=1), default=1, show_default=True, help="Which row, counted from 1.")
+@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
+@click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
+@click.pass_obj
+def show(plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int) -> None:
+    """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned."""
+    from rich.console import Console
+
+    from mm.core.data.sources import read_rows
+    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+
+    found = next(islice(read_rows(plugins, file), number - 1, None), None)
+    if found is None:
+        raise UsageError(f"{file} has fewer than {number} rows.")
+    position, row = found
+    tokenizer = Tokenizer.load(folder or DEFAULT_FOLDER)
+    encoded = row.encode(tokenizer, max_length)
+    console = Console(highlight=False)
+    notes = f"{row.kind} row, {len(encoded.units)} units" + (", cut to --max-length" if encoded.truncated else "")
+    console.print(f"{position.path}:{position.line}  {notes}", markup=False)
+    for unit in encoded.units:
+        for sequence in unit:
+            console.print(_table(tokenizer, sequence))
+
+
+def _maker(plugins: PluginManager, name: str) -> object | None:
+    spec = plugins.get("source", name)
+    source = plugins.load("source", name)(spec.config() if spec.config else None, name, "")
+    return source if hasattr(source, "make") else None
+
+
+def _table(tokenizer: Tokenizer, sequence: TokenSequence) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from mm.core.data.vocabulary import readable
+
+    ids, learn = sequence
+    table = Table(box=box.SIMPLE_HEAD, caption=f"{len(ids)} tokens, {sum(learn[1:])} learned", caption_justify="left")
+    for name in ("place", "id"):
+        table.add_column(name, justify="right")
+    table.add_column("token")
+    table.add_column("learned")
+    for place, (index, learned) in enumerate(zip(ids, learn, strict=True)):
+        style = "bold green" if learned else "dim"
+        shown = Text(readable(tokenizer.id_bytes[index]), style=style)
+        table.add_row(str(place), str(index), shown, "yes" if learned and place else "", style=style)
+    return table

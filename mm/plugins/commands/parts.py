@@ -1,0 +1,112 @@
+"""A click command whose options are those of the parts that the line selects, in any order on the line."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mm.core.errors import UsageError
+from mm.core.options import Option, options_of
+from mm.core.resolve import Layer, Section, compose, environment_layer, select, unknown_option
+from mm.core.run import read_toml
+from mm.core.settings import Selection
+
+COMMAND_LINE = "command line"
+
+
+class PartsCommand(click.Command):
+    """Looks at the selectors first, composes the selected parts' options, then parses the whole line with them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's; an option that another part has is an error that says so."""
+        own = list(self.params)
+        layers = [Layer(origin=COMMAND_LINE, values=peek(args), textual=True), *lower_layers(peek_config(args))]
+        selection = select(layers)
+        sections = compose(ctx.obj, selection)
+        ctx.meta["sections"] = sections
+        ctx.meta["layers"] = layers[1:]
+        self.params = own + [click_option(option) for section in sections for option in section.options]
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            key = error.option_name.lstrip("-").replace("-", "_")
+            known = [o.removeprefix("--").replace("-", "_") for p in self.params for o in p.opts]
+            message, _ = unknown_option(ctx.obj, key, known, selection)
+            raise UsageError(message) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The command's own options, then a section for each selected part."""
+        sections: list[Section] = ctx.meta["sections"]
+        placed = {o.key for s in sections for o in s.options}
+        own = [r for p in self.get_params(ctx) if p.name not in placed and (r := p.get_help_record(ctx))]
+        with formatter.section("Options"):
+            formatter.write_dl(own)
+        titles = {"select": "Parts", "train": "Training"}
+        for section in sections:
+            title = titles.get(section.name) or section.name.replace(".", " ").capitalize()
+            with formatter.section(title):
+                formatter.write_dl([r for o in section.options if (r := click_option(o).get_help_record(ctx))])
+
+
+def given_layers(ctx: click.Context, values: dict[str, Any]) -> list[Layer]:
+    """The layers of a parsed line, highest first: command line, environment, settings file."""
+    keys = {o.key for s in ctx.meta["sections"] for o in s.options}
+    given = {k: v for k, v in values.items() if k in keys and v is not None and v != ()}
+    return [Layer(origin=COMMAND_LINE, values=given, textual=True), *ctx.meta["layers"]]
+
+
+def lower_layers(config: str | None) -> list[Layer]:
+    """Environment and settings file."""
+    layers = [environment_layer()]
+    if config:
+        layers.append(Layer(origin=config, values=read_toml(Path(config))))
+    return layers
+
+
+def peek(args: Sequence[str]) -> dict[str, Any]:
+    """The selectors on a line, without knowing its other options."""
+    found: dict[str, Any] = {}
+    for option in options_of(Selection, section="select"):
+        values = _values_of(args, option.flag)
+        if values:
+            found[option.key] = tuple(values) if typing.get_origin(option.base_type) is tuple else values[-1]
+    return found
+
+
+def peek_config(args: Sequence[str]) -> str | None:
+    """The value of --config on a line."""
+    values = _values_of(args, "--config")
+    return values[-1] if values else None
+
+
+def click_option(option: Option) -> click.Option:
+    """The click form of an option: text in, None when not given; `coerce` does all typing and checking."""
+    kind = option.base_type
+    many = typing.get_origin(kind) is tuple
+    names = [option.flag, option.key]
+    if kind is bool:
+        names[0] = f"{option.flag}/--no-{option.flag.removeprefix('--')}"
+    metavar = f"[{'|'.join(option.info.choices)}]" if option.info.choices else getattr(kind, "__name__", "text").upper()
+    return click.Option(
+        names,
+        help=option.info.help + _default_note(option),
+        default=None,
+        multiple=many,
+        type=bool if kind is bool else str,
+        metavar=None if kind is bool else "TEXT" if many else metavar.replace("STR", "TEXT"),
+    )
+
+
+def _default_note(option: Option) -> str:
+    if option.default in (None, "", ()) or repr(option.default) == "NOTHING":
+        return ""
+    return f"  [default: {option.default}]"
+
+
+def _values_of(args: Sequence[str], flag: str) -> list[str]:
+    values = [args[i + 1] for i, word in enumerate(args[:-1]) if word == flag]
+    return values + [word.partition("=")[2] for word in args if word.startswith(flag + "=")]

@@ -1,0 +1,14 @@
+"""`mm tokenizer`: train a tokenizer, look into one."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import CommandSpec
+
+
+@hookimpl
+def mm_commands() -> Iterable[CommandSpec]:
+    """The part."""
+    yield CommandSpec(
+        name="tokenizer", summary="Train a tokenizer; look into one.", target="mm.plugins.commands.tokenizer.command:tokenizer"
+    )

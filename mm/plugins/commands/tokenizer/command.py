@@ -1,0 +1,85 @@
+"""The commands `mm tokenizer train` and `mm tokenizer show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from mm.core.contracts import Position
+    from mm.core.data.rows import Row
+    from mm.core.plugins import PluginManager
+
+
+@click.group()
+def tokenizer() -> None:
+    """Train a tokenizer; look into one."""
+
+
+@tokenizer.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--vocab-size", type=int, default=6400, show_default=True, help="Number of tokens.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--split-digits/--merge-digits", default=True, show_default=True, help="Whether every digit stands alone.")
+@click.option("--split-han/--merge-han", default=True, show_default=True, help="Whether every Han character stands alone.")
+@click.option("--min-frequency", type=click.IntRange(min=1), default=2, show_default=True, help="Rarest pair to be merged.")
+@click.option("--template", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Chat template, by default ours.")
+@click.option("--force", is_flag=True, help="Replace a tokenizer that is there.")
+@click.pass_obj
+def train(
+    plugins: PluginManager, files: tuple[str, ...], vocab_size: int, out: Path, split_digits: bool, split_han: bool,
+    min_frequency: int, template: Path | None, force: bool,
+) -> None:  # fmt: skip
+    """Train a byte-level BPE tokenizer on the rows of FILE..., which are paths or built-in sources."""
+    from mm.core.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+
+    if (out / "tokenizer.json").exists() and not force:
+        raise UsageError(f"{out} holds a tokenizer; models trained with it need it. Choose another --out, or pass --force.")
+    source = template.read_text(encoding="utf-8") if template else None
+    options = TrainingOptions(
+        vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency
+    )
+    texts, held = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
+    made = train_tokenizer(texts, options, source)
+    made.save(out)
+    click.echo(f"{out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}")
+    if made.vocab_size < vocab_size:
+        click.echo(f"The texts have too few pairs for --vocab-size {vocab_size} at --min-frequency {min_frequency}.")
+    if held:
+        click.echo(f"{bytes_per_token(made, held):.2f} bytes per token on {len(held)} texts held out of {len(held) + len(texts)}")
+
+
+@tokenizer.command()
+@click.argument("text", required=False)
+@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
+def show(text: str | None, folder: Path | None) -> None:
+    """Describe a tokenizer, and how it cuts TEXT."""
+    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.core.data.vocabulary import readable
+
+    found = Tokenizer.load(folder or DEFAULT_FOLDER)
+    names = {found.bos_id: "begin", found.eos_id: "end", found.pad_id: "padding"}
+    click.echo(f"{folder or DEFAULT_FOLDER}: {found.vocab_size} tokens, fingerprint {found.fingerprint}")
+    click.echo(f"chat template {found.template_digest if found.template else 'none'}")
+    for index, name in sorted((i, name) for i, name in names.items() if i is not None):
+        click.echo(f"{index:>6}  {found.id_bytes[index].decode()}  ({name})")
+    if text:
+        ids = found.encode(text)
+        click.echo(f"{len(ids)} tokens for {len(text.encode())} bytes, {len(text.encode()) / len(ids):.2f} bytes per token")
+        for index in ids:
+            click.echo(f"{index:>6}  {readable(found.id_bytes[index])}")
+
+
+def _rows(plugins: PluginManager, locator: str) -> Iterator[tuple[Position, Row]]:
+    from mm.core.data.rows import ChatRow, TextRow
+    from mm.core.data.sources import find_source, read_rows
+
+    provided = find_source(plugins, locator).provides
+    # a built-in source is read for every kind that gives text; a file holds one kind, whichever it is
+    for kind in [k for k in (TextRow.kind, ChatRow.kind) if k in provided] or [""]:
+        yield from read_rows(plugins, locator, kind)

@@ -1,0 +1,23 @@
+"""Reads rows of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mm.core.contracts import Format
+from mm.core.data.rows import TextRow
+from mm.core.errors import DataError
+
+
+class TextFormat(Format):
+    """`{"text": str}`; other keys are metadata and not read."""
+
+    def parse(self, row: Mapping[str, Any]) -> TextRow:
+        """The document. Raises DataError when `text` is missing, not text, or blank."""
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise DataError("no text" if text is None else f"text is {type(text).__name__}, expected a string")
+        if not text.strip():
+            raise DataError("text is empty")
+        return TextRow(text)

@@ -1,0 +1,1 @@
+"""Real text that may be passed on: classical Chinese and chapters of Moby-Dick."""

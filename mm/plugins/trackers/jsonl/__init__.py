@@ -1,0 +1,14 @@
+"""The built-in tracker: one line of metrics.jsonl a log interval."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import TrackerSpec
+
+
+@hookimpl
+def mm_trackers() -> Iterable[TrackerSpec]:
+    """metrics.jsonl in the run's folder, always written."""
+    yield TrackerSpec(
+        name="jsonl", summary="metrics.jsonl in the run's folder.", target="mm.plugins.trackers.jsonl.tracker:Jsonl", always=True
+    )

@@ -1,0 +1,72 @@
+"""Metadata and entry points. Every built-in part is a plugin: one entry point, named kind.name."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PARTS = {
+    "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
+    "converter": {"mm.converters": ["llama", "qwen3"]},
+    "architecture": {"mm.plugins.architectures": ["dense"]},
+    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft"]},
+    "engine": {"mm.plugins.engines": ["local"]},
+    "format": {"mm.plugins.formats": ["text", "chat"]},
+    "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
+    "tracker": {"mm.plugins.trackers": ["jsonl"]},
+    "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
+    "command": {
+        "mm.plugins.commands": ["train", "run", "chat", "generate", "data", "tokenizer", "convert", "info", "runs", "plugins"]
+    },
+}
+
+
+def entry_points() -> list[str]:
+    """`kind.name = package.name` for every part."""
+    return [
+        f"{kind}.{name} = {package}.{name}"
+        for kind, packages in PARTS.items()
+        for package, names in packages.items()
+        for name in names
+    ]
+
+
+setup(
+    name="minimind-ascend",
+    version="0.1.0",
+    description="A plugin framework that trains, converts and serves small language models on CUDA, Ascend NPU and CPU.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mm", "mm.*"]),
+    include_package_data=True,
+    package_data={"mm": ["py.typed"], "": ["*.jinja", "*.json", "*.jsonl", "*.md", "*.tmpl"]},
+    install_requires=[
+        "attrs>=23.2",
+        "click>=8.1.7",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "pluggy>=1.5",
+        "rich>=13.7",
+        "safetensors>=0.4.3",
+        "tokenizers>=0.22",
+        "tomli-w>=1.0",
+        "torch>=2.10",
+        "transformers>=4.57",
+    ],
+    extras_require={
+        "npu": ["torch==2.12.0", "torch_npu==2.12.0"],
+        "vllm": ["vllm>=0.23"],
+        "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+        "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
+        "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
+        "dev": ["build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9"],
+    },
+    entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Typing :: Typed",
+    ],
+)

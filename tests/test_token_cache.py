@@ -1,0 +1,249 @@
+"""The token cache: what is stored is what was encoded, once, and never a torn or a stale store."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import pytest
+
+from mm.core.contracts import Format, Position, Source
+from mm.core.data import cache_files
+from mm.core.data.cache import ConcatStore, TokenStore, build_or_open
+from mm.core.data.order import held_out
+from mm.core.data.rows import Encoded
+from mm.core.data.tokenizer import Tokenizer
+from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.core.errors import DataError, MMError, UsageError
+from mm.core.records import FormatSpec
+from mm.plugins.formats import chat, text
+from mm.plugins.sources.files.source import Files
+
+TEXTS = ["hello world", "天地玄黄", "hello world", "a much longer text about the whole wide world and its people " * 4]
+
+
+@attrs.frozen
+class Pair:
+    """A row class that a plugin brings: two sequences a unit, a number, and its JSON row kept."""
+
+    kind: ClassVar[str] = "pair"
+    keep: ClassVar[bool] = True
+
+    good: str
+    bad: str
+
+    def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
+        sides = [tokenizer.encode(side)[:max_length] for side in (self.good, self.bad)]
+        return Encoded(units=[[(ids, [True] * len(ids)) for ids in sides]], values=[{"margin": len(self.good) / 2}])
+
+
+class PairFormat(Format):
+    def parse(self, row: Mapping[str, Any]) -> Pair:
+        return Pair(row["good"], row["bad"])
+
+
+PAIR = FormatSpec(name="pair", summary="", target=f"{__name__}:PairFormat", row="pair", recognise=lambda row: "good" in row)
+FORMATS = [*text.mm_formats(), *chat.mm_formats(), PAIR]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(TEXTS, TrainingOptions(vocab_size=300))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    return write(tmp_path / "texts.jsonl", [{"text": t} for t in TEXTS])
+
+
+def build(path: Path, tokenizer: Tokenizer, kind: str = "text", max_length: int = 16, **rest: Any) -> TokenStore:
+    source = Files(None, str(path), kind)
+    return build_or_open(source, FORMATS, tokenizer, max_length=max_length, folder=path.parent / "cache", **rest)
+
+
+def chat_of(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def test_units_are_what_was_encoded(documents: Path, tokenizer: Tokenizer) -> None:
+    store = build(documents, tokenizer)
+    spec = next(iter(text.mm_formats()))
+    expected = [unit for t in TEXTS for unit in spec.load()().parse({"text": t}).encode(tokenizer, 16).units]
+    assert len(store) == len(expected) == len(store.lengths)
+    for index, unit in enumerate(expected):
+        found = store.unit(index)
+        assert found.row == index and found.num_tokens == store.lengths[index]
+        ((ids, learn),) = unit
+        assert found.sequences[0].ids.tolist() == ids
+        assert found.sequences[0].fields["learn"].tolist() == learn
+    assert [store.position(i).line for i in range(3)] == [1, 2, 3]
+    assert store.position(len(store) - 1) == Position(path=str(documents), line=4)
+
+
+def test_the_info_counts_what_a_loss_divides_by(documents: Path, tokenizer: Tokenizer) -> None:
+    info = build(documents, tokenizer).info
+    ids = [tokenizer.encode(t, plain=True) for t in TEXTS]
+    assert (info.rows, info.truncated, info.dropped) == (4, 0, 0)
+    assert info.learned_tokens == sum(len(i) + 1 for i in ids)  # cutting loses no target; each document's end is one
+    assert info.learned_bytes == sum(len(t.encode()) for t in TEXTS)
+    assert info.row_kind == info.format == "text"
+
+
+def test_a_store_is_built_once(documents: Path, tokenizer: Tokenizer) -> None:
+    done: list[int] = []
+    first = build(documents, tokenizer, progress=done.append)
+    assert done[-1] == 4
+    done.clear()
+    again = build(documents, tokenizer, progress=done.append)
+    assert not done and again.digest == first.digest and again.info == first.info
+    others = [build(documents, tokenizer, max_length=20), build(documents, tokenizer.with_template("x"))]
+    other = train_tokenizer(TEXTS, TrainingOptions(vocab_size=280))
+    others.append(build(documents, other))
+    write(documents, [{"text": "new"}])
+    others.append(build(documents, tokenizer))
+    assert len({store.digest for store in [first, *others]}) == 5
+
+
+@pytest.mark.parametrize("name", [cache_files.TOKENS, cache_files.LEARN, cache_files.ARRAYS, cache_files.INFO])
+def test_a_damaged_store_is_built_again(documents: Path, tokenizer: Tokenizer, name: str) -> None:
+    first = build(documents, tokenizer)
+    file = first.folder / name
+    file.unlink() if name == cache_files.ARRAYS else file.write_bytes(file.read_bytes()[:-3])
+    assert build(documents, tokenizer).unit(3).sequences[0].ids.tolist() == first.unit(3).sequences[0].ids.tolist()
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "a"}, {"text": ""}])
+    with pytest.raises(DataError) as caught:
+        build(path, tokenizer)
+    assert str(caught.value) == f"{path}:2: text is empty"
+    assert [p for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_rows_of_the_wrong_kind_and_no_rows_are_usage_errors(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UsageError, match="holds text rows"):
+        build(write(tmp_path / "a.jsonl", [{"text": "a"}]), tokenizer, "chat")
+    with pytest.raises(UsageError, match="no rows"):
+        build(write(tmp_path / "b.jsonl", []), tokenizer)
+    with pytest.raises(UsageError, match="none of its 1 rows gives anything to learn within 16 tokens"):
+        build(write(tmp_path / "c.jsonl", [chat_of("long question " * 9, "a")]), tokenizer, "chat")
+
+
+def test_truncated_and_dropped_chats_are_counted_and_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    rows = [chat_of("q", "a"), chat_of("q", "long answer " * 20), chat_of("long question " * 20, "a")]
+    path = write(tmp_path / "chats.jsonl", rows)
+    store = build(path, tokenizer, "chat", max_length=60)
+    assert (len(store), store.info.rows, store.info.truncated, store.info.dropped) == (2, 3, 2, 1)
+    assert store.info.dropped_rows == [f"{path}:3"]
+    learned = [i for i in store.unit(0).sequences[0].ids[store.unit(0).sequences[0].fields["learn"]].tolist()]
+    assert tokenizer.decode(learned, skip_special=False) == "a<|im_end|>"
+
+
+def test_a_plugins_rows_are_stored_like_any_other(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    rows = [{"good": "hello", "bad": "天"}, {"good": "hello world", "bad": "x"}]
+    store = build(write(tmp_path / "pairs.jsonl", rows), tokenizer, "pair")
+    for index, row in enumerate(rows):
+        unit = store.unit(index)
+        assert [tokenizer.decode(s.ids.tolist()) for s in unit.sequences] == [row["good"], row["bad"]]
+        assert unit.values == {"margin": len(row["good"]) / 2}
+        assert store.row(index) == Pair(row["good"], row["bad"])
+    assert store.info.sequences == 4 and store.info.row_kind == "pair"
+
+
+def test_rows_that_are_not_kept_cannot_be_asked_for(documents: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(MMError, match="'text' are not kept"):
+        build(documents, tokenizer).row(0)
+
+
+def test_equal_rows_have_equal_hashes(documents: Path, tokenizer: Tokenizer) -> None:
+    hashes = build(documents, tokenizer).hashes
+    assert hashes.dtype == np.uint64
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert len(set(hashes[3:].tolist())) == 1 < len(hashes[3:])  # the parts of one long document
+    for fraction in (0.1, 0.5, 0.9):
+        rows, held = held_out(build(documents, tokenizer), fraction)
+        assert not set(hashes[rows]) & set(hashes[held])
+
+
+def test_stores_stand_one_after_the_other(documents: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    first = build(documents, tokenizer)
+    second = build(write(tmp_path / "more.jsonl", [{"text": "one more"}]), tokenizer)
+    both = ConcatStore([first, second])
+    assert len(both) == len(first) + 1 == len(both.lengths) == len(both.hashes)
+    assert both.unit(len(first)).row == len(first)
+    assert both.unit(len(first)).sequences[0].ids.tolist() == second.unit(0).sequences[0].ids.tolist()
+    assert both.position(len(first)).path.endswith("more.jsonl")
+    assert both.info.tokens == first.info.tokens + second.info.tokens == both.lengths.sum()
+    assert both.info.files == [str(documents), str(tmp_path / "more.jsonl")]
+    assert both.digest not in (first.digest, second.digest, ConcatStore([second, first]).digest)
+    with pytest.raises(IndexError):
+        both.unit(len(both))
+
+
+def test_a_large_vocabulary_takes_wider_ids(tmp_path: Path) -> None:
+    for size, width in ((1 << 16, 2), ((1 << 16) + 1, 4)):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        writer = cache_files.StoreWriter(folder, np.ones(size, dtype=np.int32))
+        writer.add(Position(path="x", line=1), Encoded(units=[[([0, size - 1], [False, True])]]), None)
+        writer.finish()
+        assert (folder / cache_files.TOKENS).stat().st_size == 2 * width
+        info = cache_files.read_info(folder)
+        assert info is not None
+        assert TokenStore(folder, info, PairFormat()).unit(0).sequences[0].ids.tolist() == [0, size - 1]
+
+
+@pytest.mark.parametrize("sequence", [([], []), ([1, 2], [True]), ([1, 300], [True, True]), ([-1], [True])])
+def test_a_broken_encode_is_caught(tmp_path: Path, sequence: tuple[list[int], list[bool]]) -> None:
+    writer = cache_files.StoreWriter(tmp_path, np.ones(300, dtype=np.int32))
+    with pytest.raises(MMError, match="a row gave"):
+        writer.add(Position(path="x", line=1), Encoded(units=[[sequence]]), None)
+
+
+class Counted(Source):
+    """Rows whose every full pass is noted in a file: for counting who built."""
+
+    def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
+        for line in range(1, 2001):
+            yield Position(path="counted", line=line), {"text": f"row {line % 7}"}
+        with open(self.locator, "a") as file:
+            file.write("x")
+
+    def digest(self) -> str:
+        return "counted"
+
+
+def _race(folder: str, barrier: Any, answers: Any) -> None:
+    tokenizer = Tokenizer.load(Path(folder) / "tokenizer")
+    source = Counted(None, f"{folder}/passes", "text")
+    barrier.wait()
+    store = build_or_open(source, FORMATS, tokenizer, max_length=16, folder=Path(folder) / "cache")
+    answers.put((store.digest, store.info.tokens, "torch" in sys.modules))
+
+
+def test_two_processes_build_one_store(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.save(tmp_path / "tokenizer")
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=_race, args=(str(tmp_path), barrier, answers)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert found[0] == found[1]
+    assert not found[0][2]  # building needs no torch
+    assert (tmp_path / "passes").read_text() == "x"
+    shutil.rmtree(tmp_path / "cache")
