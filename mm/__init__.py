@@ -63,11 +63,13 @@ def run(
 
     `options` are training options for the stages that have them.
     """
+    from mm.core.api import flat_layer
     from mm.core.pipeline import run_stages
 
     names = [stages] if isinstance(stages, str) else list(stages)
+    layers = [flat_layer(options)]
     return run_stages(
-        plugins or _plugins(), names, _workspace(workspace), options, force=force, dry_run=dry_run, say=_say(quiet)
+        plugins or _plugins(), names, _workspace(workspace), layers, force=force, dry_run=dry_run, say=_say(quiet)
     )
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mm.backends.cpu import attention as cpu_attention
 from mm.backends.cpu import mm_backends
-from mm.backends.cpu.attention import flash_attention, varlen_attention
+from mm.backends.cpu.attention import block_attention, varlen_attention
+from mm.backends.cpu.attention_plan import plan_of
 from mm.backends.cpu.backend import CpuBackend
 from mm.core.training.attention import packed_attention
 from mm.core.training.batch import Packed, Tokens, Unit, pack
@@ -41,9 +41,10 @@ def formula(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed) -> Tenso
 
 @settings(max_examples=20, deadline=None)
 @given(
-    lengths=st.lists(st.sampled_from([1, 2, 3, 9, 9, 40]), min_size=1, max_size=6),
+    # 64 is a block, 16 its smallest; below half the longest a new bucket begins
+    lengths=st.lists(st.sampled_from([1, 2, 9, 9, 16, 40, 64, 65, 150]), min_size=1, max_size=6),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 1)]),
-    attention=st.sampled_from([flash_attention, packed_attention]),
+    attention=st.sampled_from([block_attention, packed_attention]),
 )
 def test_values_and_gradients(lengths: list[int], heads: tuple[int, int], attention: Callable[..., Tensor]) -> None:
     batch = batch_of(lengths)
@@ -56,21 +57,50 @@ def test_values_and_gradients(lengths: list[int], heads: tuple[int, int], attent
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_bf16_is_as_exact_as_the_portable_one() -> None:
-    lengths = [33, 7, 7]
+def test_bf16_gradients_are_as_exact_as_the_portable_ones() -> None:
+    lengths = [70, 33, 7, 7]
     batch = batch_of(lengths)
-    qkv = [x.detach().bfloat16() for x in inputs(lengths, 4, 2)[:3]]
-    expected = formula(*qkv, batch)
-    errors = [(f(*qkv, batch).double() - expected).abs().max() for f in (flash_attention, packed_attention)]
-    assert errors[0] <= 1.5 * errors[1]
+    *qkv, cotangent = (x.detach().bfloat16().requires_grad_() for x in inputs(lengths, 4, 2))
+    exact = formula(*qkv, batch)
+    expected = exact, *torch.autograd.grad(exact, qkv, cotangent.double())
+    errors = []
+    for attention in (block_attention, packed_attention):
+        found = attention(*qkv, batch)
+        results = found, *torch.autograd.grad(found, qkv, cotangent)
+        errors.append([(a.double() - b).norm().item() for a, b in zip(results, expected, strict=True)])
+    assert all(ours <= 1.3 * theirs for ours, theirs in zip(*errors, strict=True))
+
+
+def test_a_document_does_not_see_its_neighbours_in_the_padding() -> None:
+    lengths = [40, 33, 17]
+    q, k, v, _ = inputs(lengths, 4, 2)
+    together = block_attention(q, k, v, batch_of(lengths))
+    poisoned = [torch.cat((x[:40], torch.full_like(x[40:73], torch.nan), x[73:])) for x in (q, k, v)]
+    beside = block_attention(*poisoned, batch_of(lengths))
+    assert torch.equal(together[:40], beside[:40]) and torch.equal(together[73:], beside[73:])
 
 
 def test_empty_pack_and_empty_document() -> None:
-    q, k, v, _ = inputs([], 4, 2)
-    assert flash_attention(q, k, v, batch_of([])).shape == (0, 4, 8)
-    q, k, v, _ = inputs([3, 2], 4, 2)
-    with_empty = varlen_attention(q, k, v, torch.tensor([0, 3, 3, 5]))[0]
-    assert torch.equal(with_empty, varlen_attention(q, k, v, torch.tensor([0, 3, 5]))[0])
+    *qkv, _ = inputs([], 4, 2)
+    nothing = block_attention(*qkv, batch_of([]))
+    assert nothing.shape == (0, 4, 8)
+    assert all(g.shape == x.shape for g, x in zip(torch.autograd.grad(nothing.sum(), qkv), qkv, strict=True))
+    *qkv, _ = inputs([3, 2], 4, 2)
+    with_empty = varlen_attention(*qkv, torch.tensor([0, 3, 3, 5]))
+    assert torch.equal(with_empty, varlen_attention(*qkv, torch.tensor([0, 3, 5])))
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_plan_covers_every_row_once_and_wastes_little(lengths: list[int]) -> None:
+    batch, heads, kv_heads = batch_of(lengths), 4, 2
+    plan = plan_of(tuple(batch.cu_seqlens.tolist()), heads, kv_heads)
+    for rows, places, count in ((plan.query_rows, plan.query_places, 4), (plan.key_rows, plan.key_places, 2)):
+        assert torch.equal(rows[places], torch.arange(batch.num_tokens * count))
+    assert len(plan.query_rows) == len(plan.query_places) + len(plan.query_padding)
+    # a document is padded by less than a block; its keys at most to twice their number and a block
+    assert len(plan.query_rows) <= heads * sum(n + 63 for n in lengths)
+    assert len(plan.key_rows) <= kv_heads * sum(2 * n + 63 for n in lengths)
 
 
 def test_operator_registration() -> None:
@@ -78,19 +108,11 @@ def test_operator_registration() -> None:
     torch.library.opcheck(varlen_attention, (q, k, v, torch.tensor([0, 5, 8, 11])))
 
 
-def test_backend_uses_the_operator_where_torch_has_it() -> None:
-    backend = CpuBackend()
-    assert backend.attention() is flash_attention
-    with mock.patch.object(cpu_attention, "AVAILABLE", False):
-        assert backend.attention() is packed_attention
-        backend.attention()
-    assert len(backend.notes) == 1
-
-
 def test_backend_facts() -> None:
     (spec,) = mm_backends()
     assert spec.probe().available and spec.load() is CpuBackend
     backend = CpuBackend()
+    assert backend.attention() is block_attention
     assert backend.default_dtype() in ("bf16", "fp32")
     assert backend.memory()["peak"] < backend.memory()["total"]
     assert backend.capabilities()["threads"] == torch.get_num_threads()

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mm.core.data.order import RowOrder, held_out, partition, permutation
 from mm.core.errors import CheckpointError

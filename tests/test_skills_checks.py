@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from mm.plugins.sources.skills import checks, tools
 
-# --- checks
-
 
 CALL = {"check": {"call": {"name": "search", "arguments": {"query": "茶"}}}}
 
@@ -95,8 +93,6 @@ def test_wilson_refuses_impossible_counts():
         checks.interval(3, 2)
 
 
-# --- tools
-
 NUMBER = st.integers(0, 999).map(lambda n: (str(n), n))
 
 
@@ -148,7 +144,7 @@ def test_run_tool_is_deterministic_and_varies_with_the_moment():
         arguments = {tools.ARGUMENT[name]: "tea"}
         assert len({str(tools.run_tool(name, arguments, moment)) for moment in range(50)}) > 4
     assert tools.run_tool("calculate", {"expression": "3+4*5"}) == {"result": 23}
-    assert tools.run_tool("search", {"query": "tea"})["title"].startswith("tea ")
+    assert 1 <= tools.run_tool("search", {"query": "tea"})["pages"] <= 40
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,6 @@ def tool_of(item):
     return tool
 
 
-# --- what is held out
-
-
 def test_splits_are_exact_and_disjoint():
     split = three_way(range(200))
     assert [len(split[name]) for name in ("train", "dev", "test")] == [140, 30, 30]
@@ -148,9 +145,6 @@ def test_results_held_for_tool_answers_are_not_in_training(data):
         if item["suite"] == "tool_answer" and item["tier"] != "seen":
             assert (put(item), item["conversations"][-1]["content"]) not in shown
             assert item["check"]["equals"] not in finals or tool_of(item) == "calculate"
-
-
-# --- sizes and balance
 
 
 def test_every_suite_has_a_hundred_items_in_its_tiers(data):

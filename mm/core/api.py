@@ -15,7 +15,7 @@ from mm.core.choices import DEFAULT_TOKENIZER, choose
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
-from mm.core.resolve import Layer, Resolved, backend_name, compose, resolve, select
+from mm.core.resolve import Layer, Resolved, backend_name, check_values, compose, resolve, select
 from mm.core.run import read_toml
 from mm.core.workspace import RunFolder, Workspace
 
@@ -43,6 +43,7 @@ def plan(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, s
 
 def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
     """Resolve a new run, choosing what is left out and saying so."""
+    check_values(plugins, layers)
     choices = choose(plugins, layers, workspace)
     selection = select([*layers, choices.layer])
     if selection.arch and not selection.tokenizer:

@@ -11,10 +11,9 @@ from typing import Any
 import attrs
 
 from mm.core.errors import UsageError
-from mm.core.options import build, coerce, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, BackendSpec, Needs, SourceSpec
-from mm.core.resolve import Layer, backend_name, resolve, select
+from mm.core.resolve import Layer, backend_name, read_config, select
 from mm.core.run import Run
 from mm.core.settings import Selection
 from mm.core.workspace import Workspace
@@ -125,16 +124,4 @@ def _choose_data(
 
 def _row_kind(spec: AlgorithmSpec, layers: list[Layer]) -> str:
     """The kind of row, which may depend on the algorithm's own settings."""
-    if spec.config is None:
-        return spec.needs(None).data
-    options = options_of(spec.config, section=spec.name)
-    values = {}
-    for option in options:
-        for layer in layers:
-            if option.key in layer.values:
-                values[option.key] = coerce(option, layer.values[option.key], layer.origin, textual=layer.textual)
-                break
-    return spec.needs(build(spec.config, options, values)).data
-
-
-__all__ = ["DEFAULT_TOKENIZER", "Choices", "choose", "choose_backend", "needs_of", "resolve"]
+    return spec.needs(read_config(spec.config, layers, spec.name) if spec.config else None).data

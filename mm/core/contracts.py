@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
     from mm.core.data.rows import Row
     from mm.core.plugins import PluginManager
+    from mm.core.records import StageSpec
+    from mm.core.resolve import Layer
     from mm.core.training.batch import Packed, Unit
     from mm.core.training.roles import Role
     from mm.core.training.tools import Tools
     from mm.core.training.trainer import Trainer
+    from mm.core.workspace import Workspace
 
 Totals = Mapping[str, float]
 Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
@@ -157,22 +160,32 @@ class StageResult:
 
 
 class Stage(ABC):
-    """A step of `mm run`; `settings` are the flat options given for it."""
+    """A step of `mm run`. `layers` are the options given for it (highest first), all of them in `keys`; `say` prints."""
 
-    def __init__(self, spec: Any, plugins: PluginManager, workspace: Path, settings: Mapping[str, Any]) -> None:
-        self.spec, self.plugins, self.workspace, self.settings = spec, plugins, workspace, settings
+    def __init__(
+        self, spec: StageSpec, plugins: PluginManager, workspace: Workspace, layers: Sequence[Layer], say: Callable[[str], None]
+    ) -> None:
+        self.spec, self.plugins, self.workspace, self.layers, self.say = spec, plugins, workspace, list(layers), say
+
+    @classmethod
+    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+        """The flat options that a stage of this record takes."""
+        return set()
 
     @abstractmethod
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """What the output depends on, as JSON values; the stage is skipped while they and its output stand."""
+        """What the output depends on, as JSON values; the stage is skipped while they and its output stand.
+
+        Raises UsageError for settings that cannot be.
+        """
 
     @abstractmethod
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """One line for `--dry-run`. Touches nothing."""
+        """What `run` would do, for `--dry-run`. Touches nothing; artifacts of planned stages may not exist yet."""
 
     @abstractmethod
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Do it. Raises UsageError naming the stage to run first when something it needs is missing."""
+        """Do it."""
 
 
 class Callback:

@@ -91,7 +91,8 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False) ->
 
     Raises UsageError naming the option, the origin, what was expected and what was given.
     """
-    if value is None or (textual and option.optional and value == "none"):
+    # TOML has no null, so the word stands for it there too
+    if value is None or (option.optional and value == "none"):
         if option.optional:
             return None
         raise _mismatch(option, value, origin)
@@ -128,9 +129,11 @@ def _without_none(hint: Any) -> Any:
 
 def _convert(kind: Any, value: Any, textual: bool) -> Any:
     if typing.get_origin(kind) is tuple:
-        items = [v for v in value.split(",") if v] if isinstance(value, str) and textual else value
+        items = value.split(",") if isinstance(value, str) and textual else value
         if isinstance(items, str):
             raise TypeError
+        if textual:  # an empty word gives an empty list, which could not be written otherwise
+            items = [item for item in items if item != ""]
         return tuple(_convert(typing.get_args(kind)[0], item, textual) for item in items)
     if kind is bool:
         return _boolean(value, textual)

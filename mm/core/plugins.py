@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Plugin:
-    """One plugin: `name` is `distribution:kind.name` for an entry point and the path for `-p ./file.py`."""
+    """One plugin: `name` is `distribution:kind.name` for an entry point and the path for `-p ./file.py`.
+
+    `hooks` are the names of those that it implements; `blocked` maps `kind.name` of what was left out to the block that
+    did it; `error` is the traceback of a broken plugin.
+    """
 
     name: str
     value: str
@@ -35,6 +39,8 @@ class Plugin:
     version: str = ""
     state: Literal["active", "blocked", "broken"] = "active"
     records: tuple[Spec, ...] = ()
+    hooks: tuple[str, ...] = ()
+    blocked: dict[str, str] = attrs.field(factory=dict)
     error: str = ""
 
     @property
@@ -65,8 +71,9 @@ class PluginManager:
         manager = cls([*from_env, *options], strict=environ.get("MM_PLUGINS_STRICT", "") not in ("", "0"))
         for entry in entry_points():
             manager._add_entry_point(entry)
-        for name in manager.options:
-            if not name.startswith("no:"):
+        installed = {plugin.value for plugin in manager.plugins}
+        for name in dict.fromkeys(manager.options):
+            if not name.startswith("no:") and name not in installed:
                 manager._add(Plugin(name=name, value=name, distribution=name))
         manager._check_blocks()
         manager._check_strict()
@@ -77,7 +84,7 @@ class PluginManager:
     def specs(self, kind: str) -> list[Spec]:
         """The usable records of a kind, by name; a name that two distributions claim appears once."""
         found: dict[str, Spec] = {}
-        for plugin, spec in self._owned(kind):
+        for _, spec in self._owned(kind):
             found.setdefault(spec.name, spec)
         return [found[name] for name in sorted(found)]
 
@@ -116,7 +123,8 @@ class PluginManager:
         found: list[Callback] = []
         for implementation in self._pluggy.hook.mm_callbacks.get_hookimpls():
             try:
-                found.extend(implementation.function(*([run] if implementation.argnames else [])))
+                function: Callable[..., Iterable[Callback]] = implementation.function  # type: ignore[assignment]
+                found.extend(function(*([run] if implementation.argnames else [])))
             except Exception:
                 plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
                 self._break(plugin, traceback.format_exc())
@@ -136,8 +144,8 @@ class PluginManager:
     def _add_entry_point(self, entry: metadata.EntryPoint) -> None:
         name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
         plugin = Plugin(name=f"{name}:{entry.name}", value=entry.value, distribution=name, version=version)
-        if self._is_blocked(plugin.entry, name):
-            plugin.state = "blocked"
+        if block := self._block(plugin.entry, name):
+            plugin.state, plugin.blocked = "blocked", {plugin.entry: block}
             self.plugins.append(plugin)
             return
         self._add(plugin)
@@ -150,6 +158,7 @@ class PluginManager:
             self._pluggy.register(module, name=plugin.name)
             check_hooks(module)
             self._pluggy.check_pending()
+            plugin.hooks = tuple(sorted(caller.name for caller in self._pluggy.get_hookcallers(module) or ()))
             plugin.records = tuple(self._ask(plugin, module))
         except (Exception, SystemExit):
             self._break(plugin, traceback.format_exc())
@@ -163,7 +172,10 @@ class PluginManager:
                 for spec in implementation.function():
                     if not isinstance(spec, record):
                         raise TypeError(f"{record.hook} yielded {spec!r}; expected a {record.__name__}")
-                    if not self._is_blocked(f"{spec.kind}.{spec.name}", plugin.distribution):
+                    part = f"{spec.kind}.{spec.name}"
+                    if block := self._block(part, plugin.distribution):
+                        plugin.blocked[part] = block
+                    else:
                         yield spec
 
     def _break(self, plugin: Plugin, error: str) -> None:
@@ -181,15 +193,17 @@ class PluginManager:
         known = [spec.name for spec in self.specs(kind)]
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
         for plugin in self.plugins:
-            if plugin.state != "active" and plugin.entry == f"{kind}.{name}":
-                message += f" Plugin {plugin.name} is {plugin.state}"
-                message += "." if plugin.state == "blocked" else f": see 'mm plugins {plugin.name}'."
+            if block := plugin.blocked.get(f"{kind}.{name}"):
+                message += f" Plugin {plugin.name} has it, and it is blocked by {block}."
+            elif plugin.state == "broken" and plugin.entry == f"{kind}.{name}":
+                message += f" Plugin {plugin.name} is broken: see 'mm plugins {plugin.name}'."
         return message
 
-    def _is_blocked(self, entry: str, distribution: str) -> bool:
-        hits = [block for block in self._blocks if matches(block, entry, distribution)]
+    def _block(self, part: str, distribution: str) -> str:
+        """The first option that blocks a part, or ""; every block that matches counts as used."""
+        hits = [block for block in self._blocks if matches(block, part, distribution)]
         self._blocks.update(dict.fromkeys(hits, True))
-        return bool(hits)
+        return f"no:{hits[0]}" if hits else ""
 
     def _check_blocks(self) -> None:
         for block, used in self._blocks.items():

@@ -13,7 +13,7 @@ from mm.core.options import Option, build, coerce, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, Spec
 from mm.core.run import Run
-from mm.core.settings import COMMON, Selection, TrainSettings
+from mm.core.settings import COMMON, Selection
 
 ENVIRONMENT = "MM_TRAIN_"
 # kinds whose parts have prefixed options, and the selection field that picks them
@@ -48,9 +48,13 @@ def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
 
 def select(layers: Sequence[Layer]) -> Selection:
     """The selection that the layers (highest first) make; unknown keys are left for `resolve` to judge."""
-    options = options_of(Selection, section="select")
-    values, _ = _merge(layers, options)
-    return build(Selection, options, values)  # type: ignore[no-any-return]
+    return read_config(Selection, layers, "select")  # type: ignore[no-any-return]
+
+
+def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
+    """An instance of one config class from the layers' bare values; keys of others are left alone."""
+    options = options_of(config, section=section)
+    return build(config, options, _merge(layers, options)[0])
 
 
 def backend_name(text: str) -> tuple[str, int | None]:
@@ -123,6 +127,14 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
     built = {s.name: build(s.config, s.options, values) for s in sections}
     run = Run(select=built.pop("select"), train=built.pop("train"), parts=built, options=tuple(options))
     return Resolved(run=run, sources=sources, warnings=tuple(warnings))
+
+
+def check_values(plugins: PluginManager, layers: Sequence[Layer]) -> None:
+    """Raise UsageError for an ill-typed or refused value, so that it is heard of before anything that is missing."""
+    for section in compose(plugins, select(layers)):
+        values, _ = _merge(layers, section.options)
+        if not section.prefix:  # a preset may yet add sizes to the others
+            build(section.config, section.options, values)
 
 
 def check_keys(

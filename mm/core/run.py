@@ -49,8 +49,6 @@ class Run:
         top: dict[str, Any] = {}
         for option in self.options:
             value = getattr(self._section(option.section), option.field)
-            if value is None:
-                continue
             bare = option.key == option.field.rstrip("_")
             target = top if bare else top.setdefault(option.section.partition(".")[2], {})
             target[option.key if bare else option.field] = _plain(value)
@@ -81,13 +79,16 @@ def _words(option: Option, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option.flag if value else "--no-" + option.flag.removeprefix("--")]
     if isinstance(value, tuple):
-        return [f"{option.flag}={item}" for item in value]
-    if value is None:
-        return [] if option.default is None else [f"{option.flag}=none"]
+        # a selection that is empty was not made; elsewhere it may stand against a default that is not empty
+        return [f"{option.flag}={item}" for item in value] or ([] if option.section == "select" else [f"{option.flag}="])
+    if value is None:  # said even where it is the class's default, for a preset or the algorithm may have another
+        return [f"{option.flag}=none"]
     return [f"{option.flag}={value!r}" if isinstance(value, float) else f"{option.flag}={value}"]
 
 
 def _plain(value: Any) -> Any:
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

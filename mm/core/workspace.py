@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,6 +107,18 @@ class Workspace:
         return f"{stem}-{day}-{number}"
 
 
+def fingerprint(path: Path) -> str:
+    """A hash of a file, or of a folder's files and their content; a model folder's own index stands for its content."""
+    total = hashlib.sha256()
+    index = path / "index.json"
+    files = [path] if path.is_file() else [index] if index.exists() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        total.update(file.name.encode())
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing: a temporary file beside it, fsynced, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,3 +128,40 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder. Raises UsageError when there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise UsageError(f"{folder} holds no model: it has no config.json.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+
+
+def find_model(text: str, workspace: Workspace) -> Path:
+    """The model folder that a run's name or a path means; a run without a finished model gives its newest checkpoint."""
+    path = Path(text)
+    if (path / "config.json").exists():
+        return path
+    run = next((r for r in workspace.runs() if r.name == text or r.path.resolve() == path.resolve()), None)
+    if run is None:
+        names = [r.name for r in workspace.runs()]
+        raise UsageError(f"No model at {text!r}: neither a run of this workspace nor a model folder.{close_match(text, names)}")
+    if (run.model / "config.json").exists():
+        return run.model
+    if found := checkpoints(run.checkpoints):
+        return found[-1]
+    raise UsageError(f"Run {run.name} has no model yet.")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, the oldest first."""
+    return sorted(folder.glob("step-*[0-9]")) if folder.is_dir() else []
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    found = re.fullmatch(r"step-(\d+)", checkpoint.name)
+    return int(found.group(1)) if found else 0

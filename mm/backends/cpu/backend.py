@@ -47,16 +47,21 @@ class CpuBackend(Backend):
             block.compile(dynamic=True)
         return None
 
-    def attention(self) -> Attention:
-        """torch's flash kernel for the CPU, one call a run of documents of equal length."""
-        from mm.backends.cpu import attention
+    def fuse(self, module: nn.Module) -> list[str]:
+        """RMSNorm in blocks, with a backward of its own."""
+        from mm.backends.cpu.norm import block_rms_norm
+        from mm.plugins.architectures.layers import RMSNorm
 
-        if attention.AVAILABLE:
-            return attention.flash_attention
-        note = "attention: this torch has no flash operator for the CPU; the portable one is used"
-        if note not in self.notes:
-            self.notes.append(note)
-        return super().attention()
+        norms = [part for part in module.modules() if isinstance(part, RMSNorm)]
+        for norm in norms:
+            norm.normalise = block_rms_norm
+        return ["RMSNorm"] if norms else []
+
+    def attention(self) -> Attention:
+        """Batched matrix products over blocks of documents of like length."""
+        from mm.backends.cpu.attention import block_attention
+
+        return block_attention
 
     def memory(self) -> dict[str, int]:
         """Bytes: this process's "peak", and the host's "total"."""

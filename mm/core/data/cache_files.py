@@ -26,6 +26,9 @@ COUNTS = (
     "rows", "units", "sequences", "tokens", "learned_tokens", "learned_bytes", "truncated", "dropped", "dropped_rows",
     "files", "kept_bytes",
 )  # fmt: skip
+_ARRAY_TYPES = {
+    "sequence_ends": "q", "unit_ends": "q", "unit_rows": "q", "files": "q", "lines": "q", "hashes": "Q", "row_ends": "q",
+}  # fmt: skip
 _NAMED = 20  # dropped rows that are listed by position
 
 
@@ -60,12 +63,7 @@ class StoreWriter:
         self._tokens: IO[bytes] = (folder / TOKENS).open("wb")
         self._learn: IO[bytes] = (folder / LEARN).open("wb")
         self._rows: IO[bytes] = (folder / ROWS).open("wb")
-        self._arrays: dict[str, array[Any]] = {
-            name: array(code)
-            for name, code in {
-                "sequence_ends": "q", "unit_ends": "q", "unit_rows": "q", "files": "q", "lines": "q", "hashes": "Q", "row_ends": "q",
-            }.items()
-        }  # fmt: skip
+        self._arrays: dict[str, array[Any]] = {name: array(code) for name, code in _ARRAY_TYPES.items()}
 
     def add(self, position: Position, encoded: Encoded, raw: Mapping[str, Any] | None) -> None:
         """Append one row's units; `raw` is its JSON row when that is to be kept."""
@@ -89,7 +87,8 @@ class StoreWriter:
     def finish(self) -> None:
         """Write what describes the sequences; nothing can be added after."""
         self.close()
-        np.savez(self.folder / ARRAYS, **{name: np.array(values) for name, values in self._arrays.items()})
+        arrays: dict[str, Any] = {name: np.array(values) for name, values in self._arrays.items()}
+        np.savez(self.folder / ARRAYS, **arrays)
         (self.folder / INFO).write_text(json.dumps(attrs.asdict(self.info), ensure_ascii=False), encoding="utf-8")
 
     def close(self) -> None:
@@ -121,8 +120,8 @@ class StoreWriter:
         for name, value in rest.items():
             self._arrays[name].extend([value] * units)
         for values in encoded.values:
-            for name, value in values.items():
-                self._arrays.setdefault(f"value_{name}", array("d")).append(float(value))
+            for name, number in values.items():
+                self._arrays.setdefault(f"value_{name}", array("d")).append(float(number))
         self.info.units += units
 
 

@@ -48,8 +48,7 @@ class Message:
 def as_dicts(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as a chat template wants them; None values are left out, as templates print them as text."""
     return [
-        m.as_dict() if isinstance(m, Message) else {key: value for key, value in m.items() if value is not None}
-        for m in messages
+        m.as_dict() if isinstance(m, Message) else {key: value for key, value in m.items() if value is not None} for m in messages
     ]
 
 
@@ -124,8 +123,7 @@ def _tool_calls(value: Any, place: str) -> tuple[ToolCall, ...]:
     if not value:
         return ()
     return tuple(
-        _tool_call(call, f"{place}: tool_calls[{index}]")
-        for index, call in enumerate(_json(value, f"{place}: tool_calls", list))
+        _tool_call(call, f"{place}: tool_calls[{index}]") for index, call in enumerate(_json(value, f"{place}: tool_calls", list))
     )
 
 

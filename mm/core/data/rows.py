@@ -26,8 +26,8 @@ Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], str]
 class Encoded:
     """Units of a row, each a list of (ids, learn) sequences: a document is one unit of one sequence, a pair one of two.
 
-    `values`: numbers of each unit, all rows of a kind with the same names (empty: none). `truncated`: something of the
-    row was left out to fit; a row that gives no unit was dropped.
+    `values`: numbers of each unit, all rows of a kind with the same names (empty: none). `truncated`: something that
+    would have been learned was left out to fit; a row that gives no unit was dropped.
     """
 
     units: Sequence[Sequence[TokenSequence]]
@@ -80,7 +80,7 @@ class ChatRow:
         ids, learn = tokenizer.encode_chat(self.messages, self.tools)
         end = cut_chat(learn, max_length)
         kept = learn[:end]
-        return Encoded(units=[[(ids[:end], kept)]] if any(kept[1:]) else [], truncated=end < len(ids))
+        return Encoded(units=[[(ids[:end], kept)]] if any(kept[1:]) else [], truncated=any(learn[end:]))
 
     def texts(self, render: Render) -> list[str]:
         """The conversation with the template's own words, which the model reads too."""

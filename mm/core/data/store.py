@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class TokenStore(Store):
 
         first, last = self._unit_starts[index : index + 2].tolist()
         bounds = self._sequence_starts[first : last + 1].tolist()
-        sequences = tuple(self._sequence(a, b) for a, b in zip(bounds, bounds[1:], strict=False))
+        sequences = tuple(self._sequence(a, b) for a, b in pairwise(bounds))
         return Unit(sequences, row=index, values={name: float(values[index]) for name, values in self._values.items()})
 
     def position(self, index: int) -> Position:

@@ -73,7 +73,7 @@ class ChatTemplate:
             raise UsageError("The tokenizer has no chat template, so it cannot render conversations.")
         marked = bool(_MARKED.search(self.source))
         try:
-            texts, spans = render_jinja_template(
+            rendered: Any = render_jinja_template(  # texts and generation spans; its annotation says text
                 conversations=[messages],
                 tools=list(tools) if tools else None,
                 chat_template=self.source,
@@ -82,6 +82,7 @@ class ChatTemplate:
             )
         except (TemplateError, TypeError) as error:
             raise DataError(f"the chat template refuses this conversation: {error}") from error
+        texts, spans = rendered
         if not learn:
             return texts[0], []
         return texts[0], list(spans[0]) if marked else self._chatml_answers(texts[0])
@@ -113,6 +114,6 @@ def _split(text: str, learn: bool, guarded: bool) -> Iterator[Piece]:
         return
     for part in re.split(f"({_OPEN}[^{_CLOSE}]*{_CLOSE})", text):
         plain = part.startswith(_OPEN)
-        part = part.strip(_OPEN + _CLOSE)
-        if part:
-            yield Piece(part, learn, plain)
+        inner = part.strip(_OPEN + _CLOSE)
+        if inner:
+            yield Piece(inner, learn, plain)

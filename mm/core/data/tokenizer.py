@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import numpy as np
 
 from mm.core.data.messages import Message, as_dicts
 from mm.core.data.template import ChatTemplate
 from mm.core.data.tokenizer_files import TokenizerFiles, read_folder, write_folder
 from mm.core.data.vocabulary import TextStream, bytes_of_ids, fingerprint
-from mm.core.errors import UsageError
+from mm.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from tokenizers import Tokenizer as Backend
 
 DEFAULT_FOLDER = Path(__file__).with_name("default_tokenizer")
@@ -51,9 +51,16 @@ class Tokenizer:
 
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
         """Ids of a text. `plain`: the spelling of a special token is text like any other, as it must be in what
-        somebody else wrote; otherwise it becomes that token. Nothing is added at the ends."""
+        somebody else wrote; otherwise it becomes that token. Nothing is added at the ends. Raises DataError for a text
+        that is not Unicode."""
         backend = self._plain_backend if plain else self.backend
-        return backend.encode(text, add_special_tokens=False).ids
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            if not isinstance(text, str):
+                raise
+            # JSON can spell half of a surrogate pair and UTF-8 cannot; the library calls such a text no text
+            raise DataError("the text holds half of a surrogate pair, which is no character") from None
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 show as U+FFFD."""
@@ -139,6 +146,8 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> np.ndarray:
         """int32 (vocab_size,): how many bytes of text each id stands for, 0 for special tokens; for bits per byte."""
+        import numpy as np
+
         counts = np.array([len(b) for b in self.id_bytes], dtype=np.int32)
         counts[sorted(self.special_ids)] = 0
         return counts

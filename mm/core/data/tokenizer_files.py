@@ -39,9 +39,7 @@ def read_folder(folder: Path) -> TokenizerFiles:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises bare Exception for every kind of damage
         raise UsageError(f"{path}: {error}") from error
-    return TokenizerFiles(
-        backend=backend, template=_template(folder, config), special=_special(folder, config), config=config
-    )
+    return TokenizerFiles(backend=backend, template=_template(folder, config), special=_special(folder, config), config=config)
 
 
 def write_folder(folder: Path, files: TokenizerFiles) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -16,6 +17,11 @@ from mm.core.data.template import ChatTemplate
 from mm.core.data.tokenizer import DEFAULT_TEMPLATE, Tokenizer
 from mm.core.data.tokenizer_files import TokenizerFiles
 from mm.core.errors import DataError, UsageError
+from mm.core.options import option
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # Tags are single tokens, but not "special": what a model thinks or calls has to survive decoding.
@@ -28,13 +34,12 @@ _ANY_TAG = re.compile("|".join(map(re.escape, SPECIAL + TAGS)))
 
 @attrs.frozen(kw_only=True)
 class TrainingOptions:
-    """`split_digits`, `split_han`: every digit, every Han character stands alone (small models count and copy better);
-    `min_frequency`: a pair that occurs less often is not merged."""
+    """What shapes a vocabulary. Small models count and copy better when digits and Han characters stand alone."""
 
-    vocab_size: int = 6400
-    split_digits: bool = True
-    split_han: bool = True
-    min_frequency: int = 2
+    vocab_size: int = option(6400, help="Number of tokens.")
+    split_digits: bool = option(True, help="Every digit stands alone.")
+    split_han: bool = option(True, help="Every Han character stands alone.")
+    min_frequency: int = option(2, help="A pair that occurs less often is not merged.")
 
 
 def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: str | None = None) -> Tokenizer:
@@ -89,7 +94,7 @@ def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     return sum(size for size, _ in sizes) / tokens if tokens else 0.0
 
 
-def _pre_tokenizer(options: TrainingOptions) -> object:
+def _pre_tokenizer(options: TrainingOptions) -> PreTokenizer:
     from tokenizers import Regex, pre_tokenizers
 
     # A newline never merges with what follows: the template ends a prompt with one, and the ids of the prompt must not
@@ -108,11 +113,9 @@ def _without_tags(texts: Iterable[str]) -> Iterator[str]:
         yield from (part for part in _ANY_TAG.split(text) if part)
 
 
-def _unspecial(backend: object) -> object:
+def _unspecial(backend: Backend) -> Backend:
     # the trainer marks all of its special_tokens as special, whatever they say
-    from tokenizers import Tokenizer as Backend
-
-    parts = json.loads(backend.to_str())  # type: ignore[attr-defined]
+    parts = json.loads(backend.to_str())
     for token in parts["added_tokens"]:
         token["special"] = token["content"] in SPECIAL
-    return Backend.from_str(json.dumps(parts))
+    return type(backend).from_str(json.dumps(parts))

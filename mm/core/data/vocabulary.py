@@ -88,8 +88,8 @@ class TextStream:
 
     def push(self, *ids: int) -> str:
         """The text that these ids complete, often one character, sometimes none."""
-        return self._decoder.decode(b"".join(self._table[i] for i in ids if i not in self._hidden))
+        return str(self._decoder.decode(b"".join(self._table[i] for i in ids if i not in self._hidden)))
 
     def finish(self) -> str:
         """What still waits; a character that never became whole shows as U+FFFD."""
-        return self._decoder.decode(b"", final=True)
+        return str(self._decoder.decode(b"", final=True))

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
@@ -19,14 +17,17 @@ from mm.core.records import ConverterSpec
 from mm.core.training.conversion_rules import Rules
 from mm.core.training.foreign_files import read_tensors
 from mm.core.training.storage import whole_folder
-from mm.core.workspace import Workspace
+from mm.core.training.tensors import cast, compare, named_tensors
+from mm.core.workspace import Workspace, find_model, read_config
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from mm.core.data.tokenizer import Tokenizer
     from mm.core.training.models import LoadedModel
+
+__all__ = ["DTYPES", "NATIVE", "Converter", "Unsupported", "compare", "convert", "named_tensors", "reader"]
 
 NATIVE = "native"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -56,9 +57,8 @@ class Converter(ABC):
 
         Raises Unsupported, or CheckpointError naming the tensor that is missing, unexpected, misshapen or damaged.
         """
-        hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         try:
-            config = self.read_config(hf)
+            config = self.read_config(read_config(folder))
         except (Unsupported, ValueError) as error:
             raise Unsupported(f"{folder / 'config.json'}: {error}") from None
         try:
@@ -76,7 +76,7 @@ class Converter(ABC):
         config = self.write_config(loaded.config, loaded.tokenizer)
         own = named_tensors(loaded.model)
         dtype = dtype or next(iter(own.values())).dtype
-        state = _cast(self.rules(loaded.config).to_theirs(own), dtype)
+        state = cast(self.rules(loaded.config).to_theirs(own), dtype)
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
         with whole_folder(folder, index=False) as path:
             save_file(state, path / "model.safetensors", metadata={"format": "pt"})
@@ -96,16 +96,6 @@ class Converter(ABC):
         compare(expected, back)
 
 
-@attrs.frozen(kw_only=True)
-class Converted:
-    """What `convert` wrote: the format's name ("native" for our own), and whether it was chosen for the user."""
-
-    folder: Path
-    format: str
-    chosen: bool
-    dtype: str
-
-
 def convert(
     plugins: PluginManager,
     model: str,
@@ -115,28 +105,40 @@ def convert(
     *,
     force: bool = False,
     workspace: Workspace | None = None,
-) -> Converted:
-    """Write a model, a run's or a folder's, ours or foreign, in another format; everything happens on the CPU.
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Write a model, a run's or a folder's, ours or foreign, in another format; answers the folder. Needs no chip.
 
     `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold
-    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `force` replaces a model folder.
-    Raises UsageError, before anything is written, for what cannot be done.
+    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `force` replaces a model folder. `say`
+    is told what was chosen. Raises UsageError, before anything is written, for what cannot be done.
     """
     from mm.core.backend import Backend
-    from mm.core.training import models
+    from mm.core.training.models import load_model_folder
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: expected {', '.join(DTYPES)}.")
-    source = models.find_model(str(model), workspace or Workspace.here())
+    source = find_model(str(model), workspace or Workspace.here())
     folder = Path(out).resolve()
     _check_out(folder, source.resolve(), force)
-    loaded = models.load_model_folder(plugins, source, Backend())
-    name = to or _choose(plugins, loaded, foreign=models.read_config(source).get("model_type") != "mm")
+    loaded = load_model_folder(plugins, source, Backend())
+    name = to or _choose(plugins, loaded, read_config(source), say)
     if name == NATIVE:
         _write_native(plugins, loaded, folder, _torch_dtype(dtype))
     else:
         _accepting(plugins, loaded, name).write(loaded, folder, _torch_dtype(dtype))
-    return Converted(folder=folder, format=name, chosen=to is None, dtype=dtype or "fp32")
+    return folder
+
+
+def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:
+    """The converter that reads a foreign folder with this config.json. Raises UsageError when there is none."""
+    names = config.get("architectures") or [config.get("model_type", "?")]
+    specs = [spec for spec in plugins.specs("converter") if isinstance(spec, ConverterSpec)]
+    for spec in specs:
+        if set(names) & set(spec.reads):
+            return spec
+    known = sorted({name for spec in specs for name in spec.reads})
+    raise UsageError(f"{folder}: no converter reads {', '.join(names)}. Readable: {', '.join(known) or 'none'}.")
 
 
 def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) -> str:
@@ -152,36 +154,21 @@ def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) ->
     return ""
 
 
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state by name, detached; of tensors that are tied only the first name."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        found.setdefault(id(tensor), (name, tensor.detach()))
-    return dict(found.values())
-
-
 def generation_config(tokenizer: Tokenizer) -> dict[str, int]:
     """generation_config.json: without the end token's id there, engines generate for ever."""
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     return {name: index for name, index in ids.items() if index is not None}
 
 
-def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError naming the first tensor that is not bit for bit the expected one."""
-    import torch
-
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in expected or name not in found or not torch.equal(expected[name], found[name]):
-            raise CheckpointError(f"Tensor {name} did not come back as it was written; nothing was kept.")
-
-
-def _choose(plugins: PluginManager, loaded: LoadedModel, *, foreign: bool) -> str:
-    if foreign:
+def _choose(plugins: PluginManager, loaded: LoadedModel, config: Mapping[str, Any], say: Callable[[str], None]) -> str:
+    if config.get("model_type") != "mm":
+        say(f"--to {NATIVE}: {', '.join(config.get('architectures') or ())} into our own layout")
         return NATIVE
     able = _able(plugins, loaded)
     if len(able) != 1:
         found = f"these can hold it: {', '.join(able)}" if able else "no installed converter can hold it"
         raise UsageError(f"--to is needed: {found}; --to {NATIVE} copies it in our own layout.")
+    say(f"--to {able[0]}: the only format that can hold this model")
     return able[0]
 
 
@@ -206,7 +193,9 @@ def _write_native(plugins: PluginManager, loaded: LoadedModel, folder: Path, dty
     from mm.core.backend import Backend
     from mm.core.training.models import load_model_folder, save_model_folder
 
-    loaded.model.to(dtype=dtype)
+    if dtype:
+        cast(named_tensors(loaded.model), dtype)  # refuses what the type cannot hold
+        loaded.model.to(dtype=dtype)
     with whole_folder(folder) as path:
         save_model_folder(path, loaded)
         back = load_model_folder(plugins, path, Backend())
@@ -224,15 +213,6 @@ def _check_out(out: Path, source: Path, force: bool) -> None:
         raise UsageError(f"{out} is not empty: choose another folder, or pass --force to replace it.")
     if not (out / "config.json").exists():
         raise UsageError(f"{out} is not empty and is no model folder (no config.json): --force replaces only those.")
-
-
-def _cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    found = {}
-    for name, tensor in state.items():
-        found[name] = tensor.to("cpu", dtype).contiguous()
-        if not bool(found[name].isfinite().all()):
-            raise Unsupported(f"{name} has values that are not finite in {dtype}: choose another --dtype.")
-    return found
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:

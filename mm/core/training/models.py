@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,16 @@ from torch import nn
 
 from mm.core.backend import Backend
 from mm.core.data.tokenizer import Tokenizer
-from mm.core.errors import CheckpointError, UsageError, close_match
+from mm.core.errors import CheckpointError
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec, ConverterSpec
+from mm.core.records import ArchitectureSpec
+from mm.core.training.conversion import reader
 from mm.core.training.storage import INDEX, verify
-from mm.core.workspace import Workspace
+from mm.core.workspace import checkpoints, find_model, read_config, step_of
+
+__all__ = [
+    "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "new_model", "read_config", "save_model_folder", "step_of",
+]  # fmt: skip
 
 WEIGHTS = "model.safetensors"
 
@@ -54,37 +58,6 @@ def save_model_folder(folder: Path, loaded: LoadedModel) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder. Raises UsageError when there is none."""
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        raise UsageError(f"{folder} holds no model: it has no config.json.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-
-
-def find_model(text: str, workspace: Workspace) -> Path:
-    """The model folder that a run's name or a path means; a run without a finished model gives its newest checkpoint."""
-    path = Path(text)
-    if (path / "config.json").exists():
-        return path
-    run = next((r for r in workspace.runs() if r.name == text or r.path.resolve() == path.resolve()), None)
-    if run is None:
-        names = [r.name for r in workspace.runs()]
-        raise UsageError(f"No model at {text!r}: neither a run of this workspace nor a model folder.{close_match(text, names)}")
-    if (run.model / "config.json").exists():
-        return run.model
-    if found := checkpoints(run.checkpoints):
-        return found[-1]
-    raise UsageError(f"Run {run.name} has no model yet.")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, the oldest first."""
-    return sorted(folder.glob("step-*[0-9]")) if folder.is_dir() else []
-
-
 def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) -> LoadedModel:
     """A model from its own folder or, through the converter that reads it, from a foreign one; on the CPU, in float32.
 
@@ -113,29 +86,28 @@ def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) ->
 
 
 def _import_foreign(plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend) -> LoadedModel:
-    names = config.get("architectures") or [config.get("model_type", "?")]
-    specs = [s for s in plugins.specs("converter") if isinstance(s, ConverterSpec) and set(names) & set(s.reads)]
-    if not specs:
-        known = sorted({n for s in plugins.specs("converter") if isinstance(s, ConverterSpec) for n in s.reads})
-        raise UsageError(f"{folder}: no converter reads {', '.join(names)}. Readable: {', '.join(known) or 'none'}.")
-    spec = specs[0]
+    spec = reader(plugins, folder, config)
     model_config, state = plugins.load("converter", spec.name)().read(folder)
     model = plugins.load("architecture", spec.architecture)(model_config, backend.attention())
+    _fill(model, state, folder)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise CheckpointError(f"{folder}: {tokenizer.vocab_size} token ids, but an embedding of {model_config.vocab_size} rows.")
+    return LoadedModel(spec.architecture, model_config, model, tokenizer, folder)
+
+
+def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Load a state that holds tied tensors once, under any of their names."""
     incompatible = model.load_state_dict(state, strict=False)
-    missing = [n for n in incompatible.missing_keys if n != "lm_head.weight" or not model_config.tie_word_embeddings]
+    own = model.state_dict(keep_vars=True)
+    filled = {id(tensor) for name, tensor in own.items() if name in state}
+    missing = [name for name in incompatible.missing_keys if id(own[name]) not in filled]
     if missing or incompatible.unexpected_keys:
         raise CheckpointError(f"{folder}: missing {missing[:4]}, unexpected {incompatible.unexpected_keys[:4]}.")
-    return LoadedModel(spec.architecture, model_config, model, Tokenizer.load(folder), folder)
 
 
 def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
-    found = re.fullmatch(r"step-(\d+)", checkpoint.name)
-    return int(found.group(1)) if found else 0
 
 
 def freeze(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:

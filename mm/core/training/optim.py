@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mm.core.settings import TrainSettings
+from mm.core.training.muon import BatchedMuon
 
 
 def is_matrix(parameter: nn.Parameter, vocab_size: int) -> bool:
@@ -26,7 +27,7 @@ def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]
     matrices = [p for p in parameters if is_matrix(p, vocab_size)]
     others = [p for p in parameters if not is_matrix(p, vocab_size)]
     if settings.optimizer == "muon":
-        muon = torch.optim.Muon(
+        muon = BatchedMuon(
             matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         return [muon, _adamw([{"params": others, "weight_decay": 0.0}], settings, notes)]

@@ -18,8 +18,11 @@ class NextToken(Algorithm):
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """Sum over this pack's targets, divided by all targets of the step (1 where there are none)."""
-        total = self.models["policy"](
-            batch, head=lambda hidden, weight: linear_cross_entropy(hidden[batch.target_index], weight, batch.targets)
-        )
+
+        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+            # index_select: indexing with [] is 6 times as slow on a CPU, forward and backward
+            return linear_cross_entropy(hidden.index_select(0, batch.target_index), weight, batch.targets)
+
+        total = self.models["policy"](batch, head=head)
         nll = (total.detach(), float(batch.num_targets))
         return total / max(1.0, totals["targets"]), {"loss": nll, "nll": nll}

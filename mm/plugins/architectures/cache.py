@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 
 
 class KVCache:
-    """Per-layer `keys` and `values`, each [S, K, C, D]; `lengths` (host) and `positions_S` (device) hold the same."""
+    """Per-layer `keys` and `values`, each [S, K, C, D]; `lengths` (host) and `positions_S` (device) hold the same.
+
+    All of them are views of one tensor `store` [layers, 2, S, K, C, D]: one operator stores a token's key and value,
+    one copies a slot.
+    """
 
     def __init__(
         self, shape_SKCD: tuple[int, int, int, int], *, layers: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         # zeros, not empty: a masked position still enters a product, where a stray NaN would survive
-        make = lambda: torch.zeros(shape_SKCD, dtype=dtype, device=device)  # noqa: E731
-        self.keys = [make() for _ in range(layers)]
-        self.values = [make() for _ in range(layers)]
-        self.slots, _, self.capacity, _ = shape_SKCD
+        self.store = torch.zeros(layers, 2, *shape_SKCD, dtype=dtype, device=device)
+        self.layers = list(self.store.unbind())
+        self.keys = [layer[0] for layer in self.layers]
+        self.values = [layer[1] for layer in self.layers]
+        self.slots, self.kv_heads, self.capacity, _ = shape_SKCD
         self.lengths = [0] * self.slots
         self.positions_S = torch.zeros(self.slots, dtype=torch.long, device=device)
         self._index: tuple[tuple[int, ...], Tensor] = ((), self.positions_S[:0])
@@ -37,7 +42,7 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory of keys and values."""
-        return sum(x.nbytes for x in (*self.keys, *self.values))
+        return self.store.nbytes
 
     def at(self, slots: Sequence[int]) -> Slots:
         """Targets of a packed forward: slot n for document n. Raises ValueError when a slot is named twice."""
@@ -48,8 +53,7 @@ class KVCache:
     def copy(self, source: int, targets: Sequence[int]) -> None:
         """Give each target slot what `source` holds (one prefill shared by a group of samples)."""
         length, index = self.lengths[source], self.index(tuple(targets))
-        for tensor in (*self.keys, *self.values):
-            tensor[index, :, :length] = tensor[source, :, :length]
+        self.store[:, :, index, :, :length] = self.store[:, :, source, None, :, :length]
         self._set(tuple(targets), [length] * len(targets))
 
     def truncate(self, slots: Sequence[int], length: int = 0) -> None:
@@ -147,32 +151,39 @@ class Decode:
         self.slots_A = cache.index(slots)
         self.positions_A = cache.positions_S[self.slots_A]
         self.contiguous = slots == tuple(range(slots[0], slots[0] + len(slots)))
-        self.mask_A11C = None
-        if min(starts) + 1 < self.longest:
-            columns = torch.arange(self.longest, device=self.slots_A.device)
-            self.mask_A11C = (columns <= self.positions_A[:, None])[:, None, None]
+        self.mask_A11C = self._mask() if min(starts) + 1 < self.longest else None
 
     def attend(self, layer: int, q_AHD: Tensor, k_AKD: Tensor, v_AKD: Tensor, batch: None = None) -> Tensor:
         """Store one key and value for each slot, then attend to the slot's tokens -> o_AHD.
 
         The query heads that share a key head become rows of one small product: no head is repeated.
         """
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.slots_A, :, self.positions_A] = k_AKD.to(keys.dtype)
-        values[self.slots_A, :, self.positions_A] = v_AKD.to(values.dtype)
-        q_AKGD = q_AHD.to(keys.dtype).unflatten(1, (keys.shape[1], -1))
-        o_AKGD = F.scaled_dot_product_attention(q_AKGD, self._active(keys), self._active(values), self.mask_A11C)
-        return o_AKGD.flatten(1, 2).to(q_AHD.dtype)
+        kv_2SKCD = self.cache.layers[layer]
+        kv_2SKCD[:, self.slots_A, :, self.positions_A] = torch.stack((k_AKD, v_AKD), 1).to(kv_2SKCD.dtype)
+        keys, values = self._active(kv_2SKCD)
+        slots, heads, size = q_AHD.shape
+        q_AKGD = q_AHD.to(keys.dtype).view(slots, self.cache.kv_heads, -1, size)
+        o_AKGD = F.scaled_dot_product_attention(q_AKGD, keys, values, self.mask_A11C)
+        return o_AKGD.reshape(slots, heads, size).to(q_AHD.dtype)
 
     def commit(self) -> None:
         """Count the stored tokens, once every layer has run."""
         self.cache.step(self.slots)
 
-    def _active(self, tensor_SKCD: Tensor) -> Tensor:
-        read = tensor_SKCD[:, :, : self.longest]
+    def _mask(self) -> Tensor:
+        # added to the scores, in their type: a boolean mask would be turned into that again by every layer
+        device = self.slots_A.device
+        hidden_AC = torch.arange(self.longest, device=device) > self.positions_A[:, None]
+        mask_AC = torch.zeros(hidden_AC.shape, dtype=self.cache.store.dtype, device=device)
+        return mask_AC.masked_fill_(hidden_AC, -torch.inf)[:, None, None]
+
+    def _active(self, kv_2SKCD: Tensor) -> tuple[Tensor, Tensor]:
+        kv_2SKCD = kv_2SKCD[:, :, :, : self.longest]
         if self.contiguous:
-            return read[self.slots[0] : self.slots[0] + len(self.slots)]
-        return read.index_select(0, self.slots_A)
+            kv_2AKCD = kv_2SKCD.narrow(1, self.slots[0], len(self.slots))
+        else:
+            kv_2AKCD = kv_2SKCD.index_select(1, self.slots_A)
+        return kv_2AKCD[0], kv_2AKCD[1]
 
 
 def _attend_one(q_nHD: Tensor, k_KCD: Tensor, v_KCD: Tensor, mask_nC: Tensor) -> Tensor:

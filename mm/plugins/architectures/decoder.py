@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
+from mm.plugins.architectures.fast_decode import FastDecode
 from mm.plugins.architectures.layers import Block, RMSNorm
 from mm.plugins.architectures.rotary import Rotary
 
@@ -146,6 +147,10 @@ class Decoder(nn.Module):
         hidden_AE, _ = self.model(ids_A, step.positions_A, None, step.attend, cached=True)
         step.commit()
         return logits(hidden_AE, self.lm_head.weight)
+
+    def fast_decode(self) -> Callable[[Tensor, Sequence[int], KVCache], Tensor]:
+        """`decode` from a copy of the present weights that is laid out for it, for inference; twice as fast on a CPU."""
+        return FastDecode(self)
 
 
 def logits(hidden_TE: Tensor, weight_VE: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension (arXiv:1910.07467), computed in float32.
 
     `rounding` tells the two MiniMind generations apart and matters only where the weight is in half precision too:
-    "before" rounds to it before the product with the weight, "after" once at the end.
+    "before" rounds to it before the product with the weight, "after" once at the end. `normalise` is an attribute
+    that a chip may replace.
     """
 
     def __init__(self, size: int, eps: float, rounding: str = "after") -> None:
@@ -27,16 +28,21 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(Tensor(size))
         nn.init.ones_(self.weight)
         self.eps, self.rounding = eps, rounding
+        self.normalise = rms_norm
 
     def forward(self, x: Tensor) -> Tensor:
         """The type of `x` is kept."""
-        shape, weight = self.weight.shape, self.weight
-        if weight.dtype != x.dtype:
-            # autocast: float32 weights on a half-precision stream; the fused kernel takes no mixed types
-            return F.rms_norm(x.float(), shape, weight, self.eps).to(x.dtype)
-        if self.rounding == "after" or x.dtype.itemsize > 2:
-            return F.rms_norm(x, shape, weight, self.eps)
-        return weight * F.rms_norm(x, shape, None, self.eps)
+        return self.normalise(x, self.weight, self.eps, self.rounding)
+
+
+def rms_norm(x: Tensor, weight_E: Tensor, eps: float, rounding: str) -> Tensor:
+    """`RMSNorm` out of torch's own operators."""
+    if weight_E.dtype != x.dtype:
+        # autocast: float32 weights on a half-precision stream; the fused kernel takes no mixed types
+        return F.rms_norm(x.float(), weight_E.shape, weight_E, eps).to(x.dtype)
+    if rounding == "after" or x.dtype.itemsize > 2:
+        return F.rms_norm(x, weight_E.shape, weight_E, eps)
+    return weight_E * F.rms_norm(x, weight_E.shape, None, eps)
 
 
 class SelfAttention(nn.Module):

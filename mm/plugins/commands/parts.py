@@ -9,11 +9,14 @@ from typing import Any
 
 import click
 
+from mm.core.choices import choose
 from mm.core.errors import UsageError
 from mm.core.options import Option, options_of
+from mm.core.plugins import PluginManager
 from mm.core.resolve import Layer, Section, compose, environment_layer, select, unknown_option
 from mm.core.run import read_toml
 from mm.core.settings import Selection
+from mm.core.workspace import Workspace
 
 COMMAND_LINE = "command line"
 
@@ -23,20 +26,23 @@ class PartsCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's; an option that another part has is an error that says so."""
-        own = list(self.params)
         layers = [Layer(origin=COMMAND_LINE, values=peek(args), textual=True), *lower_layers(peek_config(args))]
-        selection = select(layers)
+        selection = likely_selection(ctx.obj, layers)
         sections = compose(ctx.obj, selection)
         ctx.meta["sections"] = sections
         ctx.meta["layers"] = layers[1:]
-        self.params = own + [click_option(option) for section in sections for option in section.options]
+        ctx.meta["params"] = [click_option(option) for section in sections for option in section.options]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             key = error.option_name.lstrip("-").replace("-", "_")
-            known = [o.removeprefix("--").replace("-", "_") for p in self.params for o in p.opts]
+            known = [o.removeprefix("--").replace("-", "_") for p in self.get_params(ctx) for o in p.opts]
             message, _ = unknown_option(ctx.obj, key, known, selection)
             raise UsageError(message) from None
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own, then the selected parts'; kept with the line, for the command object is shared."""
+        return [*super().get_params(ctx), *ctx.meta.get("params", ())]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then a section for each selected part."""
@@ -50,6 +56,14 @@ class PartsCommand(click.Command):
             title = titles.get(section.name) or section.name.replace(".", " ").capitalize()
             with formatter.section(title):
                 formatter.write_dl([r for o in section.options if (r := click_option(o).get_help_record(ctx))])
+
+
+def likely_selection(plugins: PluginManager, layers: list[Layer]) -> Selection:
+    """What the layers select, with what would be chosen for the user: a default architecture has options too."""
+    try:
+        return select([*layers, choose(plugins, layers, Workspace.here()).layer])
+    except UsageError:  # said where the run is resolved, once the line has been parsed
+        return select(layers)
 
 
 def given_layers(ctx: click.Context, values: dict[str, Any]) -> list[Layer]:

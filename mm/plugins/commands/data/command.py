@@ -35,8 +35,9 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
         makers = [spec.name for spec in plugins.specs("source") if _maker(plugins, spec.name) is not None]
         raise UsageError(f"Source {name!r} makes no files. Those that do: {', '.join(makers) or 'none'}.")
     folder = out or Path("data") / name
+    click.echo(f"{folder}:")
     for file, rows in source.make(folder, seed).items():  # type: ignore[attr-defined]
-        click.echo(f"{folder / file}  {rows} rows")
+        click.echo(f"  {file}  {rows} rows")
 
 
 @data.command()
@@ -44,23 +45,26 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
 @click.option("--row", "number", type=click.IntRange(min=1), default=1, show_default=True, help="Which row, counted from 1.")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
+@click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
 @click.pass_obj
-def show(plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int) -> None:
+def show(plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int, kind: str) -> None:
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned."""
     from rich.console import Console
 
-    from mm.core.data.sources import read_rows
+    from mm.core.data.sources import kinds_of, read_rows
     from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
 
-    found = next(islice(read_rows(plugins, file), number - 1, None), None)
+    kind = kind or next(iter(kinds_of(plugins, file)), "")
+    found = next(islice(read_rows(plugins, file, kind), number - 1, None), None)
     if found is None:
         raise UsageError(f"{file} has fewer than {number} rows.")
     position, row = found
     tokenizer = Tokenizer.load(folder or DEFAULT_FOLDER)
     encoded = row.encode(tokenizer, max_length)
+    units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
+    cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
+    click.echo(f"{position.path}:{position.line}  {row.kind} row, {units}{cut}")
     console = Console(highlight=False)
-    notes = f"{row.kind} row, {len(encoded.units)} units" + (", cut to --max-length" if encoded.truncated else "")
-    console.print(f"{position.path}:{position.line}  {notes}", markup=False)
     for unit in encoded.units:
         for sequence in unit:
             console.print(_table(tokenizer, sequence))

@@ -10,5 +10,7 @@ from mm.core.records import CommandSpec
 def mm_commands() -> Iterable[CommandSpec]:
     """The part."""
     yield CommandSpec(
-        name="tokenizer", summary="Train a tokenizer; look into one.", target="mm.plugins.commands.tokenizer.command:tokenizer"
+        name="tokenizer",
+        summary="Train a tokenizer; look into one.",
+        target="mm.plugins.commands.tokenizer.command:tokenizer",
     )

@@ -28,7 +28,7 @@ def tokenizer() -> None:
 @click.option("--split-digits/--merge-digits", default=True, show_default=True, help="Whether every digit stands alone.")
 @click.option("--split-han/--merge-han", default=True, show_default=True, help="Whether every Han character stands alone.")
 @click.option("--min-frequency", type=click.IntRange(min=1), default=2, show_default=True, help="Rarest pair to be merged.")
-@click.option("--template", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Chat template, by default ours.")
+@click.option("--template", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Chat template (Jinja) to use.")
 @click.option("--force", is_flag=True, help="Replace a tokenizer that is there.")
 @click.pass_obj
 def train(
@@ -41,9 +41,7 @@ def train(
     if (out / "tokenizer.json").exists() and not force:
         raise UsageError(f"{out} holds a tokenizer; models trained with it need it. Choose another --out, or pass --force.")
     source = template.read_text(encoding="utf-8") if template else None
-    options = TrainingOptions(
-        vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency
-    )
+    options = TrainingOptions(vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency)
     texts, held = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
     made = train_tokenizer(texts, options, source)
     made.save(out)
@@ -51,7 +49,8 @@ def train(
     if made.vocab_size < vocab_size:
         click.echo(f"The texts have too few pairs for --vocab-size {vocab_size} at --min-frequency {min_frequency}.")
     if held:
-        click.echo(f"{bytes_per_token(made, held):.2f} bytes per token on {len(held)} texts held out of {len(held) + len(texts)}")
+        fit = bytes_per_token(made, held)
+        click.echo(f"{fit:.2f} bytes per token on {len(held)} texts held out of {len(held) + len(texts)}")
 
 
 @tokenizer.command()
@@ -77,9 +76,9 @@ def show(text: str | None, folder: Path | None) -> None:
 
 def _rows(plugins: PluginManager, locator: str) -> Iterator[tuple[Position, Row]]:
     from mm.core.data.rows import ChatRow, TextRow
-    from mm.core.data.sources import find_source, read_rows
+    from mm.core.data.sources import kinds_of, read_rows
 
-    provided = find_source(plugins, locator).provides
+    provided = kinds_of(plugins, locator)
     # a built-in source is read for every kind that gives text; a file holds one kind, whichever it is
     for kind in [k for k in (TextRow.kind, ChatRow.kind) if k in provided] or [""]:
         yield from read_rows(plugins, locator, kind)

@@ -9,10 +9,11 @@ from mm.core.records import FormatSpec
 
 def recognise(row: Mapping[str, Any]) -> bool:
     """Whether the row is a conversation of turns with a role (ShareGPT's turns say `from` instead)."""
-    turns = row["conversations"] if "conversations" in row else row.get("messages", "absent")
-    if isinstance(turns, list) and turns and isinstance(turns[0], dict):
-        return "role" in turns[0] or "from" not in turns[0]
-    return turns != "absent"
+    if "conversations" not in row and "messages" not in row:
+        return False
+    turns = row.get("conversations", row.get("messages"))
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return not (isinstance(first, dict) and "from" in first and "role" not in first)
 
 
 @hookimpl

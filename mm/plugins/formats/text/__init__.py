@@ -16,5 +16,9 @@ def recognise(row: Mapping[str, Any]) -> bool:
 def mm_formats() -> Iterable[FormatSpec]:
     """The part."""
     yield FormatSpec(
-        name="text", summary='Documents: {"text": "..."}.', target="mm.plugins.formats.text.format:TextFormat", row="text", recognise=recognise
+        name="text",
+        summary='Documents: {"text": "..."}.',
+        target="mm.plugins.formats.text.format:TextFormat",
+        row="text",
+        recognise=recognise,
     )

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 from mm.core.contracts import Position, Source
 from mm.core.errors import DataError, UsageError, close_match
@@ -35,7 +35,7 @@ class Files(Source):
                 found.update(block)
         return found.hexdigest()
 
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> BinaryIO:
         path = Path(self.locator).expanduser()
         if not path.is_file():
             nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -43,15 +43,15 @@ class Files(Source):
             raise UsageError(f"{self.locator} {what}.{close_match(path.name, nearby)}")
         if not path.name.endswith(SUFFIXES):
             raise UsageError(f"{self.locator}: rows are read from {' and '.join(SUFFIXES)} files.")
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
-    def _lines(self, file: IO[bytes]) -> Iterator[bytes]:
+    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
         try:
             yield from file
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"cannot be read ({error})", self.locator) from error
 
-    def _read(self, file: IO[bytes]) -> bytes:
+    def _read(self, file: BinaryIO) -> bytes:
         try:
             return file.read(_BLOCK)
         except (OSError, EOFError, zlib.error) as error:

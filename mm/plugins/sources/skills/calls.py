@@ -1,11 +1,15 @@
 """Questions that need a tool: the call, the answer from its result, and episodes of one or two calls."""
 
+import json
 import random
+import re
 from collections.abc import Sequence
+from functools import cache
+from itertools import cycle, islice
 from typing import NamedTuple
 
 from mm.plugins.sources.skills.splits import HELD_OUT, LANGUAGES, by_hash, digest, halves, three_way
-from mm.plugins.sources.skills.tools import ARGUMENT, OUTCOMES, TOOLS, offer, outcome, run_tool
+from mm.plugins.sources.skills.tools import ARGUMENT, OUTCOMES, TOOLS, calculate, offer, outcome, run_tool
 from mm.plugins.sources.skills.turns import Case, Turn, answered, assistant, calling, user
 from mm.plugins.sources.skills.world import CITIES, SEARCHED, UNKNOWN_CITIES, UNKNOWN_TOPICS, Word
 
@@ -47,7 +51,7 @@ REPLIES = {
     "get_weather": {"zh": "{x}现在{r}度。", "en": "It is {r} degrees in {x}."},
     "get_time": {"zh": "{x}现在是{r}。", "en": "It is {r} in {x}."},
     "calculate": {"zh": "结果是{r}。", "en": "The result is {r}."},
-    "search": {"zh": "找到了：{r}。", "en": "I found: {r}."},
+    "search": {"zh": "找到{r}页{x}。", "en": "I found {r} pages on {x}."},
 }
 KNOWN: dict[str, tuple[Word, ...]] = {"get_weather": CITIES, "get_time": CITIES, "search": SEARCHED}
 UNKNOWN: dict[str, tuple[Word, ...]] = {
@@ -95,14 +99,17 @@ class Request(NamedTuple):
         return turns
 
 
-def expressions(low: int, high: int) -> list[str]:
-    """All `a+b`, `a-b`, `a*b` whose larger operand lies in `low..high`."""
+@cache
+def expressions(low: int, high: int) -> tuple[str, ...]:
+    """All `a+b`, `a-b`, `a*b` of positive numbers whose largest number, the result included, is in `low..high`."""
     numbers = range(1, high + 1)
-    return [f"{a}{operator}{b}" for a in numbers for b in numbers for operator in "+-*" if max(a, b) >= low]
+    every = [f"{a}{operator}{b}" for a in numbers for b in numbers for operator in "+-*"]
+    ranges = {x: (calculate(x), max(calculate(x), *map(int, re.findall(r"\d+", x)))) for x in every}
+    return tuple(x for x, (result, largest) in ranges.items() if result >= 0 and low <= largest <= high)
 
 
 def values(tool: str, language: str, known: bool) -> list[str]:
-    """What the tool can be asked about. Unknown expressions have an operand that training never has."""
+    """What the tool can be asked about. Unknown expressions have a number that training never has."""
     if tool == "calculate":
         every = expressions(1, 20) if known else expressions(21, 30)
         return [x for x in every if digest(x) % 2 == LANGUAGES.index(language)]
@@ -172,6 +179,12 @@ def answer_case(draw: random.Random, request: Request, held: bool) -> Case:
     return Case(suite, prompt, assistant(reply), {"equals": reply}, request.tool)
 
 
+def first_call(answer: Case) -> Case:
+    """A case of an answer, cut at its first call: training shows that too."""
+    (call,) = json.loads(answer.prompt[2]["tool_calls"])
+    return Case("tool", answer.prompt[:2], answer.prompt[2], {"call": call}, answer.group)
+
+
 def episode(draw: random.Random, request: Request) -> Case:
     """The question only: the calls are the model's to make, at moment 0, so that every run sees the same results."""
     prompt = [offer(draw, request.tool), user(request.text)]
@@ -180,15 +193,16 @@ def episode(draw: random.Random, request: Request) -> Case:
 
 
 def drawn(draw: random.Random, calls: int, count: int) -> list[Request]:
-    """Training questions, every tool equally often and its questions in turn."""
+    """Training questions, the tools and the questions of each in turn; sums twice as often, as no two are alike."""
     pools = {tool: draw.sample(pool, len(pool)) for tool, pool in requests("train", calls).items()}
-    return [pools[TOOLS[i % 4]][i // 4 % len(pools[TOOLS[i % 4]])] for i in range(count)]
+    turns = {tool: cycle(pool) for tool, pool in pools.items()}
+    return [next(turns[tool]) for tool in islice(cycle((*TOOLS, "calculate")), count)]
 
 
 def cases(draw: random.Random, single: int, double: int) -> list[Case]:
-    """Single calls, every other one of each tool with its answer, and double calls with theirs."""
+    """Single calls, three in four of each tool with their answer, and double calls with theirs."""
     rows = [
-        answer_case(draw, request, False) if i // 4 % 2 else call_case(draw, request)
+        answer_case(draw, request, False) if i // 5 % 4 else call_case(draw, request)
         for i, request in enumerate(drawn(draw, 1, single))
     ]
     return rows + [answer_case(draw, request, False) for request in drawn(draw, 2, double)]

@@ -88,7 +88,7 @@ def generate(seed: int = 0, people: int = 16, *, scale: float = 1.0) -> dict[str
         "prompts": verifiable.prompts(random.Random(f"{seed}/prompts"), scaled(1600, scale)),
         "agent": [agent_row(case) for case in episodes],
     }
-    trained = [*cases, *episodes]
+    trained = [*cases, *map(calls.first_call, (c for c in cases if c.suite == "tool_answer")), *episodes]
     for split in HELD_OUT:
         draw = random.Random(f"{seed}/{split}")
         data[split] = suites.items(draw, world, kept, trained, scaled(PASSES, scale), split)

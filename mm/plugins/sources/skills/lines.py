@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable
 
+from mm.plugins.sources.skills.splits import LANGUAGES
 from mm.plugins.sources.skills.tools import ARGUMENT
 from mm.plugins.sources.skills.turns import dumps
 from mm.plugins.sources.skills.world import (
@@ -25,16 +26,16 @@ NUMBERS = words(
     "十二 twelve, 十三 thirteen, 十四 fourteen, 十五 fifteen, 十六 sixteen, 十七 seventeen, 十八 eighteen"
 )
 COPIES = ('"{w}" = "{w}"', "{w} / {w}", "再说一遍：{w}。{w}。", "repeat {w}: {w}")
-ABOUT = (
-    ("{t}让人轻松。", "人们喜欢{t}。", "{t}的故事很多。", "这里有{t}的新闻。", "{t}很有意思。"),
-    (
+ABOUT = {
+    "zh": ("{t}让人轻松。", "人们喜欢{t}。", "这里有{t}的书。", "看看{t}的新闻。", "{t}很有意思。"),
+    "en": (
         "{T} helps you relax.",
         "People enjoy {t}.",
-        "There is a story about {t}.",
-        "Here is the {t} news.",
-        "{T} is good.",
+        "Here is a book on {t}.",
+        "See the {t} news.",
+        "Some like {t}.",
     ),
-)
+}
 
 
 def fresh_word(draw: random.Random) -> str:
@@ -69,21 +70,22 @@ def series_line(draw: random.Random) -> str:
 
 def topic_line(draw: random.Random) -> str:
     """Two sentences about one topic; what can be searched for is spoken of as often as a city is."""
-    topic = draw.choice(SEARCHED if draw.random() < 0.7 else TOPICS)
-    language = draw.randint(0, 1)
-    forms = draw.sample(ABOUT[language], 2)
-    return ("" if language == 0 else " ").join(
-        form.format(t=topic[language], T=topic[language].capitalize()) for form in forms
-    )
+    language = draw.choice(LANGUAGES)
+    topic = draw.choice(SEARCHED if draw.random() < 0.7 else TOPICS).said(language)
+    named = {"t": topic, "T": topic.capitalize()}
+    joint = "" if language == "zh" else " "
+    return joint.join(form.format(**named) for form in draw.sample(ABOUT[language], 2))
 
 
 def copied(draw: random.Random) -> str:
-    """What a line repeats: made-up words, characters, or a known city or topic."""
+    """What a line repeats: made-up words, characters, a sum, or a known city or topic."""
     kind = draw.random()
-    if kind < 0.4:
+    if kind < 0.35:
         return " ".join(fresh_word(draw) for _ in range(draw.randint(1, 3)))
-    if kind < 0.75:
+    if kind < 0.65:
         return characters(draw, CHARACTERS, 2, 4)
+    if kind < 0.8:
+        return f"{draw.randint(1, 20)}{draw.choice('+-*')}{draw.randint(1, 20)}"
     return draw.choice(draw.choice((ATTRIBUTES["city"], SEARCHED)))[draw.randint(0, 1)]
 
 

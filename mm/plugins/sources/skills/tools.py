@@ -15,12 +15,8 @@ DESCRIPTIONS = {
     "search": "search the web",
 }
 TOOLS = tuple(ARGUMENT)
-TITLES = {
-    "zh": ("入门", "指南", "历史", "故事", "新闻", "图片"),
-    "en": ("basics", "guide", "history", "story", "news", "photos"),
-}
 # How many results a value can have; a sum has one.
-OUTCOMES = {"get_weather": 40, "get_time": 24 * 60, "search": 6}
+OUTCOMES = {"get_weather": 40, "get_time": 24 * 60, "search": 40}
 LONGEST_EXPRESSION = 64
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,
@@ -118,16 +114,14 @@ def get_time(city: str, moment: int = 0) -> dict[str, object]:
 
 
 def search(query: str, moment: int = 0) -> dict[str, object]:
-    """The title of one page: the query and one of six words, in the query's own language."""
-    language = "en" if query.isascii() else "zh"
-    title = TITLES[language][outcome("search", query, moment, OUTCOMES["search"])]
-    return {"title": query + (" " if language == "en" else "") + title}
+    """How many pages there are, from 1 to 40: as easily read off a result as a temperature."""
+    return {"pages": 1 + outcome("search", query, moment, OUTCOMES["search"])}
 
 
 def run_tool(name: str, arguments: object, moment: int = 0) -> dict[str, object]:
     """The result of a call; a call that is wrong gives `{"error": ...}` as a real tool would, and never raises.
 
-    The same call gives the same result. Another `moment` gives another weather, time or title: training
+    The same call gives the same result. Another `moment` gives another weather, time or number of pages: training
     rows use many, so that a model has to read the result and cannot learn it by heart.
     """
     if name not in ARGUMENT:

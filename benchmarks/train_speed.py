@@ -1,0 +1,231 @@
+"""Real training tokens a second, optimizer step included, beside transformers' Llama of the same size.
+
+    python benchmarks/train_speed.py --task all --rounds 5
+
+Each row of the table runs in a process of its own, with its own settings and peak memory; the rounds go through the
+rows in turn, so that a busy machine slows all of them, and ratios are ratios of medians. Baselines: (a) documents
+padded to the task's length, float32, AdamW as torch makes it; (b) the same under bfloat16 autocast with fused AdamW.
+Neither is given an attention mask (right padding needs none), which lets both use torch's causal kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+# documents a step, padded length, fill, whether only the second half of each document is learned
+TASKS = {
+    "pretrain": (8, 340, 0.74, False),
+    "sft340": (8, 340, 0.47, True),
+    "sft512": (8, 512, 0.36, True),
+    "short": (32, 64, 0.60, False),
+}
+ROWS = {
+    "a": "(a) transformers, padded, float32",
+    "b": "(b) transformers, padded, bf16, fused AdamW",
+    "eager": "mm",
+    "compiled": "mm --compile",
+}
+STEPS = 2
+
+
+def lengths(task: str, seed: int) -> list[int]:
+    """Document lengths of one step: spread evenly over u ** (1 / fill - 1), whose mean is the fill."""
+    count, longest, fill, _ = TASKS[task]
+    draw = random.Random(seed)
+    drawn = [max(2, round(longest * ((i + draw.random()) / count) ** (1 / fill - 1))) for i in range(count)]
+    draw.shuffle(drawn)
+    return drawn
+
+
+def documents(task: str, seed: int, vocab_size: int) -> list[tuple[Any, Any]]:
+    """(ids, learned positions) of one step's documents."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for length in lengths(task, seed):
+        learned = torch.arange(length) >= (length // 2 if TASKS[task][3] else 0)
+        found.append((torch.randint(vocab_size, (length,), generator=generator), learned))
+    return found
+
+
+# ---- the rows, each in its own process
+
+
+def padded(args: argparse.Namespace) -> Callable[[int], int]:
+    """A step of transformers' Llama on padded documents."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = dense_config(args)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.ffn_size,
+            num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads, tie_word_embeddings=True, attn_implementation="sdpa",
+        )  # fmt: skip
+    ).train()
+    tuned = args.worker == "b"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, **({"fused": True} if tuned else {}))
+
+    def step(seed: int) -> int:
+        rows = documents(args.task, seed, config.vocab_size)
+        ids = torch.zeros(len(rows), TASKS[args.task][1], dtype=torch.long)
+        labels = torch.full_like(ids, -100)
+        for row, (tokens, learned) in enumerate(rows):
+            ids[row, : len(tokens)] = tokens
+            labels[row, : len(tokens)] = tokens.where(learned, -100)
+        with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return sum(len(tokens) for tokens, _ in rows)
+
+    return step
+
+
+def packed(args: argparse.Namespace) -> Callable[[int], int]:
+    """A step of our Trainer: packs, next-token loss, clipping, optimizer."""
+    from mm.backends.cpu.backend import CpuBackend
+    from mm.core.settings import TrainSettings
+    from mm.core.training.batch import Tokens, Unit
+    from mm.core.training.distributed import World
+    from mm.core.training.roles import Role
+    from mm.core.training.trainer import Trainer
+    from mm.plugins.algorithms.next_token import NextToken
+    from mm.plugins.architectures.dense.model import Dense
+
+    backend, config = CpuBackend(), dense_config(args)
+    backend.setup()
+    model = Dense(config, backend.attention())
+    backend.fuse(model)
+    declined = backend.compile(model) if args.worker == "compiled" else None
+    if declined:
+        raise SystemExit(declined)
+    roles = {"policy": Role("policy", model, trainable=True)}
+    trainer = Trainer(
+        settings=TrainSettings(max_steps=10**6, optimizer=args.optimizer), backend=backend, world=World(), roles=roles,
+        algorithm=NextToken(None, roles, None), feed=None, callbacks=[], save=print, evaluate=lambda _: {},
+    )  # fmt: skip
+
+    def step(seed: int) -> int:
+        rows = documents(args.task, seed, config.vocab_size)
+        trainer.train_step([Unit((Tokens(ids, {"learn": learned}),)) for ids, learned in rows])
+        if math.isnan(trainer.meter.read(trainer.world)["loss"]):
+            raise SystemExit("the loss is not a number")
+        return sum(len(ids) for ids, _ in rows)
+
+    return step
+
+
+def dense_config(args: argparse.Namespace) -> Any:
+    """The preset's sizes."""
+    from mm.plugins.architectures.dense import PRESETS, DenseConfig
+
+    return DenseConfig(**PRESETS[args.preset])
+
+
+def work(args: argparse.Namespace) -> None:
+    """Answer each line of standard input, a round's number, with the measured round."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    step = (padded if args.worker in "ab" else packed)(args)
+    before = peak_bytes()
+    for line in sys.stdin:
+        wall, cpu, tokens = time.perf_counter(), time.process_time(), 0
+        for index in range(STEPS):
+            tokens += step(int(line) * STEPS + index)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        print(json.dumps({"tokens": tokens, "wall": wall, "cpu": cpu, "peak": peak_bytes() - before}), flush=True)
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# ---- the table
+
+
+def measure(args: argparse.Namespace, task: str) -> dict[str, list[dict[str, float]]]:
+    """Rounds of every row, in turn; the first round, which builds kernels, is kept apart as index 0."""
+    workers = {row: start(args, task, row) for row in args.rows}
+    found: dict[str, list[dict[str, float]]] = {row: [] for row in workers}
+    for number in range(args.rounds + 2):
+        for row, worker in workers.items():
+            found[row].append(ask(worker, number))
+    for worker in workers.values():
+        worker.communicate()
+    return found
+
+
+def start(args: argparse.Namespace, task: str, row: str) -> subprocess.Popen[str]:
+    """A row's process."""
+    options = {"worker": row, "task": task, "threads": args.threads, "preset": args.preset, "optimizer": args.optimizer}
+    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(worker: subprocess.Popen[str], number: int) -> dict[str, float]:
+    """One round of a worker."""
+    assert worker.stdin and worker.stdout
+    print(number, file=worker.stdin, flush=True)
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"a worker ended early: {worker.args!r}")
+    answer: dict[str, float] = json.loads(line)
+    return answer
+
+
+def report(task: str, found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    """The table's lines. Two rounds are warm-up: kernels are built in the first, allocators settle in the second."""
+    count, longest, _, half = TASKS[task]
+    tokens = sum(r["tokens"] for r in next(iter(found.values()))[2:]) / len(next(iter(found.values()))[2:])
+    yield f"{task}: {count} documents x {longest}, fill {tokens / STEPS / count / longest:.2f}" + ", half learned" * half
+    speeds = {row: statistics.median(r["tokens"] / r["wall"] for r in rounds[2:]) for row, rounds in found.items()}
+    cpu = {row: statistics.median(r["tokens"] / r["cpu"] for r in rounds[2:]) for row, rounds in found.items()}
+    yield "| row | real tokens/s | to (a) | to (b) | per CPU second, to (a) | peak, MiB | first steps, s |"
+    yield "|---|---|---|---|---|---|---|"
+    for row, rounds in found.items():
+        ratios = [f"{table[row] / table[b]:.2f}" if b in table else "" for table, b in ((speeds, "a"), (speeds, "b"), (cpu, "a"))]
+        peak, first = rounds[-1]["peak"] / 2**20, rounds[0]["wall"]
+        yield f"| {ROWS[row]} | {speeds[row]:.0f} | {' | '.join(ratios)} | {peak:.0f} | {first:.1f} |"
+
+
+def main() -> None:
+    """Parse the command line; print a table for each task."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--preset", default="minimind2-small")
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="of our rows")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--worker", choices=list(ROWS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return work(args)
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
+    print(f"python {platform.python_version()}, {versions}, {args.preset}, {args.threads} threads, {args.rounds} rounds\n")
+    for task in [t for t in TASKS if t != "short"] if args.task == "all" else [args.task]:
+        print("\n".join(report(task, measure(args, task))) + "\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""What the Llama-like formats share: the decoder's tensors, its sizes, and the rotary settings in both spellings.
+
+transformers 5 writes `rope_parameters` and `dtype`, which version 4 reads wrongly without a word (theta 10000). Both are
+read here; what is written is the style of version 4, which every version and every engine reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mm.core.training.conversion import Unsupported
+from mm.core.training.conversion_rules import Rule, Rules
+
+if TYPE_CHECKING:
+    from mm.core.data.tokenizer import Tokenizer
+    from mm.plugins.architectures.dense import DenseConfig
+
+_LAYER = "model.layers.{layer}."
+_SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings",
+)  # fmt: skip
+# settings that change what a model computes and that ours has only with this value, with what they default to
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "partial_rotary_factor": (1, None),
+    "quantization_config": (None,),
+}
+_YARN_NEUTRAL: dict[str, tuple[Any, ...]] = {"mscale": (None,), "mscale_all_dim": (None,), "truncate": (True, None)}
+
+
+def decoder_rules(config: DenseConfig) -> Rules:
+    """The whole table of a dense decoder; the q/k norms where the config has them."""
+    tied = config.tie_word_embeddings
+    head = () if tied else (_same("lm_head.weight", config.vocab_size, config.hidden_size),)
+    return Rules(
+        rules=(*trunk_rules(config), *feed_forward_rules(config), *head),
+        counts={"layer": config.num_hidden_layers},
+        repeats={"lm_head.weight": "model.embed_tokens.weight"} if tied else {},
+        derived=(_LAYER + "self_attn.rotary_emb.inv_freq",),
+    )
+
+
+def trunk_rules(config: DenseConfig) -> tuple[Rule, ...]:
+    """Embedding, attention and norms."""
+    hidden, size = config.hidden_size, config.head_size
+    queries, keys = config.num_attention_heads * size, config.num_key_value_heads * size
+    names = ("q_norm", "k_norm") if config.qk_norm else ()
+    return (
+        _same("model.embed_tokens.weight", config.vocab_size, hidden),
+        _same("model.norm.weight", hidden),
+        _same(_LAYER + "input_layernorm.weight", hidden),
+        _same(_LAYER + "post_attention_layernorm.weight", hidden),
+        _same(_LAYER + "self_attn.q_proj.weight", queries, hidden),
+        _same(_LAYER + "self_attn.k_proj.weight", keys, hidden),
+        _same(_LAYER + "self_attn.v_proj.weight", keys, hidden),
+        _same(_LAYER + "self_attn.o_proj.weight", hidden, queries),
+        *(_same(f"{_LAYER}self_attn.{name}.weight", size) for name in names),
+    )
+
+
+def feed_forward_rules(config: DenseConfig) -> tuple[Rule, ...]:
+    """A SwiGLU in every layer."""
+    hidden, inner = config.hidden_size, config.ffn_size
+    return (
+        _same(_LAYER + "mlp.gate_proj.weight", inner, hidden),
+        _same(_LAYER + "mlp.up_proj.weight", inner, hidden),
+        _same(_LAYER + "mlp.down_proj.weight", hidden, inner),
+    )
+
+
+def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a decoder's config from a config.json. Raises Unsupported for what ours does not compute."""
+    only(hf, _NEUTRAL)
+    if missing := [name for name in _SIZES if hf.get(name) is None]:
+        raise Unsupported(f"it does not say {missing[0]}.")
+    return {
+        **{name: hf[name] for name in _SIZES},
+        "num_key_value_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
+        "head_dim": hf.get("head_dim"),
+        "rms_norm_eps": hf.get("rms_norm_eps", 1e-6),
+        "tie_word_embeddings": hf.get("tie_word_embeddings", False),
+        # the rounding of transformers' norms; it shows in half precision only
+        "norm_rounding": "before",
+        **_read_rope(hf),
+    }
+
+
+def write_decoder(config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """config.json of a decoder, without the names of the class. Raises UsageError when the tokenizer has no end token."""
+    return {
+        **{name: getattr(config, name) for name in _SIZES},
+        "intermediate_size": config.ffn_size,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": float(config.rope_theta),
+        "rope_scaling": _write_rope(config),
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+
+
+def only(settings: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise Unsupported for the first setting that is given with a value other than these; the first is shown."""
+    for name, values in neutral.items():
+        if name in settings and settings[name] not in values:
+            raise Unsupported(f"{name} is {settings[name]!r}; only {values[0]!r} can be read.")
+
+
+def _same(name: str, *shape: int) -> Rule:
+    return Rule(name, name, shape)
+
+
+def _read_rope(hf: Mapping[str, Any]) -> dict[str, Any]:
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "yarn") or any(isinstance(value, Mapping) for value in rope.values()):
+        shown = "one for each kind of layer" if kind == "default" else repr(kind)
+        raise Unsupported(f"the rotary scaling is {shown}; only 'default' and 'yarn' can be read.")
+    only(rope, _NEUTRAL)
+    if kind == "default":
+        return {"rope_theta": theta}
+    return {"rope_theta": theta, **_read_yarn(rope, hf["max_position_embeddings"])}
+
+
+def _read_yarn(rope: Mapping[str, Any], positions: int) -> dict[str, Any]:
+    only(rope, _YARN_NEUTRAL)
+    factor = rope.get("factor")
+    if factor is None:
+        raise Unsupported("YaRN's factor is missing.")
+    # without it, transformers scales cosine and sine by 0.1 * ln(factor) + 1, which ours does not
+    scale = rope.get("attention_factor") or (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
+    if scale != 1:
+        raise Unsupported(f"YaRN's attention_factor is {scale:.4g}; only 1.0 can be read.")
+    return {
+        "rope_scaling_factor": float(factor),
+        "rope_original_positions": rope.get("original_max_position_embeddings") or positions,
+        "rope_beta_fast": float(rope.get("beta_fast") or 32.0),
+        "rope_beta_slow": float(rope.get("beta_slow") or 1.0),
+    }
+
+
+def _write_rope(config: DenseConfig) -> dict[str, Any] | None:
+    if config.rope_scaling_factor is None:
+        return None
+    return {
+        "rope_type": "yarn",
+        "factor": config.rope_scaling_factor,
+        "original_max_position_embeddings": config.rope_original_positions,
+        "beta_fast": config.rope_beta_fast,
+        "beta_slow": config.rope_beta_slow,
+        "attention_factor": 1.0,
+    }

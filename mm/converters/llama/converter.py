@@ -1,0 +1,40 @@
+"""The dense decoder without q/k norm as LlamaForCausalLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mm.converters.decoder_rules import decoder_rules, read_decoder, write_decoder
+from mm.core.training.conversion import Converter, Unsupported
+from mm.plugins.architectures.dense import DenseConfig
+
+if TYPE_CHECKING:
+    from mm.core.data.tokenizer import Tokenizer
+    from mm.core.training.conversion_rules import Rules
+
+
+class Llama(Converter):
+    """LlamaForCausalLM."""
+
+    def rules(self, config: DenseConfig) -> Rules:
+        """The decoder's table."""
+        return decoder_rules(config)
+
+    def read_config(self, hf: Mapping[str, Any]) -> DenseConfig:
+        """A config without q/k norm."""
+        return DenseConfig(**read_decoder(hf), qk_norm=False)
+
+    def write_config(self, config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+        """config.json; Llama has no q/k norm, and transformers 5 wants its width to be a multiple of the heads."""
+        if config.qk_norm:
+            raise Unsupported("the format has no q/k norm.")
+        if config.hidden_size % config.num_attention_heads:
+            raise Unsupported(f"hidden_size must be a multiple of num_attention_heads={config.num_attention_heads}.")
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            **write_decoder(config, tokenizer),
+            "mlp_bias": False,
+            "pretraining_tp": 1,
+        }

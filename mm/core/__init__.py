@@ -1,0 +1,1 @@
+"""The core: it knows kinds of parts, never members."""

@@ -1,0 +1,186 @@
+"""`mm run`: stages in the order of what they need and give, each skipped while its inputs and output stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.contracts import Stage, StageResult
+from mm.core.errors import UsageError, close_match
+from mm.core.plugins import PluginManager
+from mm.core.records import StageSpec
+from mm.core.resolve import Layer
+from mm.core.workspace import Workspace, write_text
+
+Say = Callable[[str], None]
+
+
+@attrs.define
+class Outcome:
+    """How one stage went: "done", "up to date", or "planned"."""
+
+    stage: str
+    state: str
+    seconds: float
+    summary: str
+
+
+def run_stages(
+    plugins: PluginManager,
+    names: Sequence[str],
+    workspace: Workspace,
+    layers: Sequence[Layer],
+    *,
+    force: bool,
+    dry_run: bool,
+    say: Say,
+    report: Callable[[list[Outcome]], None] | None = None,
+) -> dict[str, Path]:
+    """Run the named stages and presets; answers the artifacts by name.
+
+    In the layers bare options go to every stage that has them, `STAGE_option` to that stage. Raises UsageError for an
+    unknown stage or option, and for a stage whose needs no stage has given. `report` gets the outcomes, also when a
+    stage fails.
+    """
+    specs = ordered(expand(plugins, names))
+    _check_options(specs, plugins, layers)
+    kinds: list[type[Stage]] = [plugins.load("stage", spec.name) for spec in specs]
+    stages = [
+        kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.keys(spec, plugins)) for layer in layers], say)
+        for spec, kind in zip(specs, kinds, strict=True)
+    ]
+    ledger = Ledger(workspace.cache / "stages.json")
+    artifacts = ledger.artifacts()
+    outcomes: list[Outcome] = []
+    try:
+        for stage in stages:
+            outcomes.append(Outcome(stage.spec.name, "failed", 0.0, ""))
+            outcomes[-1] = _run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say)
+    finally:
+        if report:
+            report(outcomes)
+    return artifacts
+
+
+def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
+    """The stages that names, aliases and presets mean, each once. Raises UsageError with close matches."""
+    known = [s for s in plugins.specs("stage") if isinstance(s, StageSpec)]
+    presets = {preset for spec in known for preset in spec.presets}
+    found: dict[str, StageSpec] = {}
+    for name in names:
+        matching = [s for s in known if name == s.name or name in s.aliases] or [s for s in known if name in s.presets]
+        if not matching:
+            plugins_know = [s.name for s in known] + sorted(presets)
+            raise UsageError(
+                f"Unknown stage {name!r}.{close_match(name, plugins_know)} "
+                f"Stages: {', '.join(s.name for s in known)}. Presets: {', '.join(sorted(presets))}."
+            )
+        found.update({s.name: s for s in matching})
+    return list(found.values())
+
+
+def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
+    """Stages after those that give what they need. Raises UsageError when they need each other in a circle."""
+    given_by = {artifact: spec.name for spec in specs for artifact in spec.gives}
+    waiting, done = list(specs), []
+    while waiting:
+        names = {s.name for s in waiting}
+        ready = [s for s in waiting if not any(given_by.get(n) in names - {s.name} for n in s.needs)]
+        if not ready:
+            raise UsageError(f"The stages {', '.join(sorted(names))} need each other.")
+        done.append(ready[0])
+        waiting.remove(ready[0])
+    return done
+
+
+@attrs.define
+class Ledger:
+    """What each stage gave, and from which inputs: one small file, safe to delete."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """stage -> {inputs, artifacts}."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}  # type: ignore[no-any-return]
+
+    def artifacts(self) -> dict[str, Path]:
+        """Every artifact that still exists."""
+        found = {n: Path(p) for entry in self.read().values() for n, p in entry["artifacts"].items()}
+        return {name: path for name, path in found.items() if path.exists()}
+
+    def current(self, stage: str, inputs: str) -> dict[str, Path] | None:
+        """The artifacts of a stage that has run on these inputs and whose output stands, or None."""
+        entry = self.read().get(stage)
+        if entry is None or entry["inputs"] != inputs:
+            return None
+        found = {name: Path(path) for name, path in entry["artifacts"].items()}
+        return found if all(path.exists() for path in found.values()) else None
+
+    def write(self, stage: str, inputs: str, result: StageResult) -> None:
+        """Remember what a stage gave."""
+        entry = {"inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}, "summary": result.summary}
+        write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
+
+
+def _run_one(
+    stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force: bool, dry_run: bool, say: Say
+) -> Outcome:
+    spec = stage.spec
+    missing = [need for need in spec.needs if need not in artifacts]
+    if missing and not dry_run:
+        givers = [s.name for s in stage.plugins.specs("stage") if isinstance(s, StageSpec) and missing[0] in s.gives]
+        raise UsageError(f"Stage {spec.name} needs {missing[0]}: run 'mm run {' or '.join(givers) or missing[0]}' first.")
+    if dry_run:
+        say(f"[{spec.name}] {stage.plan(artifacts)}")
+        return Outcome(spec.name, "planned", 0.0, "")
+    inputs = _digest(stage.inputs(artifacts))
+    standing = None if force else ledger.current(spec.name, inputs)
+    if standing is not None:
+        artifacts.update(standing)
+        summary = ledger.read()[spec.name]["summary"]
+        say(f"[{spec.name}] up to date")
+        return Outcome(spec.name, "up to date", 0.0, summary)
+    say(f"[{spec.name}]")
+    started = time.monotonic()
+    result = stage.run(artifacts)
+    ledger.write(spec.name, inputs, result)
+    artifacts.update(result.artifacts)
+    return Outcome(spec.name, "done", time.monotonic() - started, result.summary)
+
+
+def _for_stage(layer: Layer, spec: StageSpec, keys: set[str]) -> Layer:
+    """A layer's options for one stage: bare ones that it has, over which its own (`sft_epochs`) stand."""
+    prefix = _prefix(spec.name)
+    bare = {k: v for k, v in layer.values.items() if k in keys}
+    own = {k.removeprefix(prefix): v for k, v in layer.values.items() if k.startswith(prefix)}
+    return attrs.evolve(layer, values={**bare, **{k: v for k, v in own.items() if k in keys}})
+
+
+def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
+    """Every option must be taken by a stage that is named; a file may also have tables for stages that are not."""
+    bare, own = set[str](), set[str]()
+    for spec in specs:
+        keys = plugins.load("stage", spec.name).keys(spec, plugins)
+        bare |= keys
+        own |= {_prefix(spec.name) + key for key in keys}
+    others = tuple(_prefix(s.name) for s in plugins.specs("stage") if s not in specs)
+    for layer in layers:
+        for key in layer.values.keys() - bare - own:
+            if layer.textual or not key.startswith(others):
+                flag = "--" + key.replace("_", "-")
+                near = close_match(flag, ["--" + k.replace("_", "-") for k in (*bare, *own)])
+                raise UsageError(f"No such option: {flag} for the stages {', '.join(s.name for s in specs)}.{near}")
+
+
+def _prefix(stage: str) -> str:
+    return stage.replace("-", "_") + "_"
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,240 @@
+"""Text in, text out: a loaded model with its tokenizer and an engine. What `mm.load` returns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any, overload
+
+import attrs
+import torch
+
+from mm.core.backend import Backend
+from mm.core.choices import choose_backend
+from mm.core.contracts import Engine, Request, Sampling
+from mm.core.data.messages import Message
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
+from mm.core.records import EngineSpec
+from mm.core.resolve import backend_name
+from mm.core.training.conversion import DTYPES
+from mm.core.training.models import LoadedModel, find_model, freeze, load_model_folder
+from mm.core.training.session import open_backend
+from mm.core.workspace import Workspace
+
+Messages = Sequence[Message | Mapping[str, Any]]
+Prompt = str | Messages
+OnText = Callable[[str], None]
+_THINK, _ANSWER = "<think>\n", "</think>"
+
+
+@attrs.frozen(kw_only=True)
+class Generation:
+    """What was generated for one prompt: `text` without special tokens, `ids` with the one that ended it, `logprobs`
+    as `Completion` documents them, `finish_reason` "stop" or "length". `seconds` run from the call to the last token,
+    so they include reading the prompt and, in a batch, the company's share."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    prompt_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens a second."""
+        return len(self.ids) / self.seconds if self.seconds else 0.0
+
+
+class _Stopped(Exception):
+    """Raised inside a generation whose stream nobody reads any more."""
+
+
+class TextModel:
+    """A model that answers. `loaded` is the model with its config and tokenizer, `engine` what generates; calls from
+    several threads wait for each other."""
+
+    def __init__(self, plugins: PluginManager, loaded: LoadedModel, backend: Backend, name: str) -> None:
+        self.loaded, self.backend = loaded, backend
+        self._plugins, self._name = plugins, name
+        self._engines: dict[str, Engine] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """The first engine that runs on this backend."""
+        return self.engine_named(None)
+
+    def engine_named(self, name: str | None) -> Engine:
+        """The engine of that name, built at first use. Raises UsageError when it does not run on this backend."""
+        spec = choose_engine(self._plugins, self._name, name)
+        if spec.name not in self._engines:
+            config = spec.config() if spec.config else None
+            build = self._plugins.load("engine", spec.name)
+            self._engines[spec.name] = build(config, self.loaded.model, self.backend)
+        return self._engines[spec.name]
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[Any], **options: Any) -> Any: ...
+    def generate(  # type: ignore[misc]
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        top_k: int = 0,
+        seed: int = 0,
+        thinking: bool | None = None,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        engine: str | None = None,
+        on_text: OnText | None = None,
+    ) -> Generation | list[Generation]:
+        """Answer a prompt, or each prompt of a list; the result is a Generation, or a list of them.
+
+        A prompt is a text (one user turn; with `raw` the beginning of a document to be continued) or a list of
+        messages. `thinking` is that of the chat template. `on_text` is called with the text of a single prompt as it
+        appears. Raises UsageError for a prompt that is too long, settings out of range, a missing chat template.
+        """
+        batch, prompts = _as_batch(prompt)
+        if batch and on_text is not None:
+            raise UsageError("on_text streams one prompt, not a list of them.")
+        tokenizer, sampling = self.loaded.tokenizer, Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+        requests = [
+            Request(
+                ids=tuple(self._encode(one, raw, thinking, tools)), max_new_tokens=max_new_tokens, sampling=sampling,
+                stop=tuple({tokenizer.eos_id, tokenizer.pad_id}), key=(seed, index),
+            )
+            for index, one in enumerate(prompts)
+        ]  # fmt: skip
+        with self._lock:
+            found = self._complete(self.engine_named(engine), requests, on_text)
+        return found if batch else found[0]
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """The text of `generate(prompt, **options)` piece by piece; closing the iterator ends the generation."""
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        closed = threading.Event()
+
+        def tell(text: str) -> None:
+            if closed.is_set():
+                raise _Stopped
+            pieces.put(text)
+
+        def work() -> None:
+            try:
+                self.generate(prompt, on_text=tell, **options)
+                pieces.put(None)
+            except BaseException as error:
+                pieces.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            closed.set()
+            thread.join()
+
+    def _encode(
+        self, prompt: Prompt, raw: bool, thinking: bool | None, tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
+        tokenizer = self.loaded.tokenizer
+        if raw:
+            if not isinstance(prompt, str):
+                raise UsageError("A raw prompt is a text, not a conversation.")
+            begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+            return begin + tokenizer.encode(prompt, plain=True)
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        return tokenizer.encode_prompt(messages, tools, thinking=thinking)
+
+    def _complete(self, engine: Engine, requests: list[Request], on_text: OnText | None) -> list[Generation]:
+        streams = [self.loaded.tokenizer.stream() for _ in requests]
+        texts: list[list[str]] = [[] for _ in requests]
+        start = time.perf_counter()
+        ends = [start] * len(requests)
+
+        def add(index: int, text: str) -> None:
+            texts[index].append(text)
+            if on_text is not None and text:
+                on_text(text)
+
+        def take(index: int, token: int, logprob: float) -> None:
+            ends[index] = time.perf_counter()
+            add(index, streams[index].push(token))
+
+        completions = engine.generate(requests, on_token=take)
+        for index, stream in enumerate(streams):
+            add(index, stream.finish())
+        return [
+            Generation(
+                text="".join(text), ids=c.ids, logprobs=c.logprobs, finish_reason=c.finish_reason,
+                prompt_tokens=len(request.ids), seconds=end - start,
+            )
+            for text, c, request, end in zip(texts, completions, requests, ends, strict=True)
+        ]  # fmt: skip
+
+
+def load(
+    plugins: PluginManager, text: str, workspace: Workspace, backend: str = "auto", dtype: str = "auto"
+) -> TextModel:
+    """A run's model or a model folder, frozen on the backend's device in `dtype` ("auto": the backend's default).
+
+    Raises UsageError for a model, backend or type that is not there, CheckpointError for damaged files.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
+    name, _ = choose_backend(plugins, backend)
+    chip = open_backend(plugins, name)
+    loaded = load_model_folder(plugins, find_model(text, workspace), chip)
+    kind = getattr(torch, DTYPES[chip.default_dtype() if dtype == "auto" else dtype])
+    freeze(loaded.model, chip.device(), kind)
+    chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
+    return TextModel(plugins, loaded, chip, name)
+
+
+def choose_engine(plugins: PluginManager, backend: str, name: str | None = None) -> EngineSpec:
+    """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
+    chip = backend_name(backend)[0]
+    specs = [s for s in plugins.specs("engine") if isinstance(s, EngineSpec)]
+    if name is not None:
+        spec = plugins.get("engine", name)
+        assert isinstance(spec, EngineSpec)
+        specs = [spec]
+    usable = [s for s in specs if not s.backends or chip in s.backends]
+    if not usable:
+        why = f"engine {name!r} runs on {', '.join(specs[0].backends)}" if name else "no installed engine does"
+        raise UsageError(f"Nothing generates on backend {chip}: {why}.")
+    return usable[0]
+
+
+def answer(text: str, thinking: bool | None = None) -> Message:
+    """The assistant's turn for the history of a conversation, its reasoning apart from what it says.
+
+    `thinking` is what the prompt was made with: True has opened the think block already, False has closed it.
+    """
+    if thinking is False:
+        return Message("assistant", text, reasoning_content="")
+    if not thinking and not text.startswith(_THINK):
+        return Message("assistant", text)
+    reasoning, _, content = text.removeprefix(_THINK).partition(_ANSWER)
+    return Message("assistant", content.removeprefix("\n\n"), reasoning_content=reasoning.removesuffix("\n"))
+
+
+def _as_batch(prompt: Prompt | Sequence[Prompt]) -> tuple[bool, list[Prompt]]:
+    if isinstance(prompt, str):
+        return False, [prompt]
+    if not prompt:
+        raise UsageError("There is no prompt: the list is empty.")
+    if isinstance(prompt[0], Message | Mapping):
+        return False, [prompt]  # type: ignore[list-item]
+    return True, list(prompt)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""The command `mm generate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mm.core.errors import UsageError
+from mm.plugins.commands import dialogue
+
+if TYPE_CHECKING:
+    from mm.core.plugins import PluginManager
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompt", nargs=-1)
+@click.option("--raw", is_flag=True, help="Continue PROMPT as the beginning of a document, without the chat template.")
+@dialogue.options
+@click.pass_obj
+def generate(
+    plugins: PluginManager,
+    /,
+    model: str,
+    prompt: tuple[str, ...],
+    raw: bool,
+    system: str | None,
+    backend: str,
+    dtype: str,
+    **options: Any,
+) -> None:
+    """Answer PROMPT with MODEL, a run's name or a model folder.
+
+    The words of PROMPT are joined by spaces; as '-', or when it is left out in a pipe, it is read from standard input.
+    The text goes to standard output as it appears, the speed to standard error.
+    """
+    text = _read(prompt)
+    if raw and (system is not None or options["thinking"] is not None):
+        raise UsageError("--raw uses no chat template: --system, --thinking and --no-thinking do nothing there.")
+    before = [] if system is None else [{"role": "system", "content": system}]
+    messages = text if raw else [*before, {"role": "user", "content": text}]
+    opened = dialogue.open_model(plugins, model, backend, dtype)
+    found = opened.generate(messages, raw=raw, on_text=dialogue.write, **options)
+    click.echo()
+    dialogue.say(dialogue.summary(found))
+
+
+def _read(words: tuple[str, ...]) -> str:
+    if words == ("-",) or (not words and not sys.stdin.isatty()):
+        text = sys.stdin.read().removesuffix("\n")
+    else:
+        text = " ".join(words)
+    if not text:
+        raise UsageError("No prompt: give it after the model, or '-' to read it from standard input.")
+    return text

@@ -1,0 +1,14 @@
+"""`mm info`: what a model is and where it comes from."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import CommandSpec
+
+
+@hookimpl
+def mm_commands() -> Iterable[CommandSpec]:
+    """The part."""
+    yield CommandSpec(
+        name="info", summary="Describe a model: sizes, tokenizer, origin.", target="mm.plugins.commands.info.command:info"
+    )

@@ -1,0 +1,49 @@
+"""The command `mm info`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mm.core.workspace import Workspace, find_model
+
+if TYPE_CHECKING:
+    from mm.core.plugins import PluginManager
+
+
+@click.command()
+@click.argument("model")
+@click.option("--context", type=click.IntRange(min=1), default=512, show_default=True, help="Document length for the FLOPs.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.pass_obj
+def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> None:
+    """Describe MODEL, a run's name or a folder of any readable format. Reads no weights."""
+    from mm.plugins.commands.info.facts import facts_of
+
+    facts = facts_of(plugins, find_model(model, Workspace.here()), context)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    lines = _lines(facts)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    weights, tokenizer, origin = facts["weights"], facts["tokenizer"], facts["origin"]
+    stored = f"{weights['bytes'] / 1e6:,.1f} MB in {len(weights['files'])} files"
+    ids = f"{tokenizer['vocab_size']:,} tokens, fingerprint {tokenizer['fingerprint']}" if tokenizer else "none"
+    found = [
+        ("model", facts["path"]),
+        ("format", facts["format"]),
+        ("architecture", facts["architecture"]),
+        ("parameters", f"{facts['parameters']:,} ({facts['parameters'] / 1e6:.2f}M)"),
+        ("FLOPs/token", f"{facts['flops_per_token']:.4g} in training, documents of {facts['context']} tokens"),
+        ("weights", f"{stored}, {', '.join(weights['dtypes']) or 'type not known'}"),
+        ("tokenizer", ids),
+        ("from", ", ".join(f"{name} {value}" for name, value in origin.items()) or "not a run of this program"),
+    ]
+    return found + [(f"  {name}", str(value)) for name, value in facts["config"].items()]

@@ -1,0 +1,73 @@
+"""What is known of a model folder without reading its weights, and without importing torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.data.tokenizer import Tokenizer
+from mm.core.plugins import PluginManager
+from mm.core.training.conversion import NATIVE, reader
+from mm.core.training.foreign_files import weight_files
+from mm.core.workspace import RunFolder, read_config, step_of
+
+
+def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, Any]:
+    """Facts as JSON values; FLOPs of training on documents of `context` tokens."""
+    form, architecture, config = _config(plugins, folder)
+    return {
+        "path": str(folder),
+        "format": form,
+        "architecture": architecture,
+        "parameters": config.num_parameters(),
+        "flops_per_token": config.flops_per_token(context),
+        "context": context,
+        "weights": _weights(folder),
+        "tokenizer": _tokenizer(folder),
+        "origin": _origin(folder.resolve()),
+        "config": attrs.asdict(config),
+    }
+
+
+def _config(plugins: PluginManager, folder: Path) -> tuple[str, str, Any]:
+    values = read_config(folder)
+    if values.get("model_type") != "mm":
+        spec = reader(plugins, folder, values)
+        return spec.name, spec.architecture, plugins.load("converter", spec.name)().read_config(values)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values["config"].items()}
+    config_class = plugins.get("architecture", values["architecture"]).config
+    assert config_class is not None
+    return NATIVE, values["architecture"], config_class(**fields)
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    files = weight_files(folder)
+    dtypes = {dtype for path in files if path.suffix == ".safetensors" for dtype in _dtypes(path)}
+    sizes = {path.name: path.stat().st_size for path in files}
+    return {"files": sizes, "bytes": sum(sizes.values()), "dtypes": sorted(dtypes)}
+
+
+def _dtypes(path: Path) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+
+
+def _tokenizer(folder: Path) -> dict[str, Any] | None:
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer = Tokenizer.load(folder)
+    return {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "template": tokenizer.template_digest}
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    """The run whose folder this lies in; a checkpoint's step is in its name."""
+    for parent in folder.parents[:2]:
+        if manifest := RunFolder(parent).manifest:
+            told = {"run": parent.name, "step": step_of(folder) or manifest.get("step")}
+            told |= {name: manifest.get(name) for name in ("algorithm", "state")}
+            return {name: value for name, value in told.items() if value is not None}
+    return {}

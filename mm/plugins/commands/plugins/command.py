@@ -1,0 +1,82 @@
+"""The command `mm plugins`: a list by default, a part's details by its name, and `new` and `check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mm.core.errors import UsageError, close_match
+from mm.core.plugins import PluginManager
+from mm.core.records import KINDS
+from mm.plugins.commands.plugins import listing, scaffold
+
+
+class NameOrCommand(click.Group):
+    """A group whose words that are no subcommand are names of plugins."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; any other word goes to `show`."""
+        if args and args[0] not in self.commands:
+            return "show", show, args
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=NameOrCommand, invoke_without_command=True, subcommand_metavar="[NAME | COMMAND [ARGS]...]")
+@click.option("--kind", metavar="KIND", help=f"Only this kind: {', '.join(KINDS)}.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def plugins(ctx: click.Context, kind: str | None, as_json: bool) -> None:
+    """List the installed parts, or describe one.
+
+    NAME is a part (sft), a kind and a part (algorithm.sft) or a plugin (minimind-ascend:algorithm.sft); for a broken
+    plugin its traceback is shown.
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"--kind {kind}: no such kind.{close_match(kind, KINDS)} Known: {', '.join(KINDS)}.")
+    if ctx.invoked_subcommand is not None:
+        if kind or as_json:
+            raise UsageError(f"--{'kind' if kind else 'json'} goes with the list, not with {ctx.invoked_subcommand!r}.")
+        return
+    rows = [row for row in listing.rows(ctx.obj) if kind in (None, row.kind)]
+    click.echo(json.dumps(listing.as_json(rows), indent=2) if as_json else listing.as_table(rows))
+
+
+@click.command()
+@click.argument("name")
+@click.pass_obj
+def show(manager: PluginManager, name: str) -> None:
+    """Describe every part and plugin of that name."""
+    from mm.plugins.commands.plugins.details import describe
+
+    click.echo(describe(manager, name))
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", required=True, type=click.Choice(scaffold.KINDS), help="What the package adds.")
+@click.option("--out", default=".", metavar="DIR", help="Folder that the package's own folder is made in.  [default: .]")
+@click.pass_obj
+def new(manager: PluginManager, name: str, kind: str, out: str) -> None:
+    """Write a package with a working part called NAME, its tests and a README."""
+    folder = scaffold.write(manager, name, kind, Path(out))
+    click.echo(f"Wrote {folder}. Next:\n  pip install -e {folder}\n  mm plugins check {kind}.{name}\n  pytest {folder}")
+
+
+@plugins.command()
+@click.argument("name")
+@click.pass_obj
+def check(manager: PluginManager, name: str) -> None:
+    """Run the conformance checks of the part called NAME; exits with 1 when one fails."""
+    from mm.testing import check_part
+
+    failed = 0
+    for plugin, spec in listing.find(manager, name):
+        click.echo(f"{spec.kind} {spec.name} of {plugin.name}")
+        for result in check_part(spec, plugins=manager, module=plugin.value):
+            failed += not result.ok
+            detail = f"  ({result.detail})" if result.detail else ""
+            click.echo(f"  {'ok    ' if result.ok else 'FAILED'} {result.name}{detail}")
+    if failed:
+        raise click.ClickException(f"{failed} check{'s' * (failed > 1)} failed.")

@@ -1,0 +1,91 @@
+"""Everything about a part: its record, its options, or why it is not there."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from mm.core.errors import UsageError
+from mm.core.options import Option
+from mm.core.plugins import Plugin, PluginManager
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, Spec
+from mm.core.resolve import section_of
+from mm.plugins.commands.plugins.listing import names_of, part_names, unknown
+
+_SHOWN = ("name", "summary", "config")
+
+
+def describe(manager: PluginManager, name: str) -> str:
+    """Text for every part and plugin of that name. Raises UsageError when there is none."""
+    texts = []
+    for plugin in manager.plugins:
+        texts += [_part(plugin, spec) for spec in plugin.records if name in names_of(plugin, spec)]
+        texts += [
+            _lines(f"{part} is blocked by {block}.", _origin(plugin))
+            for part, block in plugin.blocked.items()
+            if name in part_names(plugin, part)
+        ]
+        if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
+            texts.append(_lines(f"{plugin.name} is broken.", _origin(plugin)) + f"\n\n{plugin.error.strip()}")
+        elif plugin.state == "active" and not plugin.records and not plugin.blocked and name in (plugin.name, plugin.entry):
+            texts.append(_lines(f"{plugin.name} brings no part.", _origin(plugin)))
+    if not texts:
+        raise UsageError(unknown(manager, name))
+    return "\n\n".join(texts)
+
+
+def _part(plugin: Plugin, spec: Spec) -> str:
+    fields = [f.name for f in attrs.fields(type(spec)) if f.name not in _SHOWN]
+    facts = _origin(plugin) | {name: _fact(spec, name) for name in fields if getattr(spec, name) not in ((), {}, "", None)}
+    text = _lines(f"{spec.kind} {spec.name}: {spec.summary}", facts)
+    options = section_of(spec).options if spec.config else []
+    return text + ("\n\nOptions:\n" + "\n".join(_option(o) for o in options) if options else "")
+
+
+def _origin(plugin: Plugin) -> dict[str, str]:
+    return {
+        "plugin": f"{plugin.name} ({plugin.value})",
+        "distribution": f"{plugin.distribution} {plugin.version}".strip(),
+        "hooks": ", ".join(plugin.hooks),
+    }
+
+
+def _fact(spec: Spec, name: str) -> str:
+    value = getattr(spec, name)
+    if isinstance(spec, BackendSpec) and name == "probe":
+        probe = spec.probe()
+        return f"{'can run here' if probe.available else 'cannot run here'}: {probe.reason}"
+    if isinstance(spec, AlgorithmSpec) and name == "needs":
+        needs = spec.needs(spec.config() if spec.config else None)
+        return f"{needs.data} rows; roles {', '.join(needs.roles)}; trains {', '.join(needs.trainable)}"
+    if isinstance(spec, ArchitectureSpec) and name == "presets":
+        counts = {preset: spec.config(**sizes).num_parameters() for preset, sizes in spec.presets.items()}
+        return ", ".join(f"{preset} ({count / 1e6:.4g}M)" for preset, count in counts.items())
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={_plain(v)}" for k, v in value.items())
+    if attrs.has(type(value)):
+        return "; ".join(f"{k} {_plain(v)}" for k, v in attrs.asdict(value).items() if v)
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value)
+    return f"{value.__module__}:{value.__qualname__}" if callable(value) else str(value)
+
+
+def _option(option: Option) -> str:
+    kind = option.base_type
+    name = f"{typing.get_args(kind)[0].__name__}..." if typing.get_origin(kind) is tuple else kind.__name__
+    values = f" ({' | '.join(option.info.choices)})" if option.info.choices else ""
+    default = "required" if option.default is attrs.NOTHING else f"default {option.default!r}"
+    return f"  {option.flag} {name.upper()}{values}, {default}\n      {option.info.help}"
+
+
+def _lines(title: str, facts: Mapping[str, str]) -> str:
+    width = max(len(name) for name in facts)
+    found: Iterable[str] = (f"  {name:<{width}}  {value}" for name, value in facts.items() if value)
+    return "\n".join((title, *found))

@@ -1,0 +1,59 @@
+"""Writing a new plugin's package from the templates beside this module."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from string import Template
+
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
+from mm.core.workspace import write_text
+from mm.plugins.commands.plugins.listing import rows
+
+KINDS = ("backend", "architecture", "algorithm", "converter")
+_TEMPLATES = Path(__file__).with_name("templates")
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def write(manager: PluginManager, name: str, kind: str, out: Path) -> Path:
+    """Write the package and answer its folder, `out/mm-NAME`.
+
+    Raises UsageError for a name that is invalid or taken, and for a folder that exists.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r}: a name is lower-case letters and digits, with single '-' between words.")
+    taken = [row for row in rows(manager) if (row.kind, row.name) == (kind, name)]
+    if taken:
+        raise UsageError(f"{kind} {name!r} is taken by {taken[0].plugin}: choose another name.")
+    words = _words(name, kind)
+    if importlib.util.find_spec(words["module"]) is not None:
+        raise UsageError(f"Python already has a module {words['module']}: choose another name.")
+    folder = out / words["distribution"]
+    if folder.exists():
+        raise UsageError(f"{folder} exists: choose another name or another --out.")
+    for group in ("common", kind):
+        for template in sorted((_TEMPLATES / group).glob("*.tmpl")):
+            text = Template(template.read_text(encoding="utf-8")).substitute(words)
+            write_text(folder / _place(template.name.removesuffix(".tmpl"), words["module"]), text)
+    return folder
+
+
+def _words(name: str, kind: str) -> dict[str, str]:
+    return {
+        "name": name,
+        "kind": kind,
+        "module": f"mm_{name.replace('-', '_')}",
+        "distribution": f"mm-{name}",
+        "Class": "".join(part.capitalize() for part in name.split("-")),
+    }
+
+
+def _place(template: str, module: str) -> Path:
+    """Where a template's text goes: the package's own files at its root, the test in tests, the rest in the module."""
+    if template in ("pyproject.toml", "README.md"):
+        return Path(template)
+    if template == "test.py":
+        return Path("tests") / f"test_{module}.py"
+    return Path("src") / module / ("__init__.py" if template == "declaration.py" else template)

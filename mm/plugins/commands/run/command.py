@@ -1,0 +1,86 @@
+"""The command `mm run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mm.core.errors import UsageError
+from mm.core.pipeline import Outcome, expand, ordered, run_stages
+from mm.core.records import StageSpec
+from mm.core.resolve import Layer
+from mm.core.run import read_toml
+from mm.core.workspace import Workspace
+
+
+class RunCommand(click.Command):
+    """Its help lists the installed stages and presets."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Stages with their summaries, then presets with their stages."""
+        stages = [s for s in ctx.obj.specs("stage") if isinstance(s, StageSpec)]
+        with formatter.section("Stages"):
+            formatter.write_dl([(" / ".join((s.name, *s.aliases)), s.summary) for s in stages])
+        with formatter.section("Presets"):
+            for preset in sorted({p for s in stages for p in s.presets}):
+                formatter.write_dl([(preset, ", ".join(s.name for s in expand(ctx.obj, [preset])))])
+
+
+@click.command(cls=RunCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
+@click.option("--config", metavar="FILE", help="Options in TOML; [STAGE] tables hold one stage's. The line stands above it.")
+@click.option("--force", is_flag=True, help="Run stages again whose output is up to date.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done and touch nothing.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="STAGE... [--OPTION VALUE]...")
+@click.pass_context
+def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, words: tuple[str, ...]) -> None:
+    """Run stages of the pipeline in their order; a stage whose inputs and output stand is skipped.
+
+    Options of the stages are those of `mm train`, for every stage that has them: --epochs 1; or for one: --sft-epochs 1.
+    """
+    names, options = split_words(words)
+    if not names:
+        raise UsageError("Missing argument STAGE: name stages or a preset, such as 'all'; mm run --help lists them.")
+    layers = [Layer(origin="command line", values=options, textual=True)]
+    if config:
+        layers.append(Layer(origin=config, values=read_toml(Path(config))))
+    say = lambda line: click.echo(line, err=True)  # noqa: E731
+    report = None if dry_run else print_outcomes
+    run_stages(ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=say, report=report)
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Stage names, and `--option value`, `--option=value`, `--flag`, `--no-flag` as flat text values."""
+    names: list[str] = []
+    options: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            names.append(word)
+            continue
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals and rest and not rest[0].startswith("--"):
+            value = rest.pop(0)
+        elif not equals:
+            key, value = (key.removeprefix("no-"), "false") if key.startswith("no-") else (key, "true")
+        key = key.replace("-", "_")
+        # an option that may be given several times is a list
+        options[key] = (*options[key], value) if isinstance(options.get(key), tuple) else (value,) if key == "data" else value
+    return names, options
+
+
+def print_outcomes(outcomes: list[Outcome]) -> None:
+    """The summary as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title_justify="left")
+    for column in ("stage", "state", "time", "result"):
+        table.add_column(column, justify="right" if column == "time" else "left", overflow="fold")
+    for outcome in outcomes:
+        minutes, seconds = divmod(round(outcome.seconds), 60)
+        table.add_row(outcome.stage, outcome.state, f"{minutes}:{seconds:02d}", outcome.summary)
+    Console(stderr=True).print(table)

@@ -1,0 +1,138 @@
+"""Batched generation over the slots of a static cache: finished rows make room at once, waiting ones move in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mm.core.backend import Backend
+from mm.core.contracts import Completion, Engine, OnToken, Request
+from mm.core.errors import MMError, UsageError
+from mm.core.training.batch import Tokens, Unit, pack
+from mm.plugins.engines.local import LocalConfig
+from mm.plugins.engines.local.sampling import Sampler, check, uniform
+from mm.plugins.engines.local.slots import Placed, Row, SlotTable
+
+_SMALLEST = 256
+
+
+class LocalEngine(Engine):
+    """Generates with a model in this process; the model computes in the type of its weights.
+
+    The model has `new_cache(slots, capacity)`, `prefill(batch, slots, cache)` and `decode(ids, slots, cache)` as
+    mm.plugins.architectures.decoder describes them, and may have `fast_decode()`. Requests with the same prompt read it
+    once, and a prompt that continues what a slot still holds reads only what is new. The host waits for the device once
+    a forward, to read the tokens.
+    """
+
+    def __init__(self, config: LocalConfig | None, model: nn.Module, backend: Backend) -> None:
+        self.config, self.model, self.backend = config or LocalConfig(), model, backend
+        self.version = 0
+        self._table: SlotTable | None = None
+        self._decode: Callable[[Tensor, Sequence[int], Any], Tensor] | None = None
+        self._sampler: tuple[list[Any], Sampler] | None = None
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
+        """See `Engine`. Raises UsageError for an empty prompt, a request beyond the model's positions, bad sampling."""
+        for index, request in enumerate(requests):
+            self._check(index, request)
+        rows = [Row(index, request) for index, request in enumerate(requests)]
+        waiting = deque(row for row in rows if not row.reason)
+        if not waiting:
+            return [row.completion() for row in rows]
+        table = self._ensure_table([row.request for row in waiting])
+        try:
+            self._run(waiting, table, on_token)
+        except BaseException:
+            # a step that was broken off half stored must not be taken for a prompt's beginning
+            self._table = None
+            raise
+        return [row.completion() for row in rows]
+
+    @torch.no_grad()
+    def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `Engine`; tensors are copied into the model's own type. Raises MMError for a name it does not have."""
+        own = self.model.state_dict(keep_vars=True)
+        for name, tensor in named_tensors:
+            if name not in own:
+                raise MMError(f"The engine's model has no tensor {name!r}.")
+            own[name].copy_(tensor, non_blocking=True)
+        self.version = version
+        self.release()
+
+    def release(self) -> None:
+        """See `Engine`: the cache and the second copy of the weights go."""
+        self._table = self._decode = self._sampler = None
+        self.backend.empty_cache()
+
+    def _check(self, index: int, request: Request) -> None:
+        check(request.sampling)
+        if not request.ids:
+            raise UsageError(f"Request {index} has an empty prompt; give at least the token that begins a document.")
+        if request.max_new_tokens < 0:
+            raise UsageError(f"Request {index}: max_new_tokens is {request.max_new_tokens}, expected 0 or more.")
+        longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if longest is not None and len(request.ids) + request.max_new_tokens > longest:
+            raise UsageError(
+                f"Request {index}: {len(request.ids)} prompt tokens and {request.max_new_tokens} new ones are more than "
+                f"the model's {longest} positions; shorten the prompt or lower max_new_tokens."
+            )
+
+    def _ensure_table(self, requests: Sequence[Request]) -> SlotTable:
+        capacity = max(len(r.ids) + r.max_new_tokens for r in requests)
+        # powers of two, so that a conversation that grows keeps its cache for many turns
+        capacity = max(_SMALLEST, 1 << (capacity - 1).bit_length())
+        slots = max(1, min(self.config.slots, len(requests), self.config.cache_tokens // capacity))
+        held = self._table.cache if self._table is not None else None
+        if self._table is None or held is None or held.capacity < capacity or held.slots < slots:
+            self._table = None  # its memory goes before the new one's is taken
+            self._table = SlotTable(self.model.new_cache(slots, capacity))  # type: ignore[operator]
+        return self._table
+
+    def _run(self, waiting: deque[Row], table: SlotTable, on_token: OnToken | None) -> None:
+        while waiting or table.active:
+            if placed := table.place(waiting):
+                self._prefill(table, placed, on_token)
+            table.compact()
+            if active := table.active:
+                self._step(table, active, on_token)
+
+    def _prefill(self, table: SlotTable, placed: list[Placed], on_token: OnToken | None) -> None:
+        prompts = [torch.tensor(p.row.request.ids[p.known :]) for p in placed]
+        batch = pack([Unit((Tokens(ids),)) for ids in prompts]).to(table.cache.store.device)
+        logits_NV = self.model.prefill(batch, [p.slot for p in placed], table.cache)  # type: ignore[operator]
+        table.share(placed)
+        slots = [(n, slot) for n, p in enumerate(placed) for slot in (p.slot, *p.twins)]
+        if len(slots) > len(placed):
+            logits_NV = logits_NV[torch.tensor([n for n, _ in slots]).to(logits_NV.device)]
+        self._draw([table.row(slot) for _, slot in slots], logits_NV, on_token)
+
+    def _step(self, table: SlotTable, active: list[tuple[int, Row]], on_token: OnToken | None) -> None:
+        # without inference mode, bookkeeping for gradients costs a tenth of a step of a small model
+        with torch.inference_mode():
+            ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.store.device, non_blocking=True)
+            logits_AV = self._decoder()(ids_A, [slot for slot, _ in active], table.cache)
+            self._draw([row for _, row in active], logits_AV, on_token)
+
+    def _decoder(self) -> Callable[[Tensor, Sequence[int], Any], Tensor]:
+        if self._decode is None:
+            fast = getattr(self.model, "fast_decode", None) if self.config.fast else None
+            self._decode = fast() if fast is not None else self.model.decode  # type: ignore[assignment]
+        return self._decode  # type: ignore[return-value]
+
+    def _draw(self, rows: list[Row], logits_AV: Tensor, on_token: OnToken | None) -> None:
+        settings = [row.request.sampling for row in rows]
+        if self._sampler is None or self._sampler[0] != settings:
+            self._sampler = settings, Sampler(settings, logits_AV.device)
+        sampler = self._sampler[1]
+        uniforms = [] if sampler.all_greedy else [uniform(row.seed, len(row.ids)) for row in rows]
+        ids, logprobs = sampler(logits_AV, uniforms).tolist()
+        for row, token, logprob in zip(rows, ids, logprobs, strict=True):
+            row.take(int(token), logprob)
+            if on_token is not None:
+                on_token(row.index, int(token), logprob)

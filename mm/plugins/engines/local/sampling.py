@@ -1,0 +1,111 @@
+"""Drawing the next tokens of several rows at once, each row by its own settings and its own random stream.
+
+One number in [0, 1) decides a draw: the token at which the cumulative distribution, in the order of the vocabulary,
+passes it. The number is a hash of the request's key and the draw's index, so neither slot nor batch matter.
+Legend: A rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Sampling
+from mm.core.errors import UsageError
+from mm.core.training.tools import stable_seed
+
+# below it, logits divided by the temperature may overflow
+LOWEST = 1e-4
+
+
+def uniform(seed: int, draw: int) -> float:
+    """The number that decides a draw: 32 random bits as a multiple of 2**-32 in [0, 1)."""
+    return (stable_seed(seed, draw) >> 31) / 2**32
+
+
+def check(sampling: Sampling) -> None:
+    """Raises UsageError for settings out of range."""
+    if sampling.temperature != 0 and not LOWEST <= sampling.temperature < float("inf"):
+        raise UsageError(f"temperature {sampling.temperature}: expected 0 (greedy) or at least {LOWEST}.")
+    if not 0 < sampling.top_p <= 1:
+        raise UsageError(f"top_p {sampling.top_p}: expected more than 0 and at most 1 (off).")
+    if sampling.top_k < 0:
+        raise UsageError(f"top_k {sampling.top_k}: expected 0 (off) or more.")
+
+
+class Sampler:
+    """The settings of A rows, laid out for all their draws; what no row asks for is not computed."""
+
+    def __init__(self, rows: Sequence[Sampling], device: torch.device) -> None:
+        def column(values: Iterable[float]) -> Tensor:
+            return torch.tensor(list(values)).to(device, non_blocking=True)[:, None]
+
+        greedy = [row.temperature == 0 for row in rows]
+        self.all_greedy, self.any_greedy = all(greedy), any(greedy)
+        self.plain = all(row.temperature in (0, 1) for row in rows)
+        self.greedy_A1 = column(greedy)
+        self.temperature_A1 = column(row.temperature or 1.0 for row in rows)
+        self.top_k = max((row.top_k for row in rows if row.temperature), default=0)
+        self.top_k_A1 = column(row.top_k for row in rows)
+        self.filters_p = any(row.top_p < 1 and row.temperature for row in rows)
+        self.top_p_A1 = column(row.top_p for row in rows)
+
+    def __call__(self, logits_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
+        """[2, A] in float64, one tensor so that the host waits once: the ids, and their log-probabilities.
+
+        The log-probabilities are those at the row's temperature (1 where it is greedy), before top-k and top-p.
+        """
+        scaled_AV = logits_AV if self.plain else logits_AV / self.temperature_A1
+        logprobs_AV = scaled_AV.log_softmax(-1)
+        ids_A1 = logits_AV.argmax(-1, keepdim=True) if self.any_greedy else None
+        if not self.all_greedy:
+            drawn_A1 = self._draw(logprobs_AV, uniforms)
+            ids_A1 = drawn_A1 if ids_A1 is None else torch.where(self.greedy_A1, ids_A1, drawn_A1)
+        assert ids_A1 is not None
+        return torch.cat((ids_A1.double(), logprobs_AV.gather(1, ids_A1).double()), 1).T
+
+    def _draw(self, logprobs_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
+        weights_AV = self.filtered(logprobs_AV)
+        # float64: in float32 the sum's error swallows the tail of the vocabulary
+        cumulative_AV = weights_AV.cumsum(-1, dtype=torch.float64)
+        uniforms_A1 = torch.tensor(uniforms, dtype=torch.float64).to(logprobs_AV.device, non_blocking=True)[:, None]
+        # to the right: a token without probability does not raise the sum and so is never where it first exceeds
+        drawn_A1 = torch.searchsorted(cumulative_AV, uniforms_A1 * cumulative_AV[:, -1:], right=True)
+        # only a sum that is not a number ends beyond the vocabulary; the log-probability then says so
+        return drawn_A1.clamp_(max=logprobs_AV.shape[1] - 1)
+
+    def filtered(self, logprobs_AV: Tensor) -> Tensor:
+        """Probabilities after top-k and then top-p, zero for what they drop; not normalised again.
+
+        Top-p keeps the smallest set of likeliest tokens that holds at least that share of what top-k has left; tokens
+        that tie at the edge of either filter are kept together.
+        """
+        weights_AV = logprobs_AV.exp()
+        if self.top_k:
+            weights_AV = weights_AV * (weights_AV >= self._top_k_floor(weights_AV))
+        if self.filters_p:
+            weights_AV = weights_AV * (weights_AV >= self._top_p_floor(weights_AV))
+        return weights_AV
+
+    def _top_k_floor(self, weights_AV: Tensor) -> Tensor:
+        values_Ak = weights_AV.topk(min(self.top_k, weights_AV.shape[1])).values
+        floor_A1 = values_Ak.gather(1, (self.top_k_A1 - 1).clamp(0, values_Ak.shape[1] - 1))
+        return floor_A1 * (self.top_k_A1 > 0)
+
+    def _top_p_floor(self, weights_AV: Tensor) -> Tensor:
+        ascending_AV = _sorted(weights_AV)
+        cumulative_AV = ascending_AV.cumsum(-1, dtype=torch.float64)
+        dropped_A1 = cumulative_AV[:, -1:] * (1 - self.top_p_A1.double())
+        first_A1 = torch.searchsorted(cumulative_AV, dropped_A1, right=True)
+        floor_A1 = ascending_AV.gather(1, first_A1.clamp_(max=ascending_AV.shape[1] - 1))
+        return floor_A1 * (self.top_p_A1 < 1)
+
+
+def _sorted(weights_AV: Tensor) -> Tensor:
+    """Each row ascending. On the CPU by numpy, which sorts values alone with vector instructions: 10 times as fast."""
+    if weights_AV.device.type == "cpu":
+        return torch.from_numpy(np.sort(weights_AV.numpy(), axis=-1))
+    return weights_AV.sort(-1).values

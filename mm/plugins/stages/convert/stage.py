@@ -1,0 +1,59 @@
+"""Exporting what the pipeline trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from mm.core import api
+from mm.core.contracts import Stage, StageResult
+from mm.core.options import option, options_of
+from mm.core.plugins import PluginManager
+from mm.core.records import StageSpec
+from mm.core.resolve import read_config
+from mm.core.workspace import fingerprint
+
+
+@frozen(kw_only=True)
+class ConvertOptions:
+    """How to export."""
+
+    to: str = option("", help="Converter; without it the one that holds the model.")
+    export_dtype: str = option("fp32", help="Type of the exported weights.", choices=("fp32", "bf16", "fp16"))
+
+
+class Convert(Stage):
+    """Writes `exports/RUN` for the run that made the model."""
+
+    @classmethod
+    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+        """The options above."""
+        return {o.key for o in options_of(ConvertOptions, section="convert")}
+
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        """The model and the options."""
+        options = self._options()
+        return {"model": fingerprint(artifacts["run:sft"]), "to": options.to, "dtype": options.export_dtype}
+
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        """One line."""
+        model = artifacts.get("run:sft")
+        return f"{model.parent.name if model else 'the run of sft'} -> {self.workspace.path / 'exports'}"
+
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        """Export; the folder is read back by the converter and compared."""
+        api.activate(self.plugins, "cpu", self.say)
+        from mm.core.training.conversion import convert
+
+        options, model = self._options(), artifacts["run:sft"]
+        out = self.workspace.path / "exports" / model.parent.name
+        convert(
+            self.plugins, str(model), out, to=options.to or None, dtype=options.export_dtype, workspace=self.workspace, force=True
+        )
+        return StageResult({"export": out}, f"{out}, loadable with transformers")
+
+    def _options(self) -> ConvertOptions:
+        return read_config(ConvertOptions, self.layers, "convert")  # type: ignore[no-any-return]

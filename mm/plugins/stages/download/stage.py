@@ -1,0 +1,44 @@
+"""Checking the data before anything long starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mm.core.contracts import Stage, StageResult
+from mm.core.data.corpus import open_source
+from mm.core.plugins import PluginManager
+from mm.core.records import SourceSpec, StageSpec
+from mm.core.resolve import select
+
+
+class Download(Stage):
+    """Built-in data is part of the package; named data must be readable."""
+
+    @classmethod
+    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+        """`--data`."""
+        return {"data"}
+
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        """The named data."""
+        return {"data": {name: open_source(self.plugins, name, "").digest() for name in self._named()}}
+
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        """One line."""
+        return self._line()
+
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        """Nothing is fetched: built-in data is skipped, and says so."""
+        self.say(self._line())
+        return StageResult({}, self._line())
+
+    def _named(self) -> Sequence[str]:
+        return select(self.layers).data
+
+    def _line(self) -> str:
+        if named := self._named():
+            return f"data: {', '.join(named)}; nothing to download"
+        sources = [s.name for s in self.plugins.specs("source") if isinstance(s, SourceSpec) and s.provides]
+        return f"skipped: the built-in data ({', '.join(sources)}) comes with mm"

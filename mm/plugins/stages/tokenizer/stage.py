@@ -1,0 +1,64 @@
+"""Training the pipeline's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.contracts import Position, Stage, StageResult
+from mm.core.data.corpus import open_source
+from mm.core.data.rows import Row
+from mm.core.data.sources import kinds_of, read_rows
+from mm.core.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+from mm.core.options import options_of
+from mm.core.plugins import PluginManager
+from mm.core.records import SourceSpec, StageSpec
+from mm.core.resolve import read_config, select
+
+
+class TrainTokenizer(Stage):
+    """Trains on every built-in source, or on the named data, into `tokenizers/pipeline`."""
+
+    @classmethod
+    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+        """`--data` and the vocabulary's options."""
+        return {"data"} | {o.key for o in options_of(TrainingOptions, section="tokenizer")}
+
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        """The options and the rows."""
+        rows = {f"{name} {kind}": open_source(self.plugins, name, kind).digest() for name, kind in self._parts()}
+        return {"options": attrs.asdict(self._options()), "rows": rows}
+
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        """One line."""
+        return f"a tokenizer of {self._options().vocab_size} tokens from {', '.join(self._names())} -> {self._folder()}"
+
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        """Train, save, and measure on texts that were held out."""
+        texts, held = split_texts(texts_of(self._rows()))
+        made = train_tokenizer(texts, self._options())
+        made.save(self._folder())
+        line = f"{made.vocab_size} tokens, {bytes_per_token(made, held or texts):.2f} bytes per token on held-out text"
+        self.say(f"tokenizer: {self._folder()}: {line}")
+        return StageResult({"tokenizer": self._folder()}, line)
+
+    def _options(self) -> TrainingOptions:
+        return read_config(TrainingOptions, self.layers, "tokenizer")  # type: ignore[no-any-return]
+
+    def _folder(self) -> Path:
+        return self.workspace.path / "tokenizers" / "pipeline"
+
+    def _names(self) -> list[str]:
+        named = list(select(self.layers).data)
+        return named or [s.name for s in self.plugins.specs("source") if isinstance(s, SourceSpec) and s.provides]
+
+    def _parts(self) -> list[tuple[str, str]]:
+        # a file holds one kind of row, whichever it is; a built-in source is read for every kind that gives text
+        return [(n, k) for n in self._names() for k in ([k for k in kinds_of(self.plugins, n) if k in ("text", "chat")] or [""])]
+
+    def _rows(self) -> Iterator[tuple[Position, Row]]:
+        for name, kind in self._parts():
+            yield from read_rows(self.plugins, name, kind)

@@ -1,0 +1,78 @@
+"""A stage that trains with the algorithm that its record names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mm.core import api
+from mm.core.choices import needs_of
+from mm.core.contracts import Stage, StageResult
+from mm.core.data.corpus import open_source
+from mm.core.options import options_of
+from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
+from mm.core.resolve import Layer, Resolved, section_of
+from mm.core.settings import COMMON
+from mm.core.workspace import fingerprint
+
+# the stage decides these
+_FIXED = ("algo", "from", "run", "tokenizer")
+
+
+class TrainStage(Stage):
+    """Trains in a run of its own, from the model or the tokenizer that earlier stages gave."""
+
+    @classmethod
+    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+        """The common options, the algorithm's own, and those of every architecture for a stage that makes a model."""
+        sections = [o for name, config in COMMON for o in options_of(config, section=name)]
+        algorithm = plugins.get("algorithm", spec.algorithm)
+        parts = [algorithm] if algorithm.config else []
+        if _makes_model(algorithm):
+            parts += [s for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
+        return {o.key for o in (*sections, *(o for part in parts for o in section_of(part).options))} - set(_FIXED)
+
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        """The resolved settings, the rows, and the model or tokenizer to start from."""
+        resolved = self._resolve(artifacts)
+        values = resolved.run.values()
+        kind = needs_of(self.plugins, resolved.run).data
+        digests = [open_source(self.plugins, name, kind).digest() for name in resolved.run.select.data]
+        start = next(artifacts[need] for need in self.spec.needs if need in artifacts)
+        return {**{k: v for k, v in values.items() if k not in _FIXED}, "data": digests, "start": fingerprint(start)}
+
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        """The plan of the training, as far as what it starts from exists."""
+        if any(need not in artifacts for need in self.spec.needs):
+            return f"mm train --algo {self.spec.algorithm}, from what {', '.join(self.spec.needs)} will be"
+        return api.plan(self.plugins, self._layers(artifacts), self.workspace, say=lambda line: None)
+
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        """Train."""
+        layers = self._layers(artifacts)
+        run = api.start(self.plugins, layers, self.workspace, resume=False, say=self.say)
+        manifest = run.manifest
+        summary = f"{run.name}: {manifest['parameters']:,} parameters, {manifest['tokens']:,} tokens"
+        return StageResult({self.spec.gives[0]: run.model}, summary)
+
+    def _layers(self, artifacts: Mapping[str, Path]) -> list[Layer]:
+        makes_model = _makes_model(self.plugins.get("algorithm", self.spec.algorithm))
+        key = "tokenizer" if makes_model else "from"
+        fixed = {"algo": self.spec.algorithm}
+        start = next((artifacts[need] for need in self.spec.needs if need in artifacts), None)
+        if start is not None:
+            fixed[key] = str(start)
+        return [
+            Layer(origin=f"stage {self.spec.name}", values=fixed),
+            *self.layers,
+            Layer(origin=f"defaults of stage {self.spec.name}", values=self.spec.defaults),
+        ]
+
+    def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
+        return api.new_run(self.plugins, self._layers(artifacts), self.workspace, lambda line: None)
+
+
+def _makes_model(spec: Any) -> bool:
+    return isinstance(spec, AlgorithmSpec) and spec.new_model is not None

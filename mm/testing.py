@@ -1,0 +1,245 @@
+"""For authors of plugins: the conformance kit of each kind, and tiny models, tokenizers and runs to test with.
+
+    def test_conformance():
+        spec = plugin_manager("mm_focal").get("algorithm", "focal")
+        assert_passed(check_algorithm(spec))
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mm.core.conformance.suite import Check, Suite
+from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, FormatSpec, Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mm.core.data.tokenizer import Tokenizer
+    from mm.core.training.batch import Unit
+    from mm.core.workspace import RunFolder
+
+__all__ = [
+    "Check", "assert_passed", "check_algorithm", "check_architecture", "check_backend", "check_converter",
+    "check_part", "fake_distribution", "plugin_manager", "tiny_model", "tiny_rows", "tiny_run", "tiny_tokenizer",
+    "tiny_units",
+]  # fmt: skip
+
+_CHATS = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in
+          [("hello", "good day to you"), ("two and two?", "four"), ("count", "one two three"), ("bye", "bye bye")]]  # fmt: skip
+_ROWS: dict[str, list[dict[str, Any]]] = {
+    "text": [{"text": text} for text in ("hello world", "one two three four", "good day", "the end of the tale")],
+    "chat": [{"messages": chat} for chat in _CHATS],
+    "preference": [
+        {"chosen": chat, "rejected": [chat[0], {"role": "assistant", "content": "no"}]} for chat in _CHATS
+    ],
+    "unpaired": [
+        {"prompt": chat[0]["content"], "completion": chat[1]["content"], "label": number % 2 == 0}
+        for number, chat in enumerate(_CHATS)
+    ],
+    "prompt": [{"messages": chat} for chat in _CHATS],
+}  # fmt: skip
+
+
+# ---- the kit
+
+
+def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
+    """The checks of a chip; after the declaration they are skipped where its probe says that it is absent.
+
+    `module` is where the part is declared, when that cannot be seen from its record.
+    """
+    from mm.core.conformance.backend import BackendSuite
+
+    return _run(BackendSuite(spec, tiny_model(), module))
+
+
+def check_architecture(spec: ArchitectureSpec, *, module: str | None = None) -> list[Check]:
+    """The checks of a model, on the smallest of its presets."""
+    from mm.core.conformance.architecture import ArchitectureSuite
+
+    return _run(ArchitectureSuite(spec, module))
+
+
+def check_algorithm(
+    spec: AlgorithmSpec,
+    *,
+    architecture: str = "dense",
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    plugins: PluginManager | None = None,
+    module: str | None = None,
+) -> list[Check]:
+    """The checks of an algorithm on tiny models; `rows` are JSON rows, which a kind of the author's own needs."""
+    from mm.core.conformance.algorithm import AlgorithmSuite
+
+    manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
+    kind = spec.needs(spec.config() if spec.config else None).data
+    units = tiny_units(kind, tokenizer, rows=rows, plugins=manager)
+    make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
+    return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module))
+
+
+def check_converter(
+    spec: ConverterSpec, *, plugins: PluginManager | None = None, module: str | None = None
+) -> list[Check]:
+    """The checks of a checkpoint format, on the smallest preset that it can hold."""
+    from mm.core.conformance.converter import ConverterSuite
+
+    architecture = (plugins or PluginManager.discover()).get("architecture", spec.architecture)
+    assert isinstance(architecture, ArchitectureSpec)
+    return _run(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
+
+
+def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
+    """The checks of a part of any kind; those without a kit of their own get the declaration's."""
+    if isinstance(spec, BackendSpec):
+        return check_backend(spec, module=module)
+    if isinstance(spec, ArchitectureSpec):
+        return check_architecture(spec, module=module)
+    if isinstance(spec, AlgorithmSpec):
+        return check_algorithm(spec, plugins=plugins, module=module)
+    if isinstance(spec, ConverterSpec):
+        return check_converter(spec, plugins=plugins, module=module)
+    return list(Suite(spec, module).run())
+
+
+def _run(suite: Suite) -> list[Check]:
+    """On one thread: the models are so small that a second one only waits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return list(suite.run())
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_passed(checks: Iterable[Check]) -> None:
+    """Raise AssertionError listing the checks that failed."""
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
+    assert not failed, "\n".join(failed)
+
+
+# ---- plugins
+
+
+def plugin_manager(*modules: str | ModuleType, options: Sequence[str] = ()) -> PluginManager:
+    """A manager with everything that is installed and these modules (or .py files), which need not be installed.
+
+    Raises AssertionError with the traceback when one of them is broken.
+    """
+    names = [module if isinstance(module, str) else module.__name__ for module in modules]
+    manager = PluginManager.discover([*options, *names], environ={})
+    broken = [plugin for plugin in manager.broken() if plugin.value in manager.options]
+    assert not broken, broken[0].error
+    return manager
+
+
+def fake_distribution(
+    folder: Path, name: str, version: str, entry_points: Mapping[str, str], files: Mapping[str, str] | None = None
+) -> Path:
+    """Write what an installed distribution leaves: a dist-info folder with `entry_points`, and source `files`.
+
+    Answers `folder`, which takes effect once it is on `sys.path` (`monkeypatch.syspath_prepend`).
+    """
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    lines = "".join(f"{entry} = {value}\n" for entry, value in entry_points.items())
+    (info / "entry_points.txt").write_text(f"[mm.plugins]\n{lines}", encoding="utf-8")
+    for path, text in (files or {}).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+# ---- tiny things
+
+
+def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
+    """A byte-level tokenizer of a few merges; equal each time."""
+    from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+
+    texts = [row["text"] for row in _ROWS["text"]] + [turn["content"] for chat in _CHATS for turn in chat]
+    return train_tokenizer(texts * 3, TrainingOptions(vocab_size=vocab_size))
+
+
+def tiny_model(
+    architecture: str = "dense", vocab_size: int = 300, seed: int = 0, *, plugins: PluginManager | None = None
+) -> nn.Module:
+    """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
+    from mm.core.conformance.architecture import small_model
+
+    spec = (plugins or PluginManager.discover()).get("architecture", architecture)
+    assert isinstance(spec, ArchitectureSpec)
+    return small_model(spec, vocab_size, seed)
+
+
+def tiny_rows(kind: str) -> list[dict[str, Any]]:
+    """JSON rows of a built-in kind: text, chat, preference, unpaired or prompt; none for another."""
+    return list(_ROWS.get(kind, []))
+
+
+def tiny_units(
+    kind: str,
+    tokenizer: Tokenizer,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    plugins: PluginManager | None = None,
+) -> list[Unit] | None:
+    """Rows of a kind as units, read by the format that gives it; None when there is no such format or no rows."""
+    import torch
+
+    from mm.core.contracts import Position
+    from mm.core.data.reader import RowReader
+    from mm.core.training.batch import Tokens, Unit
+
+    specs = (plugins or PluginManager.discover()).specs("format")
+    formats = [spec for spec in specs if isinstance(spec, FormatSpec) and spec.row == kind]
+    rows = tiny_rows(kind) if rows is None else rows
+    if not formats or not rows:
+        return None
+    reader, units = RowReader(formats, kind), []
+    for number, row in enumerate(rows):
+        encoded = reader.parse(Position(path="rows", line=number + 1), row).encode(tokenizer, 128)
+        for index, unit in enumerate(encoded.units):
+            values = encoded.values[index] if encoded.values else {}
+            sequences = tuple(Tokens(torch.tensor(ids), {"learn": torch.tensor(learn)}) for ids, learn in unit)
+            units.append(Unit(sequences, row=number, values=values))
+    return units
+
+
+def tiny_run(
+    workspace: Path, algo: str, *, plugins: PluginManager | None = None, rows: Any = None, **options: Any
+) -> RunFolder:
+    """Train two steps of a new tiny dense model on the CPU, as `mm.train` does; `options` change or add settings."""
+    import json
+
+    import mm
+
+    manager = plugins or PluginManager.discover()
+    spec = manager.get("algorithm", algo)
+    assert isinstance(spec, AlgorithmSpec)
+    tiny_tokenizer().save(_made(workspace / "tiny_tokenizer"))
+    data = _made(workspace) / "tiny_rows.jsonl"
+    rows = rows or tiny_rows(spec.needs(spec.config() if spec.config else None).data)
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tiny = {
+        "arch": "dense", "preset": "tiny", "tokenizer": workspace / "tiny_tokenizer", "data": data, "backend": "cpu",
+        "max_steps": 2, "global_batch_size": 2, "max_length": 128, "eval_ratio": 0.0, "dtype": "fp32",
+    }  # fmt: skip
+    if options.get("from_"):
+        tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
+    return mm.train(algo, workspace=workspace, plugins=manager, quiet=True, **{**tiny, **options})
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

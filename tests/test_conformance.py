@@ -1,0 +1,89 @@
+"""Every built-in part passes its kind's checks, and the kit notices parts that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.core.plugins import PluginManager
+from mm.core.records import KINDS, AlgorithmSpec, Needs, Probe
+from mm.core.training.batch import Packed
+from mm.core.training.heads import token_logprobs
+from mm.testing import Check, assert_passed, check_algorithm, check_architecture, check_backend, check_part
+
+PLUGINS = PluginManager.discover(environ={})
+PARTS = [
+    pytest.param(kind, spec.name, id=f"{kind}.{spec.name}")
+    for kind in KINDS
+    for spec in PLUGINS.specs(kind)
+    if PLUGINS.owner(spec).distribution == "minimind-ascend"
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_every_built_in_part_passes(kind: str, name: str) -> None:
+    spec = PLUGINS.get(kind, name)
+    assert_passed(check_part(spec, plugins=PLUGINS, module=PLUGINS.owner(spec).value))
+
+
+def failures(checks: Iterable[Check]) -> Mapping[str, str]:
+    return {check.name: check.detail for check in checks if not check.ok}
+
+
+class Careless(Algorithm):
+    """What a first attempt often looks like: a mean over the micro-batch, and a count that is a tensor."""
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        return {"targets": torch.tensor(float(batch.num_targets))}  # type: ignore[dict-item]
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        logprobs = self.models["policy"](
+            batch, head=lambda hidden, weight: token_logprobs(hidden[batch.target_index], weight, batch.targets)
+        )
+        return -logprobs.mean(), {"loss": (-logprobs.mean(), 1.0)}
+
+    def state_dict(self) -> dict[str, object]:
+        return {"config": self}
+
+
+def test_the_kit_catches_a_careless_algorithm() -> None:
+    spec = AlgorithmSpec(
+        name="careless", summary="A careless one.", target=f"{__name__}:Careless", needs=lambda config: Needs(data="text"),
+        defaults={"learning_rat": 1.0},
+    )  # fmt: skip
+    found = failures(check_algorithm(spec))
+    assert found.keys() >= {
+        "defaults are common settings", "counts", "metrics", "cutting a batch changes nothing", "empty pack",
+        "state round trip",
+    }  # fmt: skip
+    assert "not a host number" in found["counts"]
+    assert "not detached" in found["metrics"]
+
+
+def test_rows_of_an_unknown_kind_are_skipped_and_said() -> None:
+    spec = attrs.evolve(PLUGINS.get("algorithm", "sft"), needs=lambda config: Needs(data="poems"))
+    counts = next(check for check in check_algorithm(spec) if check.name == "counts")
+    assert counts.ok
+    assert "skipped: no rows of kind 'poems'" in counts.detail
+
+
+def test_the_kit_catches_a_wrong_parameter_count() -> None:
+    spec = PLUGINS.get("architecture", "dense")
+    config = attrs.make_class("Short", (), bases=(spec.config,), frozen=True, kw_only=True)
+    config.num_parameters = lambda self: 7
+    tiny = {"tiny": spec.presets["tiny"]}
+    found = failures(check_architecture(attrs.evolve(spec, config=config, presets=tiny), module="mm.plugins.architectures.dense"))
+    assert found["parameter counts"].startswith("tiny: 7 declared")
+    assert list(found) == ["parameter counts"]
+
+
+def test_an_absent_chip_is_skipped_with_its_reason() -> None:
+    spec = attrs.evolve(PLUGINS.get("backend", "cpu"), probe=lambda: Probe(False, "it is at the repair shop"))
+    checks = check_backend(spec, module="mm.backends.cpu")
+    assert not failures(checks)
+    assert {check.detail for check in checks if check.name == "device"} == {"skipped: it is at the repair shop"}

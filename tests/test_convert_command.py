@@ -1,0 +1,102 @@
+"""`mm convert` and `mm info` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mm import cli
+from mm.core.backend import Backend
+from mm.core.data.tokenizer import Tokenizer
+from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.core.plugins import PluginManager
+from mm.core.training.models import load_model_folder, new_model, save_model_folder
+from mm.core.training.storage import whole_folder
+from mm.core.workspace import RunFolder
+from mm.plugins.architectures.dense import DenseConfig
+
+CONFIG = DenseConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(["the cat sat on the mat " * 9], TrainingOptions(vocab_size=280))
+
+
+@pytest.fixture
+def workspace(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with one finished run, `first`, that has a checkpoint too."""
+    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
+    torch.manual_seed(0)
+    loaded = new_model(PluginManager.discover(environ={}), "dense", CONFIG, tokenizer, Backend())
+    run = RunFolder(tmp_path / "runs" / "first")
+    for folder in (run.model, run.checkpoints / "step-00000007"):
+        with whole_folder(folder) as path:
+            save_model_folder(path, loaded)
+    run.update_manifest({"algorithm": "pretrain", "state": "finished", "step": 9})
+    return tmp_path
+
+
+def test_convert_says_what_it_chose_and_wrote(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["convert", "first", str(workspace / "out"), "--dtype", "bf16"]) == 0
+    shown = capsys.readouterr()
+    assert "--to llama: the only format that can hold this model\n" in shown.err
+    assert "read back bit for bit" in shown.out
+    assert "generation_config.json" in shown.out
+    assert cli.run(["convert", str(workspace / "out"), str(workspace / "back")]) == 0
+    assert "--to native: LlamaForCausalLM into our own layout\n" in capsys.readouterr().err
+    assert load_model_folder(PluginManager.discover(environ={}), workspace / "back", Backend()).config.hidden_size == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["first", "out", "--to", "qwen3"], "Use --to llama."),
+        (["first", "out", "--dtype", "fp8"], "'fp8' is not one of"),
+        (["fisrt", "out"], "Did you mean 'first'"),
+        (["first", "runs"], "holds the model"),
+    ],
+)
+def test_convert_errors(
+    arguments: list[str], message: str, workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    assert cli.run(["convert", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (workspace / "out").exists()
+
+
+def info(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    capsys.readouterr()
+    assert cli.run(["info", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_info(workspace: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = info(capsys, "first", "--context", "32")
+    loaded = load_model_folder(PluginManager.discover(environ={}), workspace / "runs" / "first" / "model", Backend())
+    assert (facts["format"], facts["architecture"]) == ("native", "dense")
+    assert facts["parameters"] == sum(p.numel() for p in loaded.model.parameters())
+    assert facts["flops_per_token"] == loaded.config.flops_per_token(32)
+    assert facts["weights"]["dtypes"] == ["F32"]
+    assert facts["tokenizer"]["fingerprint"] == tokenizer.fingerprint
+    assert facts["origin"] == {"run": "first", "step": 9, "algorithm": "pretrain", "state": "finished"}
+    assert info(capsys, str(workspace / "runs" / "first" / "checkpoints" / "step-00000007"))["origin"]["step"] == 7
+    assert cli.run(["convert", "first", str(workspace / "out"), "--dtype", "fp16"]) == 0
+    foreign = info(capsys, str(workspace / "out"))
+    assert (foreign["format"], foreign["origin"], foreign["weights"]["dtypes"]) == ("llama", {}, ["F16"])
+    assert foreign["parameters"] == facts["parameters"]
+    assert cli.run(["info", "first"]) == 0
+    assert "run first, step 9" in capsys.readouterr().out
+
+
+def test_info_needs_no_torch(workspace: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from mm.cli import run; sys.exit(run(['info', 'first']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "fingerprint" in done.stdout

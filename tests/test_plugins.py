@@ -1,0 +1,259 @@
+"""Discovery, isolation, blocking and conflicts, through dist-info folders as pip leaves them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from mm.cli import run
+from mm.core.errors import UsageError
+from mm.core.plugins import Plugin, PluginManager
+from mm.testing import fake_distribution, plugin_manager
+
+Install = Callable[..., Path]
+
+GOOD = """
+from mm.core.hooks import hookimpl
+from mm.core.records import AdapterSpec
+
+@hookimpl
+def mm_adapters():
+    yield AdapterSpec(name="{name}", summary="An adapter.", target="{module}.nowhere:Thing")
+"""
+HEAD = "from mm.core.hooks import hookimpl\nfrom mm.core.records import *\n"
+HOOK = HEAD + "@hookimpl\ndef mm_adapters():\n"
+
+# what is wrong -> (source, a part of the last line of its traceback)
+BROKEN = {
+    "import": ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
+    "syntax": ("def (", "SyntaxError"),
+    "exit": ("raise SystemExit(3)", "SystemExit: 3"),
+    "hook_name": (HEAD + "@hookimpl\ndef mm_adaptors():\n    yield", "mm_adaptors"),
+    "argument": (HEAD + "@hookimpl\ndef mm_adapters(colour):\n    yield", "colour"),
+    "field": (HOOK + "    yield AdapterSpec(name='x', summary='', target='a:b', colour=1)", "colour"),
+    "name": (HOOK + "    yield AdapterSpec(name='Bad Name', summary='', target='a:b')", "Bad Name"),
+    "target": (HOOK + "    yield AdapterSpec(name='x', summary='', target='no colon')", "no colon"),
+    "raises": (HOOK + "    yield from ()\n    raise OSError('no disk')", "no disk"),
+    "wrong_kind": (HOOK + "    yield ToolSpec(name='x', summary='', target='a:b')", "AdapterSpec"),
+    "unmarked": ("def mm_adapters():\n    yield", "not marked with @hookimpl"),
+    "empty": ("x = 1", "implements no hook"),
+}
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """install(distribution, {entry: module}, {file: source}) as pip would."""
+    before = set(sys.modules)
+
+    def _install(name: str, entries: Mapping[str, str], files: Mapping[str, str], version: str = "1.0") -> Path:
+        folder = fake_distribution(tmp_path / name, name, version, entries, files)
+        monkeypatch.syspath_prepend(folder)
+        return folder
+
+    yield _install
+    for module in set(sys.modules) - before:
+        if str(getattr(sys.modules[module], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[module]
+
+
+def adapter(install: Install, distribution: str, name: str) -> None:
+    module = distribution.replace("-", "_")
+    install(distribution, {f"adapter.{name}": module}, {f"{module}.py": GOOD.format(name=name, module=module)})
+
+
+def plugin(manager: PluginManager, name: str) -> Plugin:
+    return next(p for p in manager.plugins if p.name == name)
+
+
+def names(manager: PluginManager, kind: str = "adapter") -> list[str]:
+    return [spec.name for spec in manager.specs(kind)]
+
+
+def test_an_installed_plugin_is_found(install: Install) -> None:
+    adapter(install, "acme-parts", "ia3")
+    manager = PluginManager.discover(environ={})
+    found = plugin(manager, "acme-parts:adapter.ia3")
+    assert (found.state, found.version, found.distribution) == ("active", "1.0", "acme-parts")
+    assert found.hooks == ("mm_adapters",)
+    assert manager.owner(manager.get("adapter", "ia3")) is found
+    assert manager.versions()["acme-parts"] == "1.0"
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_plugin_is_listed_and_harms_nobody(install: Install, what: str) -> None:
+    source, reason = BROKEN[what]
+    install("wreck", {"adapter.wreck": f"wreck_{what}"}, {f"wreck_{what}.py": source})
+    adapter(install, "acme-parts", "ia3")
+    before = {kind: names(PluginManager.discover(["no:wreck"], {}), kind) for kind in ("command", "backend", "adapter")}
+    manager = PluginManager.discover(environ={})
+    broken = plugin(manager, "wreck:adapter.wreck")
+    assert broken.state == "broken"
+    assert broken.records == ()
+    assert reason in broken.error.strip().splitlines()[-1]
+    assert [p.name for p in manager.broken() if p.distribution != "minimind-ascend"] == ["wreck:adapter.wreck"]
+    assert {kind: names(manager, kind) for kind in before} == before
+    with pytest.raises(UsageError, match=r"wreck:adapter.wreck is broken: see 'mm plugins wreck:adapter.wreck'"):
+        manager.get("adapter", "wreck")
+
+
+def test_the_command_line_lives_with_a_broken_plugin(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("wreck", {"adapter.wreck": "wreck_cli"}, {"wreck_cli.py": "1 / 0"})
+    assert run(["plugins", "adapter.wreck"]) == 0
+    out, err = capsys.readouterr()
+    assert "ZeroDivisionError" in out
+    assert "mm: broken: " in err
+    assert run(["plugins"]) == 0
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+def test_strict_refuses_a_broken_plugin(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("wreck", {"adapter.wreck": "wreck_strict"}, {"wreck_strict.py": "1 / 0"})
+    with pytest.raises(UsageError, match=r"broken and MM_PLUGINS_STRICT"):
+        PluginManager.discover(environ={"MM_PLUGINS_STRICT": "1"})
+    PluginManager.discover(environ={"MM_PLUGINS_STRICT": "0"})
+    monkeypatch.setenv("MM_PLUGINS_STRICT", "1")
+    assert run(["--help"]) == 2
+
+
+def test_a_name_claimed_twice_is_an_error_only_when_asked_for(install: Install) -> None:
+    adapter(install, "acme-parts", "ia3")
+    adapter(install, "other-parts", "ia3")
+    manager = PluginManager.discover(environ={})
+    assert names(manager).count("ia3") == 1
+    with pytest.raises(UsageError) as error:
+        manager.get("adapter", "ia3")
+    message = str(error.value)
+    assert message == (
+        "adapter 'ia3' is provided by acme-parts and by other-parts. "
+        "Block one with -p no:acme-parts or -p no:other-parts."
+    )
+    cure = message.rpartition("-p ")[2].rstrip(".")
+    spec = PluginManager.discover([cure], environ={}).get("adapter", "ia3")
+    assert spec.target == "acme_parts.nowhere:Thing"
+    assert [r.state for r in _rows(manager) if r.name == "ia3"] == ["conflict", "conflict"]
+
+
+def test_a_distribution_that_claims_a_name_twice_is_named_by_its_plugins(install: Install) -> None:
+    files = {f"twice_{i}.py": GOOD.format(name="ia3", module=f"twice_{i}") for i in "ab"}
+    install("twice", {"adapter.ia3": "twice_a", "adapter.again": "twice_b"}, files)
+    with pytest.raises(UsageError, match=r"-p no:twice:adapter.again or -p no:twice:adapter.ia3"):
+        PluginManager.discover(environ={}).get("adapter", "ia3")
+    assert PluginManager.discover(["no:twice:adapter.again"], {}).get("adapter", "ia3").target == "twice_a.nowhere:Thing"
+
+
+@pytest.mark.parametrize("block", ["ia3", "adapter.ia3", "acme-parts", "Acme_Parts", "acme-parts:adapter.ia3"])
+def test_blocking(install: Install, block: str) -> None:
+    adapter(install, "acme-parts", "ia3")
+    adapter(install, "other-parts", "prefix")
+    manager = PluginManager.discover([f"no:{block}"], {})
+    assert names(manager) == [n for n in names(PluginManager.discover(environ={})) if n != "ia3"]
+    assert plugin(manager, "acme-parts:adapter.ia3").blocked == {"adapter.ia3": f"no:{block}"}
+    assert "acme-parts" not in manager.versions()
+    with pytest.raises(UsageError, match=f"acme-parts:adapter.ia3 has it, and it is blocked by no:{block}"):
+        manager.get("adapter", "ia3")
+
+
+def test_a_blocked_plugin_is_not_imported(install: Install) -> None:
+    install("wreck", {"adapter.wreck": "wreck_blocked"}, {"wreck_blocked.py": "1 / 0"})
+    assert plugin(PluginManager.discover(["no:wreck"], {}), "wreck:adapter.wreck").state == "blocked"
+
+
+def test_a_short_name_blocks_every_kind_and_a_long_one_its_own(install: Install) -> None:
+    source = HEAD + "@hookimpl\ndef mm_tools():\n    yield ToolSpec(name='ia3', summary='A tool.', target='a:b')"
+    adapter(install, "acme-parts", "ia3")
+    install("tools", {"tool.ia3": "tools_plugin"}, {"tools_plugin.py": source})
+    both, one = PluginManager.discover(["no:ia3"], {}), PluginManager.discover(["no:adapter.ia3"], {})
+    assert "ia3" not in names(both) + names(both, "tool")
+    assert "ia3" not in names(one)
+    assert "ia3" in names(one, "tool")
+
+
+def test_a_block_that_matches_nothing_is_an_error_with_what_is_near() -> None:
+    with pytest.raises(UsageError, match=r"-p no:pretrian matches no plugin. Did you mean 'pretrain'"):
+        PluginManager.discover(["no:pretrian"], {})
+    assert run(["-p", "no:pretrian", "--help"]) == 2
+    assert run(["-p"]) == 2
+
+
+def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(GOOD.format(name="ia3", module="mm_plugin_mine"))
+    monkeypatch.chdir(tmp_path)
+    manager = PluginManager.discover(["./mine.py"], {})
+    assert manager.options == (str(tmp_path / "mine.py"),)
+    assert manager.get("adapter", "ia3").target == "mm_plugin_mine.nowhere:Thing"
+    blocked = PluginManager.discover(["./mine.py", "no:ia3"], {})
+    assert "ia3" not in names(blocked)
+    assert [r.state for r in _rows(blocked) if r.name == "ia3"] == ["blocked"]
+    gone = PluginManager.discover(["./gone.py"], {}).broken()[-1]
+    assert gone.error.strip().endswith(f"no plugin file at {tmp_path / 'gone.py'}")
+
+
+def test_a_file_works_anywhere_on_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(GOOD.format(name="ia3", module="mine"))
+    assert run(["plugins", "ia3", "-p", str(tmp_path / "mine.py")]) == 0
+    assert "adapter ia3: An adapter." in capsys.readouterr().out
+
+
+def test_a_module_and_the_environment(install: Install) -> None:
+    install("loose", {}, {"loose_module.py": GOOD.format(name="ia3", module="loose_module")})
+    assert "ia3" in names(PluginManager.discover(["loose_module"], {}))
+    assert "ia3" in names(PluginManager.discover(environ={"MM_PLUGINS": "loose_module, no:pretrain"}))
+    assert "pretrain" not in names(PluginManager.discover(environ={"MM_PLUGINS": " no:pretrain,"}), "algorithm")
+
+
+def test_naming_an_installed_module_again_changes_nothing() -> None:
+    manager = plugin_manager("mm.backends.cpu", "mm.backends.cpu")
+    assert [p.value for p in manager.plugins].count("mm.backends.cpu") == 1
+    assert manager.get("backend", "cpu")
+
+
+def test_an_unknown_name_gets_close_matches() -> None:
+    with pytest.raises(UsageError, match=r"Unknown algorithm 'pretrian'. Did you mean 'pretrain'\? Known: "):
+        PluginManager.discover(environ={}).get("algorithm", "pretrian")
+
+
+def test_an_import_error_of_a_part_names_its_plugin(install: Install) -> None:
+    adapter(install, "acme-parts", "ia3")
+    with pytest.raises(ModuleNotFoundError) as error:
+        PluginManager.discover(environ={}).load("adapter", "ia3")
+    assert error.value.__notes__ == ["while importing acme_parts.nowhere:Thing of plugin acme-parts:adapter.ia3"]
+
+
+CALLBACKS = HEAD + """
+class Watch:
+    def __init__(self, run): self.run = run
+
+@hookimpl
+def mm_callbacks({arguments}):
+    yield Watch({value})
+"""
+
+
+def test_callbacks_are_asked_one_by_one(install: Install) -> None:
+    install("watch", {"callbacks.watch": "watch_run"}, {"watch_run.py": CALLBACKS.format(arguments="run", value="run")})
+    install("blind", {"callbacks.blind": "watch_none"}, {"watch_none.py": CALLBACKS.format(arguments="", value="None")})
+    install("wreck", {"callbacks.wreck": "watch_bad"}, {"watch_bad.py": CALLBACKS.format(arguments="run", value="run.x")})
+    manager = PluginManager.discover(environ={})
+    assert manager.broken() == [p for p in manager.broken() if p.distribution == "minimind-ascend"]
+    found = manager.callbacks("the run")
+    assert sorted(str(watch.run) for watch in found) == ["None", "the run"]
+    assert "no attribute 'x'" in plugin(manager, "wreck:callbacks.wreck").error
+    strict = PluginManager.discover(environ={})
+    strict.strict = True
+    with pytest.raises(UsageError, match="MM_PLUGINS_STRICT"):
+        strict.callbacks("the run")
+
+
+def test_a_plugin_without_parts_is_listed(install: Install) -> None:
+    install("watch", {"callbacks.watch": "watch_listed"}, {"watch_listed.py": CALLBACKS.format(arguments="run", value="run")})
+    row = next(r for r in _rows(PluginManager.discover(environ={})) if r.distribution == "watch")
+    assert (row.state, row.summary) == ("active", "Implements mm_callbacks.")
+
+
+def _rows(manager: PluginManager) -> list:
+    from mm.plugins.commands.plugins.listing import rows
+
+    return rows(manager)
