@@ -75,8 +75,8 @@ def padded(args: argparse.Namespace) -> Callable[[int], int]:
             vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.ffn_size,
             num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
             num_key_value_heads=config.num_key_value_heads, tie_word_embeddings=True, attn_implementation="sdpa",
-        )  # fmt: skip
-    ).train()
+        )
+    ).train()  # fmt: skip
     tuned = args.worker == "b"
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, **({"fused": True} if tuned else {}))
 

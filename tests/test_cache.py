@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from mm.core.training.attention import packed_attention
@@ -135,4 +134,4 @@ def test_what_does_not_fit_is_refused_before_anything_is_stored(model: Dense) ->
     with pytest.raises(ValueError, match="holds fewer"):
         cache.truncate([1], 2)
     assert cache.lengths == [8, 0]
-    assert cache.num_bytes == 2 * 2 * 2 * 2 * 8 * 8 * 4
+    assert cache.store.nbytes == 2 * 2 * 2 * 2 * 8 * 8 * 4

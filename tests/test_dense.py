@@ -6,8 +6,7 @@ import attrs
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mm.core.training.attention import packed_attention
 from mm.core.training.batch import Tokens, Unit, pack

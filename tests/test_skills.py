@@ -5,8 +5,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mm.plugins.sources.skills import checks, corpus, tools, verifiable
 from mm.plugins.sources.skills.corpus import conversations

@@ -3,11 +3,9 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from mm.plugins.sources.skills import checks, tools
-
 
 CALL = {"check": {"call": {"name": "search", "arguments": {"query": "茶"}}}}
 

@@ -65,6 +65,10 @@ class Backend:
         """Replace modules by the chip's fused kernels; answers the names of the kernels applied."""
         return []
 
+    def threads(self, parameters: int) -> int | None:
+        """The number of host threads that serves a model of this size best; None leaves torch's own choice."""
+        return None
+
     def attention(self) -> Attention:
         """Causal attention within each document of a packed batch: (q_THD, k_TKD, v_TKD, batch) -> o_THD."""
         from mm.core.training.attention import packed_attention

@@ -66,7 +66,7 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
         if not probe.available:
             raise UsageError(f"--backend {name}: {probe.reason}.")
         return name, f"backend: {name}"
-    reasons = []
+    reasons: list[str] = []
     for spec in sorted((s for s in plugins.specs("backend") if isinstance(s, BackendSpec)), key=lambda s: -s.priority):
         probe = spec.probe()
         if probe.available:

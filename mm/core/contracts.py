@@ -108,7 +108,7 @@ class Engine(ABC):
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take new weights; `version` is the step they come from."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - optional: an engine that holds nothing between calls inherits it
         """Free caches and device memory; a later `generate` builds them again."""
 
 

@@ -27,7 +27,7 @@ def _check_target(record: object, attribute: attrs.Attribute[str], value: str) -
         raise ValueError(f"target={value!r}: expected 'module:attribute'")
 
 
-def _check_config(record: object, attribute: attrs.Attribute[type | None], value: type | None) -> None:
+def _check_config(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not attrs.has(value):
         raise ValueError(f"config={value!r}: expected an attrs class")
 

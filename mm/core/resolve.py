@@ -184,7 +184,8 @@ def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
     assert isinstance(spec, ArchitectureSpec)
     if selection.preset and selection.preset not in spec.presets:
         near = close_match(selection.preset, spec.presets)
-        raise UsageError(f"Architecture {spec.name!r} has no preset {selection.preset!r}.{near} Known: {', '.join(spec.presets)}.")
+        known = ", ".join(spec.presets)
+        raise UsageError(f"Architecture {spec.name!r} has no preset {selection.preset!r}.{near} Known: {known}.")
     sizes = spec.presets.get(selection.preset, {})
     prefix = spec.name.replace("-", "_")
     return Layer(origin=f"preset {selection.preset}", values={f"{prefix}_{k}": v for k, v in sizes.items()})

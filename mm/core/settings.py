@@ -44,7 +44,9 @@ class TrainSettings:
     )
     global_batch_size: int = option(32, help="Rows in one optimizer step, over all ranks.", validator=gt(0))
     micro_batch_tokens: int = option(8192, help="Tokens in one forward pass; accumulation follows from it.", validator=gt(0))
-    max_length: int = option(512, help="Longest sequence in tokens: text is split there, chats are cut at a turn.", validator=gt(1))
+    max_length: int = option(
+        512, help="Longest sequence in tokens: text is split there, chats are cut at a turn.", validator=gt(1)
+    )
     optimizer: str = option("adamw", help="Optimizer.", choices=("adamw", "muon"))
     learning_rate: float = option(5e-4, help="Peak learning rate.", validator=gt(0.0))
     min_learning_rate_ratio: float = option(0.1, help="Final learning rate as a share of the peak.", validator=_fraction)
@@ -56,6 +58,9 @@ class TrainSettings:
     clip_norm: float = option(1.0, help="Largest gradient norm; 0 switches clipping off.", validator=ge(0.0))
     dtype: str = option("auto", help="Compute type; parameters stay float32.", choices=("auto", "fp32", "bf16", "fp16"))
     compile: bool = option(False, help="Compile the model where a compiler is found.")
+    threads: int | None = option(
+        None, help="CPU threads; without it as many as the backend finds best for the model's size.", validator=optional(gt(0))
+    )
     eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", validator=_fraction)
     eval_rows: int = option(256, help="Most rows in the held-out part.", validator=gt(0))
     eval_interval: int | None = option(

@@ -2,8 +2,9 @@
 
 Against torch's flash kernel for the CPU, forward and backward in bfloat16, this is 2.5 times as fast on documents of
 50 to 500 tokens and 6 times on those of 10 to 64, and the gradients of keys and values are twice as exact: scores and
-their gradients stay in float32, only the factors of a product are in the type of the inputs. A custom operator, so that `torch.compile` keeps it whole instead of breaking the graph at its
-loop. Nothing but the inputs is saved for the backward, which computes the probabilities again.
+their gradients stay in float32, only the factors of a product are in the type of the inputs. A custom operator, so that
+`torch.compile` keeps it whole instead of breaking the graph at its loop. Nothing but the inputs is saved for the
+backward, which computes the probabilities again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 def block_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed) -> Tensor:
     """Causal attention within each document -> o_THD. Differentiable."""
-    return varlen_attention(q_THD, k_TKD, v_TKD, batch.cu_seqlens)
+    o_THD: Tensor = varlen_attention(q_THD, k_TKD, v_TKD, batch.cu_seqlens)
+    return o_THD
 
 
 @torch.library.custom_op("mm::cpu_varlen_attention", mutates_args=(), device_types="cpu")

@@ -44,7 +44,8 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
         known = ", ".join(s.name for s in plugins.specs("source"))
         found = f"several sources take it: {', '.join(s.name for s in specs)}" if specs else "no source takes it"
         raise UsageError(f"--data {locator}: {found}. Give a file, or one of: {known}.")
-    source: Source = plugins.load("source", specs[0].name)(None, locator, row_kind)
+    config = specs[0].config() if specs[0].config else None
+    source: Source = plugins.load("source", specs[0].name)(config, locator, row_kind)
     return source
 
 
@@ -62,10 +63,13 @@ def open_corpus(
             )
         info = store.info
         counts = {"rows": info.rows, "units": len(store), "tokens": int(store.lengths.sum()), "truncated": info.truncated}
+        counts["dropped"] = info.dropped
         parts.append({"locator": locator, "digest": source.digest(), "format": info.format, **counts})
         say(f"data: {locator}: {len(store):,} {row_kind} units of {info.rows:,} rows, {counts['tokens']:,} tokens")
         if info.truncated:
             say(f"data: {locator}: {info.truncated:,} rows were cut at --max-length {max_length}")
+        if info.dropped:
+            say(f"data: {locator}: {info.dropped:,} rows gave nothing to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
         stores.append(store)
     return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(parts))
 

@@ -75,7 +75,10 @@ class Packed:
 
     def to(self, device: torch.device) -> Packed:
         """The same pack with its tensors on `device`; copies do not block the host."""
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
         names = ("input_ids", "position_ids", "cu_seqlens", "target_index", "targets")
         moved = {name: move(getattr(self, name)) for name in names}
         return attrs.evolve(self, **moved, fields={name: move(value) for name, value in self.fields.items()})

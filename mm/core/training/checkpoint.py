@@ -101,6 +101,7 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
         "horizon": trainer.horizon,
         "pending": [[_unit_state(u) for u in mini] for mini in progress.pending],
         "feed": trainer.feed.state_dict(),
+        "meter": trainer.meter.state_dict(),
         "rng": trainer.backend.rng_state(),
         "scaler": trainer.scaler.state_dict() if trainer.scaler else {},
         "algorithm": trainer.algorithm.state_dict(),
@@ -114,6 +115,7 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     progress.pending = [[_unit(u) for u in mini] for mini in state["pending"]]
     trainer.horizon = state["horizon"]
     trainer.feed.load_state_dict(state["feed"])
+    trainer.meter.load_state_dict(state["meter"], trainer.device)
     trainer.algorithm.load_state_dict(state["algorithm"])
     if trainer.scaler:
         trainer.scaler.load_state_dict(state["scaler"])

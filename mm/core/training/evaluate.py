@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from mm.core.data.order import partition
-from mm.core.training.batch import Packed
+from mm.core.training.batch import Packed, pack
 from mm.core.training.metrics import Meter
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mm.core.contracts import Algorithm
+    from mm.core.training.roles import Role
     from mm.core.training.trainer import Trainer
 
 
@@ -28,7 +30,8 @@ def evaluate(trainer: Trainer, rows: list[int], token_bytes: np.ndarray) -> dict
     for role in trainer.roles.values():
         role.model.eval()
     with torch.no_grad():
-        for batch in trainer.micro_batches([store.unit(rows[i]) for i in mine]):
+        # an empty pack fixes the names of the metrics on a rank without rows
+        for batch in trainer.micro_batches([store.unit(rows[i]) for i in mine]) or [pack([])]:
             _measure(trainer, batch, meter)
             meter.add({"bytes": (float(size[batch.targets].sum()), 1.0)})
     for role in trainer.roles.values():
@@ -43,7 +46,8 @@ def evaluate(trainer: Trainer, rows: list[int], token_bytes: np.ndarray) -> dict
 
 def _measure(trainer: Trainer, batch: Packed, meter: Meter) -> None:
     totals: dict[str, float] = {}
-    for part in (trainer.algorithm, *trainer.roles.values()):
+    parts: tuple[Algorithm | Role, ...] = (trainer.algorithm, *trainer.roles.values())
+    for part in parts:
         totals.update(part.counts(batch))
     # called on the module itself: evaluation needs no gradient hooks, and ranks may hold unequal numbers of packs
     wrapped = {name: role.module for name, role in trainer.roles.items()}

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mm.core.data.order import RowOrder, partition
 from mm.core.data.store import Store
 from mm.core.training.batch import Unit
@@ -15,7 +17,7 @@ from mm.core.training.distributed import World
 class Feed:
     """Rows of a store, `batch_size` a global batch. The stream of rows does not depend on the number of ranks."""
 
-    def __init__(self, store: Store, rows: Sequence[int], batch_size: int, seed: int, world: World) -> None:
+    def __init__(self, store: Store, rows: Sequence[int] | np.ndarray, batch_size: int, seed: int, world: World) -> None:
         self.store, self.batch_size, self.world = store, batch_size, world
         self.order = RowOrder(rows, seed)
 

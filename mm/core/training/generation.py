@@ -21,7 +21,7 @@ from mm.core.records import EngineSpec
 from mm.core.resolve import backend_name
 from mm.core.training.conversion import DTYPES
 from mm.core.training.models import LoadedModel, find_model, freeze, load_model_folder
-from mm.core.training.session import open_backend
+from mm.core.training.session import open_backend, use_threads
 from mm.core.workspace import Workspace
 
 Messages = Sequence[Message | Mapping[str, Any]]
@@ -198,6 +198,7 @@ def load(
     loaded = load_model_folder(plugins, find_model(text, workspace), chip)
     kind = getattr(torch, DTYPES[chip.default_dtype() if dtype == "auto" else dtype])
     freeze(loaded.model, chip.device(), kind)
+    use_threads(chip, loaded.model)
     chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
     return TextModel(plugins, loaded, chip, name)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Metrics
 from mm.core.training.distributed import World
 
 
@@ -15,7 +16,7 @@ class Meter:
     def __init__(self) -> None:
         self._sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
 
-    def add(self, metrics: Metrics) -> None:
+    def add(self, metrics: Mapping[str, tuple[Tensor | float, Tensor | float]]) -> None:
         """Add detached (sum, count) pairs."""
         for name, (total, count) in metrics.items():
             old = self._sums.get(name, (0.0, 0.0))
@@ -34,6 +35,18 @@ class Meter:
         keys = [f"{n}\0{i}" for n in names for i in (0, 1)]
         totals = world.sum(dict(zip(keys, host, strict=True)))
         return {n: (totals[f"{n}\0{0}"], totals[f"{n}\0{1}"]) for n in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far: a log interval may be cut in two by a stop."""
+        return {name: list(pair) for name, pair in self._sums.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take back what `state_dict` gave."""
+        self._sums = {n: (_on(total, device), _on(count, device)) for n, (total, count) in state.items()}
+
+
+def _on(value: Tensor | float, device: torch.device) -> Tensor | float:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _to_host(values: list[Tensor | float]) -> list[float]:

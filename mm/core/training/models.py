@@ -21,7 +21,8 @@ from mm.core.training.storage import INDEX, verify
 from mm.core.workspace import checkpoints, find_model, read_config, step_of
 
 __all__ = [
-    "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "new_model", "read_config", "save_model_folder", "step_of",
+    "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "new_model", "read_config",
+    "save_model_folder", "step_of",
 ]  # fmt: skip
 
 WEIGHTS = "model.safetensors"

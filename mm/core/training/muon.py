@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,10 +66,11 @@ def orthogonalise(matrices_NRC: Tensor, group: dict[str, Any]) -> Tensor:
 
 def _rate(group: dict[str, Any], shape: torch.Size) -> float:
     """The learning rate for matrices of this shape: an update of AdamW's usual size (arXiv:2502.16982, section 2.2)."""
-    return float(group["lr"]) * 0.2 * max(shape[-2:]) ** 0.5
+    root: float = max(shape[-2:]) ** 0.5
+    return float(group["lr"]) * 0.2 * root
 
 
-def _by_shape(tensors: list[Tensor]) -> list[list[int]]:
+def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
     places: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
         places[tuple(tensor.shape), tensor.device].append(index)

@@ -22,7 +22,7 @@ def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]
     Weight decay acts on hidden matrices only. Muon (Jordan et al. 2024) with update scaling to AdamW's RMS (Liu et
     al. 2025, arXiv:2502.16982), so that both share one learning rate.
     """
-    vocab_size = model.config.vocab_size  # type: ignore[union-attr]
+    vocab_size: int = model.config.vocab_size  # type: ignore[union-attr,assignment]
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if is_matrix(p, vocab_size)]
     others = [p for p in parameters if not is_matrix(p, vocab_size)]

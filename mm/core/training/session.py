@@ -91,6 +91,7 @@ def build(
     corpus = open_corpus(plugins, run.select.data, needs.data, loaded.tokenizer, run.train.max_length, workspace.cache, say)
     device = backend.device(world.local_rank)
     loaded.model.to(device)
+    use_threads(backend, loaded.model, run.train.threads)
     for note in backend.fuse(loaded.model):
         backend.notes.append(f"fused: {note}")
     if run.train.compile and (declined := backend.compile(loaded.model)):
@@ -111,6 +112,13 @@ def open_backend(plugins: PluginManager, text: str) -> Backend:
     backend: Backend = plugins.load("backend", name)(card)
     backend.setup()
     return backend
+
+
+def use_threads(backend: Backend, model: torch.nn.Module, wanted: int | None = None) -> None:
+    """Set the host's threads: those asked for, or what the backend finds best for the model."""
+    count = wanted or backend.threads(sum(p.numel() for p in model.parameters()))
+    if count is not None:
+        torch.set_num_threads(count)
 
 
 def _open_model(

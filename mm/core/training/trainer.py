@@ -140,8 +140,9 @@ class Trainer:
     def _totals(self, micro: list[Packed]) -> dict[str, float]:
         counted: dict[str, float] = {"mm.tokens": float(sum(b.num_tokens for b in micro))}
         # an empty pack fixes the names, so that a rank without rows agrees with the others on what is summed
+        parts: tuple[Algorithm | Role, ...] = (self.algorithm, *self.roles.values())
         for batch in micro or [pack([])]:
-            for part in (self.algorithm, *self.roles.values()):
+            for part in parts:
                 for name, value in part.counts(batch).items():
                     counted[name] = counted.get(name, 0.0) + value
         seconds, limit = self.progress.seconds, self.settings.max_time

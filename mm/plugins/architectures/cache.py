@@ -39,11 +39,6 @@ class KVCache:
         self.positions_S = torch.zeros(self.slots, dtype=torch.long, device=device)
         self._index: tuple[tuple[int, ...], Tensor] = ((), self.positions_S[:0])
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of keys and values."""
-        return self.store.nbytes
-
     def at(self, slots: Sequence[int]) -> Slots:
         """Targets of a packed forward: slot n for document n. Raises ValueError when a slot is named twice."""
         if len(set(slots)) != len(slots):
@@ -110,7 +105,10 @@ class Prefill:
         self.starts = self.cache.reserve(self.slots, batch.lengths)
         lengths_N = torch.tensor(batch.lengths, dtype=torch.long)
         device = batch.input_ids.device
-        expand = lambda values: torch.tensor(values, dtype=torch.long).repeat_interleave(lengths_N).to(device)  # noqa: E731
+
+        def expand(values_N: Sequence[int]) -> Tensor:
+            return torch.tensor(values_N, dtype=torch.long).repeat_interleave(lengths_N).to(device)
+
         self.slots_T = expand(self.slots)
         self.continues = any(self.starts)
         self.positions_T = batch.position_ids + expand(self.starts) if self.continues else batch.position_ids
@@ -191,4 +189,5 @@ def _attend_one(q_nHD: Tensor, k_KCD: Tensor, v_KCD: Tensor, mask_nC: Tensor) ->
     group = heads // kv_heads
     q_1KRD = q_nHD.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3).flatten(1, 2)[None]
     o_1KRD = F.scaled_dot_product_attention(q_1KRD, k_KCD[None], v_KCD[None], mask_nC.repeat(group, 1))
-    return o_1KRD[0].unflatten(1, (group, -1)).permute(2, 0, 1, 3).flatten(1, 2)
+    o_KGnD: Tensor = o_1KRD[0].unflatten(1, (group, -1))
+    return o_KGnD.permute(2, 0, 1, 3).flatten(1, 2)

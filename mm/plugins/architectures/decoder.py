@@ -133,7 +133,9 @@ class Decoder(nn.Module):
         Raises ValueError when a document is empty or does not fit.
         """
         last_N = batch.cu_seqlens[1:] - 1
-        return self(batch, head=lambda hidden, weight: logits(hidden[last_N], weight), cache=cache.at(slots))[0]
+        logits_NV: Tensor
+        logits_NV, _ = self(batch, head=lambda hidden, weight: logits(hidden[last_N], weight), cache=cache.at(slots))
+        return logits_NV
 
     @torch.no_grad()
     def decode(self, ids_A: Tensor, slots_A: Sequence[int], cache: KVCache) -> Tensor:

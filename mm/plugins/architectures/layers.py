@@ -74,7 +74,8 @@ class SelfAttention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
         q_THD, k_TKD = self.rotate(q_THD, *rotary), self.rotate(k_TKD, *rotary)
-        return self.o_proj(attention(q_THD, k_TKD, v_TKD, batch).flatten(1))
+        o_TE: Tensor = self.o_proj(attention(q_THD, k_TKD, v_TKD, batch).flatten(1))
+        return o_TE
 
 
 class SwiGLU(nn.Module):

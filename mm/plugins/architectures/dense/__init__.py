@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import attrs
-from attrs.validators import ge, gt, in_
-from attrs.validators import optional as maybe
+from attrs.validators import ge, gt, in_, optional as maybe
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class RunCommand(click.Command):
             formatter.write_dl([(" / ".join((s.name, *s.aliases)), s.summary) for s in stages])
         with formatter.section("Presets"):
             for preset in sorted({p for s in stages for p in s.presets}):
-                formatter.write_dl([(preset, ", ".join(s.name for s in expand(ctx.obj, [preset])))])
+                formatter.write_dl([(preset, ", ".join(s.name for s in ordered(expand(ctx.obj, [preset]))))])
 
 
 @click.command(cls=RunCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
@@ -48,7 +48,9 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
         layers.append(Layer(origin=config, values=read_toml(Path(config))))
     say = lambda line: click.echo(line, err=True)  # noqa: E731
     report = None if dry_run else print_outcomes
-    run_stages(ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=say, report=report)
+    artifacts = run_stages(ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=say, report=report)
+    if not dry_run:
+        print_next(artifacts)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -70,6 +72,19 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         # an option that may be given several times is a list
         options[key] = (*options[key], value) if isinstance(options.get(key), tuple) else (value,) if key == "data" else value
     return names, options
+
+
+def print_next(artifacts: Mapping[str, Path]) -> None:
+    """The lines to type next, for what there is."""
+    model = next((path for name, path in reversed(artifacts.items()) if name.startswith("run:")), None)
+    lines = []
+    if model:
+        name = model.parent.name
+        lines = [f"mm chat {name}", f"mm generate {name} 'Hello'", f"mm info {name}", f"mm runs show {name}"]
+    if "export" in artifacts:
+        lines.append(f"mm generate {artifacts['export']} 'Hello'    # the export; transformers loads it too")
+    if lines:
+        click.echo("next:\n" + "\n".join(f"  {line}" for line in lines), err=True)
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:

@@ -9,4 +9,6 @@ from mm.core.records import CommandSpec
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
     """`mm runs`."""
-    yield CommandSpec(name="runs", summary="List, show and plot the runs of this workspace.", target="mm.plugins.commands.runs.command:runs")
+    yield CommandSpec(
+        name="runs", summary="List, show and plot the runs of this workspace.", target="mm.plugins.commands.runs.command:runs"
+    )

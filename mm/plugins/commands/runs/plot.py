@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mm.core.errors import UsageError, close_match
@@ -32,10 +33,8 @@ def plot_runs(runs: Sequence[RunFolder], metric: str, out: Path) -> Path:
     figure, axes = pyplot.subplots(1, len(runs), figsize=(5.5 * len(runs), 4), squeeze=False)
     for axis, run in zip(axes[0], runs, strict=True):
         axis.plot(*read_metric(run, metric), label=f"training {metric}")
-        try:
+        with suppress(UsageError):  # a run without a held-out part has only the training curve
             axis.plot(*read_metric(run, f"held_out/{metric}"), "o--", label=f"held-out {metric}")
-        except UsageError:
-            pass  # a run without a held-out part has only the training curve
         axis.set_xlabel("step")
         axis.set_ylabel(metric)
         axis.set_title(run.name)

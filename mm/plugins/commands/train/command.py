@@ -16,7 +16,7 @@ from mm.plugins.commands.parts import PartsCommand, given_layers
 @click.option("--resume", is_flag=True, help="Go on with --run NAME (the newest unfinished run without it).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and touch nothing.")
 @click.pass_context
-def train(ctx: click.Context, config: str | None, resume: bool, dry_run: bool, **values: Any) -> None:
+def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool, **values: Any) -> None:
     """Train a model with an algorithm.
 
     The options below are those of the selected parts: give --algo, --arch and so on to see theirs.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from mm.core.contracts import Engine, Request, Sampling
-from mm.core.data.rows import ChatRow
+from mm.core.data.messages import parse_conversation
 from mm.core.data.tokenizer import Tokenizer
 from mm.plugins.sources.skills.checks import interval, score
 
@@ -17,9 +17,6 @@ MULTI_TURN = ("agent",)
 # Manners are a share of what a model says, not of its one likeliest answer; everything else is decoded greedily.
 SAMPLED = ("polite",)
 _LONGEST = {"cloze": 16}
-
-ParseChat = Callable[[Mapping[str, Any]], ChatRow]
-
 
 @attrs.frozen(kw_only=True)
 class Figure:
@@ -42,11 +39,11 @@ class Figure:
 
 
 def evaluate(
-    engine: Engine, tokenizer: Tokenizer, parse: ParseChat, items: Sequence[Mapping[str, Any]], *, seed: int = 0
+    engine: Engine, tokenizer: Tokenizer, items: Sequence[Mapping[str, Any]], *, seed: int = 0
 ) -> list[Figure]:
-    """Generate for every single-turn item and score it; `parse` reads a conversation row."""
+    """Generate for every single-turn item and score it."""
     taken = [item for item in items if item["suite"] not in MULTI_TURN]
-    completions = complete(engine, tokenizer, parse, taken, seed=seed)
+    completions = complete(engine, tokenizer, taken, seed=seed)
     counted: dict[tuple[str, str], list[bool]] = {}
     for item, text in zip(taken, completions, strict=True):
         counted.setdefault((item["suite"], item["tier"]), []).append(score(item, text))
@@ -54,12 +51,12 @@ def evaluate(
 
 
 def complete(
-    engine: Engine, tokenizer: Tokenizer, parse: ParseChat, items: Sequence[Mapping[str, Any]], *, seed: int
+    engine: Engine, tokenizer: Tokenizer, items: Sequence[Mapping[str, Any]], *, seed: int
 ) -> list[str]:
     """The model's text for each item, special tokens removed."""
     requests = [
         Request(
-            ids=tuple(prompt_ids(item, tokenizer, parse)),
+            ids=tuple(prompt_ids(item, tokenizer)),
             max_new_tokens=_LONGEST.get(item["suite"], 96),
             stop=(tokenizer.eos_id,),
             sampling=Sampling(temperature=1.0 if item["suite"] in SAMPLED else 0.0),
@@ -70,13 +67,13 @@ def complete(
     return [tokenizer.decode(completion.ids) for completion in engine.generate(requests)]
 
 
-def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer, parse: ParseChat) -> list[int]:
+def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
     """A raw text's ids after the beginning token, or a conversation's with the header of the answer."""
     if "prompt" in item:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         return begin + tokenizer.encode(item["prompt"])
-    row = parse({"conversations": item["conversations"]})
-    return tokenizer.encode_prompt(row.messages, row.tools)
+    messages, tools = parse_conversation(item, complete=False)
+    return tokenizer.encode_prompt(messages, tools)
 
 
 def by_suite(figures: Sequence[Figure]) -> dict[str, dict[str, Figure]]:

@@ -12,17 +12,15 @@ from attrs import frozen
 from mm.core import api
 from mm.core.choices import choose_backend
 from mm.core.contracts import Stage, StageResult
-from mm.core.data.reader import RowReader
 from mm.core.options import option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import FormatSpec, StageSpec
+from mm.core.records import StageSpec
 from mm.core.resolve import read_config
 from mm.core.workspace import RunFolder, fingerprint, write_text
 from mm.plugins.commands.runs.plot import plot_runs
 from mm.plugins.sources.skills import corpus, evaluation
 
 if TYPE_CHECKING:
-    from mm.core.data.rows import ChatRow
     from mm.plugins.sources.skills.evaluation import Figure
 
 _MODELS = (("run:pretrain", "before"), ("run:sft", "after"))
@@ -63,11 +61,11 @@ class Evaluate(Stage):
         figures, samples = {}, []
         for artifact, label in _MODELS:
             engine, tokenizer = self._engine(artifacts[artifact])
-            figures[label] = evaluation.evaluate(engine, tokenizer, self._parse, items)
+            figures[label] = evaluation.evaluate(engine, tokenizer, items)
             if label == "after":
                 shown = [next(i for i in items if i["suite"] == suite) for suite in _SAMPLES]
-                texts = evaluation.complete(engine, tokenizer, self._parse, shown, seed=0)
-                samples = [(item["conversations"][-1]["content"], text) for item, text in zip(shown, texts, strict=True)]
+                texts = evaluation.complete(engine, tokenizer, shown, seed=0)
+                samples = [_conversation(item, text) for item, text in zip(shown, texts, strict=True)]
         self._report(options, artifacts, figures, samples)
         return StageResult({"report": self._folder() / "eval.json"}, self._summary(figures))
 
@@ -79,14 +77,12 @@ class Evaluate(Stage):
         loaded = generation.load(self.plugins, str(model), self.workspace, backend=name)
         return loaded.engine, loaded.loaded.tokenizer
 
-    def _parse(self, row: Mapping[str, Any]) -> ChatRow:
-        from mm.core.contracts import Position
-
-        formats = [s for s in self.plugins.specs("format") if isinstance(s, FormatSpec)]
-        return RowReader(formats, "chat").parse(Position(path="skills", line=1), row)  # type: ignore[return-value]
-
     def _report(
-        self, options: EvalOptions, artifacts: Mapping[str, Path], figures: dict[str, list[Figure]], samples: list[tuple[str, str]]
+        self,
+        options: EvalOptions,
+        artifacts: Mapping[str, Path],
+        figures: dict[str, list[Figure]],
+        samples: list[list[tuple[str, str]]],
     ) -> None:
         runs = [RunFolder(artifacts[name].parent) for name, _ in _MODELS]
         plot_runs(runs, "loss", self._folder() / "loss.png")
@@ -94,12 +90,12 @@ class Evaluate(Stage):
             "split": options.split,
             "runs": [run.name for run in runs],
             "figures": {label: [_plain(f) for f in found] for label, found in figures.items()},
-            "samples": [{"user": user, "assistant": text} for user, text in samples],
+            "samples": [[{"role": role, "content": text} for role, text in turns] for turns in samples],
         }
         write_text(self._folder() / "eval.json", json.dumps(values, indent=1, ensure_ascii=False))
         _print_table(options.split, figures)
-        for user, text in samples:
-            self.say(f"\nuser:      {user}\nassistant: {text}")
+        for turns in samples:
+            self.say("\n" + "\n".join(f"{role + ':':<11}{text}" for role, text in turns))
         self.say(f"\nlosses: {self._folder() / 'loss.png'}")
 
     def _summary(self, figures: dict[str, list[Figure]]) -> str:
@@ -115,6 +111,12 @@ class Evaluate(Stage):
         return read_config(EvalOptions, self.layers, "eval")  # type: ignore[no-any-return]
 
 
+def _conversation(item: Mapping[str, Any], answer: str) -> list[tuple[str, str]]:
+    """The turns that can be read, then the model's: a call is shown as the template writes it."""
+    turns = [t for t in item["conversations"] if t["role"] != "system"]
+    return [*((t["role"], t["content"] or f"calls {t.get('tool_calls', '')}") for t in turns), ("assistant", answer)]
+
+
 def _plain(figure: Figure) -> dict[str, Any]:
     low, high = figure.interval
     return {
@@ -127,7 +129,8 @@ def _print_table(split: str, figures: dict[str, list[Figure]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=f"held-out skills, {split} split: share right [95% interval]", title_justify="left")
+    title = f"held-out skills, {split} split: share right [95% interval]"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for column in ("suite", "tier", "items", *figures):
         table.add_column(column, justify="left" if column in ("suite", "tier") else "right")
     found = {label: evaluation.by_suite(listed) for label, listed in figures.items()}

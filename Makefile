@@ -1,0 +1,33 @@
+PYTHON ?= python3.11
+PIP = .venv/bin/pip install -q -c constraints.txt
+
+.PHONY: demo test test-slow lint benchmarks
+
+# torch is installed first: unpinned, another package would bring its newest build
+.venv/installed: setup.py constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) -e ".[dev]"
+	touch $@
+
+demo: .venv/installed
+	.venv/bin/mm run all --config examples/demo.toml
+
+test: .venv/installed-dev
+	.venv/bin/python -m pytest -n 2
+
+test-slow: .venv/installed-dev
+	.venv/bin/python -m pytest -m slow
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+benchmarks: .venv/installed-dev
+	.venv/bin/python benchmarks/train_speed.py
+	.venv/bin/python benchmarks/decode.py
+	.venv/bin/python benchmarks/startup.py
