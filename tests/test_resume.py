@@ -129,8 +129,10 @@ def test_a_saved_state_holds_the_weights_of_its_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number: int, code: int, tmp_path: Path) -> None:
     train(tmp_path, "start", max_steps=1)
+    # a model of a few thousand parameters, so that the run ends only by the signal
     words = ["--from", "start", "--data", str(tmp_path / "tiny_rows.jsonl"), "--run", "a", "--backend", "cpu", "--dtype", "fp32"]
-    more = ["--max-steps", "100000", "--global-batch-size", "2", "--max-length", "128", "--log-interval", "1"]
+    more = ["--max-steps", "100000", "--global-batch-size", "2", "--max-length", "128"]
+    more += ["--log-interval", "1", "--eval-ratio", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MM_WORKSPACE": str(tmp_path)}
     command = [sys.executable, "-m", "mm", "train", "--algo", "sft", *words, *more]
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)

@@ -139,7 +139,7 @@ def _run_one(
     if dry_run:
         say(f"[{spec.name}] {stage.plan(artifacts)}")
         return Outcome(spec.name, "planned", 0.0, "")
-    inputs = _digest(stage.inputs(artifacts))
+    inputs = digest(stage.inputs(artifacts))
     standing = None if force else ledger.current(spec.name, inputs)
     if standing is not None:
         artifacts.update(standing)
@@ -182,5 +182,6 @@ def _prefix(stage: str) -> str:
     return stage.replace("-", "_") + "_"
 
 
-def _digest(values: Mapping[str, Any]) -> str:
+def digest(values: Mapping[str, Any]) -> str:
+    """A hash of a stage's inputs."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -69,7 +69,8 @@ def open_corpus(
         if info.truncated:
             say(f"data: {locator}: {info.truncated:,} rows were cut at --max-length {max_length}")
         if info.dropped:
-            say(f"data: {locator}: {info.dropped:,} rows gave nothing to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
+            where = ", ".join(info.dropped_rows[:5])
+            say(f"data: {locator}: {info.dropped:,} rows gave nothing to learn and were dropped: {where}")
         stores.append(store)
     return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(parts))
 

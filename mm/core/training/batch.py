@@ -7,12 +7,11 @@ H heads, K key/value heads, D head size, E hidden size, V vocabulary, S cache sl
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
-
-IGNORE = -100
 
 
 @attrs.frozen(eq=False)
@@ -80,7 +79,7 @@ class Packed:
             return tensor.to(device, non_blocking=True)
 
         names = ("input_ids", "position_ids", "cu_seqlens", "target_index", "targets")
-        moved = {name: move(getattr(self, name)) for name in names}
+        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in names}
         return attrs.evolve(self, **moved, fields={name: move(value) for name, value in self.fields.items()})
 
 

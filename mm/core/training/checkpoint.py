@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from mm.core.errors import CheckpointError
 from mm.core.training.batch import Tokens, Unit
-from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder
+from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder, save_weights
 from mm.core.training.storage import replace, seal, verify
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def save_checkpoint(trainer: Trainer, loaded: LoadedModel, folder: Path) -> Path
         save_model_folder(temporary, loaded)
         for role in trainer.roles.values():
             if role.trainable and role.model is not loaded.model:
-                save_model(role.model, str(temporary / f"{role.name}.safetensors"))
+                save_weights(role.model, temporary / f"{role.name}.safetensors")
     trainer.world.barrier()
     with _quiet():
         dcp.save(_state(trainer), checkpoint_id=temporary / STATE, no_dist=trainer.world.size == 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from torch import nn
 
 from mm.core.backend import Backend
@@ -22,7 +22,7 @@ from mm.core.workspace import checkpoints, find_model, read_config, step_of
 
 __all__ = [
     "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "new_model", "read_config",
-    "save_model_folder", "step_of",
+    "save_model_folder", "save_weights", "step_of",
 ]  # fmt: skip
 
 WEIGHTS = "model.safetensors"
@@ -48,7 +48,7 @@ def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokeniz
 
 def save_model_folder(folder: Path, loaded: LoadedModel) -> None:
     """Write a model's files into an existing folder. Tied weights are stored once."""
-    save_model(loaded.model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    save_weights(loaded.model, folder / WEIGHTS)
     loaded.tokenizer.save(folder)
     config = {
         "model_type": "mm",
@@ -57,6 +57,16 @@ def save_model_folder(folder: Path, loaded: LoadedModel) -> None:
         "tokenizer_fingerprint": loaded.tokenizer.fingerprint,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's tensors, tied ones under the first of their names. Equal weights give equal bytes.
+
+    `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time.
+    """
+    state = model.state_dict(keep_vars=True)
+    first = {id(state[name]): name for name in sorted(state, reverse=True)}
+    save_file({name: state[name].detach().contiguous() for name in sorted(first.values())}, path, metadata={"format": "pt"})
 
 
 def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) -> LoadedModel:

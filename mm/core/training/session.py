@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -236,7 +237,7 @@ def _resume(session: Session, checkpoint: Path, say: Say) -> None:
 def _finish(session: Session, say: Say) -> None:
     trainer, folder = session.trainer, session.folder
     again = f"mm train --resume --run {folder.name}"
-    if number := trainer.stop.raised:
+    if number := trainer.stop.raised or (signal.SIGTERM if trainer.stop.signalled else 0):
         _close(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {trainer.progress.step} and saved. Go on with: {again}", number)
     if session.world.main:

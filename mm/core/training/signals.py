@@ -10,11 +10,13 @@ from types import FrameType
 
 
 class StopFlag:
-    """`raised` is the signal that this process got (0: none); `agreed` is set when any rank wants to stop."""
+    """`raised` is the signal that this process got (0: none); `agreed` is set when any rank wants to stop,
+    `signalled` when one of them got a signal."""
 
     def __init__(self) -> None:
         self.raised = 0
         self.agreed = False
+        self.signalled = False
 
     @contextmanager
     def watch(self) -> Iterator[None]:

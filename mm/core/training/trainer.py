@@ -82,7 +82,8 @@ class Trainer:
                     self.evaluate()
                 self._loop()
                 self.check()
-                self.evaluate()
+                if not self.stop.signalled:  # who sends a signal may not wait for long
+                    self.evaluate()
                 self.save()
         except BaseException as raised:
             error = raised
@@ -149,8 +150,9 @@ class Trainer:
         steps = self.settings.stop_after_steps
         ending = self.stop.raised or (limit and seconds >= limit) or (steps and self.progress.step + 1 >= steps)
         counted["mm.stop"] = float(bool(ending))
+        counted["mm.signal"] = float(bool(self.stop.raised))
         totals = self.world.sum(counted)
-        self.stop.agreed = totals["mm.stop"] > 0
+        self.stop.agreed, self.stop.signalled = totals["mm.stop"] > 0, totals["mm.signal"] > 0
         totals["mm.micro"] = self.world.max(len(micro))
         return totals
 

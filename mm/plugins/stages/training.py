@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from mm.core.choices import needs_of
 from mm.core.contracts import Stage, StageResult
 from mm.core.data.corpus import open_source
 from mm.core.options import options_of
+from mm.core.pipeline import digest
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.resolve import Layer, Resolved, section_of
 from mm.core.settings import COMMON
-from mm.core.workspace import fingerprint
+from mm.core.workspace import checkpoints, fingerprint, write_text
 
 # the stage decides these
 _FIXED = ("algo", "from", "run", "tokenizer")
@@ -50,12 +52,33 @@ class TrainStage(Stage):
         return api.plan(self.plugins, self._layers(artifacts), self.workspace, say=lambda line: None)
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Train."""
-        layers = self._layers(artifacts)
-        run = api.start(self.plugins, layers, self.workspace, resume=False, say=self.say)
+        """Train; a training of the same inputs that was interrupted is resumed."""
+        inputs = digest(self.inputs(artifacts))
+        name = self._started(inputs)
+        resume = name is not None
+        if name is None:
+            name = self._resolve(artifacts).run.select.run
+            write_text(self._note, json.dumps({"inputs": inputs, "run": name}))
+        named = Layer(origin=f"stage {self.spec.name}", values={"run": name})
+        layers = [named] if resume else [named, *self._layers(artifacts)]
+        run = api.start(self.plugins, layers, self.workspace, resume=resume, say=self.say)
+        self._note.unlink()
         manifest = run.manifest
         summary = f"{run.name}: {manifest['parameters']:,} parameters, {manifest['tokens']:,} tokens"
         return StageResult({self.spec.gives[0]: run.model}, summary)
+
+    @property
+    def _note(self) -> Path:
+        return self.workspace.cache / f"started-{self.spec.name}.json"
+
+    def _started(self, inputs: str) -> str | None:
+        """The unfinished run of these inputs that has a checkpoint to go on from."""
+        note = json.loads(self._note.read_text(encoding="utf-8")) if self._note.exists() else {}
+        if note.get("inputs") != inputs:
+            return None
+        run = self.workspace.run(note["run"])
+        unfinished = run.manifest.get("state") not in (None, "finished")
+        return note["run"] if unfinished and checkpoints(run.checkpoints) else None
 
     def _layers(self, artifacts: Mapping[str, Path]) -> list[Layer]:
         makes_model = _makes_model(self.plugins.get("algorithm", self.spec.algorithm))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ class RunCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Stages with their summaries, then presets with their stages."""
-        stages = [s for s in ctx.obj.specs("stage") if isinstance(s, StageSpec)]
+        stages = ordered([s for s in ctx.obj.specs("stage") if isinstance(s, StageSpec)])
         with formatter.section("Stages"):
             formatter.write_dl([(" / ".join((s.name, *s.aliases)), s.summary) for s in stages])
         with formatter.section("Presets"):
-            for preset in sorted({p for s in stages for p in s.presets}):
-                formatter.write_dl([(preset, ", ".join(s.name for s in ordered(expand(ctx.obj, [preset]))))])
+            presets = sorted({p for s in stages for p in s.presets})
+            formatter.write_dl([(p, ", ".join(s.name for s in ordered(expand(ctx.obj, [p])))) for p in presets])
 
 
 @click.command(cls=RunCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
@@ -74,7 +74,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return names, options
 
 
-def print_next(artifacts: Mapping[str, Path]) -> None:
+def print_next(artifacts: dict[str, Path]) -> None:
     """The lines to type next, for what there is."""
     model = next((path for name, path in reversed(artifacts.items()) if name.startswith("run:")), None)
     lines = []

@@ -65,7 +65,7 @@ def _print_table(found: list[RunFolder]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in ("run", "algorithm", "state", "step", "parameters", "created"):
-        table.add_column(column, justify="right" if column in ("step", "parameters") else "left")
+        table.add_column(column, justify="right" if column in ("step", "parameters") else "left", no_wrap=column == "run")
     for run in found:
         m = run.manifest
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m.get("created", 0)))

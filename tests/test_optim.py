@@ -1,0 +1,133 @@
+"""The schedules against their formulas, the parameter groups, and the project's Muon beside torch's in a training."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from torch import nn
+
+from mm.core.settings import TrainSettings
+from mm.core.training.muon import BatchedMuon
+from mm.core.training.optim import build_optimizers, is_matrix, learning_rate
+from mm.testing import tiny_model
+
+
+@given(
+    horizon=st.integers(1, 500),
+    warmup=st.floats(0, 1),
+    floor=st.floats(0, 1),
+    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    share=st.floats(0, 1, exclude_max=True),
+)
+def test_schedules_are_their_formulas(horizon: int, warmup: float, floor: float, schedule: str, share: float) -> None:
+    settings = TrainSettings(
+        learning_rate=3e-3, schedule=schedule, warmup_ratio=warmup, min_learning_rate_ratio=floor, max_steps=horizon
+    )
+    step, rising = int(share * horizon), round(warmup * horizon)
+    if step < rising:
+        expected = 3e-3 * (step + 1) / rising
+    else:
+        x = (step - rising) / max(1, horizon - rising)
+        low = 3e-3 * floor
+        cosine = low + (3e-3 - low) * (math.cos(math.pi * x) + 1) / 2
+        expected = {"cosine": cosine, "linear": 3e-3 * (1 - x) + low * x, "constant": 3e-3}[schedule]
+    assert learning_rate(step, horizon, settings) == pytest.approx(expected, rel=1e-12, abs=1e-18)
+
+
+def test_a_schedule_by_hand() -> None:
+    settings = TrainSettings(learning_rate=1.0, warmup_ratio=0.2, min_learning_rate_ratio=0.1, schedule="cosine")
+    rates = [learning_rate(step, 10, settings) for step in range(11)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx(0.55)
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert learning_rate(50, 10, settings) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_decay_acts_on_hidden_matrices_alone(optimizer: str) -> None:
+    model = tiny_model()
+    settings = TrainSettings(optimizer=optimizer, weight_decay=0.3, learning_rate=0.1, adam_beta1=0.8, adam_beta2=0.7)
+    optimizers = build_optimizers(model, settings, [])
+    decay = {id(p): g["weight_decay"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    named = dict(model.named_parameters())
+    assert len(decay) == sum(len(g["params"]) for o in optimizers for g in o.param_groups) == len(named)
+    decayed = {name for name, p in named.items() if decay[id(p)] == 0.3}
+    assert decayed == {name for name in named if "norm" not in name and "embed" not in name and "head" not in name}
+    assert decayed and {decay[id(named[n])] for n in named.keys() - decayed} == {0.0}
+    adamw = optimizers[-1]
+    assert isinstance(adamw, torch.optim.AdamW) and adamw.defaults["betas"] == (0.8, 0.7)
+    if optimizer == "muon":
+        assert {id(p) for g in optimizers[0].param_groups for p in g["params"]} == {id(named[n]) for n in decayed}
+    # with zero gradients only decay moves anything: by lr * decay of the weight
+    before = {name: p.detach().clone() for name, p in named.items()}
+    for parameter in named.values():
+        parameter.grad = torch.zeros_like(parameter)
+    for each in optimizers:
+        each.step()
+    for name, p in named.items():
+        torch.testing.assert_close(p.detach(), before[name] * (1 - 0.1 * 0.3 if name in decayed else 1))
+
+
+def test_frozen_parameters_get_no_optimizer() -> None:
+    model = tiny_model()
+    frozen = next(p for p in model.parameters() if p.ndim == 2)
+    frozen.requires_grad_(False)
+    for kind in ("adamw", "muon"):
+        optimizers = build_optimizers(model, TrainSettings(optimizer=kind), [])
+        assert all(p is not frozen for o in optimizers for g in o.param_groups for p in g["params"])
+
+
+def test_an_embedding_is_no_matrix() -> None:
+    assert is_matrix(nn.Parameter(torch.zeros(8, 4)), 300)
+    assert not is_matrix(nn.Parameter(torch.zeros(300, 4)), 300)
+    assert not is_matrix(nn.Parameter(torch.zeros(4)), 300)
+
+
+def test_a_chip_without_the_fused_kernel_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    adamw = torch.optim.AdamW
+
+    def without(*args: object, fused: bool = False, **options: object) -> torch.optim.Optimizer:
+        if fused:
+            raise RuntimeError("no such kernel")
+        return adamw(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim, "AdamW", without)
+    notes: list[str] = []
+    assert not build_optimizers(tiny_model(), TrainSettings(), notes)[0].defaults["fused"]
+    assert notes == ["AdamW is not fused: no such kernel"]
+
+
+def test_muon_learns_as_torchs_does() -> None:
+    """A small regression: losses of the two stay together, as rounding in bfloat16 lets them."""
+    torch.set_num_threads(1)
+    losses = {}
+    for kind in (BatchedMuon, torch.optim.Muon):
+        generator = torch.Generator().manual_seed(0)
+        weights = [nn.Parameter(torch.randn(12, 12, generator=generator) / 4) for _ in range(3)]
+        inputs, wanted = (torch.randn(64, 12, generator=generator) for _ in range(2))
+        optimizer = kind(weights, lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        losses[kind] = []
+        for _ in range(20):
+            hidden = inputs
+            for weight in weights:
+                hidden = torch.tanh(hidden @ weight)
+            loss = (hidden - wanted).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[kind].append(loss.item())
+    ours, theirs = losses[BatchedMuon], losses[torch.optim.Muon]
+    assert ours == pytest.approx(theirs, rel=5e-3)
+    assert ours[-1] < 0.95 * ours[0]
+
+
+def test_settings_reach_the_optimizer() -> None:
+    settings = attrs.evolve(TrainSettings(), optimizer="muon", learning_rate=0.7, weight_decay=0.2)
+    muon, adamw = build_optimizers(tiny_model(), settings, [])
+    assert isinstance(muon, BatchedMuon)
+    assert (muon.defaults["lr"], muon.defaults["weight_decay"], adamw.defaults["lr"]) == (0.7, 0.2, 0.7)

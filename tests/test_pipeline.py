@@ -1,0 +1,210 @@
+"""`mm run`: order, skipping, refusing, reporting, and the built-in stages in a small real run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+import mm
+from mm.core.contracts import Stage, StageResult
+from mm.core.errors import UsageError
+from mm.core.hooks import hookimpl
+from mm.core.pipeline import Outcome, expand, ordered, run_stages
+from mm.core.plugins import PluginManager
+from mm.core.records import StageSpec
+from mm.core.resolve import Layer
+from mm.core.workspace import Workspace, fingerprint
+from mm.testing import plugin_manager, tiny_rows
+
+RAN: list[str] = []
+
+
+class Toy(Stage):
+    """Joins what it needs and its colour into a file."""
+
+    @classmethod
+    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+        return {"colour"}
+
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        return {"colour": self._colour(), "needs": [fingerprint(artifacts[n]) for n in self.spec.needs]}
+
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        return f"would paint {self.spec.name} {self._colour()}"
+
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        RAN.append(self.spec.name)
+        if self._colour() == "broken":
+            raise RuntimeError("out of paint")
+        out = self.workspace.path / f"{self.spec.name}.txt"
+        out.write_text("".join(artifacts[n].read_text() for n in self.spec.needs) + self._colour())
+        return StageResult({self.spec.gives[0]: out}, f"painted {self._colour()}")
+
+    def _colour(self) -> str:
+        return next((layer.values["colour"] for layer in self.layers if "colour" in layer.values), "grey")
+
+
+@hookimpl
+def mm_stages() -> Iterable[StageSpec]:
+    """Three that need each other in a row, declared backwards."""
+    toy = {"summary": "A toy.", "target": f"{__name__}:Toy", "presets": ("toys",)}
+    yield StageSpec(name="roof", needs=("walls", "ground"), gives=("roof",), aliases=("top",), **toy)
+    yield StageSpec(name="wall-paper", needs=("ground",), gives=("walls",), **toy)
+    yield StageSpec(name="floor", gives=("ground",), **toy)
+
+
+@pytest.fixture(scope="module")
+def plugins() -> PluginManager:
+    return plugin_manager(__name__)
+
+
+@pytest.fixture(autouse=True)
+def ran() -> list[str]:
+    torch.set_num_threads(1)
+    RAN.clear()
+    return RAN
+
+
+def toys(plugins: PluginManager, workspace: Path, *names: str, **options: Any) -> dict[str, Path]:
+    return mm.run(list(names) or ["toys"], workspace=workspace, plugins=plugins, quiet=True, **options)
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+
+
+def test_stages_run_after_what_they_need(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
+    artifacts = toys(plugins, tmp_path, "roof", "toys", "top")
+    assert ran == ["floor", "wall-paper", "roof"]
+    assert artifacts["roof"].read_text() == "greygreygreygrey"
+    assert [s.name for s in expand(plugins, ["top"])] == ["roof"]
+
+
+def test_a_circle_is_refused(plugins: PluginManager) -> None:
+    floor, roof = plugins.get("stage", "floor"), plugins.get("stage", "roof")
+    assert isinstance(floor, StageSpec) and isinstance(roof, StageSpec)
+    with pytest.raises(UsageError, match="floor, roof need each other"):
+        ordered([attrs.evolve(floor, needs=("roof",)), roof])
+
+
+def test_what_is_up_to_date_is_skipped(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
+    first = toys(plugins, tmp_path)
+    ran.clear()
+    assert toys(plugins, tmp_path) == first and ran == []
+    toys(plugins, tmp_path, wall_paper_colour="red")
+    assert ran == ["wall-paper", "roof"]  # the floor stands, and what rests on the walls does not
+    ran.clear()
+    toys(plugins, tmp_path, "roof")
+    assert ran == []
+    first["ground"].unlink()
+    toys(plugins, tmp_path, "floor")
+    assert ran == ["floor"]
+    toys(plugins, tmp_path, "floor", force=True)
+    assert ran == ["floor", "floor"]
+
+
+def test_an_own_option_stands_above_a_shared_one(plugins: PluginManager, tmp_path: Path) -> None:
+    artifacts = toys(plugins, tmp_path, colour="blue-", roof_colour="green")
+    assert artifacts["roof"].read_text() == "blue-blue-blue-green"
+
+
+def test_a_missing_need_names_the_stage_that_gives_it(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"Stage roof needs walls: run 'mm run wall-paper' first"):
+        toys(plugins, tmp_path, "roof")
+    with pytest.raises(UsageError, match=r"Stage sft needs run:pretrain: run 'mm run pretrain' first"):
+        toys(plugins, tmp_path, "full_sft")
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["flor"], {}, r"Unknown stage 'flor'\. Did you mean 'floor'"),
+        (["pretrian"], {}, r"Unknown stage 'pretrian'\. Did you mean 'pretrain'"),
+        (["floor"], {"color": "red"}, r"No such option: --color for the stages floor\. Did you mean '--colour'"),
+        (["floor"], {"roof_colour": "red"}, r"No such option: --roof-colour"),
+        (["pretrain"], {"learning_rat": 1.0}, r"No such option: --learning-rat for .*'--learning-rate'"),
+    ],
+)
+def test_unknown_names_get_their_close_match(
+    names: list[str], options: dict[str, Any], message: str, plugins: PluginManager, tmp_path: Path, ran: list[str]
+) -> None:
+    layer = Layer(origin="command line", values=options, textual=True)
+    with pytest.raises(UsageError, match=message):
+        run_stages(plugins, names, Workspace(tmp_path), [layer], force=False, dry_run=False, say=print)
+    assert ran == [] and listing(tmp_path) == {}
+
+
+def test_a_file_may_hold_tables_of_other_stages(plugins: PluginManager, tmp_path: Path) -> None:
+    layer = Layer(origin="demo.toml", values={"roof_colour": "red", "floor_colour": "black"})
+    found = run_stages(plugins, ["floor"], Workspace(tmp_path), [layer], force=False, dry_run=False, say=print)
+    assert found["ground"].read_text() == "black"
+
+
+def test_a_failing_stage_is_reported_and_run_again(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
+    reports: list[list[Outcome]] = []
+
+    def run(**values: str) -> None:
+        layers = [Layer(origin="argument", values=values)]
+        run_stages(
+            plugins, ["toys"], Workspace(tmp_path), layers, force=False, dry_run=False, say=print, report=reports.append
+        )
+
+    with pytest.raises(RuntimeError, match="out of paint"):
+        run(wall_paper_colour="broken")
+    assert [(o.stage, o.state, o.summary) for o in reports[0]] == [
+        ("floor", "done", "painted grey"), ("wall-paper", "failed", "")
+    ]  # fmt: skip
+    run()
+    assert [(o.stage, o.state) for o in reports[1]] == [("floor", "up to date"), ("wall-paper", "done"), ("roof", "done")]
+    assert reports[1][0].summary == "painted grey"
+    assert ran == ["floor", "wall-paper", "wall-paper", "roof"]
+
+
+def test_a_dry_run_touches_nothing(
+    plugins: PluginManager, tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mm.run(["toys"], workspace=tmp_path, plugins=plugins, dry_run=True)
+    assert "[roof] would paint roof grey" in capsys.readouterr().err
+    toys(plugins, tmp_path, "floor")
+    before = listing(tmp_path)
+    mm.run(["toys", "all"], workspace=tmp_path, plugins=plugins, dry_run=True, wall_paper_colour="red")
+    said = capsys.readouterr().err
+    assert "[wall-paper] would paint wall-paper red" in said and "[sft] mm train --algo sft" in said
+    assert listing(tmp_path) == before and ran == ["floor"]
+
+
+def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("text", "chat"):
+        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
+    options = {
+        "tokenizer_vocab_size": 320, "tokenizer_data": str(tmp_path / "text.jsonl"), "pretrain_data": str(tmp_path / "text.jsonl"),
+        "sft_data": str(tmp_path / "chat.jsonl"), "pretrain_preset": "tiny", "pretrain_arch": "dense", "max_steps": 2,
+        "pretrain_dense_hidden_size": 32, "pretrain_dense_num_hidden_layers": 2, "global_batch_size": 2, "threads": 1,
+        "backend": "cpu", "dtype": "fp32",
+    }  # fmt: skip
+    stages = ["convert", "sft", "pretrain", "tokenizer"]
+    artifacts = mm.run(stages, workspace=tmp_path, **options)
+    assert artifacts.keys() == {"tokenizer", "run:pretrain", "run:sft", "export"}
+    assert json.loads((artifacts["export"] / "config.json").read_text())["hidden_size"] == 32
+    sft = json.loads((artifacts["run:sft"].parent / "manifest.json").read_text())
+    assert (sft["algorithm"], sft["state"], sft["steps"]) == ("sft", "finished", 2)
+    assert mm.generate(artifacts["export"], "hello", max_new_tokens=2).text is not None
+    capsys.readouterr()
+    assert mm.run(stages, workspace=tmp_path, **options) == artifacts
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")] == [
+        f"[{name}] up to date" for name in ("tokenizer", "pretrain", "sft", "convert")
+    ]
+    again = mm.run(stages, workspace=tmp_path, **options, sft_learning_rate=1e-3)
+    assert again["run:pretrain"] == artifacts["run:pretrain"]
+    assert again["run:sft"] != artifacts["run:sft"] and again["export"] != artifacts["export"]
+    # rows that changed, with the file's name as before
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows("chat") * 2))
+    third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **{k: v for k, v in options.items() if k[:4] not in ("pret", "toke")})
+    assert third["run:sft"] not in (artifacts["run:sft"], again["run:sft"])

@@ -1,0 +1,76 @@
+"""`mm runs`, `mm runs show` and `mm runs plot` on real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mm import cli
+from mm.testing import tiny_run
+
+SMALL = {
+    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2,
+    "dense_num_key_value_heads": 1, "log_interval": 1, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    tiny_run(folder, "pretrain", run="first", eval_ratio=0.3, learning_rate=0.25, **SMALL)
+    tiny_run(folder, "sft", run="second", stop_after_steps=1, **SMALL)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MM_WORKSPACE", str(workspace))
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def test_runs_are_listed_the_newest_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "algorithm", "state", "step", "parameters", "created"]
+    assert [line.split()[:4] for line in lines] == [
+        ["second", "sft", "stopped", "1/2"], ["first", "pretrain", "finished", "2/2"]
+    ]  # fmt: skip
+    assert cli.run(["runs", "--json"]) == 0
+    manifests = json.loads(capsys.readouterr().out)
+    assert [m["name"] for m in manifests] == ["second", "first"]
+    assert all(f"{m['parameters']:,}" in line for m, line in zip(manifests, lines, strict=True))
+
+
+def test_an_empty_workspace_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
+    assert cli.run(["runs"]) == 0
+    assert capsys.readouterr().out == f"No runs in {tmp_path / 'runs'}.\n"
+
+
+def test_a_run_is_shown_with_where_its_values_came_from(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs", "show", "first"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {
+        "state finished", "algorithm pretrain", "step 2", "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)",
+        "max_length = 128 (argument)", "dense_hidden_size = 16 (argument)", "global_batch_size = 2 (argument)",
+    } <= set(lines)  # fmt: skip
+    assert any(line.startswith(f"data {workspace / 'tiny_rows.jsonl'}: 4 rows, ") for line in lines)
+    assert any(line.startswith("versions python ") for line in lines)
+
+
+def test_an_unknown_run_gets_its_close_match(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["runs", "show", "frist"], ["runs", "plot", "frist"]):
+        assert cli.run(words) == 2
+        assert "No run 'frist'" in (said := capsys.readouterr().err) and "Did you mean 'first'?" in said
+
+
+def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep/loss.png"
+    assert cli.run(["runs", "plot", "first", "second", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 5000
+    assert cli.run(["runs", "plot", "first", "--metric", "grad_nrom", "--out", str(tmp_path / "no.png")]) == 2
+    assert "no metric 'grad_nrom'. Did you mean 'grad_norm'?" in capsys.readouterr().err
+    assert not (tmp_path / "no.png").exists()

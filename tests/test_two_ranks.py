@@ -1,0 +1,131 @@
+"""Two ranks learn what one rank learns from the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mm.core import api
+from mm.core.plugins import PluginManager
+from mm.core.training import session
+from mm.core.workspace import Workspace
+from mm.testing import tiny_run, tiny_tokenizer
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n} " * (1 + n * n % 7)}]}
+    for n in range(11)
+]  # fmt: skip
+SMALL = {
+    "arch": "dense", "preset": "tiny", "dense_hidden_size": 16, "dense_num_hidden_layers": 2,
+    "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1, "max_steps": 4, "max_length": 128,
+    "log_interval": 1, "learning_rate": 1e-2, "micro_batch_tokens": 48, "threads": 1, "dtype": "fp32", "backend": "cpu",
+}  # fmt: skip
+# rows a step: micro-batches on the ranks are uneven; one row leaves a rank without any
+BATCHES = (7, 1)
+
+
+def gradients(workspace: Path, batch: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """The gradient of the first step, before clipping, and the micro-batches that this rank had of its own."""
+    given = {**SMALL, "tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl", "eval_ratio": 0.0}
+    plugins = PluginManager.discover(environ={})
+    layers = [api.flat_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
+    resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
+    trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
+    units = trainer.feed.next()
+    trainer._update = lambda: None  # type: ignore[method-assign]  # keep the gradients
+    trainer.train_step(units)
+    parameters = trainer.roles["policy"].model.named_parameters()
+    return {name: p.grad for name, p in parameters if p.grad is not None}, [len(trainer.micro_batches(units))]
+
+
+def runs(workspace: Path) -> None:
+    """A run without a stop, and one with; a single held-out row leaves a rank without any."""
+    train = lambda **options: tiny_run(workspace, "sft", rows=ROWS, **SMALL | options)  # noqa: E731
+    held = {"eval_ratio": 0.2, "eval_rows": 1, "global_batch_size": 3, "eval_interval": 2}
+    train(run="whole", **held)
+    train(run="stopped", stop_after_steps=2, **held)
+    train(run="stopped", resume=True, **held)
+    train(run="single", global_batch_size=1)
+
+
+def rank_main(workspace: Path, out: Path) -> None:
+    """What each rank does, in a process of its own."""
+    torch.set_num_threads(1)
+    found = {batch: gradients(workspace, batch) for batch in BATCHES}
+    torch.save(found, out / f"rank{os.environ.get('RANK', '0')}.pt")
+    runs(workspace)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Workspaces in which one rank and two ranks have done the same; both at the same time."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for folder in (one, two):
+        (folder / "tokenizer").mkdir()
+        tiny_tokenizer().save(folder / "tokenizer")
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks: list[dict[str, str]] = [{**shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in (0, 1)]
+    started = [_start(two, rank) for rank in ranks]
+    try:
+        rank_main(one, one)
+        ended = [process.communicate(timeout=120)[1] for process in started]
+        assert [p.returncode for p in started] == [0, 0], "\n".join(ended)
+    finally:
+        for process in started:
+            process.kill()
+    return one, two
+
+
+def _start(folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    code = f"from pathlib import Path; import test_two_ranks as t; t.rank_main(Path({str(folder)!r}), Path({str(folder)!r}))"
+    env = {**os.environ, **variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_the_gradient_is_one_ranks(batch: int, folders: tuple[Path, Path]) -> None:
+    alone = torch.load(folders[0] / "rank0.pt")[batch]
+    ranks = [torch.load(folders[1] / f"rank{r}.pt")[batch] for r in (0, 1)]
+    assert (sorted(count for _, (count,) in ranks) == [0, 1]) if batch == 1 else ranks[0][1] != ranks[1][1]
+    for gradient, _ in ranks:
+        assert gradient.keys() == alone[0].keys()
+        for name, expected in alone[0].items():
+            assert expected.abs().max() > 0
+            torch.testing.assert_close(gradient[name], expected, atol=1e-6, rtol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def lines(workspace: Path, run: str) -> list[dict[str, Any]]:
+    text = (workspace / "runs" / run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("run", ["whole", "single"])
+def test_the_same_is_logged_and_learned(run: str, folders: tuple[Path, Path]) -> None:
+    alone, both = (lines(folder, run) for folder in folders)
+    assert [row.keys() for row in alone] == [row.keys() for row in both]
+    assert all(a == pytest.approx(b, rel=1e-4) for a, b in zip(alone, both, strict=True))
+    # what is counted, not measured, is the same to the bit
+    assert [row.get("tokens") for row in alone] == [row.get("tokens") for row in both]
+    one, two = (load_file(folder / f"runs/{run}/model/model.safetensors") for folder in folders)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=1e-3)
+
+
+def test_two_ranks_resume_to_the_bit(folders: tuple[Path, Path]) -> None:
+    whole, stopped = (folders[1] / f"runs/{name}/model/model.safetensors" for name in ("whole", "stopped"))
+    assert whole.read_bytes() == stopped.read_bytes()
+    manifest = json.loads((folders[1] / "runs/stopped/manifest.json").read_text())
+    assert (manifest["world_size"], manifest["state"]) == (2, "finished")
