@@ -4,7 +4,8 @@
 
 Each row of the table runs in a process of its own, with its own settings and peak memory. The rounds go through the
 rows in turn, so that a busy machine slows all of them, and ratios are ratios of medians. A round in which the process
-did not have its threads' cores to itself ("cores" below 95% of --threads) is measured again, up to ten times.
+did not have its threads' cores to itself ("cores" below 95% of --threads) is measured again, up to ten times. With
+--threads 1 the clock is the process's CPU time, which neighbours hardly touch.
 
 Baselines: (a) documents padded to the task's length, float32, AdamW as torch makes it; (b) the same under bfloat16
 autocast with fused AdamW. Neither is given an attention mask (right padding needs none), which lets both use torch's
@@ -191,7 +192,7 @@ def undisturbed(worker: subprocess.Popen[str], number: int, threads: int) -> dic
     """A round that had its cores to itself, or the tenth attempt; warm-up rounds are taken as they are."""
     for attempt in range(10):
         answer = ask(worker, number + 1000 * attempt)
-        if number < WARM_UP or answer["cpu"] > 0.95 * threads * answer["wall"]:
+        if number < WARM_UP or threads == 1 or answer["cpu"] > 0.95 * threads * answer["wall"]:
             break
     return answer
 
@@ -207,13 +208,13 @@ def ask(worker: subprocess.Popen[str], number: int) -> dict[str, float]:
     return answer
 
 
-def report(task: str, found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
-    """The table's lines."""
+def report(task: str, clock: str, found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    """The table's lines; `clock` is "wall" or "cpu"."""
     count, longest, _, half = TASKS[task]
     measured = {row: rounds[WARM_UP:] for row, rounds in found.items()}
     tokens = statistics.mean(r["tokens"] for rounds in measured.values() for r in rounds) / STEPS
     yield f"{task}: {count} documents x {longest}, fill {tokens / count / longest:.2f}" + ", half learned" * half
-    speeds = {row: statistics.median(r["tokens"] / r["wall"] for r in rounds) for row, rounds in measured.items()}
+    speeds = {row: statistics.median(r["tokens"] / r[clock] for r in rounds) for row, rounds in measured.items()}
     yield "| row | real tokens/s | to (a) | to (b) | cores | peak, MiB | first steps, s |"
     yield "|---|---|---|---|---|---|---|"
     for row, rounds in measured.items():
@@ -238,8 +239,9 @@ def main() -> None:
         return work(args)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
     print(f"python {platform.python_version()}, {versions}, {args.preset}, {args.threads} threads, {args.rounds} rounds\n")
+    clock = "cpu" if args.threads == 1 else "wall"
     for task in [t for t in TASKS if t != "short"] if args.task == "all" else [args.task]:
-        print("\n".join(report(task, measure(args, task))) + "\n", flush=True)
+        print("\n".join(report(task, clock, measure(args, task))) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from hf_config import VERSION_5, rope
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ def written_by_transformers(folder: Path, kind: str, tokenizer: Tokenizer, **cha
 
     torch.manual_seed(1)
     sizes = {**SMALL, "vocab_size": tokenizer.vocab_size, "head_dim": 8, "rms_norm_eps": 1e-6, **changes}
-    sizes.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": 5e4})
+    sizes.update(rope(sizes.pop("rope_parameters", {"rope_type": "default", "rope_theta": 5e4})))
     config = getattr(transformers, f"{kind}Config")(**sizes)
     network = getattr(transformers, f"{kind}ForCausalLM")(config)
     shake(network)
@@ -167,7 +168,8 @@ def test_import_of_what_transformers_wrote(
     kind: str, extra: dict[str, Any], plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     folder = written_by_transformers(tmp_path / "hf", kind, tokenizer, **extra)
-    assert read_config(folder)["rope_parameters"]["rope_theta"] == 5e4
+    written = read_config(folder)
+    assert (written["rope_parameters"] if VERSION_5 else written)["rope_theta"] == 5e4
     loaded = load_model_folder(plugins, folder, Backend())
     assert loaded.config.rope_theta == 5e4
     assert loaded.config.qk_norm == (kind == "Qwen3")
@@ -213,7 +215,7 @@ def test_a_config_may_leave_out_what_has_a_default(plugins: PluginManager, token
     qwen3 = plugins.load("converter", "qwen3")().read_config({**sizes, "num_key_value_heads": 4})
     for ours, theirs in ((llama, LlamaConfig(**sizes)), (qwen3, Qwen3Config(**sizes, num_key_value_heads=4))):
         assert ours.head_size == theirs.head_dim
-        assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+        assert ours.rope_theta == (theirs.rope_parameters["rope_theta"] if VERSION_5 else theirs.rope_theta)
         for name in ("num_key_value_heads", "rms_norm_eps", "tie_word_embeddings"):
             assert getattr(ours, name) == getattr(theirs, name)
 

@@ -6,6 +6,7 @@ import attrs
 import pytest
 import torch
 import torch.nn.functional as F
+from hf_config import rope as rope_arguments
 from hypothesis import given, settings, strategies as st
 
 from mm.core.training.attention import packed_attention
@@ -48,7 +49,7 @@ def reference(config: DenseConfig, model: Dense) -> torch.nn.Module:
     kind = "Qwen3" if config.qk_norm else "Llama"
     theirs = getattr(transformers, f"{kind}Config")(
         **SMALL, intermediate_size=config.ffn_size, head_dim=config.head_size, rms_norm_eps=config.rms_norm_eps,
-        rope_parameters=rope, tie_word_embeddings=config.tie_word_embeddings, attn_implementation="sdpa",
+        **rope_arguments(rope), tie_word_embeddings=config.tie_word_embeddings, attn_implementation="sdpa",
     )  # fmt: skip
     network = getattr(transformers, f"{kind}ForCausalLM")(theirs).eval()
     network.load_state_dict(model.state_dict(), strict=True)

@@ -129,6 +129,7 @@ def test_a_missing_need_names_the_stage_that_gives_it(plugins: PluginManager, tm
         (["pretrian"], {}, r"Unknown stage 'pretrian'\. Did you mean 'pretrain'"),
         (["floor"], {"color": "red"}, r"No such option: --color for the stages floor\. Did you mean '--colour'"),
         (["floor"], {"roof_colour": "red"}, r"No such option: --roof-colour"),
+        (["sft"], {"preset": "tiny"}, r"No such option: --preset for the stages sft"),
         (["pretrain"], {"learning_rat": 1.0}, r"No such option: --learning-rat for .*'--learning-rate'"),
     ],
 )
@@ -184,8 +185,9 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     for kind in ("text", "chat"):
         (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
     options = {
-        "tokenizer_vocab_size": 320, "tokenizer_data": str(tmp_path / "text.jsonl"), "pretrain_data": str(tmp_path / "text.jsonl"),
-        "sft_data": str(tmp_path / "chat.jsonl"), "pretrain_preset": "tiny", "pretrain_arch": "dense", "max_steps": 2,
+        "tokenizer_vocab_size": 320, "tokenizer_data": tmp_path / "text.jsonl",
+        "pretrain_data": [tmp_path / "text.jsonl"], "sft_data": str(tmp_path / "chat.jsonl"), "max_steps": 2,
+        "preset": "tiny", "pretrain_arch": "dense",
         "pretrain_dense_hidden_size": 32, "pretrain_dense_num_hidden_layers": 2, "global_batch_size": 2, "threads": 1,
         "backend": "cpu", "dtype": "fp32",
     }  # fmt: skip
@@ -195,7 +197,8 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     assert json.loads((artifacts["export"] / "config.json").read_text())["hidden_size"] == 32
     sft = json.loads((artifacts["run:sft"].parent / "manifest.json").read_text())
     assert (sft["algorithm"], sft["state"], sft["steps"]) == ("sft", "finished", 2)
-    assert mm.generate(artifacts["export"], "hello", max_new_tokens=2).text is not None
+    said = [mm.generate(artifacts[name], "hello", max_new_tokens=8, temperature=0).text for name in ("run:sft", "export")]
+    assert said[0] == said[1] != ""
     capsys.readouterr()
     assert mm.run(stages, workspace=tmp_path, **options) == artifacts
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")] == [
@@ -206,5 +209,6 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     assert again["run:sft"] != artifacts["run:sft"] and again["export"] != artifacts["export"]
     # rows that changed, with the file's name as before
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows("chat") * 2))
-    third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **{k: v for k, v in options.items() if k[:4] not in ("pret", "toke")})
+    own = {k: v for k, v in options.items() if not k.startswith(("pretrain", "tokenizer", "preset"))}
+    third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **own)
     assert third["run:sft"] not in (artifacts["run:sft"], again["run:sft"])

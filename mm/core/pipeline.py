@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from mm.core.api import flat_layer
 from mm.core.contracts import Stage, StageResult
 from mm.core.errors import UsageError, close_match
 from mm.core.plugins import PluginManager
@@ -159,6 +160,8 @@ def _for_stage(layer: Layer, spec: StageSpec, keys: set[str]) -> Layer:
     prefix = _prefix(spec.name)
     bare = {k: v for k, v in layer.values.items() if k in keys}
     own = {k.removeprefix(prefix): v for k, v in layer.values.items() if k.startswith(prefix)}
+    if not layer.textual:
+        own = dict(flat_layer(own).values)
     return attrs.evolve(layer, values={**bare, **{k: v for k, v in own.items() if k in keys}})
 
 

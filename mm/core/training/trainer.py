@@ -149,8 +149,7 @@ class Trainer:
         seconds, limit = self.progress.seconds, self.settings.max_time
         steps = self.settings.stop_after_steps
         ending = self.stop.raised or (limit and seconds >= limit) or (steps and self.progress.step + 1 >= steps)
-        counted["mm.stop"] = float(bool(ending))
-        counted["mm.signal"] = float(bool(self.stop.raised))
+        counted |= {"mm.stop": float(bool(ending)), "mm.signal": float(bool(self.stop.raised))}
         totals = self.world.sum(counted)
         self.stop.agreed, self.stop.signalled = totals["mm.stop"] > 0, totals["mm.signal"] > 0
         totals["mm.micro"] = self.world.max(len(micro))

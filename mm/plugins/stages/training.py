@@ -32,9 +32,11 @@ class TrainStage(Stage):
         sections = [o for name, config in COMMON for o in options_of(config, section=name)]
         algorithm = plugins.get("algorithm", spec.algorithm)
         parts = [algorithm] if algorithm.config else []
+        # a bare --preset means the stage that makes the model, not those that continue it
+        fixed = {*_FIXED} if _makes_model(algorithm) else {*_FIXED, "arch", "preset"}
         if _makes_model(algorithm):
             parts += [s for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
-        return {o.key for o in (*sections, *(o for part in parts for o in section_of(part).options))} - set(_FIXED)
+        return {o.key for o in (*sections, *(o for part in parts for o in section_of(part).options))} - fixed
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The resolved settings, the rows, and the model or tokenizer to start from."""

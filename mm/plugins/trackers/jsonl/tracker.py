@@ -20,8 +20,9 @@ class Jsonl(Callback):
     def on_start(self, trainer: Trainer) -> None:
         """On a resume, drop the lines of steps that will be made again."""
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= trainer.progress.step]
+            # a line that a crash cut off in the middle has no end; its step is made again
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
+            kept = [line.rstrip("\n") for line in lines if json.loads(line)["step"] <= trainer.progress.step]
             self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
