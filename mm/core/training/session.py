@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import signal
-import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import attrs
-import tomli_w
 import torch
 
 from mm.core.backend import Backend
@@ -20,24 +14,26 @@ from mm.core.contracts import Callback
 from mm.core.data.corpus import Corpus, open_corpus
 from mm.core.data.order import held_out
 from mm.core.data.tokenizer import Tokenizer
-from mm.core.errors import Interrupted, MMError, UsageError
+from mm.core.errors import MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import TrackerSpec
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
-from mm.core.training import models
-from mm.core.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from mm.core.training import models, runfolder
+from mm.core.training.checkpoint import save_checkpoint
 from mm.core.training.distributed import World, join_world, wrap
 from mm.core.training.evaluate import evaluate
 from mm.core.training.feed import Feed
 from mm.core.training.progress import ProgressBar
 from mm.core.training.roles import Role
-from mm.core.training.storage import whole_folder
 from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
-from mm.core.workspace import RunFolder, Workspace, write_text
+from mm.core.workspace import RunFolder, Workspace
 
 Say = Callable[[str], None]
+
+# before any model asked for fewer
+_THREADS = torch.get_num_threads()
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -61,18 +57,18 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
     Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
     """
     folder = workspace.run(resolved.run.select.run)
-    checkpoint = _usable_checkpoint(folder, say) if resume else None
+    checkpoint = runfolder.usable_checkpoint(folder, say) if resume else None
     session = build(plugins, resolved.run, workspace, checkpoint=checkpoint, say=say)
     if checkpoint:
-        _resume(session, checkpoint, say)
+        runfolder.resume(session, checkpoint, say)
     else:
-        _start(session, resolved)
+        runfolder.start(session, resolved)
     try:
         session.trainer.fit()
     except BaseException as error:
-        _close(session, "failed", str(error) or type(error).__name__)
+        runfolder.close(session, "failed", str(error) or type(error).__name__)
         raise
-    _finish(session, say)
+    runfolder.finish(session, say)
     return folder
 
 
@@ -116,10 +112,8 @@ def open_backend(plugins: PluginManager, text: str) -> Backend:
 
 
 def use_threads(backend: Backend, model: torch.nn.Module, wanted: int | None = None) -> None:
-    """Set the host's threads: those asked for, or what the backend finds best for the model."""
-    count = wanted or backend.threads(sum(p.numel() for p in model.parameters()))
-    if count is not None:
-        torch.set_num_threads(count)
+    """Set the host's threads: those asked for, what the backend finds best for the model, or torch's own choice."""
+    torch.set_num_threads(wanted or backend.threads(sum(p.numel() for p in model.parameters())) or _THREADS)
 
 
 def _open_model(
@@ -177,82 +171,3 @@ def _callbacks(
 def _flops(loaded: models.LoadedModel, run: Run) -> float:
     """Training FLOPs a token, with documents of half the longest length on average."""
     return float(loaded.config.flops_per_token(run.train.max_length // 2))
-
-
-# ---- the run's folder
-
-
-def _start(session: Session, resolved: Resolved) -> None:
-    folder, run = session.folder, session.run
-    if not session.world.main:
-        return
-    if folder.path.exists():
-        raise UsageError(f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run.")
-    folder.path.mkdir(parents=True)
-    write_text(folder.path / "run.toml", tomli_w.dumps(run.table()))
-    folder.update_manifest(_manifest(session, resolved))
-
-
-def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
-    backend, corpus, trainer = session.backend, session.corpus, session.trainer
-    return {
-        "name": session.folder.name,
-        "state": "running",
-        "created": time.time(),
-        "algorithm": session.run.select.algo,
-        "architecture": session.loaded.architecture,
-        "parameters": sum(p.numel() for p in session.loaded.model.parameters()),
-        "command": ["mm", "train", *session.run.argv()],
-        "sources": dict(resolved.sources),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "mm": metadata.version("minimind-ascend")},
-        "plugins": session.plugins.versions(),
-        "backend": {"name": session.run.select.backend, "dtype": trainer.dtype, **backend.capabilities()},
-        "notes": list(backend.notes),
-        "world_size": session.world.size,
-        "threads": torch.get_num_threads(),
-        "data": list(corpus.parts),
-        "tokenizer": session.loaded.tokenizer.fingerprint,
-        "steps": trainer.horizon,
-    }
-
-
-def _usable_checkpoint(folder: RunFolder, say: Say) -> Path:
-    reports: list[str] = []
-    path = newest_checkpoint(folder.checkpoints, reports)
-    for report in reports:
-        say(report)
-    return path
-
-
-def _resume(session: Session, checkpoint: Path, say: Say) -> None:
-    folder = session.folder
-    if [part["digest"] for part in folder.manifest["data"]] != session.corpus.digests:
-        raise UsageError(f"The data of run {folder.name} has changed since it started; a resume needs the same rows.")
-    load_checkpoint(session.trainer, checkpoint)
-    say(f"resuming {folder.name} at step {session.trainer.progress.step} of {session.trainer.horizon}")
-    if session.world.main:
-        folder.update_manifest({"state": "running"})
-
-
-def _finish(session: Session, say: Say) -> None:
-    trainer, folder = session.trainer, session.folder
-    again = f"mm train --resume --run {folder.name}"
-    if number := trainer.stop.raised or (signal.SIGTERM if trainer.stop.signalled else 0):
-        _close(session, "interrupted", "")
-        raise Interrupted(f"Stopped at step {trainer.progress.step} and saved. Go on with: {again}", number)
-    if session.world.main:
-        with whole_folder(folder.model) as path:
-            models.save_model_folder(path, session.loaded)
-    finished = trainer.progress.step >= trainer.horizon
-    _close(session, "finished" if finished else "stopped", "")
-    if not finished:
-        say(f"stopped at step {trainer.progress.step} of {trainer.horizon}; go on with: {again}")
-
-
-def _close(session: Session, state: str, error: str) -> None:
-    if session.world.main and session.folder.path.exists():
-        progress = session.trainer.progress
-        values = {"state": state, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})
-
-
