@@ -52,6 +52,7 @@ def train(
 def run(
     stages: str | Sequence[str] = "all",
     *,
+    config: Path_ | None = None,
     force: bool = False,
     dry_run: bool = False,
     workspace: Path_ | None = None,
@@ -65,9 +66,13 @@ def run(
     """
     from mm.core.api import flat_layer
     from mm.core.pipeline import run_stages
+    from mm.core.resolve import Layer, environment_layer
+    from mm.core.run import read_toml
 
     names = [stages] if isinstance(stages, str) else list(stages)
-    layers = [flat_layer(options)]
+    layers = [flat_layer(options), environment_layer()]
+    if config is not None:
+        layers.append(Layer(origin=str(config), values=read_toml(Path(config))))
     return run_stages(
         plugins or _plugins(), names, _workspace(workspace), layers, force=force, dry_run=dry_run, say=_say(quiet)
     )
@@ -119,6 +124,7 @@ def convert(
     *,
     to: str | None = None,
     dtype: str | None = None,
+    force: bool = False,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
 ) -> Path:
@@ -129,7 +135,9 @@ def convert(
     api.activate(manager, "cpu", _say(False))
     from mm.core.training import conversion
 
-    return conversion.convert(manager, str(model), Path(out), to=to, dtype=dtype, workspace=_workspace(workspace))
+    return conversion.convert(
+        manager, str(model), Path(out), to=to, dtype=dtype, force=force, workspace=_workspace(workspace)
+    )
 
 
 def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = None) -> list[Plugin]:

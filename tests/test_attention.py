@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from mm.backends.cpu import mm_backends
-from mm.backends.cpu.attention import block_attention, varlen_attention
+from mm.backends.cpu import attention, mm_backends
+from mm.backends.cpu.attention import block_attention
 from mm.backends.cpu.attention_plan import plan_of
 from mm.backends.cpu.backend import CpuBackend
 from mm.core.training.attention import packed_attention
 from mm.core.training.batch import Packed, Tokens, Unit, pack
+from mm.plugins.architectures.dense import DenseConfig
+from mm.plugins.architectures.dense.model import Dense
 
 
 def batch_of(lengths: list[int]) -> Packed:
@@ -63,8 +65,8 @@ def test_bf16_gradients_are_as_exact_as_the_portable_ones() -> None:
     exact = formula(*qkv, batch)
     expected = exact, *torch.autograd.grad(exact, qkv, cotangent.double())
     errors = []
-    for attention in (block_attention, packed_attention):
-        found = attention(*qkv, batch)
+    for kernel in (block_attention, packed_attention):
+        found = kernel(*qkv, batch)
         results = found, *torch.autograd.grad(found, qkv, cotangent)
         errors.append([(a.double() - b).norm().item() for a, b in zip(results, expected, strict=True)])
     assert all(ours <= 1.3 * theirs for ours, theirs in zip(*errors, strict=True))
@@ -84,16 +86,14 @@ def test_empty_pack_and_empty_document() -> None:
     nothing = block_attention(*qkv, batch_of([]))
     assert nothing.shape == (0, 4, 8)
     assert all(g.shape == x.shape for g, x in zip(torch.autograd.grad(nothing.sum(), qkv), qkv, strict=True))
-    *qkv, _ = inputs([3, 2], 4, 2)
-    with_empty = varlen_attention(*qkv, torch.tensor([0, 3, 3, 5]))
-    assert torch.equal(with_empty, varlen_attention(*qkv, torch.tensor([0, 3, 5])))
+    assert torch.equal(plan_of((3, 0, 2), 4, 2).query_places, plan_of((3, 2), 4, 2).query_places)
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=12))
 @settings(max_examples=30, deadline=None)
 def test_plan_covers_every_row_once_and_wastes_little(lengths: list[int]) -> None:
     batch, heads, kv_heads = batch_of(lengths), 4, 2
-    plan = plan_of(tuple(batch.cu_seqlens.tolist()), heads, kv_heads)
+    plan = plan_of(batch.lengths, heads, kv_heads)
     for rows, places, count in ((plan.query_rows, plan.query_places, 4), (plan.key_rows, plan.key_places, 2)):
         assert torch.equal(rows[places], torch.arange(batch.num_tokens * count))
     assert len(plan.query_rows) == len(plan.query_places) + len(plan.query_padding)
@@ -102,9 +102,22 @@ def test_plan_covers_every_row_once_and_wastes_little(lengths: list[int]) -> Non
     assert len(plan.key_rows) <= kv_heads * sum(2 * n + 63 for n in lengths)
 
 
-def test_operator_registration() -> None:
-    q, k, v, _ = inputs([5, 3, 3], 4, 2)
-    torch.library.opcheck(varlen_attention, (q, k, v, torch.tensor([0, 5, 8, 11])))
+@pytest.mark.parametrize("kept", [0, 64])
+def test_probabilities_may_be_kept_or_computed_again(kept: int) -> None:
+    lengths = [150, 40]
+    *qkv, cotangent = inputs(lengths, 4, 2)
+    expected = torch.autograd.grad(block_attention(*qkv, batch_of(lengths)), qkv, cotangent)
+    with mock.patch.object(attention, "_KEPT_KEYS", kept):
+        found = torch.autograd.grad(block_attention(*qkv, batch_of(lengths)), qkv, cotangent)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_nothing_is_kept_without_a_backward() -> None:
+    *qkv, _ = inputs([40, 9], 4, 2)
+    with torch.no_grad():
+        assert not block_attention(*qkv, batch_of([40, 9])).requires_grad
+    frozen = [x.detach() for x in qkv]
+    assert torch.equal(block_attention(*frozen, batch_of([40, 9])), block_attention(*qkv, batch_of([40, 9])))
 
 
 def test_backend_facts() -> None:
@@ -140,3 +153,17 @@ def test_compile_declines_without_a_compiler_and_takes_each_block_with_one() -> 
     with mock.patch("mm.backends.cpu.backend.shutil.which", return_value="/usr/bin/g++"):
         assert CpuBackend().compile(model) is None
     assert all(block.compile.called for block in model.blocks)
+
+
+def test_compiled_blocks_take_packs_of_any_lengths_without_compiling_again() -> None:
+    config = DenseConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=11)
+    model = Dense(config, block_attention)
+    packs = [batch_of(lengths) for lengths in ([9, 4], [30, 2, 2], [5], [70, 40, 3])]
+    expected = [model(batch)[0] for batch in packs]
+    for block in model.blocks:
+        block.compile(backend="eager", dynamic=True)
+    model(packs[0])[0].sum().backward()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        found = [model(batch)[0] for batch in packs]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)

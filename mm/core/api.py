@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mm.core.choices import DEFAULT_TOKENIZER, choose
+import attrs
+
+from mm.core.choices import DEFAULT_TOKENIZER, choose, choose_backend
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
@@ -22,7 +24,7 @@ from mm.core.workspace import RunFolder, Workspace
 Say = Callable[[str], None]
 
 # where a run stopped is no reason to stop there again
-_STOPPING = ("stop_after_steps", "max_time")
+STOPPING = ("stop_after_steps", "max_time")
 
 
 def start(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
@@ -34,11 +36,12 @@ def start(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, 
     return session.train(plugins, resolved, workspace, resume=resume, say=say)
 
 
-def plan(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, say: Say) -> str:
+def plan(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, say: Say, resume: bool = False) -> str:
     """What `start` would do, as text; writes nothing."""
     from mm.core.plan import describe
 
-    return describe(plugins, new_run(plugins, layers, workspace, say), workspace)
+    resolved = resume_run(plugins, layers, workspace, say) if resume else new_run(plugins, layers, workspace, say)
+    return describe(plugins, resolved, workspace)
 
 
 def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
@@ -73,10 +76,13 @@ def resume_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace
     folder = workspace.existing(name)
     if folder.manifest.get("state") == "finished":
         raise UsageError(f"Run {name} is finished; continue its model with --from {name}.")
-    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in _STOPPING}
+    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in STOPPING}
     own = Layer(origin=f"run {name}", values={**saved, "run": name})
+    layers = [_without_fixed(plugins, layer, own) if layer.lenient else layer for layer in layers]
     _check_changes(plugins, layers, own)
-    return resolve(plugins, [*layers, own])
+    backend, line = choose_backend(plugins, select([*layers, own]).backend)
+    say(line)
+    return resolve(plugins, [Layer(origin="chosen", values={"backend": backend}), *layers, own])
 
 
 def activate(plugins: PluginManager, backend: str, say: Say) -> None:
@@ -90,6 +96,13 @@ def activate(plugins: PluginManager, backend: str, say: Say) -> None:
     if "torch" in sys.modules and (late := sorted(wanted.keys() & spec.env.keys())):
         say(f"torch is already imported: {', '.join(late)} could not be set for backend {spec.name}")
     os.environ.update(wanted)
+
+
+def _without_fixed(plugins: PluginManager, layer: Layer, own: Layer) -> Layer:
+    """An environment's values that a resumed run may take: those of its fixed settings belong to other runs."""
+    run = resolve(plugins, [own]).run
+    allowed = {o.key for o in run.options if o.info.on_resume}
+    return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})
 
 
 def _check_changes(plugins: PluginManager, layers: list[Layer], own: Layer) -> None:

@@ -12,7 +12,7 @@ import attrs
 
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, BackendSpec, Needs, SourceSpec
+from mm.core.records import AlgorithmSpec, BackendSpec, Needs, Probe, SourceSpec
 from mm.core.resolve import Layer, backend_name, read_config, select
 from mm.core.run import Run
 from mm.core.settings import Selection
@@ -62,18 +62,26 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
     if name != "auto":
         spec = plugins.get("backend", backend_name(name)[0])
         assert isinstance(spec, BackendSpec)
-        probe = spec.probe()
+        probe = probe_of(spec)
         if not probe.available:
             raise UsageError(f"--backend {name}: {probe.reason}.")
         return name, f"backend: {name}"
     reasons: list[str] = []
     for spec in sorted((s for s in plugins.specs("backend") if isinstance(s, BackendSpec)), key=lambda s: -s.priority):
-        probe = spec.probe()
+        probe = probe_of(spec)
         if probe.available:
             why = f" ({'; '.join(reasons)})" if reasons else ""
             return spec.name, f"backend: {spec.name}, the best available{why}"
         reasons.append(f"{spec.name}: {probe.reason}")
     raise UsageError(f"No backend can run here: {'; '.join(reasons) or 'none is installed'}.")
+
+
+def probe_of(spec: BackendSpec) -> Probe:
+    """The answer of a backend's probe; one that raises, against its contract, only says so."""
+    try:
+        return spec.probe()
+    except Exception as error:
+        return Probe(False, f"its probe failed: {error!r}")
 
 
 def needs_of(plugins: PluginManager, run: Run) -> Needs:

@@ -172,6 +172,9 @@ class Stage(ABC):
         """The flat options that a stage of this record takes."""
         return set()
 
+    def check(self) -> None:  # noqa: B027  a stage without options has nothing to check
+        """Raise UsageError for an option's value that cannot be; called for every stage before the first one runs."""
+
     @abstractmethod
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """What the output depends on, as JSON values; the stage is skipped while they and its output stand.

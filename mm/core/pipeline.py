@@ -56,8 +56,12 @@ def run_stages(
         kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.keys(spec, plugins)) for layer in layers], say)
         for spec, kind in zip(specs, kinds, strict=True)
     ]
+    for stage in stages:
+        stage.check()
     ledger = Ledger(workspace.cache / "stages.json")
     artifacts = ledger.artifacts()
+    if not dry_run:
+        _check_needs(plugins, specs, set(artifacts))
     outcomes: list[Outcome] = []
     try:
         for stage in stages:
@@ -133,10 +137,6 @@ def _run_one(
     stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force: bool, dry_run: bool, say: Say
 ) -> Outcome:
     spec = stage.spec
-    missing = [need for need in spec.needs if need not in artifacts]
-    if missing and not dry_run:
-        givers = [s.name for s in stage.plugins.specs("stage") if isinstance(s, StageSpec) and missing[0] in s.gives]
-        raise UsageError(f"Stage {spec.name} needs {missing[0]}: run 'mm run {' or '.join(givers) or missing[0]}' first.")
     if dry_run:
         say(f"[{spec.name}] {stage.plan(artifacts)}")
         return Outcome(spec.name, "planned", 0.0, "")
@@ -165,6 +165,16 @@ def _for_stage(layer: Layer, spec: StageSpec, keys: set[str]) -> Layer:
     return attrs.evolve(layer, values={**bare, **{k: v for k, v in own.items() if k in keys}})
 
 
+def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[str]) -> None:
+    """Every stage's needs stand already or are given by a stage before it."""
+    for spec in specs:
+        for need in spec.needs:
+            if need not in have:
+                givers = [s.name for s in plugins.specs("stage") if isinstance(s, StageSpec) and need in s.gives]
+                raise UsageError(f"Stage {spec.name} needs {need}: run 'mm run {' or '.join(givers) or need}' first.")
+        have |= set(spec.gives)
+
+
 def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Every option must be taken by a stage that is named; a file may also have tables for stages that are not."""
     bare, own = set[str](), set[str]()
@@ -172,10 +182,11 @@ def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: S
         keys = plugins.load("stage", spec.name).keys(spec, plugins)
         bare |= keys
         own |= {_prefix(spec.name) + key for key in keys}
-    others = tuple(_prefix(s.name) for s in plugins.specs("stage") if s not in specs)
-    for layer in layers:
+    others = [s for s in plugins.specs("stage") if isinstance(s, StageSpec) and s not in specs]
+    for layer in (layer for layer in layers if not layer.lenient):
         for key in layer.values.keys() - bare - own:
-            if layer.textual or not key.startswith(others):
+            tables = [s for s in others if key.startswith(_prefix(s.name)) and not layer.textual]
+            if not any(key.removeprefix(_prefix(s.name)) in plugins.load("stage", s.name).keys(s, plugins) for s in tables):
                 flag = "--" + key.replace("_", "-")
                 near = close_match(flag, ["--" + k.replace("_", "-") for k in (*bare, *own)])
                 raise UsageError(f"No such option: {flag} for the stages {', '.join(s.name for s in specs)}.{near}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate
 
 import attrs
 import torch
@@ -65,10 +65,10 @@ class Plan:
 
 # every block of a model asks for the same plan, forward and backward
 @functools.lru_cache(maxsize=8)
-def plan_of(offsets: tuple[int, ...], heads: int, kv_heads: int) -> Plan:
-    """The plan of documents between `offsets`, for this many query and key/value heads."""
+def plan_of(lengths: tuple[int, ...], heads: int, kv_heads: int) -> Plan:
+    """The plan of documents of these lengths end to end, for this many query and key/value heads."""
     layout = _Layout(heads, kv_heads)
-    for documents in _buckets(offsets):
+    for documents in _buckets(lengths):
         layout.add(documents)
     return layout.plan()
 
@@ -117,15 +117,16 @@ class _Layout:
         return Plan(query_rows, places[0], padding, key_rows, places[1], tuple(self.pieces))
 
 
-def _buckets(offsets: tuple[int, ...]) -> Iterator[list[tuple[int, int]]]:
+def _buckets(lengths: tuple[int, ...]) -> Iterator[list[tuple[int, int]]]:
     """Documents (length, start) by falling length; none in a bucket is shorter than half of its longest."""
-    documents = sorted((begin - stop, begin, stop) for begin, stop in pairwise(offsets) if stop > begin)
+    starts = accumulate(lengths, initial=0)
     bucket: list[tuple[int, int]] = []
-    for _, begin, stop in documents:
-        if bucket and 2 * (stop - begin) < bucket[0][0]:
+    for length, start in sorted(zip(lengths, starts, strict=False), key=lambda document: -document[0]):
+        if bucket and 2 * length < bucket[0][0]:
             yield bucket
             bucket = []
-        bucket.append((stop - begin, begin))
+        if length:
+            bucket.append((length, start))
     if bucket:
         yield bucket
 

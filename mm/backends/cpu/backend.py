@@ -67,7 +67,8 @@ class CpuBackend(Backend):
         """Batched matrix products over blocks of documents of like length."""
         from mm.backends.cpu.attention import block_attention
 
-        return block_attention
+        found: Attention = block_attention
+        return found
 
     def memory(self) -> dict[str, int]:
         """Bytes: this process's "peak", and the host's "total"."""

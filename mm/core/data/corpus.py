@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mm.core.contracts import Source
-from mm.core.data.cache import ConcatStore, Store, build_or_open
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec, SourceSpec
 
 if TYPE_CHECKING:
+    from mm.core.data.store import Store
     from mm.core.data.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
@@ -53,6 +53,9 @@ def open_corpus(
     plugins: PluginManager, locators: Sequence[str], row_kind: str, tokenizer: Tokenizer, max_length: int, cache: Path, say: Say
 ) -> Corpus:
     """Encode (or find in the cache) everything that `locators` name, as rows of one kind."""
+    # numpy comes with the cache, and the commands that only look at rows do without both
+    from mm.core.data.cache import ConcatStore, build_or_open
+
     formats = [s for s in plugins.specs("format") if isinstance(s, FormatSpec)]
     stores, parts = [], []
     for locator in locators:

@@ -113,7 +113,8 @@ class Trainer:
         if step % settings.log_interval == 0 or step == self.horizon:
             self.check()
             self.emit("on_log", self.log_values())
-        last = step == self.horizon
+        # fit evaluates and saves at the end by itself
+        last = step == self.horizon or self.stop.agreed
         if settings.eval_interval and step % settings.eval_interval == 0 and not last:
             self.evaluate()
         if settings.save_interval and step % settings.save_interval == 0 and not last:
@@ -215,8 +216,10 @@ class Trainer:
 
     def check(self) -> None:
         """The one synchronisation of a log interval. Raises MMError naming step, rows and layer of a non-finite loss."""
-        if self._bad.item():
-            step = int(self._bad_step.item())
+        # a scaler halves its scale at each overflow: this small, no scale would have helped
+        lost = self.scaler is not None and self.scaler.get_scale() < 2**-14
+        if self._bad.item() or lost:
+            step = self.progress.step - 1 if lost else int(self._bad_step.item())
             raise MMError(explain(self, step, self._recent.get(step, [])))
         self._recent.clear()
 

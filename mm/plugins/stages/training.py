@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from mm.core import api
 from mm.core.choices import needs_of
 from mm.core.contracts import Stage, StageResult
@@ -15,7 +17,7 @@ from mm.core.options import options_of
 from mm.core.pipeline import digest
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.resolve import Layer, Resolved, section_of
+from mm.core.resolve import Layer, Resolved, check_values, section_of
 from mm.core.settings import COMMON
 from mm.core.workspace import checkpoints, fingerprint, write_text
 
@@ -38,6 +40,10 @@ class TrainStage(Stage):
             parts += [s for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
         return {o.key for o in (*sections, *(o for part in parts for o in section_of(part).options))} - fixed
 
+    def check(self) -> None:
+        """The options are well typed."""
+        check_values(self.plugins, self._layers({}))
+
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The resolved settings, the rows, and the model or tokenizer to start from."""
         resolved = self._resolve(artifacts)
@@ -45,7 +51,9 @@ class TrainStage(Stage):
         kind = needs_of(self.plugins, resolved.run).data
         digests = [open_source(self.plugins, name, kind).digest() for name in resolved.run.select.data]
         start = next(artifacts[need] for need in self.spec.needs if need in artifacts)
-        return {**{k: v for k, v in values.items() if k not in _FIXED}, "data": digests, "start": fingerprint(start)}
+        # logging, saving and where it ran do not change what comes out; where it stops does
+        idle = {o.key for o in resolved.run.options if o.info.on_resume} - set(api.STOPPING) | set(_FIXED)
+        return {**{k: v for k, v in values.items() if k not in idle}, "data": digests, "start": fingerprint(start)}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """The plan of the training, as far as what it starts from exists."""
@@ -62,7 +70,7 @@ class TrainStage(Stage):
             name = self._resolve(artifacts).run.select.run
             write_text(self._note, json.dumps({"inputs": inputs, "run": name}))
         named = Layer(origin=f"stage {self.spec.name}", values={"run": name})
-        layers = [named] if resume else [named, *self._layers(artifacts)]
+        layers = [named, *(map(_resumable, self.layers) if resume else self._layers(artifacts))]
         run = api.start(self.plugins, layers, self.workspace, resume=resume, say=self.say)
         self._note.unlink()
         manifest = run.manifest
@@ -97,6 +105,12 @@ class TrainStage(Stage):
 
     def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
         return api.new_run(self.plugins, self._layers(artifacts), self.workspace, lambda line: None)
+
+
+def _resumable(layer: Layer) -> Layer:
+    """A layer's options that a resume takes."""
+    allowed = {o.key for name, config in COMMON for o in options_of(config, section=name) if o.info.on_resume}
+    return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})
 
 
 def _makes_model(spec: Any) -> bool:

@@ -26,6 +26,9 @@ def convert(plugins: PluginManager, model: str, out: Path, to: str | None, dtype
     Without --to: from a foreign folder into our own layout, else into the only format that can hold the model. What was
     written is read back and compared bit for bit before OUT takes its name.
     """
+    from mm.core import api
+
+    api.activate(plugins, "cpu", lambda line: click.echo(line, err=True))
     from mm.core.training import conversion
 
     folder = conversion.convert(plugins, model, out, to, dtype, force=force, say=lambda line: click.echo(line, err=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from mm.core.choices import probe_of
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
@@ -56,7 +57,7 @@ def _origin(plugin: Plugin) -> dict[str, str]:
 def _fact(spec: Spec, name: str) -> str:
     value = getattr(spec, name)
     if isinstance(spec, BackendSpec) and name == "probe":
-        probe = spec.probe()
+        probe = probe_of(spec)
         return f"{'can run here' if probe.available else 'cannot run here'}: {probe.reason}"
     if isinstance(spec, AlgorithmSpec) and name == "needs":
         needs = spec.needs(spec.config() if spec.config else None)

@@ -11,9 +11,11 @@ import click
 from mm.core.errors import UsageError
 from mm.core.pipeline import Outcome, expand, ordered, run_stages
 from mm.core.records import StageSpec
-from mm.core.resolve import Layer
+from mm.core.resolve import Layer, environment_layer
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
+
+_LISTS = ("data", "tracker")
 
 
 class RunCommand(click.Command):
@@ -43,7 +45,7 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
     names, options = split_words(words)
     if not names:
         raise UsageError("Missing argument STAGE: name stages or a preset, such as 'all'; mm run --help lists them.")
-    layers = [Layer(origin="command line", values=options, textual=True)]
+    layers = [Layer(origin="command line", values=options, textual=True), environment_layer()]
     if config:
         layers.append(Layer(origin=config, values=read_toml(Path(config))))
     say = lambda line: click.echo(line, err=True)  # noqa: E731
@@ -70,7 +72,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             key, value = (key.removeprefix("no-"), "false") if key.startswith("no-") else (key, "true")
         key = key.replace("-", "_")
         # an option that may be given several times is a list
-        options[key] = (*options[key], value) if isinstance(options.get(key), tuple) else (value,) if key == "data" else value
+        options[key] = (*options.get(key, ()), value) if key.endswith(_LISTS) else value
     return names, options
 
 

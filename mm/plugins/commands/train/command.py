@@ -24,7 +24,7 @@ def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool
     layers = given_layers(ctx, values)
     say = lambda line: click.echo(line, err=True)  # noqa: E731
     if dry_run:
-        click.echo(api.plan(ctx.obj, layers, Workspace.here(), say=say))
+        click.echo(api.plan(ctx.obj, layers, Workspace.here(), say=say, resume=resume))
         return
     folder = api.start(ctx.obj, layers, Workspace.here(), resume=resume, say=say)
     click.echo(f"run: {folder.path}")

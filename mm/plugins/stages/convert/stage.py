@@ -33,6 +33,10 @@ class Convert(Stage):
         """The options above."""
         return {o.key for o in options_of(ConvertOptions, section="convert")}
 
+    def check(self) -> None:
+        """The options are well typed."""
+        self._options()
+
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The model and the options."""
         options = self._options()

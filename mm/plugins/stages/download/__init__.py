@@ -13,5 +13,5 @@ def mm_stages() -> Iterable[StageSpec]:
         name="download",
         summary="See that the data is there; the built-in data needs no download.",
         target="mm.plugins.stages.download.stage:Download",
-        presets=("all", "core"),
+        presets=("all", "core", "rl"),
     )

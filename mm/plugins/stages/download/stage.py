@@ -21,9 +21,13 @@ class Download(Stage):
         """`--data`."""
         return {"data"}
 
+    def check(self) -> None:
+        """The named data exists."""
+        self._digests()
+
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The named data."""
-        return {"data": {name: open_source(self.plugins, name, "").digest() for name in self._named()}}
+        return {"data": self._digests()}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """One line."""
@@ -33,6 +37,9 @@ class Download(Stage):
         """Nothing is fetched: built-in data is skipped, and says so."""
         self.say(self._line())
         return StageResult({}, self._line())
+
+    def _digests(self) -> dict[str, str]:
+        return {name: open_source(self.plugins, name, "").digest() for name in self._named()}
 
     def _named(self) -> Sequence[str]:
         return select(self.layers).data

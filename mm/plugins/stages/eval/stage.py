@@ -44,6 +44,10 @@ class Evaluate(Stage):
         """The options above."""
         return {o.key for o in options_of(EvalOptions, section="eval")}
 
+    def check(self) -> None:
+        """The options are well typed."""
+        self._options()
+
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """Both models and the options."""
         options = self._options()

@@ -16,5 +16,5 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="pretrain",
         needs=("tokenizer",),
         gives=("run:pretrain",),
-        presets=("all", "core"),
+        presets=("all", "core", "rl"),
     )

@@ -16,6 +16,6 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="sft",
         needs=("run:pretrain",),
         gives=("run:sft",),
-        presets=("all", "core"),
+        presets=("all", "core", "rl"),
         aliases=("full_sft",),
     )

@@ -14,5 +14,5 @@ def mm_stages() -> Iterable[StageSpec]:
         summary="Train a tokenizer on the data.",
         target="mm.plugins.stages.tokenizer.stage:TrainTokenizer",
         gives=("tokenizer",),
-        presets=("all", "core"),
+        presets=("all", "core", "rl"),
     )

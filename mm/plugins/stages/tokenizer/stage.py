@@ -27,6 +27,10 @@ class TrainTokenizer(Stage):
         """`--data` and the vocabulary's options."""
         return {"data"} | {o.key for o in options_of(TrainingOptions, section="tokenizer")}
 
+    def check(self) -> None:
+        """The options are well typed."""
+        self._options()
+
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The options and the rows."""
         rows = {f"{name} {kind}": open_source(self.plugins, name, kind).digest() for name, kind in self._parts()}
