@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mm.core.plugins import Plugin, PluginManager
+    from mm.core.resolve import Layer
     from mm.core.training.generation import Generation, TextModel
     from mm.core.workspace import RunFolder
 
 __version__ = "0.1.0"
-__all__ = ["convert", "generate", "list_plugins", "load", "run", "train"]
+__all__ = ["convert", "generate", "list_plugins", "load", "plan", "run", "train"]
 
 Path_ = str | PathLike[str]
 
@@ -40,13 +41,26 @@ def train(
     variables stand between. Raises mm.core.errors.UsageError for what `mm train` would exit with code 2.
     """
     from mm.core import api
-    from mm.core.resolve import Layer, environment_layer
-    from mm.core.run import read_toml
 
-    layers = [api.flat_layer({"algo": algo, **options}), environment_layer()]
-    if config is not None:
-        layers.append(Layer(origin=str(config), values=read_toml(Path(config))))
+    layers = _layers({"algo": algo, **options}, config)
     return api.start(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
+
+
+def plan(
+    algo: str,
+    *,
+    config: Path_ | None = None,
+    resume: bool = False,
+    workspace: Path_ | None = None,
+    plugins: PluginManager | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> str:
+    """What `train` would do with the same arguments, as `mm train --dry-run` prints it; writes nothing."""
+    from mm.core import api
+
+    layers = _layers({"algo": algo, **options}, config)
+    return api.plan(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
 
 
 def run(
@@ -64,18 +78,13 @@ def run(
 
     `options` are training options for the stages that have them.
     """
-    from mm.core.api import flat_layer
     from mm.core.pipeline import run_stages
-    from mm.core.resolve import Layer, environment_layer
-    from mm.core.run import read_toml
 
     names = [stages] if isinstance(stages, str) else list(stages)
-    layers = [flat_layer(options), environment_layer()]
-    if config is not None:
-        layers.append(Layer(origin=str(config), values=read_toml(Path(config))))
     return run_stages(
-        plugins or _plugins(), names, _workspace(workspace), layers, force=force, dry_run=dry_run, say=_say(quiet)
-    )
+        plugins or _plugins(), names, _workspace(workspace), _layers(options, config), force=force, dry_run=dry_run,
+        say=_say(quiet),
+    )  # fmt: skip
 
 
 def load(
@@ -144,6 +153,16 @@ def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = Non
     """Every plugin found, active, blocked or broken; `kind` keeps those that bring a part of that kind."""
     found = (plugins or _plugins()).plugins
     return [p for p in found if kind is None or any(r.kind == kind for r in p.records)]
+
+
+def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
+    """Arguments above the environment above the file."""
+    from mm.core.api import flat_layer
+    from mm.core.resolve import Layer, environment_layer
+    from mm.core.run import read_toml
+
+    layers = [flat_layer(options), environment_layer()]
+    return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]
 
 
 def _plugins() -> PluginManager:

@@ -27,7 +27,7 @@ import pytest
 
 from mm.cli import mm, split_plugin_options
 from mm.core.discovery import is_path
-from mm.core.pipeline import _check_options, expand
+from mm.core.pipeline import _check_options, expand, stage_options
 from mm.core.plugins import PluginManager
 from mm.core.resolve import Layer
 from mm.core.run import read_toml
@@ -164,7 +164,7 @@ def parse(command: click.Command, name: str, words: list[str], parent: click.Con
 def _parse_stages(words: list[str], manager: PluginManager) -> None:
     from mm.plugins.commands.run.command import split_words
 
-    names, options = split_words([w for w in words if w not in ("--force", "--dry-run", "--help")])
+    names, options = split_words([w for w in words if w not in ("--force", "--dry-run", "--help")], stage_options(manager))
     layers = [Layer(origin="line", values={k: v for k, v in options.items() if k != "config"}, textual=True)]
     if "config" in options:
         layers.append(Layer(origin="file", values=read_toml(Path(options["config"]))))

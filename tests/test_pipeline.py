@@ -15,22 +15,29 @@ import mm
 from mm.core.contracts import Stage, StageResult
 from mm.core.errors import UsageError
 from mm.core.hooks import hookimpl
-from mm.core.pipeline import Outcome, expand, ordered, run_stages
+from mm.core.options import Option, option, options_of
+from mm.core.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.resolve import Layer
 from mm.core.workspace import Workspace, fingerprint
+from mm.plugins.commands.run.command import split_words
 from mm.testing import plugin_manager, tiny_rows
 
 RAN: list[str] = []
+
+
+@attrs.frozen(kw_only=True)
+class Paint:
+    colour: str = option("grey", help="What to paint with.")
 
 
 class Toy(Stage):
     """Joins what it needs and its colour into a file."""
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
-        return {"colour"}
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+        return options_of(Paint, section="toy")
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         return {"colour": self._colour(), "needs": [fingerprint(artifacts[n]) for n in self.spec.needs]}
@@ -140,6 +147,16 @@ def test_unknown_names_get_their_close_match(
     with pytest.raises(UsageError, match=message):
         run_stages(plugins, names, Workspace(tmp_path), [layer], force=False, dry_run=False, say=print)
     assert ran == [] and listing(tmp_path) == {}
+
+
+def test_a_flag_takes_no_stage_for_its_value(plugins: PluginManager) -> None:
+    known = stage_options(plugins)
+    line = "--compile pretrain --no-sft-compile sft --epochs 2 --data=a --data b"
+    names, options = split_words(line.split(), known)
+    assert names == ["pretrain", "sft"]
+    assert options == {"compile": "true", "sft_compile": "false", "epochs": "2", "data": ("a", "b")}
+    with pytest.raises(UsageError, match="--epochs needs a value"):
+        split_words(["sft", "--epochs", "--compile"], known)
 
 
 def test_a_file_may_hold_tables_of_other_stages(plugins: PluginManager, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mm.core.data.rows import Row
+    from mm.core.options import Option
     from mm.core.plugins import PluginManager
     from mm.core.records import StageSpec
     from mm.core.resolve import Layer
@@ -160,7 +161,7 @@ class StageResult:
 
 
 class Stage(ABC):
-    """A step of `mm run`. `layers` are the options given for it (highest first), all of them in `keys`; `say` prints."""
+    """A step of `mm run`. `layers` are the options given for it (highest first), all of them in `options`; `say` prints."""
 
     def __init__(
         self, spec: StageSpec, plugins: PluginManager, workspace: Workspace, layers: Sequence[Layer], say: Callable[[str], None]
@@ -168,9 +169,9 @@ class Stage(ABC):
         self.spec, self.plugins, self.workspace, self.layers, self.say = spec, plugins, workspace, list(layers), say
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
-        """The flat options that a stage of this record takes."""
-        return set()
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+        """The options that a stage of this record takes."""
+        return []
 
     def check(self) -> None:  # noqa: B027  a stage without options has nothing to check
         """Raise UsageError for an option's value that cannot be; called for every stage before the first one runs."""

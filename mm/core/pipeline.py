@@ -14,6 +14,7 @@ import attrs
 from mm.core.api import flat_layer
 from mm.core.contracts import Stage, StageResult
 from mm.core.errors import UsageError, close_match
+from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.resolve import Layer
@@ -53,7 +54,7 @@ def run_stages(
     _check_options(specs, plugins, layers)
     kinds: list[type[Stage]] = [plugins.load("stage", spec.name) for spec in specs]
     stages = [
-        kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.keys(spec, plugins)) for layer in layers], say)
+        kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.options(spec, plugins)) for layer in layers], say)
         for spec, kind in zip(specs, kinds, strict=True)
     ]
     for stage in stages:
@@ -155,9 +156,9 @@ def _run_one(
     return Outcome(spec.name, "done", time.monotonic() - started, result.summary)
 
 
-def _for_stage(layer: Layer, spec: StageSpec, keys: set[str]) -> Layer:
+def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Layer:
     """A layer's options for one stage: bare ones that it has, over which its own (`sft_epochs`) stand."""
-    prefix = _prefix(spec.name)
+    prefix, keys = _prefix(spec.name), {o.key for o in options}
     bare = {k: v for k, v in layer.values.items() if k in keys}
     own = {k.removeprefix(prefix): v for k, v in layer.values.items() if k.startswith(prefix)}
     if not layer.textual:
@@ -175,20 +176,26 @@ def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[s
         have |= set(spec.gives)
 
 
+def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = None) -> dict[str, Option]:
+    """What may be given for stages (all of them by default), bare (`epochs`) and for one (`sft_epochs`)."""
+    found: dict[str, Option] = {}
+    for spec in [s for s in plugins.specs("stage") if isinstance(s, StageSpec)] if specs is None else specs:
+        for option in plugins.load("stage", spec.name).options(spec, plugins):
+            found[option.key] = found[_prefix(spec.name) + option.key] = option
+    return found
+
+
 def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Every option must be taken by a stage that is named; a file may also have tables for stages that are not."""
-    bare, own = set[str](), set[str]()
-    for spec in specs:
-        keys = plugins.load("stage", spec.name).keys(spec, plugins)
-        bare |= keys
-        own |= {_prefix(spec.name) + key for key in keys}
+    known = stage_options(plugins, specs)
     others = [s for s in plugins.specs("stage") if isinstance(s, StageSpec) and s not in specs]
+    elsewhere = stage_options(plugins, others)
     for layer in (layer for layer in layers if not layer.lenient):
-        for key in layer.values.keys() - bare - own:
-            tables = [s for s in others if key.startswith(_prefix(s.name)) and not layer.textual]
-            if not any(key.removeprefix(_prefix(s.name)) in plugins.load("stage", s.name).keys(s, plugins) for s in tables):
+        for key in layer.values.keys() - known:
+            table = not layer.textual and any(key.startswith(_prefix(s.name)) for s in others)
+            if not (table and key in elsewhere):
                 flag = "--" + key.replace("_", "-")
-                near = close_match(flag, ["--" + k.replace("_", "-") for k in (*bare, *own)])
+                near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
                 raise UsageError(f"No such option: {flag} for the stages {', '.join(s.name for s in specs)}.{near}")
 
 

@@ -51,6 +51,11 @@ def select(layers: Sequence[Layer]) -> Selection:
     return read_config(Selection, layers, "select")  # type: ignore[no-any-return]
 
 
+def selectors(*keys: str) -> list[Option]:
+    """The options of these fields of a selection."""
+    return [option for option in options_of(Selection, section="select") if option.key in keys]
+
+
 def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
     """An instance of one config class from the layers' bare values; keys of others are left alone."""
     options = options_of(config, section=section)

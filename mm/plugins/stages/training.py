@@ -13,11 +13,11 @@ from mm.core import api
 from mm.core.choices import needs_of
 from mm.core.contracts import Stage, StageResult
 from mm.core.data.corpus import open_source
-from mm.core.options import options_of
+from mm.core.options import Option, options_of
 from mm.core.pipeline import digest
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.resolve import Layer, Resolved, check_values, section_of
+from mm.core.resolve import Layer, Resolved, Section, check_values, section_of
 from mm.core.settings import COMMON
 from mm.core.workspace import checkpoints, fingerprint, write_text
 
@@ -29,16 +29,16 @@ class TrainStage(Stage):
     """Trains in a run of its own, from the model or the tokenizer that earlier stages gave."""
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
         """The common options, the algorithm's own, and those of every architecture for a stage that makes a model."""
-        sections = [o for name, config in COMMON for o in options_of(config, section=name)]
         algorithm = plugins.get("algorithm", spec.algorithm)
         parts = [algorithm] if algorithm.config else []
         # a bare --preset means the stage that makes the model, not those that continue it
         fixed = {*_FIXED} if _makes_model(algorithm) else {*_FIXED, "arch", "preset"}
         if _makes_model(algorithm):
             parts += [s for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
-        return {o.key for o in (*sections, *(o for part in parts for o in section_of(part).options))} - fixed
+        sections = [*(Section(name=name, config=config) for name, config in COMMON), *map(section_of, parts)]
+        return [o for section in sections for o in section.options if o.key not in fixed]
 
     def check(self) -> None:
         """The options are well typed."""

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from mm.core import api
 from mm.core.contracts import Stage, StageResult
-from mm.core.options import option, options_of
+from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.resolve import read_config
@@ -29,9 +29,9 @@ class Convert(Stage):
     """Writes `exports/RUN` for the run that made the model."""
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
         """The options above."""
-        return {o.key for o in options_of(ConvertOptions, section="convert")}
+        return options_of(ConvertOptions, section="convert")
 
     def check(self) -> None:
         """The options are well typed."""

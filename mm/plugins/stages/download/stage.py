@@ -8,18 +8,19 @@ from typing import Any
 
 from mm.core.contracts import Stage, StageResult
 from mm.core.data.corpus import open_source
+from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
-from mm.core.resolve import select
+from mm.core.resolve import select, selectors
 
 
 class Download(Stage):
     """Built-in data is part of the package; named data must be readable."""
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
         """`--data`."""
-        return {"data"}
+        return selectors("data")
 
     def check(self) -> None:
         """The named data exists."""

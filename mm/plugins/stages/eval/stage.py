@@ -12,7 +12,7 @@ from attrs import frozen
 from mm.core import api
 from mm.core.choices import choose_backend
 from mm.core.contracts import Stage, StageResult
-from mm.core.options import option, options_of
+from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.resolve import read_config
@@ -40,9 +40,9 @@ class Evaluate(Stage):
     """Writes `reports/eval.json` and `reports/loss.png`, and prints the table and the samples."""
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
         """The options above."""
-        return {o.key for o in options_of(EvalOptions, section="eval")}
+        return options_of(EvalOptions, section="eval")
 
     def check(self) -> None:
         """The options are well typed."""

@@ -13,19 +13,19 @@ from mm.core.data.corpus import open_source
 from mm.core.data.rows import Row
 from mm.core.data.sources import kinds_of, read_rows
 from mm.core.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
-from mm.core.options import options_of
+from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
-from mm.core.resolve import read_config, select
+from mm.core.resolve import read_config, select, selectors
 
 
 class TrainTokenizer(Stage):
     """Trains on every built-in source, or on the named data, into `tokenizers/pipeline`."""
 
     @classmethod
-    def keys(cls, spec: StageSpec, plugins: PluginManager) -> set[str]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
         """`--data` and the vocabulary's options."""
-        return {"data"} | {o.key for o in options_of(TrainingOptions, section="tokenizer")}
+        return [*selectors("data"), *options_of(TrainingOptions, section="tokenizer")]
 
     def check(self) -> None:
         """The options are well typed."""
