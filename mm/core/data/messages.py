@@ -107,7 +107,7 @@ def _message(turn: Any, place: str) -> Message:
     if role is None:
         raise DataError(f"{place}: no role", problem="missing field")
     if role not in ROLES:
-        raise DataError(f"{place}: role {role!r} is not one of {', '.join(ROLES)}")
+        raise DataError(f"{place}: role {str(role)[:40]!r} is not one of {', '.join(ROLES)}")
     reasoning = turn.get("reasoning_content")
     if reasoning is not None and not isinstance(reasoning, str):
         raise _wrong(f"{place}: reasoning_content", reasoning, "text")

@@ -96,5 +96,5 @@ def at(position: Position, error: DataError) -> DataError:
 
 def _keys(row: Mapping[str, Any]) -> str:
     """The row's keys for a message; a row may have thousands."""
-    names = sorted(map(str, row))
+    names = sorted(str(name)[:40] for name in row)
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"

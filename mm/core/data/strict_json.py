@@ -17,6 +17,8 @@ def parse_json(text: str) -> Any:
     of a surrogate pair, nesting deeper than `MAX_DEPTH`."""
     try:
         value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
@@ -32,9 +34,9 @@ def parse_json(text: str) -> Any:
 def _deeper(value: Any, levels: int) -> bool:
     """Whether containers are nested in more than that many levels."""
     layer = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         layer = [inner for item in layer if isinstance(item, dict | list) for inner in _children(item)]
-    return bool(layer)
+    return any(isinstance(item, dict | list) for item in layer)
 
 
 def _children(value: dict[str, Any] | list[Any]) -> list[Any]:

@@ -70,7 +70,7 @@ def _of_sharegpt(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
     speaker, value = turn["from"], turn.get("value")
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        raise DataError(f"{place}: from {speaker!r} is not one of {', '.join(_SPEAKERS)}")
+        raise DataError(f"{place}: from {str(speaker)[:40]!r} is not one of {', '.join(_SPEAKERS)}")
     rest = {key: turn[key] for key in ("tools", "functions", "tool_calls", "reasoning_content") if key in turn}
     if speaker != "function_call":
         return {"role": role, "content": value, **rest}

@@ -47,7 +47,7 @@ class Files(Source):
     def fraction(self) -> float | None:
         """In bytes, compressed ones where a file is compressed."""
         total = sum(map(_size, self.paths))
-        return (self._finished + (self._tell() if self._tell else 0)) / total if total else None
+        return min(1.0, (self._finished + (self._tell() if self._tell else 0)) / total) if total else None
 
     def digest(self) -> str:
         """SHA-256 of the uncompressed content, so that compressing a file does not make it another; of a folder, of
