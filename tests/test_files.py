@@ -49,7 +49,9 @@ def test_strict_json_reads_what_json_writes(value: Any) -> None:
     ("text", "reason"),
     [
         ("[NaN]", "NaN"), ("-Infinity", "Infinity"), ("1e999", "too large"), ('"\\ud83d"', "surrogate"),
-        ("[" * 65 + "]" * 65, "nested"), ("[" * 100_000, "nested"), ("9" * 5000, "limit"), ("[1,]", "at character"), ("", "at character 1"), ('"\t"', "control character"),
+        ("[" * 65 + "]" * 65, "nested"),
+        ("[" * 100_000, "nested"), ("9" * 5000, "limit"), ("[1,]", "at character"), ("", "at character 1"),
+        ('"\t"', "control character"),
     ],
 )  # fmt: skip
 def test_strict_json_refuses_what_others_cannot_read(text: str, reason: str) -> None:

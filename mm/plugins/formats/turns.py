@@ -89,7 +89,7 @@ def parse_turns(
     try:
         if isinstance(turns, list):
             turns = role_turns(turns)
-        return parse_conversation(row, turns=turns if turns is not None else [], complete=complete)
+        return parse_conversation(row, turns=turns, complete=complete)
     except DataError as error:
         raise DataError(f"{name}: {error.reason}" if name else error.reason, problem=error.problem) from None
 

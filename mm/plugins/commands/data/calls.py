@@ -80,7 +80,9 @@ def _additional(validator: Any, value: Any, instance: Any, schema: Any) -> Itera
         yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, value, instance, schema)
 
 
-_Validator = extend(
-    Draft202012Validator,
-    {"additionalProperties": _additional, **dict.fromkeys(("pattern", "patternProperties", "format", "$dynamicRef"))},
-)
+def _ignored(validator: Any, value: Any, instance: Any, schema: Any) -> None:
+    """A keyword that is not looked at."""
+
+
+_IGNORED = ("pattern", "patternProperties", "format", "$dynamicRef", "unevaluatedProperties")
+_Validator = extend(Draft202012Validator, {"additionalProperties": _additional, **dict.fromkeys(_IGNORED, _ignored)})
