@@ -13,6 +13,7 @@ PARTS = {
     "format": {
         "mm.plugins.formats": [
             "text", "chat", "sharegpt", "alpaca", "completion", "preference", "unpaired", "prompt", "episode",
+            "xlam", "glaive",
         ]
     },
     "source": {"mm.plugins.sources": ["files", "skills", "classics"]},

@@ -32,7 +32,7 @@ from mm.plugins.formats.prompt.row import PromptRow
 from mm.plugins.sources.files.source import Files
 from mm.testing import tiny_rows, tiny_tokenizer
 
-FEW, MANY = 60, 1200  # mutated rows of each of the nine formats
+FEW, MANY = 80, 1200  # mutated rows of each of the nine formats
 FEW_FILES, MANY_FILES = 250, 5000
 HANG = 300  # seconds
 
@@ -113,9 +113,9 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def mutated(draw: Any, samples: Any) -> Any:
-    """A row of a format, changed in one to three places."""
+    """A row of a format, changed in at most three places."""
     row = copy.deepcopy(draw(samples)[0])
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(0, 3))):
         found = places(row)
         if not found:
             break
@@ -142,7 +142,7 @@ def mutated(draw: Any, samples: Any) -> Any:
 def test_mutated_rows_are_read_or_refused(name: str, examples: int, formats: list[FormatSpec], tokenizer: Tokenizer) -> None:
     read: list[bool] = []
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
     @given(mutated(SAMPLES[name]), st.sampled_from([1 << 20, 40, 9]))
     @example({}, 9)
     def run(row: Any, max_length: int) -> None:
@@ -150,6 +150,19 @@ def test_mutated_rows_are_read_or_refused(name: str, examples: int, formats: lis
 
     run()
     assert sum(read) > len(read) / 10  # one whose every row is refused tests nothing
+
+
+@pytest.mark.parametrize("filler", [" ", "\n", "'", "}", "}\n", "<tool_call>{", "<tool_response>", "USER:", "{{", "\\"])
+def test_no_text_takes_long_to_read(filler: str, formats: list[FormatSpec], tokenizer: Tokenizer) -> None:
+    text, asked = "x" + filler * 10_000, {"from": "human", "value": "q"}
+    rows: list[dict[str, Any]] = [
+        {"conversations": [asked, {"from": who, "value": tag + text + end}]}
+        for who, tag, end in (("gpt", "", "</tool_call>"), ("observation", "<tool_response>", ""), ("function_call", "{", ""))
+    ]
+    rows += [{"system": "s {" + text, "chat": "USER: q"}, {"system": "s", "chat": text}, {"text": text},
+             {"system": "s", "chat": """USER: q\nASSISTANT: <functioncall> {"name": "f", "arguments": '""" + text},
+             {"query": "q", "tools": text, "answers": text}]  # fmt: skip
+    assert [check_row(formats, tokenizer, row, 1 << 20) for row in rows].count(True) >= 2
 
 
 # ---- files
@@ -160,6 +173,9 @@ SEEDS: list[list[Any]] = [
                         {"from": "observation", "value": "1"}, {"from": "gpt", "value": "🙂"}], "tools": json.dumps([TOOL])}] * 2,
     [{"instruction": "i", "input": "", "output": "o", "history": [["a", "b"]]}] * 2,
     [{"prompt": "a", "completion": "\u0000b"}] * 2,
+    [{"query": "q", "tools": [TOOL], "answers": '[{"name": "add", "arguments": {"a": 1}}]'}] * 2,
+    [{"system": "SYSTEM: s -\n{\"name\": \"add\"}\n{\"name\": \"b\"}", "chat": "USER: q\n\n\nASSISTANT: <functioncall> "
+      "{\"name\": \"add\", \"arguments\": '{}'} <|endoftext|>\nFUNCTION RESPONSE: 2\nASSISTANT: two"}] * 2,
 ]  # fmt: skip
 BITS = [b"\0", b"\xff", b"\xef\xbb\xbf", b"\r\n", b"\n", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\\ud800", b"NaN",
         b"1e999", b"null", b"[" * 200, b'{"role": "user"}', b"\xe5\xa4", b"9" * 5000]  # fmt: skip

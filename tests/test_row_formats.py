@@ -115,6 +115,42 @@ def test_sharegpt_names_its_speakers(formats: list[FormatSpec]) -> None:
     assert row.tools == (TOOL,)
 
 
+CALLED = (Message("user", "q"), Message("assistant", "", None, (ToolCall("add", {"a": 1}),)))
+RESULT = (Message("tool", '{"sum": 2}'), Message("assistant", "two"))
+ARGUMENTS = '{"name": "add", "arguments": {"a": 1}}'
+
+
+def test_hermes_keeps_calls_and_results_in_tags(formats: list[FormatSpec]) -> None:
+    said = [("human", "q"), ("gpt", f"<tool_call>\n{ARGUMENTS}\n</tool_call>"),
+            ("tool", '<tool_response>\n{"sum": 2}\n</tool_response>'), ("gpt", "two")]  # fmt: skip
+    turns = [{"from": f, "value": v} for f, v in said]
+    assert parse(formats, {"conversations": turns}).messages == (*CALLED, *RESULT)
+    turns[1]["value"] = f"I add.\n<tool_call>{ARGUMENTS}</tool_call>\n<tool_call>{ARGUMENTS}</tool_call>"
+    twice = parse(formats, {"conversations": turns}).messages[1]
+    assert twice == Message("assistant", "I add.", None, CALLED[1].tool_calls * 2)
+    turns[1]["value"] = "Write <tool_call>{}</tool_call> to call."
+    assert parse(formats, {"conversations": turns[:2]}).messages[1].content == turns[1]["value"]
+    turns[1]["value"] = "<tool_call>{'name': 'add'}</tool_call>"
+    with pytest.raises(DataError, match="turn 2: tool_call is not valid JSON"):
+        parse(formats, {"conversations": turns})
+
+
+def test_xlam_answers_with_calls(formats: list[FormatSpec]) -> None:
+    for spelt in (str, json.loads):
+        row = parse(formats, {"id": 1, "query": "q", "tools": spelt(json.dumps([TOOL])), "answers": spelt(f"[{ARGUMENTS}]")})
+        assert (row.messages, row.tools) == (CALLED, (TOOL,))
+
+
+def test_glaive_is_one_text(formats: list[FormatSpec]) -> None:
+    tools = f"{json.dumps(TOOL, indent=1)}\n\n{json.dumps(TOOL | {'name': 'sub'}, indent=1)}"
+    chat = ("USER: q\n\n\nASSISTANT: <functioncall> {\"name\": \"add\", \"arguments\": '{\"a\": 1}'} <|endoftext|>\n\n\n"
+            'FUNCTION RESPONSE: {"sum": 2}\n\n\nASSISTANT: two <|endoftext|>\n\n\n')  # fmt: skip
+    row = parse(formats, {"system": f"SYSTEM: You can add. Use it -\n{tools}\n", "chat": chat})
+    assert row.messages == (Message("system", "You can add. Use it"), *CALLED, *RESULT)
+    assert [tool["name"] for tool in row.tools] == ["add", "sub"]
+    assert parse(formats, {"system": "SYSTEM: Plain.", "chat": "USER: q\nASSISTANT: a"}).tools == ()
+
+
 def test_alpaca_puts_input_below_the_instruction(formats: list[FormatSpec]) -> None:
     row = parse(formats, {"instruction": "i", "input": "in", "output": "o", "system": "s", "history": [["q", "a"]]})
     said = [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "i\nin"), ("assistant", "o")]
@@ -200,6 +236,12 @@ BAD = [
     ({"prompt": [SAID]}, "turn 1: role 'assistant' cannot stand at the beginning"),
     ({"prompt": [{"role": "system", "content": "s"}]}, "no question"),
     ({"messages": [ASKED], "conversations": [ASKED]}, "both conversations and messages"),
+    ({"query": "q", "tools": [TOOL], "answers": "[]"}, "answers is empty"),
+    ({"query": "q", "tools": [TOOL], "answers": "[{]"}, "answers is not valid JSON"),
+    ({"query": 1, "tools": [TOOL], "answers": [{"name": "add"}]}, "turn 1: content is a number"),
+    ({"system": "s {", "chat": "USER: q\nASSISTANT: a"}, "the tools in system are not valid JSON"),
+    ({"system": "s", "chat": "hello"}, "chat has no turn"),
+    ({"system": "s", "chat": "USER: q\nASSISTANT: <functioncall> {x"}, "turn 2: the function call is not valid JSON"),
     ({"messages": [ASKED], "gt": "4"}, "gt is text, expected a list"),
     ({"messages": [ASKED], "gt": ["4"]}, "gt expects 1 calls, and the row has no tools"),
 ]  # fmt: skip

@@ -13,6 +13,7 @@ import attrs
 
 from mm.core.data.messages import Message, embedded_json, kind_of, parse_conversation
 from mm.core.errors import DataError, Problem
+from mm.plugins.formats.hermes import untagged
 
 Messages = tuple[Message, ...]
 Tools = tuple[Mapping[str, Any], ...]
@@ -73,7 +74,7 @@ def _of_sharegpt(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
         raise DataError(f"{place}: from {str(speaker)[:40]!r} is not one of {', '.join(_SPEAKERS)}")
     rest = {key: turn[key] for key in ("tools", "functions", "tool_calls", "reasoning_content") if key in turn}
     if speaker != "function_call":
-        return {"role": role, "content": value, **rest}
+        return {"role": role, **(untagged(role, value, place) if isinstance(value, str) else {"content": value}), **rest}
     if isinstance(value, str):
         value = embedded_json(f"[{value}]", f"{place}: the function call", list)
     calls = value if isinstance(value, list) else [value]
