@@ -44,6 +44,7 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
         for number, chat in enumerate(_CHATS)
     ],
     "prompt": [{"messages": chat} for chat in _CHATS],
+    "episode": [{"messages": chat, "tools": [{"name": "count"}], "gt": ["four"]} for chat in _CHATS],
 }  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def tiny_model(
 
 
 def tiny_rows(kind: str) -> list[dict[str, Any]]:
-    """JSON rows of a built-in kind: text, chat, preference, unpaired or prompt; none for another."""
+    """JSON rows of a built-in kind: text, chat, preference, unpaired, prompt or episode; none for another."""
     return list(_ROWS.get(kind, []))
 
 
@@ -208,7 +209,7 @@ def tiny_units(
         return None
     reader, units = RowReader(formats, kind), []
     for number, row in enumerate(rows):
-        encoded = reader.parse(Position(path="rows", line=number + 1), row).encode(tokenizer, 128)
+        encoded = reader.parse(Position(path="rows", line=number + 1), row).encode(tokenizer, 512)
         for index, unit in enumerate(encoded.units):
             values = encoded.values[index] if encoded.values else {}
             sequences = tuple(Tokens(torch.tensor(ids), {"learn": torch.tensor(learn)}) for ids, learn in unit)

@@ -26,6 +26,8 @@ LINES = {
     "plugins cuda": (0, "run here"),
     "plugins sftt": (2, "Did you mean 'sft'?"),
     "plugins --kind algoritm": (2, "Did you mean 'algorithm'?"),
+    "data check --help": (0, "--fix"),
+    "data stats --help": (0, "--png"),
     "run all --bogus 1": (2, "No such option: --bogus"),
     "run all --dry-run --sft-epochs abc": (2, "--epochs (command line): expected an integer"),
     "trian": (2, "Did you mean 'train'?"),

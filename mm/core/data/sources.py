@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mm.core.contracts import Position
+from mm.core.contracts import Position, Source
 from mm.core.data.corpus import open_source
 from mm.core.data.reader import RowReader
 from mm.core.data.rows import Row
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
 
 
-def read_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> Iterator[tuple[Position, Row]]:
-    """Typed rows with their positions; "" takes the kind that a file holds. Raises UsageError, DataError at a bad row."""
+def open_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> tuple[Source, RowReader]:
+    """What `locator` names, and what reads its rows; "" takes the kind that a file holds. Raises UsageError."""
     formats = [spec for spec in plugins.specs("format") if isinstance(spec, FormatSpec)]
-    reader = RowReader(formats, row_kind)
-    for position, row in open_source(plugins, locator, row_kind).rows():
+    return open_source(plugins, locator, row_kind), RowReader(formats, row_kind)
+
+
+def read_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> Iterator[tuple[Position, Row]]:
+    """Typed rows with their positions. Raises UsageError, DataError at a bad row."""
+    source, reader = open_rows(plugins, locator, row_kind)
+    for position, row in source.rows():
         yield position, reader.parse(position, row)
 
 

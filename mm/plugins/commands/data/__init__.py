@@ -1,4 +1,4 @@
-"""`mm data`: make a built-in source's files, look at rows as the model sees them."""
+"""`mm data`: check and count rows, make a built-in source's files, look at rows as the model sees them."""
 
 from collections.abc import Iterable
 
@@ -10,5 +10,7 @@ from mm.core.records import CommandSpec
 def mm_commands() -> Iterable[CommandSpec]:
     """The part."""
     yield CommandSpec(
-        name="data", summary="Make built-in data; show rows token by token.", target="mm.plugins.commands.data.command:data"
+        name="data",
+        summary="Check and count rows; make built-in data; show rows token by token.",
+        target="mm.plugins.commands.data.command:data",
     )

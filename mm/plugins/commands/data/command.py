@@ -1,4 +1,4 @@
-"""The commands `mm data make` and `mm data show`."""
+"""The group `mm data`, and its commands `make` and `show`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mm.core.errors import UsageError
+from mm.plugins.commands.data.check import check
+from mm.plugins.commands.data.stats import stats
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Make built-in data; show rows token by token."""
+    """Check and count rows; make built-in data; show rows token by token."""
+
+
+data.add_command(check)
+data.add_command(stats)
 
 
 @data.command()

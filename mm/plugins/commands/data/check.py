@@ -1,0 +1,82 @@
+"""The command `mm data check`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mm.core.data.reader import Entry, RowReader
+    from mm.core.plugins import PluginManager
+    from mm.plugins.commands.data.checking import Checker, Finding
+    from mm.plugins.commands.data.fixing import FixedFile
+    from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
+@click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
+@click.option("--kind", default="", help="Kind of row that is meant, where a file could be of several.")
+@click.option("--fix", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the good rows to this .jsonl file.")
+@click.option("--warnings", type=click.IntRange(min=0), default=10, show_default=True,
+              help="Rows named for each kind of warning; 0 names all.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_obj
+def check(
+    plugins: PluginManager, files: tuple[str, ...], folder: Path | None, max_length: int, kind: str, out: Path | None,
+    warnings: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Name every bad row of FILE... with its line and what is wrong, and count them. Ends with 1 when there is one.
+
+    Rows that are too long, give nothing to learn or are repeated are warnings. --fix leaves out what is bad, repeated or
+    gives nothing to learn, and keeps what is only too long.
+    """
+    from mm.core.data.sources import kinds_of, open_rows
+    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.plugins.commands.data.checking import Checker
+    from mm.plugins.commands.data.fixing import fixed_file
+    from mm.plugins.commands.data.progress import read_with_bar
+    from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
+
+    checker, counts = Checker(Tokenizer.load(folder or DEFAULT_FOLDER), max_length), Counts()
+    report = JsonReport() if as_json else TextReport(warnings)
+    with fixed_file(out, files) as fixed:
+        for name in files:
+            source, reader = open_rows(plugins, name, kind or next(iter(kinds_of(plugins, name)), ""))
+            for note in source.notes():
+                click.echo(note, err=True)
+            for entry in read_with_bar(source, reader):
+                _check(entry, reader, checker, report, counts, fixed)
+    report.end(counts)
+    if fixed:
+        click.echo(f"{out}: {fixed.rows:,} rows, {counts.left_out:,} left out", err=as_json)
+    if counts.errors:
+        sys.exit(1)
+
+
+def _check(
+    entry: Entry, reader: RowReader, checker: Checker, report: TextReport | JsonReport, counts: Counts, fixed: FixedFile | None
+) -> None:
+    found = checker.findings(entry)
+    path, whole_file = entry.position.path, entry.error is not None and entry.error.line is None
+    counts.rows += not whole_file
+    counts.files[path] += not whole_file
+    for finding in found:
+        report.finding(finding)
+        (counts.warnings if finding.warning else counts.errors)[finding.problem] += 1
+    if entry.row is not None and entry.raw is not None:
+        counts.formats[path] = reader.spec(entry.position, entry.raw).name
+    if not whole_file:
+        _count(entry, found, counts, fixed)
+
+
+def _count(entry: Entry, found: list[Finding], counts: Counts, fixed: FixedFile | None) -> None:
+    counts.bad += any(not finding.warning for finding in found)
+    if any(finding.useless for finding in found):
+        counts.left_out += 1
+    elif fixed and entry.raw is not None:
+        fixed.write(entry.raw, counts.formats[entry.position.path], entry.position.path)

@@ -1,0 +1,28 @@
+"""The bar that commands show while they read rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from mm.core.contracts import Source
+from mm.core.data.reader import Entry, RowReader
+
+_EVERY = 0.2  # seconds between two looks at the bar
+
+
+def read_with_bar(source: Source, reader: RowReader) -> Iterator[Entry]:
+    """Every row of the source, with a bar on the terminal; where there is none, nothing is shown."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]:,} rows"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(source.locator, total=None, rows=0)
+        shown = 0.0
+        for rows, entry in enumerate(reader.read(source), 1):
+            yield entry
+            if time.monotonic() - shown > _EVERY:
+                shown, fraction = time.monotonic(), source.fraction()
+                bar.update(task, rows=rows, total=None if fraction is None else 1.0, completed=fraction or 0.0)

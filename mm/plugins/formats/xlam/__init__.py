@@ -1,0 +1,24 @@
+"""Function calls in the shape of the xlam data: a query, the tools, and the calls that answer it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mm.core.hooks import hookimpl
+from mm.core.records import FormatSpec
+
+
+def recognise(row: Mapping[str, Any]) -> bool:
+    """Whether the row has all three."""
+    return row.keys() >= {"query", "tools", "answers"}
+
+
+@hookimpl
+def mm_formats() -> Iterable[FormatSpec]:
+    """The part."""
+    yield FormatSpec(
+        name="xlam",
+        summary="Function calls: query, tools, and answers, which are the calls.",
+        target="mm.plugins.formats.xlam.format:XlamFormat",
+        row="chat",
+        recognise=recognise,
+    )

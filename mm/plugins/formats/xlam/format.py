@@ -1,0 +1,24 @@
+"""Reads queries that calls answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mm.core.contracts import Format
+from mm.core.data.messages import embedded_json
+from mm.core.data.rows import ChatRow
+from mm.core.errors import DataError
+from mm.plugins.formats.turns import parse_turns
+
+
+class XlamFormat(Format):
+    """`query`, `tools` and `answers`, a list of calls {name, arguments}; both lists may be JSON text."""
+
+    def parse(self, row: Mapping[str, Any]) -> ChatRow:
+        """One question and one turn of calls. Raises DataError naming the field and what is wrong."""
+        calls = embedded_json(row.get("answers"), "answers", list)
+        if not calls:
+            raise DataError("answers is empty", problem="empty")
+        turns = [{"role": "user", "content": row.get("query")}, {"role": "assistant", "content": "", "tool_calls": calls}]
+        return ChatRow(*parse_turns(row, turns))
