@@ -129,7 +129,13 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 
 def newest_checkpoint(folder: Path, report: list[str]) -> Path:
     """The newest undamaged checkpoint; each damaged one is reported. Raises CheckpointError when none is left."""
-    for path in reversed(checkpoints(folder)):
+    run, found = folder.parent, checkpoints(folder)
+    if not found:
+        raise CheckpointError(
+            f"Run {run.name} ended before its first checkpoint (--save-interval says how often one is written): remove "
+            f"{run} and begin again, or begin under another --run."
+        )
+    for path in reversed(found):
         try:
             verify(path)
         except CheckpointError as error:

@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 # before any model asked for fewer
 _THREADS = torch.get_num_threads()
 
-_WRITABLE = "Make room, or see that it may be written; what was trained so far stands in the run's newest checkpoint."
+_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved stand."
 _TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device with more memory."
 
 
@@ -75,8 +75,9 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
         try:
             session.trainer.fit()
         except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk is what may have ended it
-                runfolder.close(session, "failed", str(error) or type(error).__name__)
+                runfolder.close(session, state, str(error) or type(error).__name__)
             raise
         runfolder.finish(session, say)
     return folder

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mm.core.backend import Backend
 from mm.core.contracts import Algorithm, Callback, Metrics
-from mm.core.errors import MMError
+from mm.core.errors import MMError, StorageError
 from mm.core.settings import TrainSettings
 from mm.core.training.batch import Packed, Unit, pack, split_by_tokens
 from mm.core.training.distributed import World, accumulate
@@ -90,13 +90,22 @@ class Trainer:
                 self._saved(wait=True)
         except BaseException as raised:
             error = raised
+            self._settle(raised)
             raise
         finally:
             self.emit("on_end", error)
 
+    def _settle(self, error: BaseException) -> None:
+        """Let a save that an error found under way come to its end; a second interrupt waits for nothing."""
+        if not isinstance(error, KeyboardInterrupt):
+            try:
+                self._saved(wait=True)
+            except StorageError as second:
+                error.add_note(str(second))
+
     def _loop(self) -> None:
         started = time.monotonic() - self.progress.seconds
-        while self.progress.step < self.horizon and not self.stop.agreed:
+        while not self._last:
             units = self._next_units()
             self.train_step(units)
             self.progress.seconds = time.monotonic() - started
@@ -111,8 +120,8 @@ class Trainer:
 
     def _agree(self) -> None:
         """Whether all ranks stop after this step; a save that failed on one of them ends the run on all."""
-        limit, last = self.settings.max_time, self.settings.stop_after_steps
-        ending = bool((limit and self.progress.seconds >= limit) or (last and self.progress.step >= last))
+        limit = self.settings.max_time
+        ending = limit is not None and self.progress.seconds >= limit
         failed = self.stop.agree(self.world, ending=ending, failed=bool(self.saver and self.saver.failed))
         self._saved(wait=failed)
 
@@ -124,12 +133,17 @@ class Trainer:
         if step % settings.log_interval == 0 or step == self.horizon:
             self.check()
             self.emit("on_log", self.log_values())
-        # fit evaluates and saves at the end by itself
-        last = step == self.horizon or self.stop.agreed
-        if settings.eval_interval and step % settings.eval_interval == 0 and not last:
+        if self._last:  # fit evaluates and saves at the end by itself
+            return
+        if settings.eval_interval and step % settings.eval_interval == 0:
             self.evaluate()
-        if settings.save_interval and step % settings.save_interval == 0 and not last:
+        if settings.save_interval and step % settings.save_interval == 0:
             self.save()
+
+    @property
+    def _last(self) -> bool:
+        """Whether the run ends with the step that it stands at."""
+        return self.stop.agreed or self.progress.step >= min(self.horizon, self.settings.stop_after_steps or self.horizon)
 
     # ---- one optimizer step
 
