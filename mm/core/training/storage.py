@@ -70,14 +70,16 @@ def flush(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Raise CheckpointError naming the first file that is missing or differs from the index."""
     try:
-        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries = {folder / name: (entry["size"], entry["sha256"]) for name, entry in index.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / INDEX}: {error}") from None
-    for name, entry in entries.items():
-        path = folder / name
+    except (AttributeError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / INDEX} is damaged: it is no list of sizes and hashes.") from None
+    for path, (size, sha256) in entries.items():
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
-        if path.stat().st_size != entry["size"] or digest(path) != entry["sha256"]:
+        if path.stat().st_size != size or digest(path) != sha256:
             raise CheckpointError(f"{path} is damaged: it differs from the hash in {INDEX}.")
 
 
