@@ -51,39 +51,41 @@ def _replay(trainer: Trainer, units: list[Unit]) -> _Finding | None:
     # compiled code calls no hook that came after it
     with unwrapped(trainer.roles.values()), torch.compiler.set_stance("force_eager"):
         for batch in micro:
-            with _watched(trainer, batch) as findings:
+            with _watched(trainer, batch) as (findings, ran):
                 loss, _ = trainer.loss(batch.to(trainer.device), totals)
             everything = {unit.row for unit in batch.units}
             if findings:
                 return findings[0]
-            if not torch.isfinite(loss).all():
+            if _bad(loss):
                 return _Finding("all layers' outputs are finite, the loss is not", everything)
-            if name := _bad_gradient(trainer, loss):
+            if name := _bad_gradient(trainer, loss, ran):
                 return _Finding(f"the loss is finite, the gradient of {name} is not", everything)
     return None
 
 
 @contextmanager
-def _watched(trainer: Trainer, batch: Packed) -> Iterator[list[_Finding]]:
-    """Findings of the forward passes inside the block, in the order of the computation."""
+def _watched(trainer: Trainer, batch: Packed) -> Iterator[tuple[list[_Finding], list[nn.Module]]]:
+    """Findings of the forward passes inside the block, and the modules that ran, both in the order of the computation."""
     findings: list[_Finding] = []
+    ran: list[nn.Module] = []
     hooks = [
-        module.register_forward_hook(_recorder(f"{role.name}.{name}", batch, findings))
+        module.register_forward_hook(_recorder(f"{role.name}.{name}", batch, findings, ran))
         for role in trainer.roles.values()
         for name, module in role.model.named_modules()
         if name
     ]
     try:
-        yield findings
+        yield findings, ran
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _recorder(name: str, batch: Packed, findings: list[_Finding]) -> Any:
+def _recorder(name: str, batch: Packed, findings: list[_Finding], ran: list[nn.Module]) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        ran.append(module)
         for tensor in output if isinstance(output, tuple) else (output,):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and _bad(tensor):
                 where = f"the first layer with a non-finite output is {name}"
                 findings.append(_Finding(where, _rows(batch, tensor)))
 
@@ -99,17 +101,24 @@ def _rows(batch: Packed, tensor: Tensor) -> set[int]:
     return {batch.units[batch.documents[int(d)][0]].row for d in document_T[bad_T.cpu()].unique()}
 
 
-def _bad_gradient(trainer: Trainer, loss: Tensor) -> str:
-    """The parameter nearest to the loss with a non-finite gradient: gradients spoil those of earlier layers."""
-    named = [
-        (f"{role.name}.{name}", parameter)
-        for role in trainer.roles.values()
-        for name, parameter in role.model.named_parameters()
-        if parameter.requires_grad
-    ]
-    gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
-    bad = [name for (name, _), g in zip(named, gradients, strict=True) if g is not None and not torch.isfinite(g).all()]
-    return bad[-1] if bad else ""
+def _bad_gradient(trainer: Trainer, loss: Tensor, ran: list[nn.Module]) -> str:
+    """The parameter nearest to the loss with a non-finite gradient: gradients spoil those of all that ran before."""
+    place = {module: index for index, module in enumerate(ran)}
+    uses: dict[nn.Parameter, tuple[int, str]] = {}
+    for role in (r for r in trainer.roles.values() if r.trainable):
+        for prefix, module in role.model.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                # a weight whose module was not called is used by the loss itself; a tied one counts where it is used first
+                use = place.get(module, len(ran)), f"{role.name}.{prefix}.{name}"
+                uses[parameter] = min(use, uses.get(parameter, use))
+    parameters = [p for p in uses if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    bad = [uses[p] for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None and _bad(gradient)]
+    return max(bad)[1] if bad else ""
+
+
+def _bad(tensor: Tensor) -> bool:
+    return not bool(torch.isfinite(tensor).all())
 
 
 def _position(trainer: Trainer, row: int) -> str:
