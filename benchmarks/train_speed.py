@@ -125,7 +125,7 @@ def packed(args: argparse.Namespace) -> Callable[[int], int]:
     roles = {"policy": Role("policy", model, trainable=True)}
     trainer = Trainer(
         settings=TrainSettings(max_steps=10**6, optimizer=args.optimizer), backend=backend, world=World(), roles=roles,
-        algorithm=NextToken(None, roles, None), feed=None, callbacks=[], save=print, evaluate=lambda _: {},
+        algorithm=NextToken(None, roles, None), feed=None, callbacks=[], evaluate=lambda _: {},
     )  # fmt: skip
 
     def step(seed: int) -> int:

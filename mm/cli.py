@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     except click.ClickException as error:
         return _report(error.format_message(), error.exit_code)
     except MMError as error:
-        return _report(str(error), error.exit_code)
+        return _report("\n".join([str(error), *getattr(error, "__notes__", ())]), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted", 130)
     except BrokenPipeError:
@@ -103,7 +104,13 @@ def run(argv: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if any(thread.daemon and thread.name.startswith("mm-") for thread in threading.enumerate()):
+        # a second interrupt does not wait for a checkpoint, and a thread that meets a dying interpreter may abort it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _report(message: str, code: int) -> int:

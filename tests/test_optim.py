@@ -20,13 +20,17 @@ from mm.testing import tiny_model
     horizon=st.integers(1, 500),
     warmup=st.floats(0, 1),
     floor=st.floats(0, 1),
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    decay=st.floats(0, 1),
+    schedule=st.sampled_from(["cosine", "linear", "constant", "wsd"]),
     share=st.floats(0, 1, exclude_max=True),
 )
-def test_schedules_are_their_formulas(horizon: int, warmup: float, floor: float, schedule: str, share: float) -> None:
+def test_schedules_are_their_formulas(
+    horizon: int, warmup: float, floor: float, decay: float, schedule: str, share: float
+) -> None:
     settings = TrainSettings(
-        learning_rate=3e-3, schedule=schedule, warmup_ratio=warmup, min_learning_rate_ratio=floor, max_steps=horizon
-    )
+        learning_rate=3e-3, schedule=schedule, warmup_ratio=warmup, min_learning_rate_ratio=floor, max_steps=horizon,
+        decay_ratio=decay,
+    )  # fmt: skip
     step, rising = int(share * horizon), round(warmup * horizon)
     if step < rising:
         expected = 3e-3 * (step + 1) / rising
@@ -34,7 +38,12 @@ def test_schedules_are_their_formulas(horizon: int, warmup: float, floor: float,
         x = (step - rising) / max(1, horizon - rising)
         low = 3e-3 * floor
         cosine = low + (3e-3 - low) * (math.cos(math.pi * x) + 1) / 2
-        expected = {"cosine": cosine, "linear": 3e-3 * (1 - x) + low * x, "constant": 3e-3}[schedule]
+        # WSD stays at the peak until `falling` steps are left, or where the warm-up ends if that is later
+        falling = min(round(decay * horizon), horizon - rising)
+        y = (step - (horizon - falling)) / falling if step >= horizon - falling else 0.0
+        expected = {
+            "cosine": cosine, "linear": 3e-3 * (1 - x) + low * x, "constant": 3e-3, "wsd": 3e-3 * (1 - y) + low * y,
+        }[schedule]  # fmt: skip
     assert learning_rate(step, horizon, settings) == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
@@ -46,6 +55,14 @@ def test_a_schedule_by_hand() -> None:
     assert rates[10] == pytest.approx(0.1)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert learning_rate(50, 10, settings) == pytest.approx(0.1)
+
+
+def test_warm_up_stable_decay_by_hand() -> None:
+    settings = TrainSettings(
+        learning_rate=1.0, warmup_ratio=0.2, decay_ratio=0.4, min_learning_rate_ratio=0.2, schedule="wsd"
+    )
+    rates = [learning_rate(step, 10, settings) for step in range(11)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from mm.core.errors import CheckpointError
-from mm.core.training.storage import INDEX, verify, whole_folder
+from mm.core.training.storage import INDEX, sweep, verify, whole_folder
 
 
 def write(final: Path, text: str = "hello") -> Path:
@@ -79,3 +82,42 @@ def test_a_lost_index_is_damage_too(tmp_path: Path, damage: Callable[[Path], Non
     damage(final / INDEX)
     with pytest.raises(CheckpointError, match=r"index\.json"):
         verify(final)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_flipped_bit_goes_unnoticed(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        final = write(Path(name) / "model")
+        path = final / data.draw(st.sampled_from([INDEX, "a.txt", "inner/b.bin"]))
+        content = bytearray(path.read_bytes())
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+        try:
+            verify(final)
+        except CheckpointError:
+            return
+        # what is left are changes of white space in the index
+        index = json.loads((final / INDEX).read_text())
+        assert path.name == INDEX and index.keys() == {"a.txt", "inner/b.bin"}
+
+
+def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    for folder in (".model.77", ".model.old", ".other.tmp", ".lost.old"):
+        write(tmp_path / folder, folder)
+    (tmp_path / ".notes.json.77").write_text("{")
+    (tmp_path / ".lock").write_text("")
+    sweep(tmp_path)
+    # what was moved aside for a replacement that never came takes its name back
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "lost", "model"]
+    assert (tmp_path / "lost/a.txt").read_text() == ".lost.old"
+    assert (tmp_path / "model/a.txt").read_text() == "hello"
+
+
+def test_what_stands_is_not_replaced_unless_asked(tmp_path: Path) -> None:
+    write(tmp_path / "run")
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "run", overwrite=False) as folder:
+        (folder / "a.txt").write_text("other")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run/a.txt").read_text() == "hello"

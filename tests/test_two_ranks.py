@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from mm.core import api
+from mm.core.errors import StorageError
 from mm.core.plugins import PluginManager
-from mm.core.training import session
+from mm.core.training import checkpoint, session
 from mm.core.workspace import Workspace
 from mm.testing import tiny_run, tiny_tokenizer
 
@@ -52,9 +54,25 @@ def runs(workspace: Path) -> None:
     train = lambda **options: tiny_run(workspace, "sft", rows=ROWS, **SMALL | options)  # noqa: E731
     held = {"eval_ratio": 0.2, "eval_rows": 1, "global_batch_size": 3, "eval_interval": 2}
     train(run="whole", **held)
-    train(run="stopped", stop_after_steps=2, **held)
-    train(run="stopped", resume=True, **held)
+    train(run="stopped", stop_after_steps=2, save_interval=1, **held)
+    train(run="stopped", resume=True, save_interval=1, **held)
     train(run="single", global_batch_size=1)
+    failed(train)
+
+
+def failed(train: Callable[..., Any]) -> None:
+    """A run whose second checkpoint cannot be written by the rank that writes: every rank hears of it, and ends."""
+    seal = checkpoint.seal
+
+    def full(folder: Path) -> None:
+        if "00000002" in folder.name:
+            raise OSError(28, "No space left on device")
+        seal(folder)
+
+    checkpoint.seal = full
+    with pytest.raises(StorageError, match=r"Step 2 could not be saved.*No space left on device.*step-00000001"):
+        train(run="full", save_interval=1)
+    checkpoint.seal = seal
 
 
 def rank_main(workspace: Path, out: Path) -> None:
@@ -122,6 +140,12 @@ def test_the_same_is_logged_and_learned(run: str, folders: tuple[Path, Path]) ->
     one, two = (load_file(folder / f"runs/{run}/model/model.safetensors") for folder in folders)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=1e-3)
+
+
+def test_a_save_that_fails_on_one_rank_ends_all(folders: tuple[Path, Path]) -> None:
+    for folder in folders:  # that each rank raised is asserted where it ran
+        assert [p.name for p in (folder / "runs/full/checkpoints").iterdir()] == ["step-00000001"]
+        assert "could not be saved" in json.loads((folder / "runs/full/manifest.json").read_text())["error"]
 
 
 def test_two_ranks_resume_to_the_bit(folders: tuple[Path, Path]) -> None:

@@ -46,6 +46,10 @@ class AcceleratorBackend(Backend):
         """Bytes: "peak" allocated since start, and the card's "total"."""
         return {"peak": self.api.max_memory_allocated(), "total": self.api.get_device_properties(self.card).total_memory}
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """The allocator's error, and that of a driver or library that allocates past it."""
+        return super().is_out_of_memory(error) or (isinstance(error, RuntimeError) and "out of memory" in str(error))
+
     @property
     def card(self) -> int:
         """The number of the current card."""

@@ -65,7 +65,7 @@ def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, s
 
 
 def resume_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
-    """Resolve an existing run with its own settings; only stopping, logging and the backend may differ."""
+    """Resolve an existing run with its own settings; only stopping, logging, the backend and where data is may differ."""
     name = select(layers).run
     if not name:
         unfinished = [r for r in workspace.runs() if r.manifest.get("state") != "finished"]
@@ -99,9 +99,9 @@ def activate(plugins: PluginManager, backend: str, say: Say) -> None:
 
 
 def _without_fixed(plugins: PluginManager, layer: Layer, own: Layer) -> Layer:
-    """An environment's values that a resumed run may take: those of its fixed settings belong to other runs."""
+    """An environment's values that a resumed run may take: those of its fixed settings, and data, belong to other runs."""
     run = resolve(plugins, [own]).run
-    allowed = {o.key for o in run.options if o.info.on_resume}
+    allowed = {o.key for o in run.options if o.info.on_resume} - {"data"}
     return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})
 
 
@@ -113,7 +113,7 @@ def _check_changes(plugins: PluginManager, layers: list[Layer], own: Layer) -> N
         if after.get(key, value) != value and not options[key].info.on_resume:
             raise UsageError(
                 f"{options[key].flag} is {value!r} in this run and cannot change on --resume: "
-                "only stopping, logging and the backend can."
+                "only stopping, logging, saving, the backend and where the data is can."
             )
 
 

@@ -81,6 +81,15 @@ class Backend:
 
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that the device or the host has no memory left."""
+        import torch
+
+        words = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
+        return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
+        )
+
     def synchronize(self) -> None:
         """Wait for the device."""
 

@@ -233,7 +233,7 @@ class Callback:
         """After metrics of a log interval reached the host."""
 
     def on_save(self, trainer: Trainer, path: Path) -> None:
-        """After a checkpoint stands under its final name."""
+        """After a checkpoint stands under its final name, which may be some steps after the one it is of."""
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """After the last step, or after the error that ended the run."""

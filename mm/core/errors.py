@@ -40,6 +40,10 @@ class CheckpointError(MMError):
     """A saved model or training state that is damaged, incomplete or does not fit what is asked of it."""
 
 
+class StorageError(MMError):
+    """A file or folder that could not be written: a full disk, a folder of someone else's, a failing device."""
+
+
 class Interrupted(MMError):
     """A run that stopped on a signal after saving; `exit_code` is 128 plus the signal's number."""
 

@@ -23,7 +23,7 @@ class Selection:
     preset: str = option("", help="Named sizes of the architecture.")
     from_: str = option("", help="Start from this run, Hugging Face folder or model folder.")
     tokenizer: str = option("", help="Tokenizer folder for a new model.")
-    data: tuple[str, ...] = option((), help="File or built-in source to learn from; may be given several times.")
+    data: tuple[str, ...] = option((), help="File or built-in source to learn from; may be given several times.", on_resume=True)
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.", on_resume=True)
     run: str = option("", help="Name of the run folder; by default algorithm-preset-date-number.")
     tracker: tuple[str, ...] = option((), help="Further trackers of metrics; may be given several times.", on_resume=True)
@@ -50,7 +50,10 @@ class TrainSettings:
     optimizer: str = option("adamw", help="Optimizer.", choices=("adamw", "muon"))
     learning_rate: float = option(5e-4, help="Peak learning rate.", validator=gt(0.0))
     min_learning_rate_ratio: float = option(0.1, help="Final learning rate as a share of the peak.", validator=_fraction)
-    schedule: str = option("cosine", help="Shape after warm-up.", choices=("cosine", "linear", "constant"))
+    schedule: str = option("cosine", help="Shape after warm-up.", choices=("cosine", "linear", "constant", "wsd"))
+    decay_ratio: float = option(
+        0.1, help="wsd (warm-up, stable, decay): share of the steps with falling learning rate.", validator=_fraction
+    )
     warmup_ratio: float = option(0.0, help="Share of the steps with rising learning rate.", validator=_fraction)
     weight_decay: float = option(0.01, help="Decoupled decay; not on norms, biases and embeddings.", validator=ge(0.0))
     adam_beta1: float = option(0.9, help="AdamW: decay of the first moment.", validator=_fraction)
@@ -69,6 +72,9 @@ class TrainSettings:
     log_interval: int = option(10, help="Steps between lines of metrics.", validator=gt(0), on_resume=True)
     save_interval: int | None = option(
         None, help="Steps between checkpoints; without it at the end.", validator=optional(gt(0)), on_resume=True
+    )
+    background_save: bool = option(
+        True, help="Write checkpoints beside the training, from a copy in host memory.", on_resume=True
     )
     keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", validator=gt(0), on_resume=True)
 

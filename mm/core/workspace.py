@@ -86,7 +86,7 @@ class Workspace:
     def runs(self) -> list[RunFolder]:
         """All runs, the newest first."""
         folder = self.path / "runs"
-        found = [RunFolder(p) for p in folder.iterdir() if (p / "manifest.json").exists()] if folder.is_dir() else []
+        found = [RunFolder(p) for p in folder.glob("[!.]*") if (p / "manifest.json").exists()] if folder.is_dir() else []
         return sorted(found, key=lambda r: (r.manifest.get("created", 0), r.name), reverse=True)
 
     def newest(self, algorithms: tuple[str, ...]) -> RunFolder | None:
@@ -123,11 +123,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing: a temporary file beside it, fsynced, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_config(folder: Path) -> dict[str, Any]:

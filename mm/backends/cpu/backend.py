@@ -86,8 +86,9 @@ class CpuBackend(Backend):
         }
 
     def peak_flops(self, dtype: str) -> float | None:
-        """FLOP/s of a 1024-cubed product with the present threads, measured once a process."""
-        return measured_flops(dtype, torch.get_num_threads())
+        """FLOP/s of a 1024-cubed product with the present threads, measured once a process; not in fp16, which most
+        chips emulate: one product takes seconds there."""
+        return measured_flops(dtype, torch.get_num_threads()) if dtype != "fp16" else None
 
 
 def cpu_flags() -> dict[str, Any]:

@@ -179,7 +179,7 @@ class AlgorithmSuite(Suite):
         settings = TrainSettings(learning_rate=1e-3, max_steps=_STEPS, schedule="constant", weight_decay=0.0, dtype="fp32")
         trainer = Trainer(
             settings=settings, backend=Backend(), world=World(), roles=roles, algorithm=algorithm,
-            feed=None, callbacks=[], save=lambda trainer: None, evaluate=lambda trainer: {},  # type: ignore[arg-type]
+            feed=None, callbacks=[], evaluate=lambda trainer: {},  # type: ignore[arg-type]
         )  # fmt: skip
         losses = []
         for step in range(_STEPS):

@@ -5,54 +5,137 @@ from __future__ import annotations
 import io
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_model
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.utils._pytree import tree_map_only
 
-from mm.core.errors import CheckpointError
+from mm.core.contracts import Callback
+from mm.core.errors import CheckpointError, StorageError
 from mm.core.training.batch import Tokens, Unit
-from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder, save_weights
-from mm.core.training.storage import replace, seal, verify
+from mm.core.training.distributed import World
+from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder, save_weights, step_of, tensors_of
+from mm.core.training.storage import discard, replace, seal, verify
 
 if TYPE_CHECKING:
     from mm.core.training.trainer import Trainer
 
 STATE = "state"
 
+# one process that saves alone is what is meant
+warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
-def save_checkpoint(trainer: Trainer, loaded: LoadedModel, folder: Path) -> Path:
-    """Write `step-N` under `folder` from every rank, and drop the oldest beyond `keep_checkpoints`."""
-    final = folder / f"step-{trainer.progress.step:08d}"
+
+@attrs.frozen(eq=False)
+class Snapshot:
+    """What the checkpoint of a step holds on this rank: each model file's tensors, and the training state."""
+
+    step: int
+    weights: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+
+def capture(trainer: Trainer, *, copy: bool) -> Snapshot:
+    """The present state; as a `copy` in host memory when training goes on while it is written."""
+
+    def taken(tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", copy=True) if copy else tensor
+
+    files: dict[str, Mapping[str, Tensor]] = {}
+    for role in trainer.roles.values():
+        if trainer.world.main and role.trainable:
+            files[_file(role.name)] = {name: taken(tensor) for name, tensor in tensors_of(role.model).items()}
+    return Snapshot(trainer.progress.step, files, tree_map_only(Tensor, taken, _state(trainer)))
+
+
+def write(snapshot: Snapshot, loaded: LoadedModel, folder: Path, keep: int, world: World) -> Path:
+    """Write `step-N` under `folder`, from every rank at once, and drop the oldest beyond `keep`.
+
+    Raises StorageError on every rank when one cannot write; then nothing of it is left, and the others stand.
+    """
+    final = folder / f"step-{snapshot.step:08d}"
     temporary = folder / f".{final.name}.tmp"
-    if trainer.world.main:
+
+    def begin() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / STATE).mkdir(parents=True)
-        save_model_folder(temporary, loaded)
-        for role in trainer.roles.values():
-            if role.trainable and role.model is not loaded.model:
-                save_weights(role.model, temporary / f"{role.name}.safetensors")
-    trainer.world.barrier()
-    with _quiet():
-        dcp.save(_state(trainer), checkpoint_id=temporary / STATE, no_dist=trainer.world.size == 1)
-    trainer.world.barrier()
-    if trainer.world.main:
+        save_model_folder(temporary, loaded, snapshot.weights.get(WEIGHTS))
+        for name in snapshot.weights.keys() - {WEIGHTS}:
+            save_weights(snapshot.weights[name], temporary / name)
+
+    def save_state() -> None:
+        state, alone = dict(snapshot.state), world.size == 1
+        dcp.save(state, checkpoint_id=temporary / STATE, no_dist=alone, process_group=world.cpu_group)
+
+    def end() -> None:
         seal(temporary)
         replace(temporary, final)
-        for old in checkpoints(folder)[: -trainer.settings.keep_checkpoints]:
-            shutil.rmtree(old)
-    trainer.world.barrier()
+        _prune(folder, snapshot.step, keep)
+
+    try:
+        _together(world, begin if world.main else None)
+        _together(world, save_state)
+        _together(world, end if world.main else None)
+    except StorageError as error:
+        if world.main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise StorageError(_not_saved(folder, snapshot.step, error)) from None
     return final
+
+
+def _together(world: World, part: Callable[[], None] | None) -> None:
+    """Do this rank's part of a save. Raises StorageError on every rank when it fails on one."""
+    problem = ""
+    try:
+        if part:
+            part()
+    except BaseException as error:  # what the checkpoint library raises is no Exception
+        problem = _reason(error)
+    if problems := [found for found in world.gather(problem) if found]:
+        raise StorageError(problems[0])
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return f"{type(error).__name__}: {error}"
+
+
+def _not_saved(folder: Path, step: int, error: Exception) -> str:
+    run, standing = folder.parent, checkpoints(folder)
+    last = f"The last whole checkpoint is {standing[-1].name}" if standing else "There is no earlier checkpoint"
+    return (
+        f"Step {step} could not be saved in {folder}: {error}. {last}. Make room there and see that the folder may be "
+        f"written, or copy {run} into the folder runs of another workspace; then: mm train --resume --run {run.name}"
+    )
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    standing = checkpoints(folder)
+    # a later one was damaged, or the run would have been resumed from there
+    kept = [path for path in standing if step_of(path) <= step][-keep:]
+    for path in standing:
+        if path not in kept:
+            discard(path)
 
 
 def newest_checkpoint(folder: Path, report: list[str]) -> Path:
     """The newest undamaged checkpoint; each damaged one is reported. Raises CheckpointError when none is left."""
-    for path in reversed(checkpoints(folder)):
+    run, found = folder.parent, checkpoints(folder)
+    if not found:
+        raise CheckpointError(
+            f"Run {run.name} ended before its first checkpoint (--save-interval says how often one is written): remove "
+            f"{run} and begin again, or begin under another --run."
+        )
+    for path in reversed(found):
         try:
             verify(path)
         except CheckpointError as error:
@@ -63,26 +146,21 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Take back everything that `save_checkpoint` wrote; the policy's weights were loaded with its model."""
+    """Take back everything that `write` wrote; a role without a file of its own has the policy's."""
     for role in trainer.roles.values():
-        weights = path / (f"{role.name}.safetensors" if (path / f"{role.name}.safetensors").exists() else WEIGHTS)
+        weights = path / _file(role.name)
         if role.trainable:
             load_model(role.model, weights, strict=True, device=str(trainer.device))
     state = _state(trainer)
-    with _quiet():
-        dcp.load(state, checkpoint_id=path / STATE, no_dist=trainer.world.size == 1)
+    dcp.load(state, checkpoint_id=path / STATE, no_dist=trainer.world.size == 1)
     for role in (r for r in trainer.roles.values() if r.trainable):
         optimizers = tuple(trainer.optimizers[role.name])
         set_optimizer_state_dict(role.model, optimizers, optim_state_dict=state[f"optimizer.{role.name}"])
     _restore(trainer, _unpickle(state[f"host.{trainer.world.rank}"]))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warning that one process saves alone, which is what is meant."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        yield
+def _file(role: str) -> str:
+    return WEIGHTS if role == "policy" else f"{role}.safetensors"
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
@@ -105,7 +183,7 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
         "rng": trainer.backend.rng_state(),
         "scaler": trainer.scaler.state_dict() if trainer.scaler else {},
         "algorithm": trainer.algorithm.state_dict(),
-        "callbacks": [c.state_dict() for c in trainer.callbacks],
+        "callbacks": {name: c.state_dict() for name, c in _named(trainer.callbacks).items()},
     }
 
 
@@ -119,9 +197,16 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.algorithm.load_state_dict(state["algorithm"])
     if trainer.scaler:
         trainer.scaler.load_state_dict(state["scaler"])
-    for callback, saved in zip(trainer.callbacks, state["callbacks"], strict=False):
-        callback.load_state_dict(saved)
+    for name, callback in _named(trainer.callbacks).items():
+        if name in state["callbacks"]:
+            callback.load_state_dict(state["callbacks"][name])
     trainer.backend.set_rng_state(state["rng"])
+
+
+def _named(callbacks: list[Callback]) -> dict[str, Callback]:
+    """Callbacks by their class and a number: a resumed run may have other trackers than the one that saved."""
+    names = [f"{type(c).__module__}.{type(c).__qualname__}" for c in callbacks]
+    return {f"{name}#{names[:place].count(name)}": c for place, (name, c) in enumerate(zip(names, callbacks, strict=True))}
 
 
 def _unit_state(unit: Unit) -> dict[str, Any]:
@@ -145,4 +230,4 @@ def _unpickle(value: bytes) -> Any:
     return torch.load(io.BytesIO(value), weights_only=True)
 
 
-__all__ = ["load_checkpoint", "newest_checkpoint", "save_checkpoint"]
+__all__ = ["Snapshot", "capture", "load_checkpoint", "newest_checkpoint", "write"]

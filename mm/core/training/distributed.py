@@ -54,14 +54,30 @@ class World:
         if self.size > 1:
             dist.barrier(group=self.cpu_group)
 
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in their order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
+
+    def apart(self) -> World:
+        """The same ranks with a CPU group of their own, for another thread; called on every rank."""
+        return self if self.size == 1 else attrs.evolve(self, cpu_group=dist.new_group(backend="gloo"))
+
     def same(self, what: str, value: Any) -> None:
         """Raise MMError on every rank unless `value` is equal on all of them."""
         if self.size == 1:
             return
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.cpu_group)
+        values = self.gather(value)
         if any(v != values[0] for v in values):
             raise MMError(f"The ranks differ in {what}: {values}.")
+
+
+def is_main() -> bool:
+    """Whether this process will be the rank that writes, known before the ranks have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def join_world(backend: Backend) -> World:
@@ -72,8 +88,7 @@ def join_world(backend: Backend) -> World:
         # one group for both: collectives on device tensors by the chip's library, on host tensors by gloo
         kinds = {"cpu": "gloo"} | ({backend.device_type: backend.collective} if backend.device_type != "cpu" else {})
         dist.init_process_group(",".join(f"{device}:{name}" for device, name in kinds.items()))
-    group = dist.new_group(backend="gloo")
-    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), group)
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0"))).apart()
 
 
 def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from mm.core.data.order import partition
 from mm.core.training.batch import Packed, pack
 from mm.core.training.metrics import Meter
+from mm.core.training.roles import unwrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,12 +50,5 @@ def _measure(trainer: Trainer, batch: Packed, meter: Meter) -> None:
     parts: tuple[Algorithm | Role, ...] = (trainer.algorithm, *trainer.roles.values())
     for part in parts:
         totals.update(part.counts(batch))
-    # called on the module itself: evaluation needs no gradient hooks, and ranks may hold unequal numbers of packs
-    wrapped = {name: role.module for name, role in trainer.roles.items()}
-    for role in trainer.roles.values():
-        role.module = role.model
-    try:
+    with unwrapped(trainer.roles.values()):
         meter.add(trainer.loss(batch.to(trainer.device), totals)[1])
-    finally:
-        for name, module in wrapped.items():
-            trainer.roles[name].module = module

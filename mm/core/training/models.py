@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mm.core.workspace import checkpoints, find_model, read_config, step_of
 
 __all__ = [
     "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "new_model", "read_config",
-    "save_model_folder", "save_weights", "step_of",
+    "save_model_folder", "save_weights", "step_of", "tensors_of",
 ]  # fmt: skip
 
 WEIGHTS = "model.safetensors"
@@ -46,9 +47,9 @@ def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokeniz
     return LoadedModel(name, config, model, tokenizer)
 
 
-def save_model_folder(folder: Path, loaded: LoadedModel) -> None:
-    """Write a model's files into an existing folder. Tied weights are stored once."""
-    save_weights(loaded.model, folder / WEIGHTS)
+def save_model_folder(folder: Path, loaded: LoadedModel, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write a model's files into an existing folder, with `weights` in place of the model's present ones."""
+    save_weights(tensors_of(loaded.model) if weights is None else weights, folder / WEIGHTS)
     loaded.tokenizer.save(folder)
     config = {
         "model_type": "mm",
@@ -59,14 +60,19 @@ def save_model_folder(folder: Path, loaded: LoadedModel) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's tensors, tied ones under the first of their names. Equal weights give equal bytes.
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A model's tensors, tied ones once, under the first of their names."""
+    state = model.state_dict(keep_vars=True)
+    first = {id(state[name]): name for name in sorted(state, reverse=True)}
+    return {name: state[name].detach() for name in sorted(first.values())}
+
+
+def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors to a safetensors file. Equal weights give equal bytes.
 
     `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time.
     """
-    state = model.state_dict(keep_vars=True)
-    first = {id(state[name]): name for name in sorted(state, reverse=True)}
-    save_file({name: state[name].detach().contiguous() for name in sorted(first.values())}, path, metadata={"format": "pt"})
+    save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
 
 
 def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) -> LoadedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -40,14 +41,22 @@ def learning_rate(step: int, horizon: int, settings: TrainSettings) -> float:
     warmup = round(settings.warmup_ratio * horizon)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, horizon - warmup))
+    start = warmup
+    if settings.schedule == "wsd":
+        start = max(warmup, horizon - round(settings.decay_ratio * horizon))
+    progress = min(1.0, max(0, step - start) / max(1, horizon - start))
     floor = settings.min_learning_rate_ratio
-    shape = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-        "linear": 1 - progress,
-        "constant": 1.0,
-    }[settings.schedule]
-    return settings.learning_rate * (floor + (1 - floor) * shape)
+    return settings.learning_rate * (floor + (1 - floor) * _SHAPES[settings.schedule](progress))
+
+
+# the share of the way from the floor to the peak, by the part of the schedule that is over. WSD (Hu et al. 2024,
+# arXiv:2404.06395, section 4.2) asks only that its decay falls: here in a line
+_SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1 - progress,
+    "constant": lambda progress: 1.0,
+    "wsd": lambda progress: 1 - progress,
+}
 
 
 def _adamw(groups: list[dict[str, object]], settings: TrainSettings, notes: list[str]) -> torch.optim.AdamW:

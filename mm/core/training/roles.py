@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,3 +41,17 @@ class Role:
         pieces, self._auxiliary = self._auxiliary, []
         losses = [self.model.auxiliary_loss(piece, totals) for piece in pieces]  # type: ignore[operator]
         return sum(losses[1:], losses[0]) if losses else None
+
+
+@contextmanager
+def unwrapped(roles: Iterable[Role]) -> Iterator[None]:
+    """Inside the block roles run their models without what wraps them for several ranks: these may then run unequally
+    many forwards, and no gradient is reduced."""
+    wrapped = [(role, role.module) for role in roles]
+    for role, _ in wrapped:
+        role.module = role.model
+    try:
+        yield
+    finally:
+        for role, module in wrapped:
+            role.module = module

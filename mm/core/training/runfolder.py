@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import signal
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +18,11 @@ import tomli_w
 import torch
 
 from mm.core.errors import Interrupted, UsageError
+from mm.core.locks import exclusive
 from mm.core.resolve import Resolved
 from mm.core.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.core.training.models import save_model_folder
-from mm.core.training.storage import whole_folder
+from mm.core.training.storage import sweep, whole_folder
 from mm.core.workspace import RunFolder, write_text
 
 if TYPE_CHECKING:
@@ -26,16 +31,37 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def start(session: Session, resolved: Resolved) -> None:
-    """Make the folder of a new run with its settings and manifest. Raises UsageError when it exists."""
+@contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Keep every other process from training this run. Raises UsageError when one does; what a killed one left is cleared."""
+    with _lock(folder, folder.path):
+        for path in (folder.path, folder.checkpoints):
+            sweep(path)
+        yield
+
+
+@contextmanager
+def started(session: Session, resolved: Resolved) -> Iterator[None]:
+    """Make the folder of a new run with its settings and manifest, and hold it. Raises UsageError when it exists."""
     folder, run = session.folder, session.run
-    if not session.world.main:
-        return
-    if folder.path.exists():
-        raise UsageError(f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run.")
-    folder.path.mkdir(parents=True)
-    write_text(folder.path / "run.toml", tomli_w.dumps(run.table()))
-    folder.update_manifest(_manifest(session, resolved))
+    with ExitStack() as stack:
+        try:
+            with whole_folder(folder.path, index=False, overwrite=False) as path:
+                write_text(path / "run.toml", tomli_w.dumps(run.table()))
+                RunFolder(path).update_manifest(_manifest(session, resolved))
+                stack.enter_context(_lock(folder, path))
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            raise UsageError(
+                f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run."
+            ) from None
+        yield
+
+
+def _lock(folder: RunFolder, path: Path) -> AbstractContextManager[None]:
+    busy = f"Run {folder.name} is being trained by {{holder}}: wait for it or stop it, or choose another --run."
+    return exclusive(path / ".lock", busy)
 
 
 def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
@@ -73,12 +99,33 @@ def usable_checkpoint(folder: RunFolder, say: Say) -> Path:
 def resume(session: Session, checkpoint: Path, say: Say) -> None:
     """Take back a checkpoint. Raises UsageError when the data is not what it was."""
     folder = session.folder
-    if [part["digest"] for part in folder.manifest["data"]] != session.corpus.digests:
-        raise UsageError(f"The data of run {folder.name} has changed since it started; a resume needs the same rows.")
+    _same_data(session)
+    session.world.same("checkpoint", checkpoint.name)
     load_checkpoint(session.trainer, checkpoint)
     say(f"resuming {folder.name} at step {session.trainer.progress.step} of {session.trainer.horizon}")
     if session.world.main:
-        folder.update_manifest({"state": "running"})
+        folder.update_manifest({"state": "running", "data": list(session.corpus.parts)})
+        _remember_data(session)
+
+
+def _same_data(session: Session) -> None:
+    parts = session.folder.manifest["data"]
+    if [part["digest"] for part in parts] == session.corpus.digests:
+        return
+    changed = [p["locator"] for p, d in zip_longest(parts, session.corpus.digests) if p and p["digest"] != d]
+    raise UsageError(
+        f"The data of run {session.folder.name} has changed since it started ({', '.join(changed) or 'there is more'}): a "
+        "resume needs the same rows in the same order. Put them back, name where they are now with --data, or begin a "
+        f"new run with --from {session.folder.name}."
+    )
+
+
+def _remember_data(session: Session) -> None:
+    """Data that moved is looked for at its new place by the next resume too."""
+    path, data = session.folder.path / "run.toml", list(session.run.select.data)
+    saved = tomllib.loads(path.read_text(encoding="utf-8"))
+    if saved.get("data") != data:
+        write_text(path, tomli_w.dumps({**saved, "data": data}))
 
 
 def finish(session: Session, say: Say) -> None:
@@ -99,7 +146,7 @@ def finish(session: Session, say: Say) -> None:
 
 def close(session: Session, state: str, error: str) -> None:
     """Write how the run stands into its manifest."""
-    if session.world.main and session.folder.path.exists():
+    if session.world.main:
         progress = session.trainer.progress
         values = {"state": state, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
         session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import attrs
@@ -20,12 +21,14 @@ from mm.core.records import TrackerSpec
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
 from mm.core.training import models, runfolder
-from mm.core.training.checkpoint import save_checkpoint
-from mm.core.training.distributed import World, join_world, wrap
+from mm.core.training.distributed import World, is_main, join_world, wrap
 from mm.core.training.evaluate import evaluate
 from mm.core.training.feed import Feed
+from mm.core.training.memory import explained
 from mm.core.training.progress import ProgressBar
 from mm.core.training.roles import Role
+from mm.core.training.saver import Saver
+from mm.core.training.storage import writing
 from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder, Workspace
@@ -34,6 +37,9 @@ Say = Callable[[str], None]
 
 # before any model asked for fewer
 _THREADS = torch.get_num_threads()
+
+_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved stand."
+_TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device with more memory."
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -57,18 +63,23 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
     Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
     """
     folder = workspace.run(resolved.run.select.run)
-    checkpoint = runfolder.usable_checkpoint(folder, say) if resume else None
-    session = build(plugins, resolved.run, workspace, checkpoint=checkpoint, say=say)
-    if checkpoint:
-        runfolder.resume(session, checkpoint, say)
-    else:
-        runfolder.start(session, resolved)
-    try:
-        session.trainer.fit()
-    except BaseException as error:
-        runfolder.close(session, "failed", str(error) or type(error).__name__)
-        raise
-    runfolder.finish(session, say)
+    with writing(workspace.path, _WRITABLE), ExitStack() as stack:
+        if resume and is_main():
+            stack.enter_context(runfolder.held(folder))
+        checkpoint = runfolder.usable_checkpoint(folder, say) if resume else None
+        session = build(plugins, resolved.run, workspace, checkpoint=checkpoint, say=say)
+        if checkpoint:
+            runfolder.resume(session, checkpoint, say)
+        elif is_main():
+            stack.enter_context(runfolder.started(session, resolved))
+        try:
+            session.trainer.fit()
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):  # a full disk is what may have ended it
+                runfolder.close(session, state, str(error) or type(error).__name__)
+            raise
+        runfolder.finish(session, say)
     return folder
 
 
@@ -80,6 +91,13 @@ def build(
     With a `checkpoint` the model is read from there instead of made or read as the run's settings say.
     """
     backend = open_backend(plugins, run.select.backend)
+    with explained(backend, lambda: _TOO_LARGE):
+        return _build(plugins, run, workspace, backend, say=say, checkpoint=checkpoint)
+
+
+def _build(
+    plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, *, say: Say, checkpoint: Path | None
+) -> Session:
     world = join_world(backend)
     world.same("plugins", plugins.versions())
     backend.seed(run.train.seed)
@@ -150,7 +168,7 @@ def _trainer(
     return Trainer(
         settings=settings, backend=backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
         callbacks=_callbacks(plugins, run, folder, world, loaded),
-        save=lambda trainer: save_checkpoint(trainer, loaded, folder.checkpoints),
+        saver=Saver(loaded, folder.checkpoints, world),
         evaluate=lambda trainer: evaluate(trainer, held_rows, token_bytes),
     )  # fmt: skip
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mm.core.training.distributed import World
+
 
 class StopFlag:
     """`raised` is the signal that this process got (0: none); `agreed` is set when any rank wants to stop,
@@ -30,6 +32,16 @@ class StopFlag:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def agree(self, world: World, *, ending: bool, failed: bool) -> bool:
+        """Decide after a step, on every rank alike, whether to stop: on a signal, or where a rank is `ending`.
+
+        Answers whether anything has `failed` on any rank.
+        """
+        mine = {"stop": bool(ending or self.raised), "signal": bool(self.raised), "failed": failed}
+        total = world.sum({name: float(value) for name, value in mine.items()})
+        self.agreed, self.signalled = total["stop"] > 0, total["signal"] > 0
+        return total["failed"] > 0
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.raised and number == signal.SIGINT:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mm.core.errors import CheckpointError
+from mm.core.errors import CheckpointError, StorageError
 
 INDEX = "index.json"
+_LEFT_OVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>old|tmp|\d+)")
+_UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+)  # fmt: skip
 
 
 @contextmanager
-def whole_folder(final: Path, *, index: bool = True) -> Iterator[Path]:
+def whole_folder(final: Path, *, index: bool = True, overwrite: bool = True) -> Iterator[Path]:
     """A temporary folder beside `final`; on leaving it is sealed and takes that name, replacing what stood there.
 
     On an error the temporary folder is removed and `final` stays as it was. Without `index` only the files that the
-    caller wrote are in it, for layouts that other programs define.
+    caller wrote are in it, for layouts that other programs define. Without `overwrite` a folder that stands there
+    raises OSError.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -29,10 +36,21 @@ def whole_folder(final: Path, *, index: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         (seal if index else flush)(temporary)
-        replace(temporary, final)
+        (replace if overwrite else os.rename)(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writing(folder: Path, cure: str) -> Iterator[None]:
+    """Turn the system's refusal to write (no room, no permission) into a StorageError with the place and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise StorageError(f"{error.filename or folder}: {error.strerror}. {cure}") from None
 
 
 def seal(folder: Path) -> None:
@@ -52,14 +70,16 @@ def flush(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Raise CheckpointError naming the first file that is missing or differs from the index."""
     try:
-        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries = {folder / name: (entry["size"], entry["sha256"]) for name, entry in index.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / INDEX}: {error}") from None
-    for name, entry in entries.items():
-        path = folder / name
+    except (AttributeError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / INDEX} is damaged: it is no list of sizes and hashes.") from None
+    for path, (size, sha256) in entries.items():
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
-        if path.stat().st_size != entry["size"] or digest(path) != entry["sha256"]:
+        if path.stat().st_size != size or digest(path) != sha256:
             raise CheckpointError(f"{path} is damaged: it differs from the hash in {INDEX}.")
 
 
@@ -78,6 +98,28 @@ def replace(source: Path, final: Path) -> None:
     os.rename(source, final)
     _fsync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder in a way that never leaves a part of it under its name."""
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what a killed process left half done; what it had moved aside and not yet replaced comes back."""
+    for path in folder.glob(".*"):
+        found = _LEFT_OVER.fullmatch(path.name)
+        if not found:
+            continue
+        if found["kind"] == "old" and not (final := folder / found["name"]).exists():
+            os.rename(path, final)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _fsync(path: Path) -> None:

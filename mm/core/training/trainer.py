@@ -1,4 +1,4 @@
-"""The one loop. An algorithm says what is learned; everything else about a step is here."""
+"""The one loop. An algorithm says what is learned; everything else about a step is here or called from here."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from torch import Tensor
 
 from mm.core.backend import Backend
 from mm.core.contracts import Algorithm, Callback, Metrics
-from mm.core.errors import MMError
+from mm.core.errors import MMError, StorageError
 from mm.core.settings import TrainSettings
 from mm.core.training.batch import Packed, Unit, pack, split_by_tokens
 from mm.core.training.distributed import World, accumulate
 from mm.core.training.feed import Feed
+from mm.core.training.memory import explained, held
 from mm.core.training.metrics import Meter
 from mm.core.training.nonfinite import explain
 from mm.core.training.optim import build_optimizers, learning_rate
 from mm.core.training.roles import Role
+from mm.core.training.saver import Saver
 from mm.core.training.signals import StopFlag
+from mm.core.training.updates import Updates
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -47,7 +50,7 @@ class Trainer:
         algorithm: Algorithm,
         feed: Feed,
         callbacks: list[Callback],
-        save: Callable[[Trainer], object],
+        saver: Saver | None = None,
         evaluate: Callable[[Trainer], dict[str, float]],
     ) -> None:
         self.settings, self.backend, self.world = settings, backend, world
@@ -60,14 +63,13 @@ class Trainer:
             role.name: build_optimizers(role.model, settings, self.notes) for role in roles.values() if role.trainable
         }
         self.scaler = backend.scaler(self.dtype)
+        self.updates = Updates(roles, self.optimizers, self.scaler, settings.clip_norm, self.device)
         self.progress = Progress()
         self.meter = Meter()
         self.stop = StopFlag()
-        self._save, self._evaluate = save, evaluate
+        self.saver, self._evaluate = saver, evaluate
         self._callbacks = _bind(callbacks)
         self.callbacks = callbacks
-        self._bad = torch.zeros((), device=self.device)
-        self._bad_step = torch.full((), -1.0, device=self.device)
         self._recent: dict[int, list[Unit]] = {}
 
     # ---- the loop
@@ -76,7 +78,7 @@ class Trainer:
         """Train to the horizon, or to a stopping rule. Saves at the end, and before answering a signal."""
         error: BaseException | None = None
         try:
-            with self.stop.watch():
+            with self.stop.watch(), explained(self.backend, lambda: held(self)):
                 self.emit("on_start")
                 if self.progress.step == 0:
                     self.evaluate()
@@ -85,18 +87,29 @@ class Trainer:
                 if not self.stop.signalled:  # who sends a signal may not wait for long
                     self.evaluate()
                 self.save()
+                self._saved(wait=True)
         except BaseException as raised:
             error = raised
+            self._settle(raised)
             raise
         finally:
             self.emit("on_end", error)
 
+    def _settle(self, error: BaseException) -> None:
+        """Let a save that an error found under way come to its end; a second interrupt waits for nothing."""
+        if not isinstance(error, KeyboardInterrupt):
+            try:
+                self._saved(wait=True)
+            except StorageError as second:
+                error.add_note(str(second))
+
     def _loop(self) -> None:
         started = time.monotonic() - self.progress.seconds
-        while self.progress.step < self.horizon and not self.stop.agreed:
+        while not self._last:
             units = self._next_units()
             self.train_step(units)
             self.progress.seconds = time.monotonic() - started
+            self._agree()
             self._after_step()
 
     def _next_units(self) -> list[Unit]:
@@ -104,6 +117,13 @@ class Trainer:
             with torch.no_grad():
                 self.progress.pending = self.algorithm.prepare(self.feed.next())
         return self.progress.pending.pop(0)
+
+    def _agree(self) -> None:
+        """Whether all ranks stop after this step; a save that failed on one of them ends the run on all."""
+        limit = self.settings.max_time
+        ending = limit is not None and self.progress.seconds >= limit
+        failed = self.stop.agree(self.world, ending=ending, failed=bool(self.saver and self.saver.failed))
+        self._saved(wait=failed)
 
     def _after_step(self) -> None:
         step, settings = self.progress.step, self.settings
@@ -113,19 +133,24 @@ class Trainer:
         if step % settings.log_interval == 0 or step == self.horizon:
             self.check()
             self.emit("on_log", self.log_values())
-        # fit evaluates and saves at the end by itself
-        last = step == self.horizon or self.stop.agreed
-        if settings.eval_interval and step % settings.eval_interval == 0 and not last:
+        if self._last:  # fit evaluates and saves at the end by itself
+            return
+        if settings.eval_interval and step % settings.eval_interval == 0:
             self.evaluate()
-        if settings.save_interval and step % settings.save_interval == 0 and not last:
+        if settings.save_interval and step % settings.save_interval == 0:
             self.save()
+
+    @property
+    def _last(self) -> bool:
+        """Whether the run ends with the step that it stands at."""
+        return self.stop.agreed or self.progress.step >= min(self.horizon, self.settings.stop_after_steps or self.horizon)
 
     # ---- one optimizer step
 
     def train_step(self, units: list[Unit]) -> None:
         """One optimizer step on this rank's share of a mini-batch, cut into micro-batches by the token budget."""
         micro = self.micro_batches(units)
-        totals = self._totals(micro)
+        totals = self.totals(micro)
         # ranks run equally many forwards, or a collective would wait for ever: the short ones add empty packs
         micro += [pack([])] * (int(totals["mm.micro"]) - len(micro))
         for index, batch in enumerate(micro):
@@ -139,7 +164,8 @@ class Trainer:
         """The packs of a mini-batch, on the host."""
         return [pack(group) for group in split_by_tokens(units, self.settings.micro_batch_tokens)]
 
-    def _totals(self, micro: list[Packed]) -> dict[str, float]:
+    def totals(self, micro: list[Packed]) -> dict[str, float]:
+        """What the losses of these packs divide by, summed over the ranks."""
         counted: dict[str, float] = {"mm.tokens": float(sum(b.num_tokens for b in micro))}
         # an empty pack fixes the names, so that a rank without rows agrees with the others on what is summed
         parts: tuple[Algorithm | Role, ...] = (self.algorithm, *self.roles.values())
@@ -147,12 +173,7 @@ class Trainer:
             for part in parts:
                 for name, value in part.counts(batch).items():
                     counted[name] = counted.get(name, 0.0) + value
-        seconds, limit = self.progress.seconds, self.settings.max_time
-        steps = self.settings.stop_after_steps
-        ending = self.stop.raised or (limit and seconds >= limit) or (steps and self.progress.step + 1 >= steps)
-        counted |= {"mm.stop": float(bool(ending)), "mm.signal": float(bool(self.stop.raised))}
         totals = self.world.sum(counted)
-        self.stop.agreed, self.stop.signalled = totals["mm.stop"] > 0, totals["mm.signal"] > 0
         totals["mm.micro"] = self.world.max(len(micro))
         return totals
 
@@ -177,49 +198,14 @@ class Trainer:
 
     def _update(self) -> None:
         rate = learning_rate(self.progress.step, self.horizon, self.settings)
-        for name, optimizers in self.optimizers.items():
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                if self.scaler:
-                    self.scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(
-                [p for p in self.roles[name].model.parameters() if p.requires_grad],
-                self.settings.clip_norm or float("inf"),
-            )
-            self.meter.add({f"{name}/grad_norm" if len(self.optimizers) > 1 else "grad_norm": (norm.detach(), 1.0)})
-            if not self.scaler:  # a scaler skips overflowing steps by itself
-                self._mask(norm)
-            for optimizer in optimizers:
-                self._step(optimizer)
-                optimizer.zero_grad(set_to_none=True)
-        if self.scaler:
-            self.scaler.update()
-
-    def _mask(self, norm: Tensor) -> None:
-        """Remember the first non-finite step on the device; from then on no update is applied."""
-        bad = (~torch.isfinite(norm)).float()
-        self._bad_step = torch.where((self._bad == 0) & (bad > 0), float(self.progress.step), self._bad_step)
-        self._bad = torch.maximum(self._bad, bad)
-
-    def _step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.scaler:
-            self.scaler.step(optimizer)
-        elif optimizer.defaults.get("fused"):
-            # the fused kernel leaves everything as it is where found_inf is 1, without asking the host
-            optimizer.found_inf = self._bad  # type: ignore[attr-defined]
-            optimizer.step()
-        elif self._bad.item() == 0:
-            optimizer.step()
+        self.meter.add(self.updates.apply(rate, self.progress.step))
 
     # ---- at intervals
 
     def check(self) -> None:
         """The one synchronisation of a log interval. Raises MMError naming step, rows and layer of a non-finite loss."""
-        # a scaler halves its scale at each overflow: this small, no scale would have helped
-        lost = self.scaler is not None and self.scaler.get_scale() < 2**-14
-        if self._bad.item() or lost:
-            step = self.progress.step - 1 if lost else int(self._bad_step.item())
+        step = self.updates.failed_step(self.progress.step)
+        if step is not None:
             raise MMError(explain(self, step, self._recent.get(step, [])))
         self._recent.clear()
 
@@ -236,9 +222,17 @@ class Trainer:
             self.emit("on_evaluate", values)
 
     def save(self) -> None:
-        """Write a checkpoint and tell the callbacks."""
-        path = self._save(self)
-        self.emit("on_save", path)
+        """Begin a checkpoint of this step, when the one before it stands. Never one of a step that was not learned."""
+        if self.saver:
+            self.check()
+            self._saved(wait=True)
+            self.saver.start(self)
+            self._saved()
+
+    def _saved(self, *, wait: bool = False) -> None:
+        """Tell the callbacks of a checkpoint that has come to stand. Raises StorageError for one that could not."""
+        if self.saver and (path := self.saver.finished(wait=wait)):
+            self.emit("on_save", path)
 
     def emit(self, event: str, *arguments: Any) -> None:
         """Call one event of every callback that implements it."""

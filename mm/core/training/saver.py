@@ -1,0 +1,63 @@
+"""Saving beside the training: the state is copied between two steps, and a thread of its own writes it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm.core.training.checkpoint import Snapshot, capture, write
+from mm.core.training.distributed import World
+from mm.core.training.models import LoadedModel
+
+if TYPE_CHECKING:
+    from mm.core.training.trainer import Trainer
+
+THREAD = "mm-save"
+
+
+class Saver:
+    """Writes the checkpoints of a run into `folder`, at most one at a time.
+
+    Every rank has one and calls it at the same steps. The thread's collectives run on a group of their own, so that
+    they cannot meet those of a training step.
+    """
+
+    def __init__(self, loaded: LoadedModel, folder: Path, world: World) -> None:
+        self._loaded, self._folder, self._world = loaded, folder, world.apart()
+        self._thread: threading.Thread | None = None
+        self._written: Path | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save has failed since `finished` was last asked."""
+        return self._error is not None
+
+    def start(self, trainer: Trainer) -> None:
+        """Take the present state and begin to write it; without `--background-save` it stands on return."""
+        background, keep = trainer.settings.background_save, trainer.settings.keep_checkpoints
+        snapshot = capture(trainer, copy=background)
+        # a daemon: a second interrupt ends the process without waiting for the disk
+        self._thread = threading.Thread(target=self._write, args=(snapshot, keep), name=THREAD, daemon=True)
+        self._thread.start()
+        if not background:
+            self._thread.join()
+
+    def finished(self, *, wait: bool = False) -> Path | None:
+        """A checkpoint that came to stand since this was last asked. Raises StorageError for a save that failed."""
+        if self._thread and (wait or not self._thread.is_alive()):
+            self._thread.join()
+            self._thread = None
+            error, self._error = self._error, None
+            path, self._written = self._written, None
+            if error:
+                raise error
+            return path
+        return None
+
+    def _write(self, snapshot: Snapshot, keep: int) -> None:
+        try:
+            self._written = write(snapshot, self._loaded, self._folder, keep, self._world)
+        except BaseException as error:
+            self._error = error

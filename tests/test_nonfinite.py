@@ -1,0 +1,248 @@
+"""A loss that is no number is traced to its step, its rows and its layer, without asking the device in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mm.core.backend import Backend
+from mm.core.contracts import Callback
+from mm.core.errors import MMError
+from mm.core.hooks import hookimpl
+from mm.core.plugins import PluginManager
+from mm.core.run import Run
+from mm.core.training.roles import Role
+from mm.core.training.trainer import Trainer
+from mm.core.training.updates import Updates
+from mm.core.workspace import RunFolder
+from mm.testing import plugin_manager, tiny_run
+
+# only one of eleven rows has the letter z
+ROWS = [{"text": f"number {n} " * (1 + n % 5) + ("zzz" if n == 7 else "")} for n in range(11)]
+SMALL = {
+    "dense_hidden_size": 16, "dense_num_hidden_layers": 3, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
+    "max_steps": 20, "global_batch_size": 2, "log_interval": 6, "learning_rate": 1e-2, "threads": 1, "run": "a",
+}  # fmt: skip
+WATCHERS: list[Callback] = []
+
+
+@hookimpl
+def mm_callbacks(run: Run) -> Iterable[Callback]:
+    return WATCHERS
+
+
+@pytest.fixture(scope="module")
+def plugins() -> PluginManager:
+    return plugin_manager(__name__)
+
+
+@pytest.fixture(autouse=True)
+def watchers() -> Iterator[list[Callback]]:
+    torch.set_num_threads(1)
+    yield WATCHERS
+    WATCHERS.clear()
+
+
+def train(workspace: Path, plugins: PluginManager, **options: Any) -> RunFolder:
+    return tiny_run(workspace, "pretrain", rows=ROWS, plugins=plugins, **SMALL | options)
+
+
+class BadBackward(torch.autograd.Function):
+    """The identity, whose gradient is not a number where `bad` is set."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bad: Tensor) -> Tensor:
+        ctx.save_for_backward(bad)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        (bad,) = ctx.saved_tensors
+        return torch.where(bad[:, None], torch.nan, gradient), None
+
+
+class Plant(Callback):
+    """Makes one module's output bad at the tokens of the letter z alone; notes in which steps it occurs."""
+
+    def __init__(self, module: str, spoil: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.module, self.spoil, self.steps = module, spoil, []  # type: ignore[var-annotated]
+        self.bad = torch.zeros(0, dtype=torch.bool)
+
+    def on_start(self, trainer: Trainer) -> None:
+        model = trainer.roles["policy"].model
+        letter = trainer.algorithm.tools.tokenizer.encode("z")[-1]
+        forward, module = model.forward, model.get_submodule(self.module)
+
+        def seen(batch: Any, *rest: Any, **more: Any) -> Any:
+            self.bad = batch.input_ids == letter
+            if self.bad.any() and trainer.progress.step + 1 not in self.steps:
+                self.steps.append(trainer.progress.step + 1)
+            return forward(batch, *rest, **more)
+
+        inner = module.forward
+        model.forward = seen  # type: ignore[method-assign]
+        module.forward = lambda *inputs, **more: self._spoiled(inner(*inputs, **more))  # type: ignore[method-assign]
+
+    def _spoiled(self, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (self.spoil(output[0], self.bad), *output[1:])
+        return self.spoil(output, self.bad)
+
+
+def nan(x: Tensor, bad: Tensor) -> Tensor:
+    return torch.where(bad[:, None], torch.nan, x)
+
+
+def overflow(x: Tensor, bad: Tensor) -> Tensor:
+    return x * torch.where(bad[:, None], 3e38, 1.0) * 3e38 * torch.where(bad[:, None], 1.0, 1 / 3e38)
+
+
+def bad_gradient(x: Tensor, bad: Tensor) -> Tensor:
+    return BadBackward.apply(x, bad)  # type: ignore[no-any-return]
+
+
+def only_row(workspace: Path) -> str:
+    return f"(rows {workspace / 'tiny_rows.jsonl'}:8)"
+
+
+@pytest.mark.parametrize(
+    ("module", "spoil", "where"),
+    [
+        ("model.layers.1.mlp.up_proj", nan, "the first layer with a non-finite output is policy.model.layers.1.mlp.up_proj"),
+        ("model.layers.2.self_attn.q_proj", overflow, "the first layer with a non-finite output is policy.model.layers.2.self"),
+        ("model.norm", nan, "the first layer with a non-finite output is policy.model.norm"),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_bad_token_is_traced_to_its_layer_and_its_row(
+    module: str, spoil: Any, where: str, compiled: bool, tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+) -> None:
+    plant = Plant(module, spoil)
+    watchers.append(plant)
+    with pytest.raises(MMError) as raised:
+        train(tmp_path, plugins, compile=compiled)
+    message = str(raised.value)
+    assert message.startswith(f"Step {plant.steps[0]} gave a non-finite gradient: {where}"), (plant.steps, message)
+    assert only_row(tmp_path) in message
+
+
+def test_a_gradient_that_fails_alone_is_traced_to_its_parameter(
+    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+) -> None:
+    plant = Plant("model.layers.1.mlp.down_proj", bad_gradient)
+    watchers.append(plant)
+    with pytest.raises(MMError) as raised:
+        train(tmp_path, plugins, micro_batch_tokens=1)
+    where = "the loss is finite, the gradient of policy.model.layers.1.mlp.down_proj.weight is not"
+    assert str(raised.value).startswith(f"Step {plant.steps[0]} gave a non-finite gradient: {where} {only_row(tmp_path)}")
+
+
+def test_no_checkpoint_is_written_of_what_was_not_learned(
+    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+) -> None:
+    plant = Plant("model.layers.0.mlp.up_proj", nan)
+    watchers.append(plant)
+    with pytest.raises(MMError, match="gave a non-finite gradient"):
+        train(tmp_path, plugins, save_interval=1, keep_checkpoints=99, log_interval=99)
+    saved = sorted(int(p.name[-8:]) for p in (tmp_path / "runs/a/checkpoints").glob("step-*"))
+    assert saved == list(range(1, plant.steps[0]))
+
+
+# ---- nothing asks the device between log intervals
+
+READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__contains__")
+
+
+class Forbidden(Callback):
+    """Lets no tensor be read on the host from a logged step to the next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.patch, self.steps = monkeypatch, 0
+
+    def on_start(self, trainer: Trainer) -> None:
+        for name in READS:
+            self.patch.setattr(Tensor, name, _refuse(name))
+
+    def on_step(self, trainer: Trainer) -> None:
+        self.steps += 1
+        if trainer.progress.step % trainer.settings.log_interval == 0:
+            self.patch.undo()
+
+    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if trainer.progress.step < trainer.horizon:
+            self.on_start(trainer)
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError(f"Tensor.{name} between two log intervals")
+
+    return refuse
+
+
+def test_no_tensor_is_read_between_log_intervals(
+    tmp_path: Path, plugins: PluginManager, watchers: list[Callback], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbidden = Forbidden(monkeypatch)
+    watchers.append(forbidden)
+    train(tmp_path, plugins, max_steps=12, micro_batch_tokens=40)
+    assert forbidden.steps == 12
+    with pytest.raises(AssertionError, match=r"Tensor\.item between"):  # the stated exception shows that it would be seen
+        train(tmp_path, plugins, max_steps=12, optimizer="muon", run="muon")
+
+
+# ---- fp16
+
+
+def scaled(scale: float) -> tuple[Updates, nn.Parameter]:
+    model = nn.Linear(3, 1, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=0.0, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    roles = {"policy": Role("policy", model, trainable=True)}
+    return Updates(roles, {"policy": [optimizer]}, scaler, 0.0, torch.device("cpu")), model.weight
+
+
+def step(updates: Updates, weight: nn.Parameter, factor: float) -> dict[str, Any]:
+    assert updates.scaler
+    updates.scaler.scale((weight * factor).sum()).backward()  # type: ignore[no-untyped-call]
+    return updates.apply(0.5, 0)
+
+
+def test_a_scaler_passes_over_a_step_that_overflows() -> None:
+    updates, weight = scaled(2.0**10)
+    metrics = step(updates, weight, float("inf"))
+    assert weight.tolist() == [[1.0, 1.0, 1.0]] and weight.grad is None
+    assert (metrics["overflow"][0], metrics["grad_norm"][1]) == (1.0, 0.0)  # no norm is counted
+    assert updates.scaler and updates.scaler.get_scale() == 2.0**9
+    assert updates.failed_step(1) is None
+    metrics = step(updates, weight, 2.0)
+    # the first update of Adam is the rate, whatever the gradient; the norm is that of the loss, not of the scaled one
+    torch.testing.assert_close(weight.detach(), torch.full((1, 3), 0.5))
+    assert metrics["grad_norm"][0].item() == pytest.approx(2 * 3**0.5) and metrics["overflow"][0] == 0.0
+
+
+def test_a_scaler_fails_once_no_scale_helps() -> None:
+    updates, weight = scaled(2.0**-11)
+    for done in range(1, 4):
+        step(updates, weight, float("nan"))
+        assert updates.failed_step(done) is None
+    step(updates, weight, float("nan"))
+    assert updates.failed_step(4) == 3
+    assert weight.tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_a_run_in_fp16_ends_once_no_scale_helps(
+    tmp_path: Path, plugins: PluginManager, watchers: list[Callback], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(Backend, "scaler", lambda self, dtype: scaler("cpu", init_scale=2.0**-10))
+    plant = Plant("model.layers.0.mlp.up_proj", lambda x, bad: x * torch.nan)
+    watchers.append(plant)
+    with pytest.raises(MMError, match=r"Step 6 gave.*policy\.model\.layers\.0\.mlp\.up_proj"):
+        train(tmp_path, plugins, dtype="fp16")
