@@ -81,6 +81,12 @@ class Backend:
 
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """What `torch.profiler` records of this chip, beside the host's operators."""
+        import torch
+
+        return [torch.profiler.ProfilerActivity.CPU]
+
     def synchronize(self) -> None:
         """Wait for the device."""
 

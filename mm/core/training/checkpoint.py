@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from mm.core.errors import CheckpointError
 from mm.core.training.batch import Tokens, Unit
+from mm.core.training.callbacks import by_name
 from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder, save_weights
 from mm.core.training.storage import replace, seal, verify
 
@@ -96,6 +97,7 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
     progress = trainer.progress
     return {
         "step": progress.step,
+        "evaluated": progress.evaluated,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
         "horizon": trainer.horizon,
@@ -105,13 +107,14 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
         "rng": trainer.backend.rng_state(),
         "scaler": trainer.scaler.state_dict() if trainer.scaler else {},
         "algorithm": trainer.algorithm.state_dict(),
-        "callbacks": [c.state_dict() for c in trainer.callbacks],
+        "callbacks": {name: c.state_dict() for name, c in by_name(trainer.callbacks).items()},
     }
 
 
 def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     progress = trainer.progress
     progress.step, progress.tokens, progress.seconds = state["step"], state["tokens"], state["seconds"]
+    progress.evaluated = state["evaluated"]
     progress.pending = [[_unit(u) for u in mini] for mini in state["pending"]]
     trainer.horizon = state["horizon"]
     trainer.feed.load_state_dict(state["feed"])
@@ -119,8 +122,9 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.algorithm.load_state_dict(state["algorithm"])
     if trainer.scaler:
         trainer.scaler.load_state_dict(state["scaler"])
-    for callback, saved in zip(trainer.callbacks, state["callbacks"], strict=False):
-        callback.load_state_dict(saved)
+    for name, callback in by_name(trainer.callbacks).items():
+        if name in state["callbacks"]:  # a resume may bring other trackers
+            callback.load_state_dict(state["callbacks"][name])
     trainer.backend.set_rng_state(state["rng"])
 
 

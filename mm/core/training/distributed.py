@@ -49,6 +49,13 @@ class World:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return int(tensor.item())
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
@@ -56,10 +63,7 @@ class World:
 
     def same(self, what: str, value: Any) -> None:
         """Raise MMError on every rank unless `value` is equal on all of them."""
-        if self.size == 1:
-            return
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.cpu_group)
+        values = self.gather(value)
         if any(v != values[0] for v in values):
             raise MMError(f"The ranks differ in {what}: {values}.")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import signal
 import time
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import torch
 
 from mm.core.errors import Interrupted, UsageError
 from mm.core.resolve import Resolved
+from mm.core.say import Say
 from mm.core.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.core.training.models import save_model_folder
 from mm.core.training.storage import whole_folder
@@ -22,8 +22,6 @@ from mm.core.workspace import RunFolder, write_text
 
 if TYPE_CHECKING:
     from mm.core.training.session import Session
-
-Say = Callable[[str], None]
 
 
 def start(session: Session, resolved: Resolved) -> None:
@@ -56,6 +54,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "world_size": session.world.size,
         "threads": torch.get_num_threads(),
         "data": list(corpus.parts),
+        "eval_data": list(session.evaluation.parts) if session.evaluation else [],
         "tokenizer": session.loaded.tokenizer.fingerprint,
         "steps": trainer.horizon,
     }
@@ -73,8 +72,9 @@ def usable_checkpoint(folder: RunFolder, say: Say) -> Path:
 def resume(session: Session, checkpoint: Path, say: Say) -> None:
     """Take back a checkpoint. Raises UsageError when the data is not what it was."""
     folder = session.folder
-    if [part["digest"] for part in folder.manifest["data"]] != session.corpus.digests:
-        raise UsageError(f"The data of run {folder.name} has changed since it started; a resume needs the same rows.")
+    for key, what, corpus in (("data", "data", session.corpus), ("eval_data", "evaluation data", session.evaluation)):
+        if [part["digest"] for part in folder.manifest[key]] != (corpus.digests if corpus else []):
+            raise UsageError(f"The {what} of run {folder.name} has changed since it started; a resume needs the same rows.")
     load_checkpoint(session.trainer, checkpoint)
     say(f"resuming {folder.name} at step {session.trainer.progress.step} of {session.trainer.horizon}")
     if session.world.main:
@@ -83,18 +83,21 @@ def resume(session: Session, checkpoint: Path, say: Say) -> None:
 
 def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state. Raises Interrupted after a signal."""
-    trainer, folder = session.trainer, session.folder
+    trainer, folder, stop = session.trainer, session.folder, session.trainer.stop
     again = f"mm train --resume --run {folder.name}"
-    if number := trainer.stop.raised or (signal.SIGTERM if trainer.stop.signalled else 0):
+    if not stop.done and (number := stop.raised or (signal.SIGTERM if stop.signalled else 0)):
         close(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {trainer.progress.step} and saved. Go on with: {again}", number)
     if session.world.main:
         with whole_folder(folder.model) as path:
             save_model_folder(path, session.loaded)
-    finished = trainer.progress.step >= trainer.horizon
+    finished = stop.done or trainer.progress.step >= trainer.horizon
     close(session, "finished" if finished else "stopped", "")
+    where = f"at step {trainer.progress.step} of {trainer.horizon}"
     if not finished:
-        say(f"stopped at step {trainer.progress.step} of {trainer.horizon}; go on with: {again}")
+        say(f"stopped {where}, {stop.reason}; go on with: {again}")
+    elif stop.done:
+        say(f"finished {where}, {stop.reason}")
 
 
 def close(session: Session, state: str, error: str) -> None:
@@ -102,4 +105,6 @@ def close(session: Session, state: str, error: str) -> None:
     if session.world.main and session.folder.path.exists():
         progress = session.trainer.progress
         values = {"state": state, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+        reached = progress.step >= session.trainer.horizon
+        values["stop_reason"] = error or session.trainer.stop.reason or ("the end of the schedule" if reached else "")
         session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})

@@ -20,15 +20,18 @@ from mm.core.training.feed import Feed
 from mm.core.training.metrics import Meter
 from mm.core.training.nonfinite import explain
 from mm.core.training.optim import build_optimizers, learning_rate
+from mm.core.training.profiling import phase
 from mm.core.training.roles import Role
 from mm.core.training.signals import StopFlag
 
 
 @attrs.define(eq=False, kw_only=True)
 class Progress:
-    """Where a run stands. `pending` are mini-batches that `prepare` gave and no step has used yet."""
+    """Where a run stands. `pending` are mini-batches that `prepare` gave and no step has used yet; `evaluated` is the
+    step of the last evaluation."""
 
     step: int = 0
+    evaluated: int = -1
     tokens: int = 0
     seconds: float = 0.0
     pending: list[list[Unit]] = attrs.field(factory=list)
@@ -78,7 +81,7 @@ class Trainer:
         try:
             with self.stop.watch():
                 self.emit("on_start")
-                if self.progress.step == 0:
+                if self.evaluation_scheduled():  # at the start, or one that a signal cut off
                     self.evaluate()
                 self._loop()
                 self.check()
@@ -101,7 +104,7 @@ class Trainer:
 
     def _next_units(self) -> list[Unit]:
         if not self.progress.pending:
-            with torch.no_grad():
+            with phase("data"), torch.no_grad():
                 self.progress.pending = self.algorithm.prepare(self.feed.next())
         return self.progress.pending.pop(0)
 
@@ -113,25 +116,34 @@ class Trainer:
         if step % settings.log_interval == 0 or step == self.horizon:
             self.check()
             self.emit("on_log", self.log_values())
-        # fit evaluates and saves at the end by itself
-        last = step == self.horizon or self.stop.agreed
-        if settings.eval_interval and step % settings.eval_interval == 0 and not last:
+        if self.evaluation_scheduled() and not self._ending():
             self.evaluate()
-        if settings.save_interval and step % settings.save_interval == 0 and not last:
+        if settings.save_interval and step % settings.save_interval == 0 and not self._ending():
             self.save()
+
+    def evaluation_scheduled(self) -> bool:
+        """Whether this step is measured however the run is broken up: the first, the horizon, each interval between."""
+        step, interval = self.progress.step, self.settings.eval_interval
+        return step in (0, self.horizon) or bool(interval and step % interval == 0)
+
+    def _ending(self) -> bool:
+        """Whether this was the last step: fit evaluates and saves at the end by itself."""
+        return self.progress.step == self.horizon or self.stop.agreed
 
     # ---- one optimizer step
 
     def train_step(self, units: list[Unit]) -> None:
         """One optimizer step on this rank's share of a mini-batch, cut into micro-batches by the token budget."""
-        micro = self.micro_batches(units)
-        totals = self._totals(micro)
+        with phase("data"):
+            micro = self.micro_batches(units)
+            totals = self._totals(micro)
         # ranks run equally many forwards, or a collective would wait for ever: the short ones add empty packs
         micro += [pack([])] * (int(totals["mm.micro"]) - len(micro))
         for index, batch in enumerate(micro):
             self._backward(batch, totals, last=index == len(micro) - 1)
         self._recent[self.progress.step] = units
-        self._update()
+        with phase("optimizer"):
+            self._update()
         self.progress.step += 1
         self.progress.tokens += int(totals["mm.tokens"])
 
@@ -147,22 +159,25 @@ class Trainer:
             for part in parts:
                 for name, value in part.counts(batch).items():
                     counted[name] = counted.get(name, 0.0) + value
-        seconds, limit = self.progress.seconds, self.settings.max_time
-        steps = self.settings.stop_after_steps
-        ending = self.stop.raised or (limit and seconds >= limit) or (steps and self.progress.step + 1 >= steps)
-        counted |= {"mm.stop": float(bool(ending)), "mm.signal": float(bool(self.stop.raised))}
-        totals = self.world.sum(counted)
-        self.stop.agreed, self.stop.signalled = totals["mm.stop"] > 0, totals["mm.signal"] > 0
+        limit, steps = self.settings.max_time, self.settings.stop_after_steps
+        if limit and self.progress.seconds >= limit:
+            self.stop.ask(f"--max-time {limit:g}")
+        if steps and self.progress.step + 1 >= steps:
+            self.stop.ask(f"--stop-after-steps {steps}")
+        totals = self.world.sum(counted | self.stop.votes())
+        self.stop.settle(totals, self.world)
         totals["mm.micro"] = self.world.max(len(micro))
         return totals
 
     def _backward(self, batch: Packed, totals: dict[str, float], last: bool) -> None:
         module = next(r.module for r in self.roles.values() if r.trainable)
         with accumulate(module, last):
-            loss, metrics = self.loss(batch.to(self.device), totals)
+            with phase("forward"):
+                loss, metrics = self.loss(batch.to(self.device), totals)
             # data-parallel wrappers average over ranks; the loss is already divided by the global totals
             loss = loss * self.world.size
-            (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
+            with phase("backward"):
+                (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
         self.meter.add(metrics)
 
     def loss(self, batch: Packed, totals: dict[str, float]) -> tuple[Tensor, Metrics]:
@@ -230,14 +245,21 @@ class Trainer:
         return {"step": self.progress.step, "learning_rate": rate, "tokens": self.progress.tokens, **values}
 
     def evaluate(self) -> None:
-        """Measure on the held-out part and tell the callbacks."""
-        values = self._evaluate(self)
-        if values:
-            self.emit("on_evaluate", values)
+        """Measure on the held-out part and tell the callbacks, once a step. What asked to stop meanwhile is then agreed."""
+        if self.progress.evaluated == self.progress.step:
+            return
+        self.progress.evaluated = self.progress.step
+        with phase("evaluation"):
+            values = self._evaluate(self)
+            if values:
+                self.emit("on_evaluate", values)
+        if self.progress.step:  # before the first step there is nothing to save
+            self.stop.settle(self.world.sum(self.stop.votes()), self.world)
 
     def save(self) -> None:
         """Write a checkpoint and tell the callbacks."""
-        path = self._save(self)
+        with phase("checkpoint"):
+            path = self._save(self)
         self.emit("on_save", path)
 
     def emit(self, event: str, *arguments: Any) -> None:
