@@ -97,12 +97,12 @@ def build(
     use_threads(backend, loaded.model, run.train.threads)
     for note in backend.fuse(loaded.model):
         backend.notes.append(f"fused: {note}")
-    if run.train.activation_checkpointing and (declined := checkpoint_blocks(loaded.model)):
-        backend.notes.append(f"activations are kept: {declined}")
-        say(f"--activation-checkpointing: {declined}; going on without")
     if run.train.compile and (declined := backend.compile(loaded.model)):
         backend.notes.append(f"not compiled: {declined}")
         say(f"--compile: {declined}; going on without")
+    if run.train.activation_checkpointing and (declined := checkpoint_blocks(loaded.model)):
+        backend.notes.append(f"activations are kept: {declined}")
+        say(f"--activation-checkpointing: {declined}; going on without")
     roles = _roles(needs.roles, needs.trainable, loaded, world, device)
     folder = workspace.run(run.select.run)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)
