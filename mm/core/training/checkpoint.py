@@ -15,9 +15,9 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_model
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
+from mm.core.contracts import Callback
 from mm.core.errors import CheckpointError
 from mm.core.training.batch import Tokens, Unit
-from mm.core.training.callbacks import by_name
 from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder, save_weights
 from mm.core.training.storage import replace, seal, verify
 
@@ -107,7 +107,7 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
         "rng": trainer.backend.rng_state(),
         "scaler": trainer.scaler.state_dict() if trainer.scaler else {},
         "algorithm": trainer.algorithm.state_dict(),
-        "callbacks": {name: c.state_dict() for name, c in by_name(trainer.callbacks).items()},
+        "callbacks": {name: c.state_dict() for name, c in _named(trainer.callbacks).items()},
     }
 
 
@@ -122,10 +122,16 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.algorithm.load_state_dict(state["algorithm"])
     if trainer.scaler:
         trainer.scaler.load_state_dict(state["scaler"])
-    for name, callback in by_name(trainer.callbacks).items():
-        if name in state["callbacks"]:  # a resume may bring other trackers
+    for name, callback in _named(trainer.callbacks).items():
+        if name in state["callbacks"]:
             callback.load_state_dict(state["callbacks"][name])
     trainer.backend.set_rng_state(state["rng"])
+
+
+def _named(callbacks: list[Callback]) -> dict[str, Callback]:
+    """Callbacks by their class and a number: a resumed run may have other trackers than the one that saved."""
+    names = [f"{type(c).__module__}.{type(c).__qualname__}" for c in callbacks]
+    return {f"{name}#{names[:place].count(name)}": c for place, (name, c) in enumerate(zip(names, callbacks, strict=True))}
 
 
 def _unit_state(unit: Unit) -> dict[str, Any]:
