@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py --preset minimind2-small --tokens 8192
 
-The peak is what four steps of `mm train` add to a process that has loaded torch; a step has several micro-batches of at most
+The peak is what three steps of `mm train` add to a process that has loaded torch; a step has several micro-batches of at most
 `--tokens`, of documents of at most `--length`. Time is that of the steps after the first.
 """
 
@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 ROWS = {"kept": "activations kept", "again": "--activation-checkpointing"}
-STEPS = 4
+STEPS = 3
 
 
 def work(args: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def work(args: argparse.Namespace) -> None:
         before = peak_bytes()
         run = mm.train(
             "pretrain", workspace=workspace, run="r", arch="dense", preset=args.preset, data="classics:en", backend="cpu",
-            max_steps=STEPS, max_length=args.length, global_batch_size=3 * args.tokens // args.length, eval_ratio=0.0,
+            max_steps=STEPS, max_length=args.length, global_batch_size=2 * args.tokens // args.length, eval_ratio=0.0,
             micro_batch_tokens=args.tokens, threads=args.threads, log_interval=1, quiet=True,
             activation_checkpointing=args.worker == "again",
         )  # fmt: skip

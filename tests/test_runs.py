@@ -101,10 +101,11 @@ def test_runs_are_removed_after_a_question(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = stand_in(workspace, "one"), stand_in(workspace, "two")
-    for answer in ("n\n", ""):
+    for answer, said in (("n\n", "Nothing was removed."), ("", "where nobody can be asked, pass --yes")):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        assert cli.run(["runs", "rm", "one", "two"]) != 0
-        assert "one: stopped, " in capsys.readouterr().err and one.exists() and two.exists()
+        assert cli.run(["runs", "rm", "one", "two"]) == 2
+        shown = capsys.readouterr().err
+        assert "one: stopped, " in shown and said in shown and one.exists() and two.exists()
     assert cli.run(["runs", "rm", "one", "absent", "--yes"]) == 2  # nothing of a wrong line is done
     assert one.exists() and "No run 'absent'" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder, Workspace
 from mm.plugins.commands.runs import reading
 
@@ -42,16 +43,16 @@ def show(name: str, as_json: bool) -> None:
         _print_json({**manifest, "settings": settings, "figures": figures})
         return
     for key, value in figures.items():
-        click.echo(f"{key:<24}{_text(value)}")
+        click.echo(f"{key:<24} {_text(value)}")
     for key, value in reading.origins(run).items():
         if not key.endswith("data") and value is not None:
-            click.echo(f"{key:<24}{_text(value)}")
+            click.echo(f"{key:<24} {_text(value)}")
     for kind in ("data", "eval_data"):
         for part in manifest.get(kind, []):
             counts = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['digest'][:12]}"
-            click.echo(f"{kind:<24}{part['locator']}: {counts}")
+            click.echo(f"{kind:<24} {part['locator']}: {counts}")
     for note in manifest.get("notes", []):
-        click.echo(f"{'note':<24}{note}")
+        click.echo(f"{'note':<24} {note}")
     click.echo("settings")
     for key, value in settings.items():
         click.echo(f"  {key} = {value!r}  ({manifest.get('sources', {}).get(key, 'default')})")
@@ -71,7 +72,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     for title, rows in found.items():
         click.echo(f"{title}: {'no difference' if not rows else ''}".rstrip())
         for name, (one, other) in rows.items():
-            click.echo(f"  {name:<26}{_text(one)} | {_text(other)}")
+            click.echo(f"  {name:<30} {_text(one)} | {_text(other)}")
 
 
 @runs.command()
@@ -97,11 +98,18 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
     found = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
     for run in found:
         click.echo(f"{run.name}: {run.manifest.get('state', 'no manifest')}, {size(run) / 2**20:,.1f} MiB", err=True)
-    if not yes:
-        click.confirm(f"Remove {len(found)} run{'s' * (len(found) > 1)} for ever?", abort=True, err=True)
+    if not yes and not _agreed(f"Remove {len(found)} run{'s' * (len(found) > 1)} for ever?"):
+        raise UsageError("Nothing was removed.")
     for run in found:
         remove(run)
         click.echo(f"removed {run.name}")
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        raise UsageError("Nothing was removed: where nobody can be asked, pass --yes.") from None
 
 
 def _print_table(found: list[RunFolder]) -> None:
@@ -128,4 +136,4 @@ def _text(value: Any) -> str:
         return f"{value:,.6g}"
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "-"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "-" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "-" if value in (None, "") else str(value)
