@@ -17,7 +17,7 @@ PARTS = {
         ]
     },
     "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
-    "tracker": {"mm.plugins.trackers": ["jsonl"]},
+    "tracker": {"mm.plugins.trackers": ["jsonl", "tensorboard"]},
     "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
     "command": {
         "mm.plugins.commands": ["train", "run", "chat", "generate", "data", "tokenizer", "convert", "info", "runs", "plugins"]
@@ -70,6 +70,7 @@ setup(
         "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
         "dev": [
             "build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9",
+            "tensorboard>=2.16",
         ],
     },
     entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},

@@ -178,4 +178,6 @@ def _workspace(path: Path_ | None) -> Any:
 
 
 def _say(quiet: bool) -> Any:
-    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr))
+    from mm.core.say import silent
+
+    return silent if quiet else (lambda line: print(line, file=sys.stderr, flush=True))

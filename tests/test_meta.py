@@ -55,7 +55,7 @@ def test_the_example_of_every_hook_works_as_a_plugin(hook: str) -> None:
     manager._pluggy.register(module, name="example")
     manager._pluggy.check_pending()
     if hook == "mm_callbacks":
-        assert [type(c) for c in manager.callbacks(None)] == [contracts.Callback]  # type: ignore[arg-type]
+        assert [type(c) for c in manager.callbacks(None, print)] == [contracts.Callback]  # type: ignore[arg-type]
         return
     found = list(getattr(module, hook)())
     assert found

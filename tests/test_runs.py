@@ -1,13 +1,18 @@
-"""`mm runs`, `mm runs show` and `mm runs plot` on real runs."""
+"""`mm runs` and what stands under it, on real runs."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from mm import cli
+from mm.core.locks import exclusive
 from mm.testing import tiny_run
 
 SMALL = {
@@ -53,11 +58,71 @@ def test_a_run_is_shown_with_where_its_values_came_from(workspace: Path, capsys:
     assert cli.run(["runs", "show", "first"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert {
-        "state finished", "algorithm pretrain", "step 2", "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)",
+        "state finished", "stop_reason the end of the schedule", "algorithm pretrain", "step 2", "note fused: RMSNorm",
+        "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)", "from = '' (default)",
         "max_length = 128 (argument)", "dense_hidden_size = 16 (argument)", "global_batch_size = 2 (argument)",
     } <= set(lines)  # fmt: skip
     assert any(line.startswith(f"data {workspace / 'tiny_rows.jsonl'}: 4 rows, ") for line in lines)
     assert any(line.startswith("versions python ") for line in lines)
+    last = [json.loads(line) for line in (workspace / "runs/first/metrics.jsonl").read_text().splitlines()]
+    shown = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
+    assert float(shown["held_out/loss"]) == pytest.approx(last[-1]["held_out/loss"], rel=1e-5)
+    assert float(shown["loss"]) == pytest.approx(last[-2]["loss"], rel=1e-5)
+    assert cli.run(["runs", "show", "first", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["settings"]["learning_rate"], found["figures"]["loss"]) == (0.25, last[-2]["loss"])
+    assert found["name"] == "first" and found["data"][0]["rows"] == 4
+
+
+def test_two_runs_are_compared(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs", "diff", "first", "second", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"] == {
+        "algo": ["pretrain", "sft"], "epochs": [1, 2], "stop_after_steps": ["none", 1], "learning_rate": [0.25, 1e-5],
+        "eval_ratio": [0.3, 0.0],
+    }  # fmt: skip
+    assert found["made of"]["algorithm"] == ["pretrain", "sft"] and "data" in found["made of"]
+    assert "versions torch" not in found["made of"]
+    assert found["figures"]["state"] == ["finished", "stopped"]
+    assert found["figures"]["held_out/loss"][1] is None
+    assert cli.run(["runs", "diff", "first", "second"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"learning_rate 0.25 | 1e-05", "step 2 | 1", "settings:", "figures:"} <= set(lines)
+    assert cli.run(["runs", "diff", "first", "first"]) == 0
+    assert capsys.readouterr().out == "settings: no difference\nmade of: no difference\nfigures: no difference\n"
+
+
+def stand_in(workspace: Path, name: str) -> Path:
+    """A run's folder, copied."""
+    return Path(shutil.copytree(workspace / "runs/second", workspace / "runs" / name))
+
+
+def test_runs_are_removed_after_a_question(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = stand_in(workspace, "one"), stand_in(workspace, "two")
+    for answer, said in (("n\n", "Nothing was removed."), ("", "where nobody can be asked, pass --yes")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        assert cli.run(["runs", "rm", "one", "two"]) == 2
+        shown = capsys.readouterr().err
+        assert "one: stopped, " in shown and said in shown and one.exists() and two.exists()
+    assert cli.run(["runs", "rm", "one", "absent", "--yes"]) == 2  # nothing of a wrong line is done
+    assert one.exists() and "No run 'absent'" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert cli.run(["runs", "rm", "one", "two"]) == 0
+    assert capsys.readouterr().out == "removed one\nremoved two\n"
+    assert not one.exists() and not two.exists()
+    assert {p.name for p in (workspace / "runs").iterdir()} == {"first", "second"}
+
+
+def test_a_run_in_progress_is_not_removed(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    busy = stand_in(workspace, "busy")
+    with exclusive(busy / ".lock", "held"):
+        assert cli.run(["runs", "rm", "busy", "--yes"]) == 2
+        assert f"Run busy is in progress in process {os.getpid()} on " in capsys.readouterr().err
+        assert (busy / "manifest.json").exists()
+    assert cli.run(["runs", "rm", "busy", "--yes"]) == 0  # the lock of a process that has ended holds nothing
+    assert not busy.exists()
 
 
 def test_an_unknown_run_gets_its_close_match(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,11 +131,24 @@ def test_an_unknown_run_gets_its_close_match(capsys: pytest.CaptureFixture[str])
         assert "No run 'frist'" in (said := capsys.readouterr().err) and "Did you mean 'first'?" in said
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height as a PNG's header says."""
+    return struct.unpack(">II", path.read_bytes()[16:24])
+
+
 def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep/loss.png"
     assert cli.run(["runs", "plot", "first", "second", "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 5000
+    options = {"both": ["--metric", "loss", "--metric", "grad_norm"], "apart": ["--apart"]}
+    width, height = picture_size(out)
+    sizes = {}
+    for name, words in options.items():
+        assert cli.run(["runs", "plot", "first", "second", *words, "--out", str(tmp_path / f"{name}.png")]) == 0
+        sizes[name] = picture_size(tmp_path / f"{name}.png")
+    assert sizes == {"both": (width, 2 * height), "apart": (2 * width, height)}
+    capsys.readouterr()
     assert cli.run(["runs", "plot", "first", "--metric", "grad_nrom", "--out", str(tmp_path / "no.png")]) == 2
     assert "no metric 'grad_nrom'. Did you mean 'grad_norm'?" in capsys.readouterr().err
     assert not (tmp_path / "no.png").exists()

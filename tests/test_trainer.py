@@ -293,6 +293,9 @@ def test_stopping_early_does_not_move_the_schedule(stop: dict[str, float], steps
     whole = train(tmp_path, log_interval=1, max_steps=6, warmup_ratio=0.4)
     short = train(tmp_path, log_interval=1, max_steps=6, warmup_ratio=0.4, run="short", **stop)
     assert (short.manifest["state"], short.manifest["step"], short.manifest["steps"]) == ("stopped", steps, 6)
+    ((option, value),) = stop.items()
+    assert short.manifest["stop_reason"] == f"--{option.replace('_', '-')} {value:g}"
+    assert whole.manifest["stop_reason"] == "the end of the schedule"
     rates = [line["learning_rate"] for line in logged(whole)]
     assert len(rates) == 6 and [line["learning_rate"] for line in logged(short)] == rates[:steps]
     assert (short.model / "model.safetensors").exists()

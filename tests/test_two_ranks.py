@@ -16,11 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from mm.core import api
+from mm.core.contracts import Callback
 from mm.core.errors import StorageError
+from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
+from mm.core.run import Run
 from mm.core.training import checkpoint, session
+from mm.core.training.trainer import Trainer
 from mm.core.workspace import Workspace
-from mm.testing import tiny_run, tiny_tokenizer
+from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n} " * (1 + n * n % 7)}]}
@@ -57,6 +61,11 @@ def runs(workspace: Path) -> None:
     train(run="stopped", stop_after_steps=2, save_interval=1, **held)
     train(run="stopped", resume=True, save_interval=1, **held)
     train(run="single", global_batch_size=1)
+    # ends at its second evaluation; a rank alone writes the samples and the best model
+    ending = {**held, "patience": 1, "min_delta": 100.0, "keep_best": True, "samples": 1, "sample_tokens": 4, "eval_interval": 1}
+    train(run="ended", **ending, stop_after_steps=1)
+    train(run="ended", **ending, resume=True)
+    train(run="asked", plugins=plugin_manager(__name__))
     failed(train)
 
 
@@ -73,6 +82,20 @@ def failed(train: Callable[..., Any]) -> None:
     with pytest.raises(StorageError, match=r"Step 2 could not be saved.*No space left on device.*step-00000001"):
         train(run="full", save_interval=1)
     checkpoint.seal = seal
+
+
+class AsksAlone(Callback):
+    """Wants to stop after the second step, on the last rank only."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        if trainer.progress.step == 2 and trainer.world.rank == trainer.world.size - 1:
+            trainer.stop.ask("the last rank wants it")
+
+
+@hookimpl
+def mm_callbacks(run: Run) -> list[Callback]:
+    """One callback, on every rank."""
+    return [AsksAlone()]
 
 
 def rank_main(workspace: Path, out: Path) -> None:
@@ -153,3 +176,13 @@ def test_two_ranks_resume_to_the_bit(folders: tuple[Path, Path]) -> None:
     assert whole.read_bytes() == stopped.read_bytes()
     manifest = json.loads((folders[1] / "runs/stopped/manifest.json").read_text())
     assert (manifest["world_size"], manifest["state"]) == (2, "finished")
+
+
+def test_two_ranks_agree_when_to_stop(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        ended, asked = (json.loads((folder / f"runs/{run}/manifest.json").read_text()) for run in ("ended", "asked"))
+        assert (ended["state"], ended["step"], ended["steps"], ended["best"]["step"]) == ("finished", 2, 4, 2)
+        assert ended["stop_reason"].startswith("early stopping: ")
+        assert (asked["state"], asked["step"], asked["stop_reason"]) == ("stopped", 3, "the last rank wants it")
+    samples = [(folder / "runs/ended/samples.jsonl").read_text().splitlines() for folder in folders]
+    assert [json.loads(line)["step"] for line in samples[1]] == [0, 1, 2] and len(samples[0]) == 3

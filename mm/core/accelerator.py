@@ -55,6 +55,16 @@ class AcceleratorBackend(Backend):
         """The number of the current card."""
         return int(self.api.current_device())
 
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """The host's operators, and the chip's kernels where this torch can record them; a note says where it cannot."""
+        from torch.profiler import ProfilerActivity, supported_activities
+
+        own = getattr(ProfilerActivity, self.device_type.upper(), ProfilerActivity.PrivateUse1)
+        if own in supported_activities():
+            return [*super().profiler_activities(), own]
+        self.notes.append(f"profile: torch.profiler records no kernels of {self.device_type}, only the host's operators")
+        return super().profiler_activities()
+
     def synchronize(self) -> None:
         """Wait for the current card."""
         self.api.synchronize()

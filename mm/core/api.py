@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 
 # where a run stopped is no reason to stop there again
 STOPPING = ("stop_after_steps", "max_time")
+# neither is a trace of the first steps wanted again
+_ONCE = (*STOPPING, "profile")
 
 
 def start(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
@@ -58,6 +60,7 @@ def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, s
     resolved = resolve(plugins, [*layers, choices.layer])
     for line in (*resolved.warnings, *choices.lines):
         say(line)
+    _check_evaluation(resolved, layers)
     folder = workspace.run(resolved.run.select.run)
     if folder.path.exists():
         raise UsageError(f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run.")
@@ -76,7 +79,7 @@ def resume_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace
     folder = workspace.existing(name)
     if folder.manifest.get("state") == "finished":
         raise UsageError(f"Run {name} is finished; continue its model with --from {name}.")
-    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in STOPPING}
+    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in _ONCE}
     own = Layer(origin=f"run {name}", values={**saved, "run": name})
     layers = [_without_fixed(plugins, layer, own) if layer.lenient else layer for layer in layers]
     _check_changes(plugins, layers, own)
@@ -117,6 +120,14 @@ def _check_changes(plugins: PluginManager, layers: list[Layer], own: Layer) -> N
             )
 
 
+def _check_evaluation(resolved: Resolved, layers: list[Layer]) -> None:
+    """--eval-data given above an --eval-ratio replaces it; below or beside it, one of them would do nothing."""
+    order = [layer.origin for layer in layers]
+    ratio, data = resolved.sources["eval_ratio"], resolved.sources["eval_data"]
+    if resolved.run.train.eval_data and ratio in order and order.index(ratio) <= order.index(data):
+        raise UsageError("--eval-data measures on its own rows and --eval-ratio holds out others: give one of them.")
+
+
 def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
     found = sorted((workspace.path / "tokenizers").glob("*/tokenizer.json"), key=lambda p: p.stat().st_mtime)
     if found:
@@ -127,7 +138,7 @@ def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
 def flat_layer(options: dict[str, Any]) -> Layer:
     """Keyword arguments as a layer; `None` means not given, one string stands for a list of one."""
     values = {k.rstrip("_"): v for k, v in options.items() if v is not None}
-    for key in ("data", "tracker"):
+    for key in ("data", "tracker", "eval_data", "sample_prompt"):
         if isinstance(values.get(key), str | Path):
             values[key] = (str(values[key]),)
         elif key in values:

@@ -90,6 +90,12 @@ class Backend:
             isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
         )
 
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """What `torch.profiler` records of this chip, beside the host's operators."""
+        import torch
+
+        return [torch.profiler.ProfilerActivity.CPU]
+
     def synchronize(self) -> None:
         """Wait for the device."""
 

@@ -118,22 +118,26 @@ class PluginManager:
         """The plugin that yielded this record."""
         return next(p for p in self.plugins if any(r is spec for r in p.records))
 
-    def callbacks(self, run: Run) -> list[Callback]:
-        """The callback objects of all plugins for one run; one that raises becomes broken and harms nobody else."""
+    def callbacks(self, run: Run, report: Callable[[str], None]) -> list[Callback]:
+        """The callback objects of all plugins for one run. A hook that raises is reported in a line and makes its plugin
+        broken; it harms nobody else, and the plugin's parts stay, which this very run may be using."""
         found: list[Callback] = []
         for implementation in self._pluggy.hook.mm_callbacks.get_hookimpls():
             try:
                 function: Callable[..., Iterable[Callback]] = implementation.function  # type: ignore[assignment]
                 found.extend(function(*([run] if implementation.argnames else [])))
-            except Exception:
+            except Exception as error:
                 plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
-                self._break(plugin, traceback.format_exc())
+                plugin.state, plugin.error = "broken", traceback.format_exc()
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                why = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+                report(f"plugin {plugin.name} adds no callbacks: its mm_callbacks raised {why}")
         self._check_strict()
         return found
 
     def versions(self) -> dict[str, str]:
         """distribution -> version of every active plugin, for manifests and for comparing ranks."""
-        return {p.distribution: p.version for p in self.plugins if p.state == "active"}
+        return {p.distribution: p.version for p in self.plugins if p.state == "active" or p.records}
 
     def broken(self) -> list[Plugin]:
         """The plugins that failed, with their tracebacks."""

@@ -14,6 +14,24 @@ def _fraction(instance: object, attribute: Attribute[float], value: float) -> No
     and_(ge(0.0), le(1.0))(instance, attribute, value)
 
 
+def _between_evaluations(instance: TrainSettings, attribute: Attribute[Any], value: Any) -> None:
+    if value and instance.eval_interval is None:
+        raise ValueError(f"'{attribute.name}' compares evaluations and there are none on the way: give --eval-interval too")
+
+
+def _steps(instance: object, attribute: Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        first_and_count(value)
+
+
+def first_and_count(text: str) -> tuple[int | None, int]:
+    """`--profile` text: "COUNT" as (None, COUNT), "FIRST:COUNT" as (FIRST, COUNT). Raises ValueError for another."""
+    first, colon, count = text.rpartition(":")
+    if not (count.isdigit() and int(count) and (first.isdigit() and int(first) if colon else True)):
+        raise ValueError(f"'profile' must be a number of steps, or FIRST:COUNT with steps counted from 1: {text!r}")
+    return int(first) if colon else None, int(count)
+
+
 @frozen(kw_only=True)
 class Selection:
     """The parts of a run by name. Empty means: chosen for the user, and printed."""
@@ -61,13 +79,37 @@ class TrainSettings:
     clip_norm: float = option(1.0, help="Largest gradient norm; 0 switches clipping off.", validator=ge(0.0))
     dtype: str = option("auto", help="Compute type; parameters stay float32.", choices=("auto", "fp32", "bf16", "fp16"))
     compile: bool = option(False, help="Compile the model where a compiler is found.")
+    activation_checkpointing: bool = option(
+        False, help="Keep only what enters each block, and compute it again in the backward: less memory, more time."
+    )
     threads: int | None = option(
         None, help="CPU threads; without it as many as the backend finds best for the model's size.", validator=optional(gt(0))
     )
     eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", validator=_fraction)
-    eval_rows: int = option(256, help="Most rows in the held-out part.", validator=gt(0))
+    eval_data: tuple[str, ...] = option(
+        (), help="File or source to evaluate on, instead of holding out rows; may be given several times."
+    )
+    eval_rows: int = option(256, help="Most rows that an evaluation measures.", validator=gt(0))
     eval_interval: int | None = option(
         None, help="Steps between evaluations; without it at the start and the end.", validator=optional(gt(0)), on_resume=True
+    )
+    patience: int | None = option(
+        None, help="End the training after this many evaluations in a row without a lower held-out loss.",
+        validator=optional(and_(gt(0), _between_evaluations)),
+    )  # fmt: skip
+    min_delta: float = option(0.0, help="How much lower counts for --patience.", validator=ge(0.0))
+    keep_best: bool = option(
+        False, help="Keep the model with the lowest held-out loss, as NAME@best.", validator=_between_evaluations, on_resume=True
+    )
+    samples: int = option(
+        0, help="Held-out rows whose beginning is continued at each evaluation.", validator=ge(0), on_resume=True
+    )
+    sample_prompt: tuple[str, ...] = option(
+        (), help="Prompt that is answered at each evaluation; may be given several times.", on_resume=True
+    )
+    sample_tokens: int = option(64, help="Most tokens of such a generation.", validator=gt(0), on_resume=True)
+    profile: str | None = option(
+        None, help="Trace this many steps, after two that warm up, or FIRST:COUNT.", validator=_steps, on_resume=True
     )
     log_interval: int = option(10, help="Steps between lines of metrics.", validator=gt(0), on_resume=True)
     save_interval: int | None = option(

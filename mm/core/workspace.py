@@ -33,6 +33,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def best(self) -> Path:
+        """The model with the lowest held-out loss, where `--keep-best` keeps it."""
+        return self.path / "best"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints, one folder each."""
         return self.path / "checkpoints"
@@ -145,11 +150,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_model(text: str, workspace: Workspace) -> Path:
-    """The model folder that a run's name or a path means; a run without a finished model gives its newest checkpoint."""
+    """The model folder that a run's name or a path means; a run without a finished model gives its newest checkpoint.
+
+    `NAME@best` is what `--keep-best` kept, `NAME@STEP` the checkpoint of that step.
+    """
     path = Path(text)
     if (path / "config.json").exists():
         return path
-    run = next((r for r in workspace.runs() if r.name == text or r.path.resolve() == path.resolve()), None)
+    name, _, mark = text.rpartition("@")
+    if run := _run_of(name, workspace):
+        return _marked(run, mark)
+    run = _run_of(text, workspace)
     if run is None:
         names = [r.name for r in workspace.runs()]
         raise UsageError(f"No model at {text!r}: neither a run of this workspace nor a model folder.{close_match(text, names)}")
@@ -158,6 +169,20 @@ def find_model(text: str, workspace: Workspace) -> Path:
     if found := checkpoints(run.checkpoints):
         return found[-1]
     raise UsageError(f"Run {run.name} has no model yet.")
+
+
+def _run_of(text: str, workspace: Workspace) -> RunFolder | None:
+    path = Path(text).resolve()
+    return next((r for r in workspace.runs() if text and (r.name == text or r.path.resolve() == path)), None)
+
+
+def _marked(run: RunFolder, mark: str) -> Path:
+    found = {"best": run.best} if run.best.exists() else {}
+    found |= {str(step_of(path)): path for path in checkpoints(run.checkpoints)}
+    if mark not in found:
+        known = ", ".join(f"{run.name}@{key}" for key in found) or "none"
+        raise UsageError(f"Run {run.name} has no model {run.name}@{mark}. It has: {known}.")
+    return found[mark]
 
 
 def checkpoints(folder: Path) -> list[Path]:

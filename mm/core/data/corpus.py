@@ -14,12 +14,11 @@ from mm.core.contracts import Source
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec, SourceSpec
+from mm.core.say import Say, silent
 
 if TYPE_CHECKING:
     from mm.core.data.store import Store
     from mm.core.data.tokenizer import Tokenizer
-
-Say = Callable[[str], None]
 
 
 @attrs.frozen(eq=False)
@@ -60,7 +59,7 @@ def open_corpus(
     stores, parts = [], []
     for locator in locators:
         source = open_source(plugins, locator, row_kind)
-        with _bar(locator) as progress:
+        with _bar(locator, shown=say is not silent) as progress:
             store = build_or_open(
                 source, formats, tokenizer, max_length=max_length, folder=cache / "tokens", progress=progress
             )
@@ -79,14 +78,14 @@ def open_corpus(
 
 
 @contextmanager
-def _bar(locator: str) -> Iterator[Callable[[int], None]]:
+def _bar(locator: str, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar on the terminal while a cache is built; nothing shows when it is only opened."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("encoding {task.description}"), TimeElapsedColumn())
     started, console = time.monotonic(), Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task(locator, total=None)
 
         def show(done: int) -> None:

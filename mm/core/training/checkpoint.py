@@ -174,6 +174,7 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
     progress = trainer.progress
     return {
         "step": progress.step,
+        "evaluated": progress.evaluated,
         "tokens": progress.tokens,
         "seconds": progress.seconds,
         "horizon": trainer.horizon,
@@ -190,6 +191,7 @@ def _host_state(trainer: Trainer) -> dict[str, Any]:
 def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     progress = trainer.progress
     progress.step, progress.tokens, progress.seconds = state["step"], state["tokens"], state["seconds"]
+    progress.evaluated = state["evaluated"]
     progress.pending = [[_unit(u) for u in mini] for mini in state["pending"]]
     trainer.horizon = state["horizon"]
     trainer.feed.load_state_dict(state["feed"])

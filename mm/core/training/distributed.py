@@ -49,18 +49,17 @@ class World:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return int(tensor.item())
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
             dist.barrier(group=self.cpu_group)
-
-    def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in their order."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.cpu_group)
-        return values
 
     def apart(self) -> World:
         """The same ranks with a CPU group of their own, for another thread; called on every rank."""
@@ -68,8 +67,6 @@ class World:
 
     def same(self, what: str, value: Any) -> None:
         """Raise MMError on every rank unless `value` is equal on all of them."""
-        if self.size == 1:
-            return
         values = self.gather(value)
         if any(v != values[0] for v in values):
             raise MMError(f"The ranks differ in {what}: {values}.")

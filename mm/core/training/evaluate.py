@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 
 from mm.core.data.order import partition
@@ -16,18 +17,28 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mm.core.contracts import Algorithm
+    from mm.core.data.store import Store
     from mm.core.training.roles import Role
     from mm.core.training.trainer import Trainer
 
 
-def evaluate(trainer: Trainer, rows: list[int], token_bytes: np.ndarray) -> dict[str, float]:
+@attrs.frozen(eq=False)
+class HeldOut:
+    """The rows of a store that a run is measured on; `token_bytes` are the lengths of the vocabulary's tokens."""
+
+    store: Store
+    rows: list[int]
+    token_bytes: np.ndarray
+
+
+def evaluate(trainer: Trainer, held: HeldOut) -> dict[str, float]:
     """Means over the held-out rows. From a metric `nll` (summed over its tokens) come perplexity = exp(nll / tokens)
     and bits per byte = nll / (ln 2 x bytes of the predicted tokens)."""
+    rows, store = held.rows, held.store
     if not rows:
         return {}
-    store = trainer.feed.store
     mine = partition([int(store.lengths[i]) for i in rows], trainer.world.size)[trainer.world.rank]
-    meter, size = Meter(), torch.from_numpy(token_bytes)
+    meter, size = Meter(), torch.from_numpy(held.token_bytes)
     for role in trainer.roles.values():
         role.model.eval()
     with torch.no_grad():

@@ -1,8 +1,10 @@
-"""Metrics as (sum, count) on the device, brought to the host once a log interval."""
+"""Metrics as (sum, count) on the device, brought to the host once a log interval; the files they are written to."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +46,20 @@ class Meter:
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take back what `state_dict` gave."""
         self._sums = {n: (_on(total, device), _on(count, device)) for n, (total, count) in state.items()}
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """One JSON object more."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def rewind_lines(path: Path, step: int) -> None:
+    """Drop the lines of later steps, which a resumed run makes again."""
+    if path.exists():
+        # what stands after the last line end was cut off by a crash; its step is made again
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def _on(value: Tensor | float, device: torch.device) -> Tensor | float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mm.core.contracts import Callback
+from mm.core.say import Say, silent
 
 if TYPE_CHECKING:
     from mm.core.training.trainer import Trainer
@@ -24,8 +24,8 @@ _HIDDEN = ("step", "learning_rate", "tokens", "nll")
 class ProgressBar(Callback):
     """Loss, tokens/s, share of the matrix-product peak, memory and time left. `flops`: training FLOPs a token."""
 
-    def __init__(self, log: Path, flops: float) -> None:
-        self.log, self.flops = log, flops
+    def __init__(self, log: Path, flops: float, say: Say) -> None:
+        self.log, self.flops, self.say = log, flops, say
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self._since = (0.0, 0)
@@ -33,7 +33,7 @@ class ProgressBar(Callback):
     def on_start(self, trainer: Trainer) -> None:
         """Show the bar on a terminal."""
         self._since = (time.monotonic(), trainer.progress.tokens)
-        if self.console.is_terminal:
+        if self.console.is_terminal and self.say is not silent:
             columns = (
                 TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TextColumn("{task.description}"),
                 TimeRemainingColumn(),
@@ -82,7 +82,7 @@ class ProgressBar(Callback):
         if show and self.bar:
             self.bar.console.print(line, highlight=False)
         elif show:
-            print(line, file=sys.stderr, flush=True)
+            self.say(line)
         if self.log.parent.is_dir():
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

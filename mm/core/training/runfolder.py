@@ -7,7 +7,7 @@ import platform
 import signal
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import metadata
 from itertools import zip_longest
@@ -20,6 +20,7 @@ import torch
 from mm.core.errors import Interrupted, UsageError
 from mm.core.locks import exclusive
 from mm.core.resolve import Resolved
+from mm.core.say import Say
 from mm.core.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.core.training.models import save_model_folder
 from mm.core.training.storage import sweep, whole_folder
@@ -27,8 +28,6 @@ from mm.core.workspace import RunFolder, write_text
 
 if TYPE_CHECKING:
     from mm.core.training.session import Session
-
-Say = Callable[[str], None]
 
 
 @contextmanager
@@ -82,6 +81,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "world_size": session.world.size,
         "threads": torch.get_num_threads(),
         "data": list(corpus.parts),
+        "eval_data": list(session.evaluation.parts) if session.evaluation else [],
         "tokenizer": session.loaded.tokenizer.fingerprint,
         "steps": trainer.horizon,
     }
@@ -109,15 +109,17 @@ def resume(session: Session, checkpoint: Path, say: Say) -> None:
 
 
 def _same_data(session: Session) -> None:
-    parts = session.folder.manifest["data"]
-    if [part["digest"] for part in parts] == session.corpus.digests:
-        return
-    changed = [p["locator"] for p, d in zip_longest(parts, session.corpus.digests) if p and p["digest"] != d]
-    raise UsageError(
-        f"The data of run {session.folder.name} has changed since it started ({', '.join(changed) or 'there is more'}): a "
-        "resume needs the same rows in the same order. Put them back, name where they are now with --data, or begin a "
-        f"new run with --from {session.folder.name}."
-    )
+    """Raise UsageError unless the rows are those that the run began with."""
+    for key, what, corpus in (("data", "data", session.corpus), ("eval_data", "evaluation data", session.evaluation)):
+        parts, digests = session.folder.manifest[key], corpus.digests if corpus else []
+        if [part["digest"] for part in parts] == digests:
+            continue
+        changed = [p["locator"] for p, d in zip_longest(parts, digests) if p and p["digest"] != d]
+        raise UsageError(
+            f"The {what} of run {session.folder.name} has changed since it started ({', '.join(changed) or 'there is more'}): "
+            f"a resume needs the same rows in the same order. Put them back, name where they are now with "
+            f"--{key.replace('_', '-')}, or begin a new run with --from {session.folder.name}."
+        )
 
 
 def _remember_data(session: Session) -> None:
@@ -130,18 +132,21 @@ def _remember_data(session: Session) -> None:
 
 def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state. Raises Interrupted after a signal."""
-    trainer, folder = session.trainer, session.folder
+    trainer, folder, stop = session.trainer, session.folder, session.trainer.stop
     again = f"mm train --resume --run {folder.name}"
-    if number := trainer.stop.raised or (signal.SIGTERM if trainer.stop.signalled else 0):
+    if not stop.done and (number := stop.raised or (signal.SIGTERM if stop.signalled else 0)):
         close(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {trainer.progress.step} and saved. Go on with: {again}", number)
     if session.world.main:
         with whole_folder(folder.model) as path:
             save_model_folder(path, session.loaded)
-    finished = trainer.progress.step >= trainer.horizon
+    finished = stop.done or trainer.progress.step >= trainer.horizon
     close(session, "finished" if finished else "stopped", "")
+    where = f"at step {trainer.progress.step} of {trainer.horizon}"
     if not finished:
-        say(f"stopped at step {trainer.progress.step} of {trainer.horizon}; go on with: {again}")
+        say(f"stopped {where}, {stop.reason}; go on with: {again}")
+    elif stop.done:
+        say(f"finished {where}, {stop.reason}")
 
 
 def close(session: Session, state: str, error: str) -> None:
@@ -149,4 +154,6 @@ def close(session: Session, state: str, error: str) -> None:
     if session.world.main:
         progress = session.trainer.progress
         values = {"state": state, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+        reached = progress.step >= session.trainer.horizon
+        values["stop_reason"] = error or session.trainer.stop.reason or ("the end of the schedule" if reached else "")
         session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})

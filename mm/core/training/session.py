@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import attrs
+import numpy as np
 import torch
 
 from mm.core.backend import Backend
@@ -15,25 +15,24 @@ from mm.core.contracts import Callback
 from mm.core.data.corpus import Corpus, open_corpus
 from mm.core.data.order import held_out
 from mm.core.data.tokenizer import Tokenizer
-from mm.core.errors import MMError
+from mm.core.errors import MMError, UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import TrackerSpec
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
+from mm.core.say import Say
 from mm.core.training import models, runfolder
+from mm.core.training.callbacks.build import build_callbacks
 from mm.core.training.distributed import World, is_main, join_world, wrap
-from mm.core.training.evaluate import evaluate
+from mm.core.training.evaluate import HeldOut, evaluate
 from mm.core.training.feed import Feed
 from mm.core.training.memory import explained
-from mm.core.training.progress import ProgressBar
+from mm.core.training.recompute import checkpoint_blocks
 from mm.core.training.roles import Role
 from mm.core.training.saver import Saver
 from mm.core.training.storage import writing
 from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder, Workspace
-
-Say = Callable[[str], None]
 
 # before any model asked for fewer
 _THREADS = torch.get_num_threads()
@@ -54,6 +53,7 @@ class Session:
     world: World
     loaded: models.LoadedModel
     corpus: Corpus
+    evaluation: Corpus | None
     trainer: Trainer
 
 
@@ -103,7 +103,13 @@ def _build(
     backend.seed(run.train.seed)
     loaded = _open_model(plugins, run, workspace, backend, checkpoint)
     needs = needs_of(plugins, run)
-    corpus = open_corpus(plugins, run.select.data, needs.data, loaded.tokenizer, run.train.max_length, workspace.cache, say)
+
+    def opened(names: tuple[str, ...]) -> Corpus:
+        return open_corpus(plugins, names, needs.data, loaded.tokenizer, run.train.max_length, workspace.cache, say)
+
+    corpus = opened(run.select.data)
+    evaluation = opened(run.train.eval_data) if run.train.eval_data else None
+    held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
     device = backend.device(world.local_rank)
     loaded.model.to(device)
     use_threads(backend, loaded.model, run.train.threads)
@@ -112,12 +118,16 @@ def _build(
     if run.train.compile and (declined := backend.compile(loaded.model)):
         backend.notes.append(f"not compiled: {declined}")
         say(f"--compile: {declined}; going on without")
+    if run.train.activation_checkpointing and (declined := checkpoint_blocks(loaded.model)):
+        backend.notes.append(f"activations are kept: {declined}")
+        say(f"--activation-checkpointing: {declined}; going on without")
     roles = _roles(needs.roles, needs.trainable, loaded, world, device)
     folder = workspace.run(run.select.run)
-    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, folder)
+    callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)
+    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, held, callbacks, folder)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
-        loaded=loaded, corpus=corpus, trainer=trainer,
+        loaded=loaded, corpus=corpus, evaluation=evaluation, trainer=trainer,
     )  # fmt: skip
 
 
@@ -139,9 +149,37 @@ def _open_model(
 ) -> models.LoadedModel:
     if checkpoint or run.select.from_:
         path = checkpoint or models.find_model(run.select.from_, workspace)
-        return models.load_model_folder(plugins, path, backend)
+        loaded = models.load_model_folder(plugins, path, backend)
+        _check_tokenizer(run, loaded)
+        return loaded
     tokenizer = Tokenizer.load(Path(run.select.tokenizer))
     return models.new_model(plugins, run.select.arch, run.architecture, tokenizer, backend)
+
+
+def _check_tokenizer(run: Run, loaded: models.LoadedModel) -> None:
+    """A model has its tokenizer; another one named beside it can only be a mistake."""
+    if run.select.from_ and run.select.tokenizer:
+        own, named = loaded.tokenizer.fingerprint, Tokenizer.load(Path(run.select.tokenizer)).fingerprint
+        if own != named:
+            raise UsageError(
+                f"--tokenizer {run.select.tokenizer} ({named}) is not the tokenizer that {run.select.from_} was trained with "
+                f"({own}): leave --tokenizer out, or train a new model with --arch."
+            )
+
+
+def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: Tokenizer, say: Say) -> HeldOut:
+    """What is measured: rows of `--eval-data`, or those that `--eval-ratio` keeps from training."""
+    settings = run.train
+    if evaluation is None:
+        _, rows = held_out(corpus.store, settings.eval_ratio, settings.seed)
+        return HeldOut(corpus.store, [int(i) for i in rows[: settings.eval_rows]], tokenizer.token_bytes)
+    store = evaluation.store
+    known = int(np.isin(store.hashes, corpus.store.hashes).sum())
+    if known:
+        say(f"--eval-data: {known:,} of {len(store):,} units are training data too: their loss is no held-out loss")
+    if len(store) > settings.eval_rows:
+        say(f"--eval-data: the first {settings.eval_rows:,} of {len(store):,} units are measured (--eval-rows)")
+    return HeldOut(store, list(range(min(len(store), settings.eval_rows))), tokenizer.token_bytes)
 
 
 def _roles(
@@ -156,36 +194,16 @@ def _roles(
 
 def _trainer(
     plugins: PluginManager, run: Run, backend: Backend, world: World, roles: dict[str, Role],
-    loaded: models.LoadedModel, corpus: Corpus, folder: RunFolder,
+    loaded: models.LoadedModel, corpus: Corpus, held: HeldOut, callbacks: list[Callback], folder: RunFolder,
 ) -> Trainer:  # fmt: skip
     settings = run.train
-    rows, held = held_out(corpus.store, settings.eval_ratio, settings.seed)
+    rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
     feed = Feed(corpus.store, rows, settings.global_batch_size, settings.seed, world)
     tools = Tools(tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take)
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
-    token_bytes = loaded.tokenizer.token_bytes
-    held_rows = [int(i) for i in held[: settings.eval_rows]]
     return Trainer(
         settings=settings, backend=backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
-        callbacks=_callbacks(plugins, run, folder, world, loaded),
+        callbacks=callbacks,
         saver=Saver(loaded, folder.checkpoints, world),
-        evaluate=lambda trainer: evaluate(trainer, held_rows, token_bytes),
+        evaluate=lambda trainer: evaluate(trainer, held),
     )  # fmt: skip
-
-
-def _callbacks(
-    plugins: PluginManager, run: Run, folder: RunFolder, world: World, loaded: models.LoadedModel
-) -> list[Callback]:
-    if not world.main:
-        return list(plugins.callbacks(run))
-    found: list[Callback] = [ProgressBar(folder.path / "log.txt", _flops(loaded, run))]
-    for spec in plugins.specs("tracker"):
-        assert isinstance(spec, TrackerSpec)
-        if spec.always or spec.name in run.select.tracker:
-            found.append(plugins.load("tracker", spec.name)(run.parts.get(f"tracker.{spec.name}"), folder))
-    return found + list(plugins.callbacks(run))
-
-
-def _flops(loaded: models.LoadedModel, run: Run) -> float:
-    """Training FLOPs a token, with documents of half the longest length on average."""
-    return float(loaded.config.flops_per_token(run.train.max_length // 2))

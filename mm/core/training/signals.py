@@ -1,4 +1,7 @@
-"""Stopping on SIGTERM and SIGINT: finish the step, save, and say how to go on; a second SIGINT stops at once."""
+"""Stopping early, by a signal, a limit or a callback: the ranks agree, the step is finished, a checkpoint is saved.
+
+A second SIGINT stops at once.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,30 @@ from mm.core.training.distributed import World
 
 class StopFlag:
     """`raised` is the signal that this process got (0: none); `agreed` is set when any rank wants to stop,
-    `signalled` when one of them got a signal."""
+    `signalled` when one of them got a signal. `reason` says why, and `done` that nothing is left to be resumed."""
 
     def __init__(self) -> None:
         self.raised = 0
         self.agreed = False
         self.signalled = False
+        self.reason = ""
+        self.done = False
+
+    def ask(self, reason: str, *, done: bool = False) -> None:
+        """Ask that the run stop after the step or the evaluation at hand; the first reason stands."""
+        self.reason, self.done = self.reason or reason, self.done or done
+
+    def agree(self, world: World, *, failed: bool = False) -> bool:
+        """Decide on every rank alike whether to stop; the reason is that of the first rank which has one.
+
+        Answers whether anything has `failed` on any rank.
+        """
+        mine = {"stop": bool(self.reason), "signal": bool(self.raised), "failed": failed}
+        total = world.sum({name: float(value) for name, value in mine.items()})
+        self.agreed, self.signalled = total["stop"] > 0, total["signal"] > 0
+        if self.agreed:
+            self.reason, self.done = next(found for found in world.gather((self.reason, self.done)) if found[0])
+        return total["failed"] > 0
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -33,17 +54,8 @@ class StopFlag:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def agree(self, world: World, *, ending: bool, failed: bool) -> bool:
-        """Decide after a step, on every rank alike, whether to stop: on a signal, or where a rank is `ending`.
-
-        Answers whether anything has `failed` on any rank.
-        """
-        mine = {"stop": bool(ending or self.raised), "signal": bool(self.raised), "failed": failed}
-        total = world.sum({name: float(value) for name, value in mine.items()})
-        self.agreed, self.signalled = total["stop"] > 0, total["signal"] > 0
-        return total["failed"] > 0
-
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self.raised and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.raised = number
+        self.ask(signal.Signals(number).name)

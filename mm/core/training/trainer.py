@@ -21,6 +21,7 @@ from mm.core.training.memory import explained, held
 from mm.core.training.metrics import Meter
 from mm.core.training.nonfinite import explain
 from mm.core.training.optim import build_optimizers, learning_rate
+from mm.core.training.profiling import phase
 from mm.core.training.roles import Role
 from mm.core.training.saver import Saver
 from mm.core.training.signals import StopFlag
@@ -29,9 +30,11 @@ from mm.core.training.updates import Updates
 
 @attrs.define(eq=False, kw_only=True)
 class Progress:
-    """Where a run stands. `pending` are mini-batches that `prepare` gave and no step has used yet."""
+    """Where a run stands. `pending` are mini-batches that `prepare` gave and no step has used yet; `evaluated` is the
+    step of the last evaluation."""
 
     step: int = 0
+    evaluated: int = -1
     tokens: int = 0
     seconds: float = 0.0
     pending: list[list[Unit]] = attrs.field(factory=list)
@@ -80,7 +83,7 @@ class Trainer:
         try:
             with self.stop.watch(), explained(self.backend, lambda: held(self)):
                 self.emit("on_start")
-                if self.progress.step == 0:
+                if self.evaluation_scheduled():  # at the start, or one that a signal cut off
                     self.evaluate()
                 self._loop()
                 self.check()
@@ -114,15 +117,18 @@ class Trainer:
 
     def _next_units(self) -> list[Unit]:
         if not self.progress.pending:
-            with torch.no_grad():
+            with phase("data"), torch.no_grad():
                 self.progress.pending = self.algorithm.prepare(self.feed.next())
         return self.progress.pending.pop(0)
 
     def _agree(self) -> None:
         """Whether all ranks stop after this step; a save that failed on one of them ends the run on all."""
-        limit = self.settings.max_time
-        ending = limit is not None and self.progress.seconds >= limit
-        failed = self.stop.agree(self.world, ending=ending, failed=bool(self.saver and self.saver.failed))
+        limit, steps = self.settings.max_time, self.settings.stop_after_steps
+        if limit and self.progress.seconds >= limit:
+            self.stop.ask(f"--max-time {limit:g}")
+        if steps and self.progress.step >= steps:
+            self.stop.ask(f"--stop-after-steps {steps}")
+        failed = self.stop.agree(self.world, failed=bool(self.saver and self.saver.failed))
         self._saved(wait=failed)
 
     def _after_step(self) -> None:
@@ -135,10 +141,15 @@ class Trainer:
             self.emit("on_log", self.log_values())
         if self._last:  # fit evaluates and saves at the end by itself
             return
-        if settings.eval_interval and step % settings.eval_interval == 0:
+        if self.evaluation_scheduled():
             self.evaluate()
-        if settings.save_interval and step % settings.save_interval == 0:
+        if settings.save_interval and step % settings.save_interval == 0 and not self._last:
             self.save()
+
+    def evaluation_scheduled(self) -> bool:
+        """Whether this step is measured however the run is broken up: the first, the horizon, each interval between."""
+        step, interval = self.progress.step, self.settings.eval_interval
+        return step in (0, self.horizon) or bool(interval and step % interval == 0)
 
     @property
     def _last(self) -> bool:
@@ -149,14 +160,16 @@ class Trainer:
 
     def train_step(self, units: list[Unit]) -> None:
         """One optimizer step on this rank's share of a mini-batch, cut into micro-batches by the token budget."""
-        micro = self.micro_batches(units)
-        totals = self.totals(micro)
+        with phase("data"):
+            micro = self.micro_batches(units)
+            totals = self.totals(micro)
         # ranks run equally many forwards, or a collective would wait for ever: the short ones add empty packs
         micro += [pack([])] * (int(totals["mm.micro"]) - len(micro))
         for index, batch in enumerate(micro):
             self._backward(batch, totals, last=index == len(micro) - 1)
         self._recent[self.progress.step] = units
-        self._update()
+        with phase("optimizer"):
+            self._update()
         self.progress.step += 1
         self.progress.tokens += int(totals["mm.tokens"])
 
@@ -180,10 +193,12 @@ class Trainer:
     def _backward(self, batch: Packed, totals: dict[str, float], last: bool) -> None:
         module = next(r.module for r in self.roles.values() if r.trainable)
         with accumulate(module, last):
-            loss, metrics = self.loss(batch.to(self.device), totals)
+            with phase("forward"):
+                loss, metrics = self.loss(batch.to(self.device), totals)
             # data-parallel wrappers average over ranks; the loss is already divided by the global totals
             loss = loss * self.world.size
-            (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
+            with phase("backward"):
+                (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
         self.meter.add(metrics)
 
     def loss(self, batch: Packed, totals: dict[str, float]) -> tuple[Tensor, Metrics]:
@@ -216,18 +231,25 @@ class Trainer:
         return {"step": self.progress.step, "learning_rate": rate, "tokens": self.progress.tokens, **values}
 
     def evaluate(self) -> None:
-        """Measure on the held-out part and tell the callbacks."""
-        values = self._evaluate(self)
-        if values:
-            self.emit("on_evaluate", values)
+        """Measure on the held-out part and tell the callbacks, once a step. What asked to stop meanwhile is then agreed."""
+        if self.progress.evaluated == self.progress.step:
+            return
+        self.progress.evaluated = self.progress.step
+        with phase("evaluation"):
+            values = self._evaluate(self)
+            if values:
+                self.emit("on_evaluate", values)
+        if self.progress.step:  # before the first step there is nothing to save
+            self.stop.agree(self.world)
 
     def save(self) -> None:
         """Begin a checkpoint of this step, when the one before it stands. Never one of a step that was not learned."""
         if self.saver:
             self.check()
-            self._saved(wait=True)
-            self.saver.start(self)
-            self._saved()
+            with phase("checkpoint"):
+                self._saved(wait=True)
+                self.saver.start(self)
+                self._saved()
 
     def _saved(self, *, wait: bool = False) -> None:
         """Tell the callbacks of a checkpoint that has come to stand. Raises StorageError for one that could not."""

@@ -49,10 +49,12 @@ class TrainStage(Stage):
         resolved = self._resolve(artifacts)
         values = resolved.run.values()
         kind = needs_of(self.plugins, resolved.run).data
-        digests = [open_source(self.plugins, name, kind).digest() for name in resolved.run.select.data]
+        run = resolved.run
+        digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
         start = next(artifacts[need] for need in self.spec.needs if need in artifacts)
         # logging, saving and where it ran do not change what comes out; where it stops does
-        idle = {o.key for o in resolved.run.options if o.info.on_resume} - set(api.STOPPING) | set(_FIXED)
+        ending = (*api.STOPPING, *(["eval_interval"] if run.train.patience else []))
+        idle = {o.key for o in run.options if o.info.on_resume} - set(ending) | set(_FIXED)
         return {**{k: v for k, v in values.items() if k not in idle}, "data": digests, "start": fingerprint(start)}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:

@@ -10,5 +10,7 @@ from mm.core.records import CommandSpec
 def mm_commands() -> Iterable[CommandSpec]:
     """`mm runs`."""
     yield CommandSpec(
-        name="runs", summary="List, show and plot the runs of this workspace.", target="mm.plugins.commands.runs.command:runs"
+        name="runs",
+        summary="List, show, compare, plot and remove the runs of this workspace.",
+        target="mm.plugins.commands.runs.command:runs",
     )

@@ -1,4 +1,4 @@
-"""The commands `mm runs`, `mm runs show` and `mm runs plot`."""
+"""The commands `mm runs`, and `show`, `diff`, `plot` and `rm` under it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 
 import click
 
+from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder, Workspace
+from mm.plugins.commands.runs import reading
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
+@as_json
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
     """List the runs of this workspace, the newest first."""
@@ -21,7 +25,7 @@ def runs(ctx: click.Context, as_json: bool) -> None:
         return
     found = Workspace.here().runs()
     if as_json:
-        click.echo(json.dumps([run.manifest for run in found], indent=2, ensure_ascii=False))
+        _print_json([run.manifest for run in found])
     elif not found:
         click.echo(f"No runs in {Workspace.here().path / 'runs'}.")
     else:
@@ -30,33 +34,82 @@ def runs(ctx: click.Context, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("name")
-def show(name: str) -> None:
-    """Show a run: its state, every setting with where its value came from, plugins and data."""
+@as_json
+def show(name: str, as_json: bool) -> None:
+    """Show a run: figures, what it was made of, notes, and every setting with where its value came from."""
     run = Workspace.here().existing(name)
-    manifest = run.manifest
-    for key in ("state", "error", "algorithm", "architecture", "parameters", "step", "steps", "tokens", "seconds"):
-        if key in manifest:
-            click.echo(f"{key:<13}{_text(manifest[key])}")
-    for title in ("versions", "plugins", "backend"):
-        click.echo(f"{title:<13}" + ", ".join(f"{k} {v}" for k, v in manifest.get(title, {}).items()))
+    settings, figures, manifest = reading.settings(run), reading.figures(run), run.manifest
+    if as_json:
+        _print_json({**manifest, "settings": settings, "figures": figures})
+        return
+    for key, value in figures.items():
+        click.echo(f"{key:<24} {_text(value)}")
+    for key, value in reading.origins(run).items():
+        if not key.endswith("data") and value is not None:
+            click.echo(f"{key:<24} {_text(value)}")
+    for kind in ("data", "eval_data"):
+        for part in manifest.get(kind, []):
+            counts = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['digest'][:12]}"
+            click.echo(f"{kind:<24} {part['locator']}: {counts}")
     for note in manifest.get("notes", []):
-        click.echo(f"note         {note}")
-    for part in manifest.get("data", []):
-        click.echo(f"data         {part['locator']}: {part['rows']:,} rows, {part['tokens']:,} tokens, {part['digest'][:12]}")
+        click.echo(f"{'note':<24} {note}")
     click.echo("settings")
-    _print_settings(run)
+    for key, value in settings.items():
+        click.echo(f"  {key} = {value!r}  ({manifest.get('sources', {}).get(key, 'default')})")
+
+
+@runs.command()
+@click.argument("first")
+@click.argument("second")
+@as_json
+def diff(first: str, second: str, as_json: bool) -> None:
+    """Show the settings and figures in which two runs differ."""
+    workspace = Workspace.here()
+    found = reading.differences(workspace.existing(first), workspace.existing(second))
+    if as_json:
+        _print_json(found)
+        return
+    for title, rows in found.items():
+        click.echo(f"{title}: {'no difference' if not rows else ''}".rstrip())
+        for name, (one, other) in rows.items():
+            click.echo(f"  {name:<30} {_text(one)} | {_text(other)}")
 
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--metric", default="loss", show_default=True, help="Metric to draw; its held-out values are drawn with it.")
+@click.option("--metric", "metrics", multiple=True, help="Metric with its held-out values; several times.  [default: loss]")
+@click.option("--apart", is_flag=True, help="Draw each run in a panel of its own.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
-def plot(names: tuple[str, ...], metric: str, out: Path) -> None:
-    """Draw a metric of one or several runs over their steps."""
+def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path) -> None:
+    """Draw metrics of one or several runs over their steps."""
     from mm.plugins.commands.runs.plot import plot_runs
 
     workspace = Workspace.here()
-    click.echo(plot_runs([workspace.existing(name) for name in names], metric, out))
+    click.echo(plot_runs([workspace.existing(name) for name in names], metrics or ("loss",), out, apart=apart))
+
+
+@runs.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(names: tuple[str, ...], yes: bool) -> None:
+    """Remove runs with everything in their folders; one that is in progress is refused."""
+    from mm.plugins.commands.runs.remove import remove, size
+
+    found = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
+    for run in found:
+        click.echo(f"{run.name}: {run.manifest.get('state', 'no manifest')}, {size(run) / 2**20:,.1f} MiB", err=True)
+    if not yes and not _agreed(f"Remove {len(found)} run{'s' * (len(found) > 1)} for ever?"):
+        raise UsageError("Nothing was removed.")
+    for run in found:
+        remove(run)
+        click.echo(f"removed {run.name}")
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        raise UsageError("Nothing was removed: where nobody can be asked, pass --yes.") from None
 
 
 def _print_table(found: list[RunFolder]) -> None:
@@ -74,16 +127,13 @@ def _print_table(found: list[RunFolder]) -> None:
     Console().print(table)
 
 
-def _print_settings(run: RunFolder) -> None:
-    import tomllib
-
-    sources: dict[str, str] = run.manifest.get("sources", {})
-    table: dict[str, Any] = tomllib.loads((run.path / "run.toml").read_text(encoding="utf-8"))
-    for key, value in table.items():
-        inner = {f"{key}_{k}".replace("-", "_"): v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-        for name, item in inner.items():
-            click.echo(f"  {name} = {item!r}  ({sources.get(name, 'default')})")
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else "-" if value in (None, "") else str(value)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mm.core.errors import UsageError, close_match
 from mm.core.workspace import RunFolder
+from mm.plugins.commands.runs.reading import metric_lines
 
 
 def read_metric(run: RunFolder, metric: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric in metrics.jsonl. Raises UsageError with close matches when it is not there."""
-    lines = (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = metric_lines(run)
     points = [(row["step"], row[metric]) for row in rows if metric in row]
     if not points:
         names = sorted({name for row in rows for name in row})
@@ -23,25 +23,36 @@ def read_metric(run: RunFolder, metric: str) -> tuple[list[float], list[float]]:
     return list(steps), list(values)
 
 
-def plot_runs(runs: Sequence[RunFolder], metric: str, out: Path) -> Path:
-    """Draw one panel a run: the metric over steps, and its held-out values where there are some. Returns `out`."""
+def plot_runs(runs: Sequence[RunFolder], metrics: Sequence[str], out: Path, *, apart: bool = False) -> Path:
+    """Draw metrics over steps, with their held-out values where there are some. Returns `out`.
+
+    One panel a metric holds all runs; `apart`, each run has a column of its own.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(runs), figsize=(5.5 * len(runs), 4), squeeze=False)
-    for axis, run in zip(axes[0], runs, strict=True):
-        axis.plot(*read_metric(run, metric), label=f"training {metric}")
-        with suppress(UsageError):  # a run without a held-out part has only the training curve
-            axis.plot(*read_metric(run, f"held_out/{metric}"), "o--", label=f"held-out {metric}")
-        axis.set_xlabel("step")
-        axis.set_ylabel(metric)
-        axis.set_title(run.name)
-        axis.grid(alpha=0.3)
-        axis.legend()
+    columns = [[run] for run in runs] if apart else [list(runs)]
+    shape = (len(metrics), len(columns))
+    figure, axes = pyplot.subplots(*shape, figsize=(5.5 * shape[1], 4 * shape[0]), squeeze=False)
+    for row, metric in zip(axes, metrics, strict=True):
+        for axis, shown in zip(row, columns, strict=True):
+            _panel(axis, shown, metric)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
     pyplot.close(figure)
     return out
+
+
+def _panel(axis: Any, runs: Sequence[RunFolder], metric: str) -> None:
+    for run in runs:
+        (line,) = axis.plot(*read_metric(run, metric), label=run.name)
+        with suppress(UsageError):  # a run without evaluations has only the training curve
+            held = read_metric(run, f"held_out/{metric}")
+            axis.plot(*held, "o--", color=line.get_color(), label=f"{run.name}, held out")
+    axis.set_xlabel("step")
+    axis.set_ylabel(metric)
+    axis.grid(alpha=0.3)
+    axis.legend()

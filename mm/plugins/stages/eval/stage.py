@@ -89,7 +89,7 @@ class Evaluate(Stage):
         samples: list[list[tuple[str, str]]],
     ) -> None:
         runs = [RunFolder(artifacts[name].parent) for name, _ in _MODELS]
-        plot_runs(runs, "loss", self._folder() / "loss.png")
+        plot_runs(runs, ["loss"], self._folder() / "loss.png", apart=True)
         values = {
             "split": options.split,
             "runs": [run.name for run in runs],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from mm.core.contracts import Callback
+from mm.core.training.metrics import append_line, rewind_lines
 from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder
 
@@ -19,21 +19,13 @@ class Jsonl(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         """On a resume, drop the lines of steps that will be made again."""
-        if self.path.exists():
-            # a line that a crash cut off in the middle has no end; its step is made again
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")]
-            kept = [line.rstrip("\n") for line in lines if json.loads(line)["step"] <= trainer.progress.step]
-            self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        rewind_lines(self.path, trainer.progress.step)
 
     def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """One line."""
-        self._append({**metrics, "seconds": round(trainer.progress.seconds, 3)})
+        append_line(self.path, {**metrics, "seconds": round(trainer.progress.seconds, 3)})
 
     def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """One line."""
         held = {f"held_out/{name}": value for name, value in metrics.items()}
-        self._append({"step": trainer.progress.step, **held, "seconds": round(trainer.progress.seconds, 3)})
-
-    def _append(self, values: Mapping[str, float]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self.path, {"step": trainer.progress.step, **held, "seconds": round(trainer.progress.seconds, 3)})

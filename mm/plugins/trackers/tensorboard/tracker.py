@@ -1,0 +1,52 @@
+"""Metrics as TensorBoard scalars, through the writer that torch brings."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mm.core.contracts import Callback
+from mm.core.errors import UsageError
+from mm.core.workspace import RunFolder
+
+if TYPE_CHECKING:
+    from mm.core.training.trainer import Trainer
+
+
+class Tensorboard(Callback):
+    """Writes to `tensorboard/` in the run's folder: a metric's own name while training, `held_out/` before it for
+    evaluations. `tensorboard --logdir runs` shows all runs of a workspace."""
+
+    def __init__(self, config: None, folder: RunFolder) -> None:
+        try:
+            self.package: Any = importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise UsageError(
+                f"--tracker tensorboard: its package cannot be imported ({error}). Install it: pip install tensorboard, or "
+                "pip install 'minimind-ascend[trackers]'."
+            ) from None
+        self.path = folder.path / "tensorboard"
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Open a file. On a resume the curves go on: what was written of later steps, which are made again, is void."""
+        step = trainer.progress.step
+        self.writer = self.package.SummaryWriter(self.path, purge_step=step + 1 if step else None)
+
+    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """One scalar a metric."""
+        self._add(trainer, {name: value for name, value in metrics.items() if name != "step"})
+
+    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """One scalar a metric."""
+        self._add(trainer, {f"held_out/{name}": value for name, value in metrics.items()})
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        """Write what is buffered."""
+        if hasattr(self, "writer"):
+            self.writer.close()
+
+    def _add(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, global_step=trainer.progress.step)
+        self.writer.flush()

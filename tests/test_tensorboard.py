@@ -1,0 +1,80 @@
+"""`--tracker tensorboard`, read back with TensorBoard's own reader."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mm.core.errors import UsageError
+from mm.core.workspace import RunFolder
+from mm.testing import tiny_run
+
+SMALL = {
+    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
+    "log_interval": 1, "threads": 1, "max_steps": 5, "eval_ratio": 0.3, "eval_interval": 2, "tracker": "tensorboard", "run": "a",
+}  # fmt: skip
+
+
+def train(workspace: Path, **options: Any) -> RunFolder:
+    return tiny_run(workspace, "pretrain", **SMALL | options)
+
+
+def curves(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """metric -> its points, as TensorBoard would draw them."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(run.path / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def logged(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """The same out of metrics.jsonl."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in map(json.loads, (run.path / "metrics.jsonl").read_text().splitlines()):
+        for name, value in line.items():
+            if name not in ("step", "seconds"):
+                found.setdefault(name, []).append((line["step"], pytest.approx(value, rel=1e-6)))
+    return found
+
+
+def test_the_curves_are_the_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = train(tmp_path)
+    found = curves(run)
+    assert found == logged(run)
+    assert [step for step, _ in found["loss"]] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in found["held_out/loss"]] == [0, 2, 4, 5]
+
+
+class Crash(RuntimeError):
+    pass
+
+
+def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps after the last checkpoint were drawn before the crash; they are made, and drawn, once more."""
+    pytest.importorskip("tensorboard")
+    from mm.plugins.trackers.tensorboard.tracker import Tensorboard
+
+    def crash(tracker: Any, trainer: Any) -> None:
+        if trainer.progress.step == 4:
+            raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tensorboard, "on_step", crash)
+        with pytest.raises(Crash):
+            train(tmp_path, save_interval=2)
+    run = train(tmp_path, resume=True)
+    assert len(list((run.path / "tensorboard").iterdir())) == 2
+    whole = train(tmp_path, run="whole")
+    assert curves(run) == curves(whole) == logged(whole)
+
+
+def test_without_the_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # an import of it fails
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(UsageError, match=r"--tracker tensorboard: .*tensorboard.*Install it: pip install tensorboard"):
+        train(tmp_path)
+    assert not (tmp_path / "runs").exists()
