@@ -93,6 +93,23 @@ def test_a_circle_is_refused(plugins: PluginManager) -> None:
         ordered([attrs.evolve(floor, needs=("roof",)), roof])
 
 
+def test_a_stage_waits_for_what_it_does_not_need(plugins: PluginManager) -> None:
+    def stage(name: str, **fields: Any) -> StageSpec:
+        return StageSpec(name=name, summary="", target="a:b", **fields)
+
+    paint, roof, walls = stage("paint", after=("part:*",)), stage("roof", gives=("part:roof",)), stage("walls", gives=("part:x",))
+    assert [s.name for s in ordered([paint, roof, walls])] == ["roof", "walls", "paint"]
+    assert [s.name for s in ordered([walls, paint, roof])] == ["walls", "roof", "paint"]
+    assert ordered([paint]) == [paint]
+    with pytest.raises(UsageError, match="paint, roof need each other"):
+        ordered([attrs.evolve(paint, gives=("coat",)), attrs.evolve(roof, after=("coat",))])
+
+
+def test_the_preset_all_evaluates_before_it_converts(plugins: PluginManager) -> None:
+    names = [s.name for s in ordered(expand(plugins, ["all"]))]
+    assert names == ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]
+
+
 def test_what_is_up_to_date_is_skipped(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
     first = toys(plugins, tmp_path)
     ran.clear()
