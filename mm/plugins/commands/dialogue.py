@@ -67,13 +67,18 @@ def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]
     return ctx.command.resolve(ctx, values)
 
 
-def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
-    """Load a model after the chosen backend's environment is set; says on stderr what was chosen."""
+def activate(plugins: PluginManager, how: Inference) -> None:
+    """Set the chosen backend's environment; says on stderr what was chosen."""
     from mm.core import api
 
     api.activate(plugins, how.backend, say)
     for line in how.said:
         say(line)
+
+
+def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
+    """Load a model after the chosen backend's environment is set."""
+    activate(plugins, how)
     from mm.core.training import generation
 
     return generation.load(plugins, model, Workspace.here(), how)

@@ -25,10 +25,12 @@ T = TypeVar("T")
 _KINDS = ("text", "chat")
 
 
-def check(settings: EvalSettings) -> None:
-    """Raise UsageError when there is nothing to measure."""
+def check(plugins: PluginManager, settings: EvalSettings) -> None:
+    """Raise UsageError when there is nothing to measure, or a source that has no such rows; before a model is opened."""
     if not settings.data and not settings.skills:
         raise UsageError("Nothing to measure: give --data FILE (its perplexity), --skills (the held-out items), or both.")
+    for locator in settings.data:
+        kind_of(plugins, locator)
 
 
 def measure(
@@ -61,6 +63,7 @@ def kind_of(plugins: PluginManager, locator: str) -> str:
 def _text(
     plugins: PluginManager, opened: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say
 ) -> dict[str, Any]:
+    from mm.core.training.evaluate import bits_per_byte, perplexity
     from mm.plugins.evaluations.perplexity import score_text
 
     loaded = opened.loaded
@@ -77,7 +80,8 @@ def _text(
         )  # fmt: skip
     return {
         "data": locator, "digest": found.digests[0], "kind": kind, "documents": score.documents, "tokens": score.tokens,
-        "bytes": score.bytes, "nll": score.nll, "perplexity": score.perplexity, "bits_per_byte": score.bits_per_byte,
+        "bytes": score.bytes, "nll": score.nll, "perplexity": perplexity(score.nll, score.tokens),
+        "bits_per_byte": bits_per_byte(score.nll, score.bytes),
         "truncated": found.parts[0]["truncated"], "seconds": round(counting.seconds, 3),
     }  # fmt: skip
 

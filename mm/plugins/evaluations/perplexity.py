@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +29,6 @@ class TextScore:
     tokens: int = 0
     bytes: int = 0
     nll: float = 0.0
-
-    @property
-    def perplexity(self) -> float:
-        """exp(nll / tokens), infinite where that is beyond a float."""
-        mean = self.nll / max(1, self.tokens)
-        return math.exp(mean) if mean < 700 else math.inf
-
-    @property
-    def bits_per_byte(self) -> float:
-        """nll / (ln 2 * bytes); unlike the perplexity, comparable between tokenizers."""
-        return self.nll / math.log(2) / max(1, self.bytes)
 
 
 @torch.no_grad()

@@ -25,12 +25,14 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
     share of right answers with 95% intervals. The report of a run's model is kept in runs/RUN/evals/.
     """
     how, settings = dialogue.resolve(ctx, values)
-    measure.check(settings)
+    measure.check(ctx.obj, settings)
     workspace = Workspace.here()
     report.check_name([find_model(model, workspace) for model in models], name)
+    dialogue.activate(ctx.obj, how)
+    from mm.core.training import generation
 
     def one(model: str) -> dict[str, Any]:
-        opened = dialogue.open_model(ctx.obj, model, how)
+        opened = generation.load(ctx.obj, model, workspace, how)
         found = report.evaluate(ctx.obj, model, opened, how, settings, workspace, dialogue.say)
         path = report.keep(found, name)
         dialogue.say(f"report: {path}" if path else f"report: not kept, {model} belongs to no run; --json prints it")

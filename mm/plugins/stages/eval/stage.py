@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+from attrs.validators import ge, optional
 
 from mm.core import api
 from mm.core.contracts import Stage, StageResult
@@ -36,6 +37,7 @@ class EvalOptions:
 
     split: str = option("test", help="Items that are asked.", choices=("dev", "test"))
     skills_seed: int = option(0, help="Seed of the skills corpus that the model learned from.")
+    limit: int | None = option(None, help="Most items that are asked.", validator=optional(ge(1)))
     backend: str = option("auto", help="Chip.")
 
 
@@ -55,7 +57,7 @@ class Evaluate(Stage):
         """Both models and the options."""
         options = self._options()
         models = {name: fingerprint(artifacts[name]) for name, _ in _MODELS}
-        return {"models": models, "split": options.split, "seed": options.skills_seed}
+        return {"models": models, "split": options.split, "seed": options.skills_seed, "limit": options.limit}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """One line."""
@@ -66,7 +68,7 @@ class Evaluate(Stage):
         options = self._options()
         how, _ = resolve_inference(self.plugins, [Layer(origin="stage", values={"backend": options.backend})])
         api.activate(self.plugins, how.backend, self.say)
-        settings = EvalSettings(skills=True, split=options.split, skills_seed=options.skills_seed)
+        settings = EvalSettings(skills=True, split=options.split, skills_seed=options.skills_seed, limit=options.limit)
         reports, samples = [], []
         for artifact, label in _MODELS:
             opened = self._open(artifacts[artifact], how)
