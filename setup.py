@@ -20,7 +20,9 @@ PARTS = {
     "tracker": {"mm.plugins.trackers": ["jsonl", "tensorboard"]},
     "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
     "command": {
-        "mm.plugins.commands": ["train", "run", "chat", "generate", "data", "tokenizer", "convert", "info", "runs", "plugins"]
+        "mm.plugins.commands": [
+            "train", "run", "chat", "generate", "eval", "data", "tokenizer", "convert", "info", "runs", "plugins",
+        ],
     },
 }
 

@@ -90,21 +90,24 @@ def run(
 def load(
     model: Path_,
     *,
-    backend: str = "auto",
-    dtype: str = "auto",
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
+    **options: Any,
 ) -> TextModel:
-    """Load a run's model, a model folder or a Hugging Face folder for generation."""
+    """Load a run's model, a model folder or a Hugging Face folder for generation.
+
+    `options` are those of `mm generate` that open a model, with underscores: `backend`, `dtype`, `engine`, the engine's
+    own (`local_slots=2`) and settings that may change on loading (`rope_scaling_factor=4.0`).
+    """
     from mm.core import api
-    from mm.core.choices import choose_backend
+    from mm.core.inference import resolve_inference
 
     manager = plugins or _plugins()
-    name, _ = choose_backend(manager, backend)
-    api.activate(manager, name, _say(False))
+    inference, _ = resolve_inference(manager, [api.flat_layer(options)])
+    api.activate(manager, inference.backend, _say(False))
     from mm.core.training import generation
 
-    return generation.load(manager, str(model), _workspace(workspace), backend=name, dtype=dtype)
+    return generation.load(manager, str(model), _workspace(workspace), inference)
 
 
 def generate(
@@ -136,17 +139,24 @@ def convert(
     force: bool = False,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
+    **changes: Any,
 ) -> Path:
-    """Write a model in another format and return the folder; without `to` the one format that holds it is used."""
+    """Write a model in another format and return the folder; without `to` the one format that holds it is used.
+
+    `changes` are settings that may change on loading, as in `load`; what is written has them.
+    """
     from mm.core import api
+    from mm.core.inference import changes_of
 
     manager = plugins or _plugins()
+    found = changes_of(manager, [api.flat_layer(changes)], strict=True)
     api.activate(manager, "cpu", _say(False))
     from mm.core.training import conversion
 
     return conversion.convert(
-        manager, str(model), Path(out), to=to, dtype=dtype, force=force, workspace=_workspace(workspace)
-    )
+        manager, str(model), Path(out), to=to, dtype=dtype, changes=found, force=force,
+        workspace=_workspace(workspace),
+    )  # fmt: skip
 
 
 def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = None) -> list[Plugin]:

@@ -36,6 +36,7 @@ UNTIED = {"tie_word_embeddings": False}
 SHAPES = {
     "llama": DenseConfig(**SMALL),
     "llama-yarn-untied": DenseConfig(**SMALL, **YARN, **UNTIED, head_dim=12),
+    "llama-yarn-unscaled": DenseConfig(**SMALL, **YARN, rope_attention_factor=1.0),
     "qwen3": DenseConfig(**SMALL, **GEN3),
     "qwen3-yarn-untied": DenseConfig(**SMALL, **GEN3, **YARN, **UNTIED, head_dim=12),
 }
@@ -161,9 +162,15 @@ YARN5 = {
     "rope_type": "yarn", "rope_theta": 5e4, "factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.0,
 }  # fmt: skip
 
+NO_FACTOR = {key: value for key, value in YARN5.items() if key != "attention_factor"}
+EXTRAS = {
+    "plain": {}, "yarn-tied": {"rope_parameters": YARN5, "tie_word_embeddings": True},
+    "yarn-scaled": {"rope_parameters": NO_FACTOR},
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("kind", ["Llama", "Qwen3"])
-@pytest.mark.parametrize("extra", [{}, {"rope_parameters": YARN5, "tie_word_embeddings": True}], ids=["plain", "yarn-tied"])
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 def test_import_of_what_transformers_wrote(
     kind: str, extra: dict[str, Any], plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -330,7 +337,6 @@ def test_what_no_format_holds(plugins: PluginManager, tokenizer: Tokenizer, tmp_
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}
-NO_FACTOR = {key: value for key, value in YARN5.items() if key != "attention_factor"}
 
 
 @pytest.mark.parametrize(
@@ -341,7 +347,6 @@ NO_FACTOR = {key: value for key, value in YARN5.items() if key != "attention_fac
         ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ("llama", {"rope_scaling": LLAMA3}, "rotary scaling is 'llama3'"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary scaling is 'linear'"),
-        ("llama", {"rope_parameters": NO_FACTOR}, "attention_factor is 1.139"),
         ("llama", {"rope_parameters": {**YARN5, "truncate": False}}, "truncate is False"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "one for each kind of layer"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, r"partial_rotary_factor is 0\.5"),

@@ -21,6 +21,9 @@ SMALL = {
 }  # fmt: skip
 GENERATIONS = {"gen2": DenseConfig(**SMALL), "gen3": DenseConfig(**SMALL, **GEN3, head_dim=12)}
 YARN = {"rope_scaling_factor": 4.0, "rope_original_positions": 32}
+EXTRAS = {
+    "plain": {}, "yarn": YARN, "yarn-unscaled": {**YARN, "rope_attention_factor": 1.0}, "untied": {"tie_word_embeddings": False},
+}  # fmt: skip
 
 
 def make(config: DenseConfig, seed: int = 0) -> Dense:
@@ -43,9 +46,11 @@ def reference(config: DenseConfig, model: Dense) -> torch.nn.Module:
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling_factor:
         rope |= {
-            "rope_type": "yarn", "factor": config.rope_scaling_factor, "attention_factor": 1.0,
+            "rope_type": "yarn", "factor": config.rope_scaling_factor,
             "original_max_position_embeddings": config.rope_original_positions,
         }  # fmt: skip
+        if config.rope_attention_factor:
+            rope["attention_factor"] = config.rope_attention_factor
     kind = "Qwen3" if config.qk_norm else "Llama"
     theirs = getattr(transformers, f"{kind}Config")(
         **SMALL, intermediate_size=config.ffn_size, head_dim=config.head_size, rms_norm_eps=config.rms_norm_eps,
@@ -56,7 +61,7 @@ def reference(config: DenseConfig, model: Dense) -> torch.nn.Module:
     return network
 
 
-@pytest.mark.parametrize("extra", [{}, YARN, {"tie_word_embeddings": False}], ids=["plain", "yarn", "untied"])
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS.keys())
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_logits_equal_transformers(generation: str, extra: dict) -> None:
     config = attrs.evolve(GENERATIONS[generation], **extra)

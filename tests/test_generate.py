@@ -6,19 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import mm
 from mm.core.backend import Backend
+from mm.core.choices import choose_engine
 from mm.core.contracts import Engine
 from mm.core.data.messages import Message
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import EngineSpec
-from mm.core.training import generation
-from mm.core.training.generation import TextModel, answer, choose_engine
+from mm.core.training.generation import TextModel, answer
 from mm.core.training.models import new_model, save_model_folder
 from mm.core.workspace import Workspace
 from mm.plugins.commands.chat.command import chat
@@ -50,7 +52,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager) 
 
 @pytest.fixture(scope="module")
 def model(workspace: Workspace, plugins: PluginManager) -> TextModel:
-    return generation.load(plugins, "tiny-run", workspace, backend="cpu", dtype="fp32")
+    return mm.load("tiny-run", workspace=workspace.path, plugins=plugins, backend="cpu", dtype="fp32")
 
 
 def test_a_text_is_one_turn_of_the_user(model: TextModel) -> None:
@@ -122,14 +124,19 @@ def test_an_answer_becomes_a_turn(model: TextModel, text: str, thinking: bool | 
 
 
 def test_load_chooses_the_type_and_says_what_is_wrong(workspace: Workspace, plugins: PluginManager) -> None:
-    half = generation.load(plugins, str(workspace.run("tiny-run").model), workspace, dtype="bf16")
+    def load(name: str, **options: Any) -> TextModel:
+        return mm.load(name, workspace=workspace.path, plugins=plugins, **options)
+
+    half = load(str(workspace.run("tiny-run").model), dtype="bf16")
     assert {p.dtype for p in half.loaded.model.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in half.loaded.model.parameters())
     assert half.generate("hello", max_new_tokens=3).ids
-    with pytest.raises(UsageError, match="--dtype int3"):
-        generation.load(plugins, "tiny-run", workspace, dtype="int3")
+    with pytest.raises(UsageError, match=r"--dtype \(argument\): 'int3' is not one of"):
+        load("tiny-run", dtype="int3")
     with pytest.raises(UsageError, match=r"Did you mean 'tiny-run'"):
-        generation.load(plugins, "tiny-rum", workspace)
+        load("tiny-rum")
+    with pytest.raises(UsageError, match=r"No such option: --local-slot. Did you mean '--local-slots'"):
+        load("tiny-run", local_slot=3)
 
 
 def test_the_engine_is_the_first_that_runs_on_the_backend(plugins: PluginManager, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +150,11 @@ def test_the_engine_is_the_first_that_runs_on_the_backend(plugins: PluginManager
         choose_engine(plugins, "cpu", "a-remote")
 
 
-def test_the_engine_is_built_once(model: TextModel) -> None:
+def test_the_engine_is_built_once_with_its_options(model: TextModel, workspace: Workspace, plugins: PluginManager) -> None:
     assert isinstance(model.engine, Engine)
-    assert model.engine is model.engine_named("local")
+    assert model.engine is model.engine
+    other = mm.load("tiny-run", workspace=workspace.path, plugins=plugins, backend="cpu", engine="local", local_slots=2)
+    assert other.engine.config == attrs.evolve(model.engine.config, slots=2)
 
 
 @pytest.fixture

@@ -100,6 +100,23 @@ def test_a_circle_is_refused(plugins: PluginManager) -> None:
         ordered([attrs.evolve(floor, needs=("roof",)), roof])
 
 
+def test_a_stage_waits_for_what_it_does_not_need(plugins: PluginManager) -> None:
+    def stage(name: str, **fields: Any) -> StageSpec:
+        return StageSpec(name=name, summary="", target="a:b", **fields)
+
+    paint, roof, walls = stage("paint", after=("part:*",)), stage("roof", gives=("part:roof",)), stage("walls", gives=("part:x",))
+    assert [s.name for s in ordered([paint, roof, walls])] == ["roof", "walls", "paint"]
+    assert [s.name for s in ordered([walls, paint, roof])] == ["walls", "roof", "paint"]
+    assert ordered([paint]) == [paint]
+    with pytest.raises(UsageError, match="paint, roof need each other"):
+        ordered([attrs.evolve(paint, gives=("coat",)), attrs.evolve(roof, after=("coat",))])
+
+
+def test_the_preset_all_evaluates_before_it_converts(plugins: PluginManager) -> None:
+    names = [s.name for s in ordered(expand(plugins, ["all"]))]
+    assert names == ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]
+
+
 def test_what_is_up_to_date_is_skipped(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
     first = toys(plugins, tmp_path)
     ran.clear()
@@ -206,26 +223,32 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
         "pretrain_data": [tmp_path / "text.jsonl"], "sft_data": str(tmp_path / "chat.jsonl"), "max_steps": 2,
         "preset": "tiny", "pretrain_arch": "dense",
         "pretrain_dense_hidden_size": 32, "pretrain_dense_num_hidden_layers": 2, "global_batch_size": 2, "threads": 1,
-        "backend": "cpu", "dtype": "fp32",
+        "backend": "cpu", "dtype": "fp32", "eval_limit": 8,
     }  # fmt: skip
-    stages = ["convert", "sft", "pretrain", "tokenizer"]
+    stages = ["convert", "eval", "sft", "pretrain", "tokenizer"]
     artifacts = mm.run(stages, workspace=tmp_path, **options)
-    assert artifacts.keys() == {"tokenizer", "run:pretrain", "run:sft", "export"}
+    assert artifacts.keys() == {"tokenizer", "run:pretrain", "run:sft", "report", "export"}
     assert json.loads((artifacts["export"] / "config.json").read_text())["hidden_size"] == 32
     sft = json.loads((artifacts["run:sft"].parent / "manifest.json").read_text())
     assert (sft["algorithm"], sft["state"], sft["steps"]) == ("sft", "finished", 2)
     said = [mm.generate(artifacts[name], "hello", max_new_tokens=8, temperature=0).text for name in ("run:sft", "export")]
     assert said[0] == said[1] != ""
-    capsys.readouterr()
+    report = json.loads(artifacts["report"].read_text())
+    assert [sum(figure["total"] for figure in r["skills"]) for r in report["reports"]] == [8, 8]
+    kept = json.loads((artifacts["run:sft"].parent / "evals" / "skills-test.json").read_text())
+    assert kept == report["reports"][1] and kept["model"]["fingerprint"] == fingerprint(artifacts["run:sft"])
+    assert len(report["samples"]) == 6 and (artifacts["report"].parent / "loss.png").exists()
+    shown = capsys.readouterr().err
+    assert "skills, test split" in shown and shown.index("[eval]") < shown.index("[convert]")
     assert mm.run(stages, workspace=tmp_path, **options) == artifacts
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")] == [
-        f"[{name}] up to date" for name in ("tokenizer", "pretrain", "sft", "convert")
+        f"[{name}] up to date" for name in ("tokenizer", "pretrain", "sft", "eval", "convert")
     ]
     again = mm.run(stages, workspace=tmp_path, **options, sft_learning_rate=1e-3)
     assert again["run:pretrain"] == artifacts["run:pretrain"]
     assert again["run:sft"] != artifacts["run:sft"] and again["export"] != artifacts["export"]
     # rows that changed, with the file's name as before
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows("chat") * 2))
-    own = {k: v for k, v in options.items() if not k.startswith(("pretrain", "tokenizer", "preset"))}
+    own = {k: v for k, v in options.items() if not k.startswith(("pretrain", "tokenizer", "preset", "eval"))}
     third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **own)
     assert third["run:sft"] not in (artifacts["run:sft"], again["run:sft"])

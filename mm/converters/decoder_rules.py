@@ -6,7 +6,6 @@ read here; what is written is the style of version 4, which every version and ev
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -143,12 +142,10 @@ def _read_yarn(rope: Mapping[str, Any], positions: int) -> dict[str, Any]:
     factor = rope.get("factor")
     if factor is None:
         raise Unsupported("YaRN's factor is missing.")
-    # without it, transformers scales cosine and sine by 0.1 * ln(factor) + 1, which ours does not
-    scale = rope.get("attention_factor") or (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
-    if scale != 1:
-        raise Unsupported(f"YaRN's attention_factor is {scale:.4g}; only 1.0 can be read.")
+    scale = rope.get("attention_factor")
     return {
         "rope_scaling_factor": float(factor),
+        "rope_attention_factor": None if scale is None else float(scale),
         "rope_original_positions": rope.get("original_max_position_embeddings") or positions,
         "rope_beta_fast": float(rope.get("beta_fast") or 32.0),
         "rope_beta_slow": float(rope.get("beta_slow") or 1.0),
@@ -158,11 +155,13 @@ def _read_yarn(rope: Mapping[str, Any], positions: int) -> dict[str, Any]:
 def _write_rope(config: DenseConfig) -> dict[str, Any] | None:
     if config.rope_scaling_factor is None:
         return None
+    # left out, the attention factor is 0.1 * ln(factor) + 1 there as it is here
+    scale = {} if config.rope_attention_factor is None else {"attention_factor": config.rope_attention_factor}
     return {
         "rope_type": "yarn",
         "factor": config.rope_scaling_factor,
-        "original_max_position_embeddings": config.rope_original_positions,
+        "original_max_position_embeddings": config.original_positions,
         "beta_fast": config.rope_beta_fast,
         "beta_slow": config.rope_beta_slow,
-        "attention_factor": 1.0,
+        **scale,
     }

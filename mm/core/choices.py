@@ -12,7 +12,7 @@ import attrs
 
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, BackendSpec, Needs, Probe, SourceSpec
+from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Needs, Probe, SourceSpec
 from mm.core.resolve import Layer, backend_name, read_config, select
 from mm.core.run import Run
 from mm.core.settings import Selection
@@ -82,6 +82,18 @@ def probe_of(spec: BackendSpec) -> Probe:
         return spec.probe()
     except Exception as error:
         return Probe(False, f"its probe failed: {error!r}")
+
+
+def choose_engine(plugins: PluginManager, backend: str, name: str = "") -> EngineSpec:
+    """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
+    chip = backend_name(backend)[0]
+    specs = [plugins.get("engine", name)] if name else plugins.specs("engine")
+    engines = [spec for spec in specs if isinstance(spec, EngineSpec)]
+    usable = [spec for spec in engines if not spec.backends or chip in spec.backends]
+    if not usable:
+        why = f"engine {name!r} runs on {', '.join(engines[0].backends)}" if name else "no installed engine does"
+        raise UsageError(f"Nothing generates on backend {chip}: {why}.")
+    return usable[0]
 
 
 def needs_of(plugins: PluginManager, run: Run) -> Needs:

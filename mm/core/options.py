@@ -18,11 +18,13 @@ _INFO = "mm.option"
 
 @attrs.frozen(kw_only=True)
 class OptionInfo:
-    """What an option's field says beyond its type and default. `on_resume`: may change when a run is resumed."""
+    """What an option's field says beyond its type and default. `on_resume`: may change when a run is resumed; `on_load`:
+    a setting of a model that may change when a trained one is loaded."""
 
     help: str
     choices: tuple[str, ...] = ()
     on_resume: bool = False
+    on_load: bool = False
 
 
 def option(
@@ -32,13 +34,14 @@ def option(
     choices: Sequence[str] = (),
     validator: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     on_resume: bool = False,
+    on_load: bool = False,
 ) -> Any:
     """A field of a part's config class that is also an option.
 
     The annotation is the type: bool, int, float, str, Path, `X | None` or `tuple[X, ...]`. `validator` is an attrs
     validator; its ValueError is shown to the user with the option's name.
     """
-    info = OptionInfo(help=help, choices=tuple(choices), on_resume=on_resume)
+    info = OptionInfo(help=help, choices=tuple(choices), on_resume=on_resume, on_load=on_load)
     return attrs.field(default=default, validator=validator, metadata={_INFO: info})
 
 

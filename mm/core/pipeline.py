@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +93,23 @@ def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
 
 
 def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
-    """Stages after those that give what they need. Raises UsageError when they need each other in a circle."""
-    given_by = {artifact: spec.name for spec in specs for artifact in spec.gives}
+    """Stages after those that give what they need or wait for; stages that are free of each other keep their order.
+
+    Raises UsageError when they wait for each other in a circle.
+    """
     waiting, done = list(specs), []
     while waiting:
-        names = {s.name for s in waiting}
-        ready = [s for s in waiting if not any(given_by.get(n) in names - {s.name} for n in s.needs)]
-        if not ready:
-            raise UsageError(f"The stages {', '.join(sorted(names))} need each other.")
-        done.append(ready[0])
-        waiting.remove(ready[0])
+        ready = next((s for s in waiting if not any(_waits(s, other) for other in waiting if other is not s)), None)
+        if ready is None:
+            raise UsageError(f"The stages {', '.join(sorted(s.name for s in waiting))} need each other.")
+        done.append(ready)
+        waiting.remove(ready)
     return done
+
+
+def _waits(stage: StageSpec, other: StageSpec) -> bool:
+    """Whether `other` gives something that `stage` needs, or that a pattern of its `after` means."""
+    return any(given in stage.needs or any(fnmatchcase(given, p) for p in stage.after) for given in other.gives)
 
 
 @attrs.define

@@ -210,14 +210,17 @@ class ConverterSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class StageSpec(Spec):
-    """A step of `mm run`. `needs` and `gives` name artifacts and so fix the order; `presets` names the groups of
-    stages that it belongs to; `algorithm` is set for a stage that trains, and `defaults` are then its settings."""
+    """A step of `mm run`. `needs` and `gives` name artifacts and so fix the order; `after` are artifacts, as patterns
+    such as `run:*`, that it does not need but waits for where a stage of the same call gives them. `presets` names the
+    groups of stages that it belongs to; `algorithm` is set for a stage that trains, and `defaults` are then its
+    settings."""
 
     kind: ClassVar[str] = "stage"
     hook: ClassVar[str] = "mm_stages"
 
     needs: tuple[str, ...] = ()
     gives: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
     presets: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()

@@ -16,8 +16,8 @@ from mm.core.run import Run
 from mm.core.settings import COMMON, Selection
 
 ENVIRONMENT = "MM_TRAIN_"
-# kinds whose parts have prefixed options, and the selection field that picks them
-_PREFIXED = (("architecture", "arch"), ("backend", "backend"), ("tracker", "tracker"))
+# kinds whose parts have prefixed options, and the field that picks them, in the selections that have it
+_PREFIXED = (("architecture", "arch"), ("backend", "backend"), ("engine", "engine"), ("tracker", "tracker"))
 
 
 @attrs.frozen(kw_only=True)
@@ -58,8 +58,7 @@ def selectors(*keys: str) -> list[Option]:
 
 def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
     """An instance of one config class from the layers' bare values; keys of others are left alone."""
-    options = options_of(config, section=section)
-    return build(config, options, _merge(layers, options)[0])
+    return Section(name=section, config=config).read(layers)
 
 
 def backend_name(text: str) -> tuple[str, int | None]:
@@ -70,11 +69,11 @@ def backend_name(text: str) -> tuple[str, int | None]:
     return name, int(card) if colon else None
 
 
-def selected_parts(plugins: PluginManager, selection: Selection) -> list[Spec]:
+def selected_parts(plugins: PluginManager, selection: Any) -> list[Spec]:
     """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
     parts = []
     for kind, field in _PREFIXED:
-        chosen = getattr(selection, field)
+        chosen = getattr(selection, field, "")
         for name in chosen if isinstance(chosen, tuple) else (chosen,):
             if name and name != "auto":
                 parts.append(plugins.get(kind, backend_name(name)[0] if kind == "backend" else name))
@@ -94,22 +93,33 @@ class Section:
         """The options of this section."""
         return options_of(self.config, section=self.name, prefix=self.prefix)
 
+    def read(self, layers: Sequence[Layer]) -> Any:
+        """An instance of the config from the layers (highest first)."""
+        return build(self.config, self.options, merge(layers, self.options)[0])
 
-def compose(plugins: PluginManager, selection: Selection) -> list[Section]:
+
+def compose(
+    plugins: PluginManager, selection: Any, common: Iterable[tuple[str, type]] = COMMON
+) -> list[Section]:
     """The sections of a selection: common and the algorithm's own bare, every other part's prefixed with its name.
 
-    Raises UsageError when two parts claim one option.
+    `selection` is a training's, or any other with some of its fields. Raises UsageError when two parts claim one option.
     """
-    sections = [Section(name=name, config=config) for name, config in COMMON]
-    algorithm = [plugins.get("algorithm", selection.algo)] if selection.algo else []
+    sections = [Section(name=name, config=config) for name, config in common]
+    algo = getattr(selection, "algo", "")
+    algorithm = [plugins.get("algorithm", algo)] if algo else []
     sections += [section_of(spec) for spec in (*algorithm, *selected_parts(plugins, selection)) if spec.config]
-    owner: dict[str, str] = {}
-    for section in sections:
-        for option in section.options:
-            if option.key in owner:
-                raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {section.name}.")
-            owner[option.key] = section.name
+    check_owners(option for section in sections for option in section.options)
     return sections
+
+
+def check_owners(options: Iterable[Option]) -> None:
+    """Raise UsageError when two sections claim one option."""
+    owner: dict[str, str] = {}
+    for option in options:
+        if option.key in owner:
+            raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {option.section}.")
+        owner[option.key] = option.section
 
 
 def section_of(spec: Spec) -> Section:
@@ -128,7 +138,7 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
     sections = compose(plugins, selection)
     options = [option for section in sections for option in section.options]
     warnings = check_keys(plugins, options, layers, selection)
-    values, sources = _merge([*layers, *_default_layers(plugins, selection)], options)
+    values, sources = merge([*layers, *_default_layers(plugins, selection)], options)
     built = {s.name: build(s.config, s.options, values) for s in sections}
     run = Run(select=built.pop("select"), train=built.pop("train"), parts=built, options=tuple(options))
     return Resolved(run=run, sources=sources, warnings=tuple(warnings))
@@ -137,13 +147,13 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
 def check_values(plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Raise UsageError for an ill-typed or refused value, so that it is heard of before anything that is missing."""
     for section in compose(plugins, select(layers)):
-        values, _ = _merge(layers, section.options)
+        values, _ = merge(layers, section.options)
         if not section.prefix:  # a preset may yet add sizes to the others
             build(section.config, section.options, values)
 
 
 def check_keys(
-    plugins: PluginManager, options: Iterable[Option], layers: Sequence[Layer], selection: Selection
+    plugins: PluginManager, options: Iterable[Option], layers: Sequence[Layer], selection: Any
 ) -> list[str]:
     """Raise UsageError for a key that no selected part has; answer warnings for lenient layers' foreign keys."""
     known = {o.key for o in options}
@@ -159,13 +169,14 @@ def check_keys(
     return warnings
 
 
-def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], selection: Selection) -> tuple[str, bool]:
+def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], selection: Any) -> tuple[str, bool]:
     """The message for an unknown flat key, and whether another part of the installation has it."""
     flag = "--" + key.replace("_", "-")
     owners = [s for s in _all_with_config(plugins) if any(o.key == key for o in section_of(s).options)]
     if owners:
         names = ", ".join(f"{s.kind} {s.name!r}" for s in owners)
-        using = f"; this run uses algorithm {selection.algo!r}" if selection.algo else ""
+        algo = getattr(selection, "algo", "")
+        using = f"; this run uses algorithm {algo!r}" if algo else ""
         return f"{flag} is an option of {names}{using}.", True
     near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
     return f"No such option: {flag}.{near}", False
@@ -196,7 +207,8 @@ def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
     return Layer(origin=f"preset {selection.preset}", values={f"{prefix}_{k}": v for k, v in sizes.items()})
 
 
-def _merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str, Any], dict[str, str]]:
+def merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The value of each option that a layer (highest first) gives, by flat key, and the origin of every option."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for option in options:

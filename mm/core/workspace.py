@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def evals(self) -> Path:
+        """Reports of evaluations, one JSON file each."""
+        return self.path / "evals"
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Versions, plugins, data hashes, value sources and the state of the run; empty where there is none."""
         path = self.path / "manifest.json"
@@ -169,6 +174,12 @@ def find_model(text: str, workspace: Workspace) -> Path:
     if found := checkpoints(run.checkpoints):
         return found[-1]
     raise UsageError(f"Run {run.name} has no model yet.")
+
+
+def run_of(folder: Path) -> RunFolder | None:
+    """The run that a model folder or checkpoint belongs to, or None."""
+    parents = folder.resolve().parents
+    return next((RunFolder(path) for path in parents[:2] if (path / "manifest.json").exists()), None)
 
 
 def _run_of(text: str, workspace: Workspace) -> RunFolder | None:

@@ -103,6 +103,7 @@ def convert(
     to: str | None = None,
     dtype: str | None = None,
     *,
+    changes: Mapping[str, Any] | None = None,
     force: bool = False,
     workspace: Workspace | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -110,8 +111,9 @@ def convert(
     """Write a model, a run's or a folder's, ours or foreign, in another format; answers the folder. Needs no chip.
 
     `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold
-    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `force` replaces a model folder. `say`
-    is told what was chosen. Raises UsageError, before anything is written, for what cannot be done.
+    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `changes` are settings of the model with
+    other values than the saved ones (see `load_model_folder`). `force` replaces a model folder. `say` is told what was
+    chosen. Raises UsageError, before anything is written, for what cannot be done.
     """
     from mm.core.backend import Backend
     from mm.core.training.models import load_model_folder
@@ -121,7 +123,7 @@ def convert(
     source = find_model(str(model), workspace or Workspace.here())
     folder = Path(out).resolve()
     _check_out(folder, source.resolve(), force)
-    loaded = load_model_folder(plugins, source, Backend())
+    loaded = load_model_folder(plugins, source, Backend(), changes)
     name = to or _choose(plugins, loaded, read_config(source), say)
     if name == NATIVE:
         _write_native(plugins, loaded, folder, _torch_dtype(dtype))

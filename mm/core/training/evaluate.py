@@ -51,9 +51,19 @@ def evaluate(trainer: Trainer, held: HeldOut) -> dict[str, float]:
     sums = meter.sums(trainer.world)
     values = {name: total / count for name, (total, count) in sums.items() if count and name != "bytes"}
     if "nll" in sums and sums["nll"][1]:
-        values["perplexity"] = math.exp(min(values["nll"], 700.0))
-        values["bits_per_byte"] = sums["nll"][0] / math.log(2) / max(1.0, sums["bytes"][0])
+        values["perplexity"] = perplexity(*sums["nll"])
+        values["bits_per_byte"] = bits_per_byte(sums["nll"][0], sums["bytes"][0])
     return values
+
+
+def perplexity(nll: float, tokens: float) -> float:
+    """exp(nll / tokens), with a bound that a float holds; `nll` is a sum in nats."""
+    return math.exp(min(nll / max(1.0, tokens), 700.0))
+
+
+def bits_per_byte(nll: float, size: float) -> float:
+    """nll / (ln 2 * size in bytes); unlike the perplexity, comparable between tokenizers."""
+    return nll / math.log(2) / max(1.0, size)
 
 
 def _measure(trainer: Trainer, batch: Packed, meter: Meter) -> None:

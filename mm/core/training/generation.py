@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from queue import SimpleQueue
 from typing import Any, overload
 
@@ -12,13 +13,11 @@ import attrs
 import torch
 
 from mm.core.backend import Backend
-from mm.core.choices import choose_backend
 from mm.core.contracts import Engine, Request, Sampling
 from mm.core.data.messages import Message
 from mm.core.errors import UsageError
+from mm.core.inference import Inference
 from mm.core.plugins import PluginManager
-from mm.core.records import EngineSpec
-from mm.core.resolve import backend_name
 from mm.core.training.conversion import DTYPES
 from mm.core.training.models import LoadedModel, find_model, freeze, load_model_folder
 from mm.core.training.session import open_backend, use_threads
@@ -54,28 +53,18 @@ class _Stopped(Exception):
 
 
 class TextModel:
-    """A model that answers. `loaded` is the model with its config and tokenizer, `engine` what generates; calls from
-    several threads wait for each other."""
+    """A model that answers. `loaded` is the model with its config and tokenizer; calls from several threads wait for
+    each other."""
 
-    def __init__(self, plugins: PluginManager, loaded: LoadedModel, backend: Backend, name: str) -> None:
+    def __init__(self, loaded: LoadedModel, backend: Backend, make_engine: Callable[[], Engine]) -> None:
         self.loaded, self.backend = loaded, backend
-        self._plugins, self._name = plugins, name
-        self._engines: dict[str, Engine] = {}
+        self._make_engine = make_engine
         self._lock = threading.Lock()
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
-        """The first engine that runs on this backend."""
-        return self.engine_named(None)
-
-    def engine_named(self, name: str | None) -> Engine:
-        """The engine of that name, built at first use. Raises UsageError when it does not run on this backend."""
-        spec = choose_engine(self._plugins, self._name, name)
-        if spec.name not in self._engines:
-            config = spec.config() if spec.config else None
-            build = self._plugins.load("engine", spec.name)
-            self._engines[spec.name] = build(config, self.loaded.model, self.backend)
-        return self._engines[spec.name]
+        """What generates, built at first use."""
+        return self._make_engine()
 
     @overload
     def generate(self, prompt: str, **options: Any) -> Generation: ...
@@ -93,7 +82,6 @@ class TextModel:
         thinking: bool | None = None,
         raw: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        engine: str | None = None,
         on_text: OnText | None = None,
     ) -> Generation | list[Generation]:
         """Answer a prompt, or each prompt of a list; the result is a Generation, or a list of them.
@@ -114,7 +102,7 @@ class TextModel:
             for index, one in enumerate(prompts)
         ]  # fmt: skip
         with self._lock:
-            found = self._complete(self.engine_named(engine), requests, on_text)
+            found = self._complete(requests, on_text)
         return found if batch else found[0]
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
@@ -157,7 +145,7 @@ class TextModel:
         messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         return tokenizer.encode_prompt(messages, tools, thinking=thinking)
 
-    def _complete(self, engine: Engine, requests: list[Request], on_text: OnText | None) -> list[Generation]:
+    def _complete(self, requests: list[Request], on_text: OnText | None) -> list[Generation]:
         streams = [self.loaded.tokenizer.stream() for _ in requests]
         texts: list[list[str]] = [[] for _ in requests]
         start = time.perf_counter()
@@ -172,7 +160,7 @@ class TextModel:
             ends[index] = time.perf_counter()
             add(index, streams[index].push(token))
 
-        completions = engine.generate(requests, on_token=take)
+        completions = self.engine.generate(requests, on_token=take)
         for index, stream in enumerate(streams):
             add(index, stream.finish())
         return [
@@ -184,38 +172,19 @@ class TextModel:
         ]  # fmt: skip
 
 
-def load(
-    plugins: PluginManager, text: str, workspace: Workspace, backend: str = "auto", dtype: str = "auto"
-) -> TextModel:
-    """A run's model or a model folder, frozen on the backend's device in `dtype` ("auto": the backend's default).
+def load(plugins: PluginManager, text: str, workspace: Workspace, inference: Inference) -> TextModel:
+    """A run's model or a model folder, frozen on the backend's device ("auto" type: the backend's default).
 
-    Raises UsageError for a model, backend or type that is not there, CheckpointError for damaged files.
+    Raises UsageError for a model that is not there or refuses a change, CheckpointError for damaged files.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype}: expected auto, {', '.join(DTYPES)}.")
-    name, _ = choose_backend(plugins, backend)
-    chip = open_backend(plugins, name)
-    loaded = load_model_folder(plugins, find_model(text, workspace), chip)
-    kind = getattr(torch, DTYPES[chip.default_dtype() if dtype == "auto" else dtype])
-    freeze(loaded.model, chip.device(), kind)
+    chip = open_backend(plugins, inference.backend)
+    loaded = load_model_folder(plugins, find_model(text, workspace), chip, inference.changes)
+    dtype = chip.default_dtype() if inference.dtype == "auto" else inference.dtype
+    freeze(loaded.model, chip.device(), getattr(torch, DTYPES[dtype]))
     use_threads(chip, loaded.model)
     chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
-    return TextModel(plugins, loaded, chip, name)
-
-
-def choose_engine(plugins: PluginManager, backend: str, name: str | None = None) -> EngineSpec:
-    """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
-    chip = backend_name(backend)[0]
-    specs = [s for s in plugins.specs("engine") if isinstance(s, EngineSpec)]
-    if name is not None:
-        spec = plugins.get("engine", name)
-        assert isinstance(spec, EngineSpec)
-        specs = [spec]
-    usable = [s for s in specs if not s.backends or chip in s.backends]
-    if not usable:
-        why = f"engine {name!r} runs on {', '.join(specs[0].backends)}" if name else "no installed engine does"
-        raise UsageError(f"Nothing generates on backend {chip}: {why}.")
-    return usable[0]
+    engine = plugins.load("engine", inference.engine)
+    return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip))
 
 
 def answer(text: str, thinking: bool | None = None) -> Message:

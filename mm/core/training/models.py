@@ -15,6 +15,7 @@ from torch import nn
 from mm.core.backend import Backend
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import CheckpointError
+from mm.core.inference import changed
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.training.conversion import reader
@@ -75,19 +76,23 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
 
 
-def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) -> LoadedModel:
+def load_model_folder(
+    plugins: PluginManager, folder: Path, backend: Backend, changes: Mapping[str, Any] | None = None
+) -> LoadedModel:
     """A model from its own folder or, through the converter that reads it, from a foreign one; on the CPU, in float32.
 
-    Raises CheckpointError for damaged files, missing or unexpected tensors, and a tokenizer that does not belong.
+    `changes` are settings marked `on_load` with other values than the saved ones; no tensor depends on them. Raises
+    CheckpointError for damaged files, missing or unexpected tensors, and a tokenizer that does not belong; UsageError
+    for changes that the model refuses.
     """
     config = read_config(folder)
     if config.get("model_type") != "mm":
-        return _import_foreign(plugins, folder, config, backend)
+        return _import_foreign(plugins, folder, config, backend, changes or {})
     if (folder / INDEX).exists():
         verify(folder)
     spec = plugins.get("architecture", config["architecture"])
     assert isinstance(spec, ArchitectureSpec)
-    model_config = spec.config(**_as_tuples(config["config"]))
+    model_config = changed(spec, spec.config(**_as_tuples(config["config"])), changes or {})
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != config["tokenizer_fingerprint"]:
         raise CheckpointError(
@@ -102,9 +107,14 @@ def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) ->
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
 
 
-def _import_foreign(plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend) -> LoadedModel:
+def _import_foreign(
+    plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend, changes: Mapping[str, Any]
+) -> LoadedModel:
     spec = reader(plugins, folder, config)
     model_config, state = plugins.load("converter", spec.name)().read(folder)
+    architecture = plugins.get("architecture", spec.architecture)
+    assert isinstance(architecture, ArchitectureSpec)
+    model_config = changed(architecture, model_config, changes)
     model = plugins.load("architecture", spec.architecture)(model_config, backend.attention())
     _fill(model, state, folder)
     tokenizer = Tokenizer.load(folder)

@@ -74,7 +74,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in session.loaded.model.parameters()),
         "command": ["mm", "train", *session.run.argv()],
         "sources": dict(resolved.sources),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "mm": metadata.version("minimind-ascend")},
+        "versions": versions(),
         "plugins": session.plugins.versions(),
         "backend": {"name": session.run.select.backend, "dtype": trainer.dtype, **backend.capabilities()},
         "notes": list(backend.notes),
@@ -85,6 +85,11 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "tokenizer": session.loaded.tokenizer.fingerprint,
         "steps": trainer.horizon,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "mm": metadata.version("minimind-ascend")}
 
 
 def usable_checkpoint(folder: RunFolder, say: Say) -> Path:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Rotary(nn.Module):
-    """Positions -> (cos_T1D, sin_T1D) in float32, the sign of the half-split rotation folded into the sine.
+    """Positions -> (cos_T1D, sin_T1D) in float32, the sign of the half-split rotation folded into the sine and YaRN's
+    attention factor into both.
 
     The table is no buffer, which `model.to(bfloat16)` would round to 8 bits. It is built at first use on each device;
     a position beyond it is an index error.
@@ -22,7 +23,7 @@ class Rotary(nn.Module):
     def __init__(self, config: DenseConfig) -> None:
         super().__init__()
         self.frequencies = inverse_frequencies(config)
-        self.max_positions = config.max_position_embeddings
+        self.max_positions, self.scale = config.max_position_embeddings, attention_factor(config)
         self._tables: dict[torch.device, Tensor] = {}
 
     def forward(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ class Rotary(nn.Module):
 
     def _table(self) -> Tensor:
         angles = torch.outer(torch.arange(self.max_positions, dtype=torch.float32), self.frequencies)
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1)
 
 
@@ -61,7 +62,14 @@ def inverse_frequencies(config: DenseConfig) -> Tensor:
     return plain * (1 - interpolated) + plain / config.rope_scaling_factor * interpolated
 
 
+def attention_factor(config: DenseConfig) -> float:
+    """What cosine and sine are multiplied by, so that attention over more keys stays as sharp: YaRN's section 3.4."""
+    if config.rope_scaling_factor is None:
+        return 1.0
+    return config.rope_attention_factor or 0.1 * math.log(config.rope_scaling_factor) + 1
+
+
 def _pair_turning(config: DenseConfig, turns: float) -> float:
     """The (fractional) pair that turns that often within the original length: YaRN's equation 17 solved for it."""
-    ratio = config.rope_original_positions / (turns * 2 * math.pi)
+    ratio = config.original_positions / (turns * 2 * math.pi)
     return config.head_size * math.log(ratio) / (2 * math.log(config.rope_theta))

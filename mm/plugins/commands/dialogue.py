@@ -1,57 +1,87 @@
-"""What `mm generate` and `mm chat` share: their options, opening a model, printing text as it appears."""
+"""What the commands that open a trained model share: their options, opening it, printing text as it appears."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import frozen
+from attrs.validators import ge
 
-from mm.core.choices import choose_backend
+from mm.core import inference
+from mm.core.inference import Inference, InferenceSelection
+from mm.core.options import option
+from mm.core.resolve import Layer
 from mm.core.workspace import Workspace
+from mm.plugins.commands.parts import COMMAND_LINE, PartsCommand, Selected, given_layers, peek
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.core.training.generation import Generation, TextModel
 
 
-def _option(*names: str, help: str, **settings: Any) -> Callable[..., Any]:
-    return click.option(*names, help=help, show_default=settings.get("default") is not None, **settings)
+@frozen(kw_only=True)
+class Answering:
+    """How answers are generated; what `TextModel.generate` takes, and the system message."""
+
+    max_new_tokens: int = option(256, help="Longest answer, in tokens.", validator=ge(1))
+    temperature: float = option(0.7, help="0 always takes the likeliest token.")
+    top_p: float = option(0.9, help="Draw from the likeliest tokens of this share; 1 is off.")
+    top_k: int = option(0, help="Draw from this many likeliest tokens; 0 is off.")
+    seed: int = option(0, help="Seed of the draws.")
+    thinking: bool | None = option(None, help="Open a think block, or close it at once; else the model decides.")
+    system: str = option("", help="A system message before the conversation.")
+
+    def messages(self) -> list[dict[str, str]]:
+        """What a conversation begins with."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    def sampling(self) -> dict[str, Any]:
+        """The keywords of `TextModel.generate`."""
+        names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "thinking")
+        return {name: getattr(self, name) for name in names}
 
 
-_TYPES = click.Choice(["auto", "fp32", "bf16", "fp16"])
-_OPTIONS = (
-    _option("--max-new-tokens", type=click.IntRange(min=1), default=256, help="Longest answer, in tokens."),
-    _option("--temperature", type=float, default=0.7, help="0 always takes the likeliest token."),
-    _option("--top-p", type=float, default=0.9, help="Draw from the likeliest tokens of this share; 1 is off."),
-    _option("--top-k", type=int, default=0, help="Draw from this many likeliest tokens; 0 is off."),
-    _option("--seed", type=int, default=0, help="Seed of the draws."),
-    _option("--thinking/--no-thinking", default=None, help="Open a think block, or close it at once; else the model decides."),
-    _option("--system", metavar="TEXT", help="A system message before the conversation."),
-    _option("--engine", metavar="NAME", help="What generates; the first that runs on the backend when left out."),
-    _option("--backend", metavar="NAME", default="auto", help="A chip, as NAME or NAME:CARD."),
-    _option("--dtype", type=_TYPES, default="auto", help="Type of the weights."),
-)
+class ModelCommand(PartsCommand):
+    """A command that opens models: its own `settings` (a config class), those of opening a model, and the engine's."""
+
+    def __init__(self, *args: Any, settings: type, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self.extra = ((values.get("name") or settings.__name__.lower(), settings),)
+
+    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
+        """See `PartsCommand`; nothing stands below the line."""
+        layers = [Layer(origin=COMMAND_LINE, values=peek(args, InferenceSelection), textual=True)]
+        selection = inference.likely_selection(plugins, layers)
+        return Selected(selection, inference.inference_sections(plugins, selection, self.extra), [])
+
+    def resolve(self, ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
+        """How models are opened, and an instance of `settings`, from a parsed line."""
+        found, settings = inference.resolve_inference(ctx.obj, given_layers(ctx, values), self.extra)
+        return found, settings[self.extra[0][0]]
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of generation and of opening a model to a click command."""
-    for add in reversed(_OPTIONS):
-        command = add(command)
-    return command
+def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
+    """`ModelCommand.resolve` of the command that is running."""
+    assert isinstance(ctx.command, ModelCommand)
+    return ctx.command.resolve(ctx, values)
 
 
-def open_model(plugins: PluginManager, model: str, backend: str, dtype: str) -> TextModel:
-    """Load a model after the chosen backend's environment is set; says on stderr what was chosen."""
+def activate(plugins: PluginManager, how: Inference) -> None:
+    """Set the chosen backend's environment; says on stderr what was chosen."""
     from mm.core import api
 
-    name, line = choose_backend(plugins, backend)
-    api.activate(plugins, name, say)
-    if backend == "auto":
+    api.activate(plugins, how.backend, say)
+    for line in how.said:
         say(line)
+
+
+def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
+    """Load a model after the chosen backend's environment is set."""
+    activate(plugins, how)
     from mm.core.training import generation
 
-    return generation.load(plugins, model, Workspace.here(), backend=name, dtype=dtype)
+    return generation.load(plugins, model, Workspace.here(), how)
 
 
 def say(line: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import click
 
@@ -13,7 +13,7 @@ from mm.core.choices import choose
 from mm.core.errors import UsageError
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.resolve import Layer, Section, compose, environment_layer, select, unknown_option
+from mm.core.resolve import Layer, compose, environment_layer, select, unknown_option
 from mm.core.run import read_toml
 from mm.core.settings import Selection
 from mm.core.workspace import Workspace
@@ -21,16 +21,39 @@ from mm.core.workspace import Workspace
 COMMAND_LINE = "command line"
 
 
+class Composed(Protocol):
+    """A section of a line's options, whichever way it was made."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for the help."""
+
+    @property
+    def options(self) -> Sequence[Option]:
+        """Its options."""
+
+
+class Selected(NamedTuple):
+    """What a line selects: the selection, the sections of its options, and the layers of values below the line."""
+
+    selection: Any
+    sections: Sequence[Composed]
+    layers: list[Layer]
+
+
 class PartsCommand(click.Command):
     """Looks at the selectors first, composes the selected parts' options, then parses the whole line with them."""
 
+    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
+        """What a line selects, before it is parsed."""
+        layers = [Layer(origin=COMMAND_LINE, values=peek(args, Selection), textual=True), *lower_layers(peek_config(args))]
+        selection = likely_selection(plugins, layers)
+        return Selected(selection, compose(plugins, selection), layers[1:])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's; an option that another part has is an error that says so."""
-        layers = [Layer(origin=COMMAND_LINE, values=peek(args), textual=True), *lower_layers(peek_config(args))]
-        selection = likely_selection(ctx.obj, layers)
-        sections = compose(ctx.obj, selection)
-        ctx.meta["sections"] = sections
-        ctx.meta["layers"] = layers[1:]
+        selection, sections, layers = self.select(ctx.obj, args)
+        ctx.meta["sections"], ctx.meta["layers"] = sections, layers
         ctx.meta["params"] = [click_option(option) for section in sections for option in section.options]
         try:
             return super().parse_args(ctx, args)
@@ -46,16 +69,18 @@ class PartsCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then a section for each selected part."""
-        sections: list[Section] = ctx.meta["sections"]
+        sections: Sequence[Composed] = ctx.meta["sections"]
         placed = {o.key for s in sections for o in s.options}
-        own = [r for p in self.get_params(ctx) if p.name not in placed and (r := p.get_help_record(ctx))]
+        params = [p for p in self.get_params(ctx) if isinstance(p, click.Option) and p.name not in placed]
+        own = [r for p in params if (r := p.get_help_record(ctx))]
         with formatter.section("Options"):
             formatter.write_dl(own)
         titles = {"select": "Parts", "train": "Training"}
         for section in sections:
             title = titles.get(section.name) or section.name.replace(".", " ").capitalize()
-            with formatter.section(title):
-                formatter.write_dl([r for o in section.options if (r := click_option(o).get_help_record(ctx))])
+            if section.options:
+                with formatter.section(title):
+                    formatter.write_dl([r for o in section.options if (r := click_option(o).get_help_record(ctx))])
 
 
 def likely_selection(plugins: PluginManager, layers: list[Layer]) -> Selection:
@@ -81,10 +106,10 @@ def lower_layers(config: str | None) -> list[Layer]:
     return layers
 
 
-def peek(args: Sequence[str]) -> dict[str, Any]:
-    """The selectors on a line, without knowing its other options."""
+def peek(args: Sequence[str], selectors: type) -> dict[str, Any]:
+    """The options of the class `selectors` on a line, without knowing its other options."""
     found: dict[str, Any] = {}
-    for option in options_of(Selection, section="select"):
+    for option in options_of(selectors, section="select"):
         values = _values_of(args, option.flag)
         if values:
             found[option.key] = tuple(values) if typing.get_origin(option.base_type) is tuple else values[-1]

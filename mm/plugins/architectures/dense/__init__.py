@@ -48,12 +48,26 @@ class DenseConfig:
         None,
         help="YaRN: how many times longer than trained documents may be; none is plain rotary.",
         validator=maybe(ge(1)),
+        on_load=True,
     )
-    rope_original_positions: int = option(2048, help="YaRN: document length in training.", validator=gt(0))
+    rope_original_positions: int | None = option(
+        None,
+        help="YaRN: document length in training; default the longest document / factor.",
+        validator=maybe(gt(0)),
+        on_load=True,
+    )
+    rope_attention_factor: float | None = option(
+        None,
+        help="YaRN: cosine and sine are multiplied by it; default 0.1 * ln(factor) + 1.",
+        validator=maybe(gt(0)),
+        on_load=True,
+    )
     rope_beta_fast: float = option(
-        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=gt(0)
+        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=gt(0), on_load=True
     )
-    rope_beta_slow: float = option(1.0, help="YaRN: frequencies turning less often are interpolated.", validator=gt(0))
+    rope_beta_slow: float = option(
+        1.0, help="YaRN: frequencies turning less often are interpolated.", validator=gt(0), on_load=True
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -72,6 +86,23 @@ class DenseConfig:
     def ffn_size(self) -> int:
         """`intermediate_size`, or MiniMind's gen 2 rule: two thirds of 4 * hidden, rounded up to 64."""
         return self.intermediate_size or 64 * math.ceil(int(self.hidden_size * 8 / 3) / 64)
+
+    @property
+    def original_positions(self) -> int:
+        """Document length in training: `rope_original_positions`, or its default."""
+        return self.rope_original_positions or round(self.max_position_embeddings / (self.rope_scaling_factor or 1))
+
+    def loaded_with(self, **changes: Any) -> DenseConfig:
+        """The config of the trained model with other YaRN settings, and as many positions as they reach.
+
+        Raises ValueError for settings that would do nothing.
+        """
+        original = changes.get("rope_original_positions") or self.original_positions
+        factor = changes.get("rope_scaling_factor", self.rope_scaling_factor)
+        if factor is None and (idle := sorted(changes.keys() - {"rope_scaling_factor"})):
+            raise ValueError(f"'{idle[0]}' does nothing without a scaling factor")
+        changes |= {"rope_original_positions": original, "max_position_embeddings": round(original * (factor or 1))}
+        return attrs.evolve(self, **changes)
 
     @property
     def attention_parameters(self) -> int:

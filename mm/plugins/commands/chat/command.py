@@ -13,26 +13,22 @@ from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
 
 if TYPE_CHECKING:
-    from mm.core.plugins import PluginManager
     from mm.core.training.generation import TextModel
 
 _HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)", "/help": "this list"}
 
 
-@click.command()
+@click.command(cls=dialogue.ModelCommand, settings=dialogue.Answering)
 @click.argument("model", required=False)
-@dialogue.options
-@click.pass_obj
-def chat(
-    plugins: PluginManager, /, model: str | None, system: str | None, backend: str, dtype: str, **options: Any
-) -> None:
+@click.pass_context
+def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
     """Talk with MODEL, a run's name or a model folder; without it, with the newest run that has a model.
 
     Each line is a turn; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
     name = model or _newest(Workspace.here())
-    opened = dialogue.open_model(plugins, name, backend, dtype)
-    conversation = Conversation(opened, system, options)
+    how, answering = dialogue.resolve(ctx, values)
+    conversation = Conversation(dialogue.open_model(ctx.obj, name, how), answering)
     for line in _lines():
         if line.startswith("/"):
             if not conversation.command(line.strip()):
@@ -44,10 +40,10 @@ def chat(
 class Conversation:
     """The turns so far, and the options that answers are generated with."""
 
-    def __init__(self, model: TextModel, system: str | None, options: dict[str, Any]) -> None:
-        self.model, self.options = model, options
-        self.seed = options.pop("seed")
-        self.start: list[Any] = [] if system is None else [{"role": "system", "content": system}]
+    def __init__(self, model: TextModel, answering: dialogue.Answering) -> None:
+        self.model, self.options = model, answering.sampling()
+        self.seed = self.options.pop("seed")
+        self.start: list[Any] = list(answering.messages())
         self.messages = list(self.start)
 
     def turn(self, text: str) -> None:

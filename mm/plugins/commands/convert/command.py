@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+from mm.core.inference import changes_of, model_section
+from mm.core.plugins import PluginManager
 from mm.core.training.conversion import DTYPES
-
-if TYPE_CHECKING:
-    from mm.core.plugins import PluginManager
+from mm.plugins.commands.parts import PartsCommand, Selected, given_layers
 
 
-@click.command()
+class ConvertCommand(PartsCommand):
+    """Has the settings that a trained model may be loaded with."""
+
+    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
+        """See `PartsCommand`."""
+        return Selected(None, [model_section(plugins)], [])
+
+
+@click.command(cls=ConvertCommand)
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", metavar="NAME", help="A converter (mm plugins --kind converter), or 'native' for our own layout.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Type of the weights; by default the model's, fp32.")
 @click.option("--force", is_flag=True, help="Replace the model folder that OUT is.")
-@click.pass_obj
-def convert(plugins: PluginManager, model: str, out: Path, to: str | None, dtype: str | None, force: bool) -> None:
+@click.pass_context
+def convert(
+    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, force: bool, **values: Any
+) -> None:
     """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
 
     Without --to: from a foreign folder into our own layout, else into the only format that can hold the model. What was
@@ -28,10 +38,12 @@ def convert(plugins: PluginManager, model: str, out: Path, to: str | None, dtype
     """
     from mm.core import api
 
-    api.activate(plugins, "cpu", lambda line: click.echo(line, err=True))
+    changes = changes_of(ctx.obj, given_layers(ctx, values))
+    say = lambda line: click.echo(line, err=True)  # noqa: E731
+    api.activate(ctx.obj, "cpu", say)
     from mm.core.training import conversion
 
-    folder = conversion.convert(plugins, model, out, to, dtype, force=force, say=lambda line: click.echo(line, err=True))
+    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, force=force, say=say)
     click.echo(f"{folder}: written, and read back bit for bit")
     for path in sorted(folder.iterdir()):
         click.echo(f"  {path.name}  {path.stat().st_size:,} bytes")

@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mm.core.errors import UsageError
 from mm.plugins.commands import dialogue
 
-if TYPE_CHECKING:
-    from mm.core.plugins import PluginManager
 
-
-@click.command()
+@click.command(cls=dialogue.ModelCommand, settings=dialogue.Answering)
 @click.argument("model")
 @click.argument("prompt", nargs=-1)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as the beginning of a document, without the chat template.")
-@dialogue.options
-@click.pass_obj
-def generate(
-    plugins: PluginManager,
-    /,
-    model: str,
-    prompt: tuple[str, ...],
-    raw: bool,
-    system: str | None,
-    backend: str,
-    dtype: str,
-    **options: Any,
-) -> None:
+@click.pass_context
+def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bool, **values: Any) -> None:
     """Answer PROMPT with MODEL, a run's name or a model folder.
 
     The words of PROMPT are joined by spaces; as '-', or when it is left out in a pipe, it is read from standard input.
     The text goes to standard output as it appears, the speed to standard error.
     """
     text = _read(prompt)
-    if raw and (system is not None or options["thinking"] is not None):
+    how, answering = dialogue.resolve(ctx, values)
+    if raw and (answering.system or answering.thinking is not None):
         raise UsageError("--raw uses no chat template: --system, --thinking and --no-thinking do nothing there.")
-    before = [] if system is None else [{"role": "system", "content": system}]
-    messages = text if raw else [*before, {"role": "user", "content": text}]
-    opened = dialogue.open_model(plugins, model, backend, dtype)
-    found = opened.generate(messages, raw=raw, on_text=dialogue.write, **options)
+    messages = text if raw else [*answering.messages(), {"role": "user", "content": text}]
+    opened = dialogue.open_model(ctx.obj, model, how)
+    found = opened.generate(messages, raw=raw, on_text=dialogue.write, **answering.sampling())
     click.echo()
     dialogue.say(dialogue.summary(found))
 

@@ -1,4 +1,4 @@
-"""`mm tokenizer`: train a tokenizer, look into one."""
+"""`mm tokenizer`: train a tokenizer, look into one, compare them."""
 
 from collections.abc import Iterable
 
@@ -11,6 +11,6 @@ def mm_commands() -> Iterable[CommandSpec]:
     """The part."""
     yield CommandSpec(
         name="tokenizer",
-        summary="Train a tokenizer; look into one.",
+        summary="Train a tokenizer; look into one; compare them.",
         target="mm.plugins.commands.tokenizer.command:tokenizer",
     )

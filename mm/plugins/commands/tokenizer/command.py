@@ -1,7 +1,8 @@
-"""The commands `mm tokenizer train` and `mm tokenizer show`."""
+"""The commands `mm tokenizer train`, `mm tokenizer show` and `mm tokenizer report`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mm.core.errors import UsageError
+from mm.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from mm.core.contracts import Position
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def tokenizer() -> None:
-    """Train a tokenizer; look into one."""
+    """Train a tokenizer; look into one; compare them."""
 
 
 @tokenizer.command()
@@ -72,6 +74,32 @@ def show(text: str | None, folder: Path | None) -> None:
         click.echo(f"{len(ids)} tokens for {len(text.encode())} bytes, {len(text.encode()) / len(ids):.2f} bytes per token")
         for index in ids:
             click.echo(f"{index:>6}  {readable(found.id_bytes[index])}")
+
+
+@tokenizer.command()
+@click.argument("tokenizers", nargs=-1, metavar="[TOKENIZER]...")
+@click.option("--data", multiple=True, metavar="FILE", help="Also measure on these rows; may be given several times.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str, ...], as_json: bool) -> None:
+    """Compare TOKENIZERs on held-out Chinese, English, code and digits; "default" is the one that comes with mm.
+
+    A TOKENIZER is a folder with a tokenizer.json, or a run or model, whose tokenizer is meant. More bytes per token are
+    shorter sequences; they cost a larger vocabulary.
+    """
+    from rich.console import Console
+
+    from mm.core.data.tokenizer_training import texts_of
+    from mm.plugins.commands.tokenizer.report import DEFAULT, open_tokenizer, report_of, samples, table_of
+
+    workspace = Workspace.here()
+    opened = {name: open_tokenizer(name, workspace) for name in tokenizers or (DEFAULT,)}
+    texts = samples() | {locator: list(texts_of(_rows(plugins, locator))) for locator in data}
+    reports = [report_of(name, found, texts) for name, found in opened.items()]
+    if as_json:
+        click.echo(json.dumps(reports, indent=1, ensure_ascii=False))
+    else:
+        Console().print(table_of(reports))
 
 
 def _rows(plugins: PluginManager, locator: str) -> Iterator[tuple[Position, Row]]:

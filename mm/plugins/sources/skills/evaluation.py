@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -38,20 +38,34 @@ class Figure:
         return interval(self.right, self.total)
 
 
+def single_turn(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The items that one completion answers."""
+    return [item for item in items if item["suite"] not in MULTI_TURN]
+
+
 def evaluate(
-    engine: Engine, tokenizer: Tokenizer, items: Sequence[Mapping[str, Any]], *, seed: int = 0
+    engine: Engine,
+    tokenizer: Tokenizer,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    on_item: Callable[[], None] = lambda: None,
 ) -> list[Figure]:
-    """Generate for every single-turn item and score it."""
-    taken = [item for item in items if item["suite"] not in MULTI_TURN]
-    completions = complete(engine, tokenizer, taken, seed=seed)
+    """Generate for single-turn items and score them; `on_item` is called as each one ends."""
+    completions = complete(engine, tokenizer, items, seed=seed, on_item=on_item)
     counted: dict[tuple[str, str], list[bool]] = {}
-    for item, text in zip(taken, completions, strict=True):
+    for item, text in zip(items, completions, strict=True):
         counted.setdefault((item["suite"], item["tier"]), []).append(score(item, text))
     return [Figure(suite=s, tier=t, right=sum(passed), total=len(passed)) for (s, t), passed in counted.items()]
 
 
 def complete(
-    engine: Engine, tokenizer: Tokenizer, items: Sequence[Mapping[str, Any]], *, seed: int
+    engine: Engine,
+    tokenizer: Tokenizer,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    on_item: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The model's text for each item, special tokens removed."""
     requests = [
@@ -64,7 +78,14 @@ def complete(
         )
         for index, item in enumerate(items)
     ]
-    return [tokenizer.decode(completion.ids) for completion in engine.generate(requests)]
+    left = [request.max_new_tokens for request in requests]
+
+    def count(index: int, token: int, logprob: float) -> None:
+        left[index] -= 1
+        if not left[index] or token in requests[index].stop:
+            on_item()
+
+    return [tokenizer.decode(completion.ids) for completion in engine.generate(requests, on_token=count)]
 
 
 def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:

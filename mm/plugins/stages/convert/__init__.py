@@ -15,5 +15,6 @@ def mm_stages() -> Iterable[StageSpec]:
         target="mm.plugins.stages.convert.stage:Convert",
         needs=("run:sft",),
         gives=("export",),
+        after=("report",),
         presets=("all", "serve"),
     )

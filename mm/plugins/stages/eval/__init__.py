@@ -15,5 +15,6 @@ def mm_stages() -> Iterable[StageSpec]:
         target="mm.plugins.stages.eval.stage:Evaluate",
         needs=("run:pretrain", "run:sft"),
         gives=("report",),
+        after=("run:*",),
         presets=("all", "core"),
     )

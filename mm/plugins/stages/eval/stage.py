@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
+from attrs.validators import ge, optional
 
 from mm.core import api
-from mm.core.choices import choose_backend
 from mm.core.contracts import Stage, StageResult
+from mm.core.inference import Inference, resolve_inference
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.resolve import read_config
+from mm.core.resolve import Layer, read_config
 from mm.core.workspace import RunFolder, fingerprint, write_text
 from mm.plugins.commands.runs.plot import plot_runs
+from mm.plugins.evaluations import report
+from mm.plugins.evaluations.settings import EvalSettings
+from mm.plugins.evaluations.table import print_reports
 from mm.plugins.sources.skills import corpus, evaluation
 
 if TYPE_CHECKING:
-    from mm.plugins.sources.skills.evaluation import Figure
+    from mm.core.training.generation import TextModel
 
 _MODELS = (("run:pretrain", "before"), ("run:sft", "after"))
 _SAMPLES = ("facts", "tool", "tool_answer", "reason", "polite", "chat")
@@ -33,6 +37,7 @@ class EvalOptions:
 
     split: str = option("test", help="Items that are asked.", choices=("dev", "test"))
     skills_seed: int = option(0, help="Seed of the skills corpus that the model learned from.")
+    limit: int | None = option(None, help="Most items that are asked.", validator=optional(ge(1)))
     backend: str = option("auto", help="Chip.")
 
 
@@ -52,7 +57,7 @@ class Evaluate(Stage):
         """Both models and the options."""
         options = self._options()
         models = {name: fingerprint(artifacts[name]) for name, _ in _MODELS}
-        return {"models": models, "split": options.split, "seed": options.skills_seed}
+        return {"models": models, "split": options.split, "seed": options.skills_seed, "limit": options.limit}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """One line."""
@@ -61,52 +66,43 @@ class Evaluate(Stage):
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Measure, plot, show."""
         options = self._options()
-        items = corpus.generate(options.skills_seed)[options.split]
-        figures, samples = {}, []
+        how, _ = resolve_inference(self.plugins, [Layer(origin="stage", values={"backend": options.backend})])
+        api.activate(self.plugins, how.backend, self.say)
+        settings = EvalSettings(skills=True, split=options.split, skills_seed=options.skills_seed, limit=options.limit)
+        reports, samples = [], []
         for artifact, label in _MODELS:
-            engine, tokenizer = self._engine(artifacts[artifact])
-            figures[label] = evaluation.evaluate(engine, tokenizer, items)
+            opened = self._open(artifacts[artifact], how)
+            found = report.evaluate(self.plugins, label, opened, how, settings, self.workspace, self.say)
+            report.keep(found, "")
+            reports.append(found)
             if label == "after":
-                shown = [next(i for i in items if i["suite"] == suite) for suite in _SAMPLES]
-                texts = evaluation.complete(engine, tokenizer, shown, seed=0)
-                samples = [_conversation(item, text) for item, text in zip(shown, texts, strict=True)]
-        self._report(options, artifacts, figures, samples)
-        return StageResult({"report": self._folder() / "eval.json"}, self._summary(figures))
+                samples = _samples(opened, settings)
+        self._write(artifacts, reports, samples)
+        return StageResult({"report": self._folder() / "eval.json"}, self._summary(reports))
 
-    def _engine(self, model: Path) -> tuple[Any, Any]:
-        name, _ = choose_backend(self.plugins, self._options().backend)
-        api.activate(self.plugins, name, self.say)
+    def _open(self, model: Path, how: Inference) -> TextModel:
         from mm.core.training import generation
 
-        loaded = generation.load(self.plugins, str(model), self.workspace, backend=name)
-        return loaded.engine, loaded.loaded.tokenizer
+        return generation.load(self.plugins, str(model), self.workspace, how)
 
-    def _report(
-        self,
-        options: EvalOptions,
-        artifacts: Mapping[str, Path],
-        figures: dict[str, list[Figure]],
-        samples: list[list[tuple[str, str]]],
+    def _write(
+        self, artifacts: Mapping[str, Path], reports: list[dict[str, Any]], samples: list[list[tuple[str, str]]]
     ) -> None:
         runs = [RunFolder(artifacts[name].parent) for name, _ in _MODELS]
         plot_runs(runs, ["loss"], self._folder() / "loss.png", apart=True)
         values = {
-            "split": options.split,
-            "runs": [run.name for run in runs],
-            "figures": {label: [_plain(f) for f in found] for label, found in figures.items()},
+            "reports": reports,
             "samples": [[{"role": role, "content": text} for role, text in turns] for turns in samples],
         }
         write_text(self._folder() / "eval.json", json.dumps(values, indent=1, ensure_ascii=False))
-        _print_table(options.split, figures)
+        print_reports(reports, stderr=True)
         for turns in samples:
             self.say("\n" + "\n".join(f"{role + ':':<11}{text}" for role, text in turns))
         self.say(f"\nlosses: {self._folder() / 'loss.png'}")
 
-    def _summary(self, figures: dict[str, list[Figure]]) -> str:
-        def share(label: str) -> float:
-            return sum(f.right for f in figures[label]) / max(1, sum(f.total for f in figures[label]))
-
-        return f"all items right {share('before'):.2f} before, {share('after'):.2f} after; {self._folder() / 'eval.json'}"
+    def _summary(self, reports: list[dict[str, Any]]) -> str:
+        shares = [sum(f["right"] for f in r["skills"]) / max(1, sum(f["total"] for f in r["skills"])) for r in reports]
+        return f"all items right {shares[0]:.2f} before, {shares[1]:.2f} after; {self._folder() / 'eval.json'}"
 
     def _folder(self) -> Path:
         return self.workspace.path / "reports"
@@ -115,36 +111,14 @@ class Evaluate(Stage):
         return read_config(EvalOptions, self.layers, "eval")  # type: ignore[no-any-return]
 
 
+def _samples(opened: TextModel, settings: EvalSettings) -> list[list[tuple[str, str]]]:
+    items = corpus.generate(settings.skills_seed)[settings.split]
+    shown = [next(i for i in items if i["suite"] == suite) for suite in _SAMPLES]
+    texts = evaluation.complete(opened.engine, opened.loaded.tokenizer, shown, seed=0)
+    return [_conversation(item, text) for item, text in zip(shown, texts, strict=True)]
+
+
 def _conversation(item: Mapping[str, Any], answer: str) -> list[tuple[str, str]]:
     """The turns that can be read, then the model's: a call is shown as the template writes it."""
     turns = [t for t in item["conversations"] if t["role"] != "system"]
     return [*((t["role"], t["content"] or f"calls {t.get('tool_calls', '')}") for t in turns), ("assistant", answer)]
-
-
-def _plain(figure: Figure) -> dict[str, Any]:
-    low, high = figure.interval
-    return {
-        "suite": figure.suite, "tier": figure.tier, "right": figure.right, "total": figure.total,
-        "share": round(figure.share, 4), "low": round(low, 4), "high": round(high, 4),
-    }  # fmt: skip
-
-
-def _print_table(split: str, figures: dict[str, list[Figure]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    title = f"held-out skills, {split} split: share right [95% interval]"
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for column in ("suite", "tier", "items", *figures):
-        table.add_column(column, justify="left" if column in ("suite", "tier") else "right")
-    found = {label: evaluation.by_suite(listed) for label, listed in figures.items()}
-    for suite, tiers in next(iter(found.values())).items():
-        for tier, figure in tiers.items():
-            cells = [_cell(found[label][suite][tier]) for label in figures]
-            table.add_row(suite, f"{tier} (recall)" if tier == "seen" else tier, str(figure.total), *cells)
-    Console(stderr=True).print(table)
-
-
-def _cell(figure: Figure) -> str:
-    low, high = figure.interval
-    return f"{figure.share:.2f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,99 @@
+"""A needle in a haystack, at the trained length and beyond, with and without YaRN.
+
+    python benchmarks/needle.py --threads 1
+
+A document is random characters in which a key occurs, each time followed by that document's value. A tiny model learns
+to continue such documents, whose keys recur, at 16 to 64 characters. It is then asked with `--rope-scaling-factor`:
+the key and its value stand once, at a random place, and the document ends in the key. What comes next is right or wrong;
+guessing is right one time in 32. Everything goes through `mm.train`, `mm.load` and the engine, as a user's model does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mm
+from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.core.training.generation import TextModel
+from mm.core.workspace import RunFolder
+
+KEY = "钥"
+VALUES = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳"
+SHORTEST, TRAINED = 16, 64
+FACTORS = (None, 2.0, 4.0, 8.0)
+
+
+def document(draw: random.Random, length: int, value: str, needles: int) -> str:
+    """`length` random characters, the last of them KEY, with KEY and the value at `needles` places before."""
+    characters = draw.choices(VALUES, k=length - 1)
+    for place in draw.sample(range(0, length - 3, 2), needles):
+        characters[place : place + 2] = KEY, value
+    return "".join(characters) + KEY
+
+
+def train(workspace: Path, *, steps: int, seed: int = 0, threads: int = 1) -> RunFolder:
+    """A model of 0.1M parameters that has seen documents of up to TRAINED tokens."""
+    draw, rows = random.Random(f"{seed}/train"), []
+    for _ in range(steps * 64):
+        value, length = draw.choice(VALUES), draw.randint(SHORTEST, TRAINED - 1)
+        rows.append({"text": document(draw, length, value, draw.randint(1, length // 8)) + value})
+    (workspace / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    train_tokenizer([KEY + VALUES] * 4, TrainingOptions(vocab_size=400)).save(workspace / "tokenizer")
+    return mm.train(
+        "pretrain", workspace=workspace, run="needle", data=workspace / "train.jsonl", tokenizer=workspace / "tokenizer",
+        arch="dense", preset="tiny", dense_hidden_size=64, dense_num_hidden_layers=2, dense_num_attention_heads=2,
+        dense_num_key_value_heads=2, dense_rope_theta=1e4, backend="cpu", dtype="fp32", threads=threads, seed=seed,
+        optimizer="muon", learning_rate=1e-2, warmup_ratio=0.05, global_batch_size=64, max_steps=steps, eval_ratio=0.0,
+        log_interval=100, quiet=True,
+    )  # fmt: skip
+
+
+def accuracy(model: TextModel, length: int, *, asked: int = 200, seed: int = 0) -> float:
+    """The share of needles that are found in documents of `length` tokens."""
+    draw = random.Random(f"{seed}/ask/{length}")
+    values = draw.choices(VALUES, k=asked)
+    begin = 0 if model.loaded.tokenizer.bos_id is None else 1
+    prompts = [document(draw, length - 1 - begin, value, 1) for value in values]
+    found: Any = model.generate(prompts, raw=True, max_new_tokens=1, temperature=0)
+    return sum(f.text == value for f, value in zip(found, values, strict=True)) / asked
+
+
+def table(workspace: Path, lengths: Sequence[int], asked: int) -> dict[float | None, dict[int, float]]:
+    """Accuracy by factor and length, as far as a factor's positions reach."""
+    found: dict[float | None, dict[int, float]] = {}
+    for factor in FACTORS:
+        changes = {} if factor is None else {"rope_scaling_factor": factor, "rope_original_positions": TRAINED}
+        model = mm.load("needle", workspace=workspace, backend="cpu", dtype="fp32", **changes)
+        reach = [length for length in lengths if length <= model.loaded.config.max_position_embeddings]
+        found[factor] = {length: accuracy(model, length, asked=asked) for length in reach}
+    return found
+
+
+def main() -> None:
+    """Train, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--asked", type=int, default=400)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    lengths = [TRAINED // 2, TRAINED, TRAINED * 3 // 2, TRAINED * 2, TRAINED * 3, TRAINED * 4, TRAINED * 8]
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(Path(folder), steps=options.steps, seed=options.seed, threads=options.threads)
+        manifest = run.manifest
+        print(f"{manifest['parameters']:,} parameters, trained {manifest['seconds']:.0f} s on up to {TRAINED} tokens")
+        found = table(Path(folder), lengths, options.asked)
+    print(f"{'tokens':<12}" + "".join(f"{length:>7}" for length in lengths))
+    for factor, row in found.items():
+        name = "no YaRN" if factor is None else f"factor {factor:g}"
+        print(f"{name:<12}" + "".join(f"{row[n]:7.2f}" if n in row else f"{'-':>7}" for n in lengths))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The command `mm eval`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from mm.core.workspace import Workspace, find_model
+from mm.plugins.commands import dialogue
+from mm.plugins.evaluations import measure, report, table
+from mm.plugins.evaluations.settings import EvalSettings
+
+
+@click.command("eval", cls=dialogue.ModelCommand, settings=EvalSettings)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--name", default="", metavar="NAME", help="Name of the report; by default what is measured.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
+@click.pass_context
+def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json: bool, **values: Any) -> None:
+    """Measure each MODEL, a run's name or a folder of any readable format, and show them side by side.
+
+    --data gives perplexity and bits per byte over the tokens that training on those rows would learn; --skills gives the
+    share of right answers with 95% intervals. The report of a run's model is kept in runs/RUN/evals/.
+    """
+    how, settings = dialogue.resolve(ctx, values)
+    measure.check(ctx.obj, settings)
+    workspace = Workspace.here()
+    report.check_name([find_model(model, workspace) for model in models], name)
+    dialogue.activate(ctx.obj, how)
+    from mm.core.training import generation
+
+    def one(model: str) -> dict[str, Any]:
+        opened = generation.load(ctx.obj, model, workspace, how)
+        found = report.evaluate(ctx.obj, model, opened, how, settings, workspace, dialogue.say)
+        path = report.keep(found, name)
+        dialogue.say(f"report: {path}" if path else f"report: not kept, {model} belongs to no run; --json prints it")
+        return found
+
+    reports = [one(model) for model in models]
+    if as_json:
+        click.echo(json.dumps(reports, indent=1, ensure_ascii=False))
+    else:
+        table.print_reports(reports)

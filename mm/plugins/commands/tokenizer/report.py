@@ -1,0 +1,105 @@
+"""How well tokenizers fit texts that none of them was trained on: bytes per token, and whether texts come back exactly.
+
+The samples were written for this report (modern Chinese, English, source code in six languages), and digits are
+generated from a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+from mm.core.errors import UsageError
+from mm.core.workspace import Workspace, find_model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DEFAULT = "default"
+_SAMPLES = Path(__file__).with_name("samples.jsonl")
+_DIGIT_ROWS = 60
+
+
+def samples() -> dict[str, list[str]]:
+    """The held-out texts by name: zh, en, code, digits."""
+    found: dict[str, list[str]] = {}
+    for line in _SAMPLES.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found.setdefault(row["sample"], []).append(row["text"])
+    return {**found, "digits": _digits(random.Random("digits"))}
+
+
+def report_of(name: str, tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The figures of one tokenizer on each sample."""
+    return {
+        "tokenizer": name,
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+        "samples": {sample: _figures(tokenizer, listed) for sample, listed in texts.items()},
+    }
+
+
+def open_tokenizer(text: str, workspace: Workspace) -> Tokenizer:
+    """The shipped tokenizer ("default"), a tokenizer folder's, or a run's or model's. Raises UsageError otherwise."""
+    if text == DEFAULT:
+        return Tokenizer.load(DEFAULT_FOLDER)
+    if (Path(text) / "tokenizer.json").is_file():
+        return Tokenizer.load(text)
+    try:
+        return Tokenizer.load(find_model(text, workspace))
+    except UsageError:
+        message = f"neither {DEFAULT!r}, a folder with a tokenizer.json, nor a run or model."
+        raise UsageError(f"No tokenizer at {text!r}: {message}") from None
+
+
+def table_of(reports: Sequence[Mapping[str, Any]]) -> Table:
+    """Bytes per token of each sample, a column for each tokenizer."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("bytes per token")
+    table.add_column("bytes", justify="right")
+    for report in reports:
+        table.add_column(report["tokenizer"], justify="right", overflow="fold")
+    for sample, figures in reports[0]["samples"].items():
+        cells = [f"{report['samples'][sample]['bytes_per_token']:.2f}" for report in reports]
+        table.add_row(sample, f"{figures['bytes']:,}", *cells)
+    table.add_row("vocabulary", "", *(f"{report['vocab_size']:,}" for report in reports))
+    table.add_row("exact round trips", "", *(_exact(report) for report in reports))
+    return table
+
+
+def _figures(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, Any]:
+    encoded = [tokenizer.encode(text, plain=True) for text in texts]
+    size, tokens = sum(len(text.encode()) for text in texts), sum(map(len, encoded))
+    back = [tokenizer.decode(ids, skip_special=False) == text for ids, text in zip(encoded, texts, strict=True)]
+    return {
+        "texts": len(texts), "bytes": size, "tokens": tokens, "bytes_per_token": round(size / max(1, tokens), 4),
+        "exact": sum(back),
+    }  # fmt: skip
+
+
+def _exact(report: Mapping[str, Any]) -> str:
+    exact, texts = (sum(figures[key] for figures in report["samples"].values()) for key in ("exact", "texts"))
+    return f"all {texts:,}" if exact == texts else f"{exact:,} of {texts:,}"
+
+
+def _digits(draw: random.Random) -> list[str]:
+    """Numbers as texts have them: whole, with decimals, in sums, as dates, times and shares."""
+
+    def number(digits: int) -> int:
+        return draw.randrange(10 ** (digits - 1), 10**digits)
+
+    makers = (
+        lambda: str(number(draw.randint(1, 12))),
+        lambda: f"{number(draw.randint(1, 5))}.{number(draw.randint(1, 6))}",
+        lambda: f"{number(3)} + {number(3)} = {number(4)}",
+        lambda: f"{draw.randint(1900, 2099)}-{draw.randint(1, 12):02d}-{draw.randint(1, 28):02d}",
+        lambda: f"{draw.randint(0, 23):02d}:{draw.randint(0, 59):02d}:{draw.randint(0, 59):02d}",
+        lambda: f"{number(2)}.{number(1)}%",
+    )
+    return ["  ".join(draw.choice(makers)() for _ in range(8)) for _ in range(_DIGIT_ROWS)]

@@ -1,0 +1,111 @@
+"""Measuring one opened model as the settings say: plain values, ready for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mm.core.data.corpus import open_corpus
+from mm.core.data.sources import kinds_of, read_rows
+from mm.core.errors import UsageError
+from mm.plugins.evaluations.progress import Counting
+from mm.plugins.evaluations.settings import EvalSettings
+from mm.plugins.sources.skills import corpus, evaluation
+from mm.plugins.sources.skills.evaluation import Figure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mm.core.plugins import PluginManager
+    from mm.core.training.generation import TextModel
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+
+_KINDS = ("text", "chat")
+
+
+def check(plugins: PluginManager, settings: EvalSettings) -> None:
+    """Raise UsageError when there is nothing to measure, or a source that has no such rows; before a model is opened."""
+    if not settings.data and not settings.skills:
+        raise UsageError("Nothing to measure: give --data FILE (its perplexity), --skills (the held-out items), or both.")
+    for locator in settings.data:
+        kind_of(plugins, locator)
+
+
+def measure(
+    plugins: PluginManager, opened: TextModel, settings: EvalSettings, cache: Path, say: Say
+) -> dict[str, list[dict[str, Any]]]:
+    """{"text": one entry a source, "skills": one a suite and tier}; tokens are cached in the folder `cache`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    if settings.data:
+        found["text"] = [_text(plugins, opened, locator, settings, cache, say) for locator in settings.data]
+    if settings.skills:
+        found["skills"] = [_plain(figure) for figure in _skills(opened, settings)]
+    return found
+
+
+def kind_of(plugins: PluginManager, locator: str) -> str:
+    """The kind of row whose perplexity is taken: text before chat where a built-in source has both.
+
+    Raises UsageError for a file without rows, or with rows of another kind.
+    """
+    if provided := [kind for kind in _KINDS if kind in kinds_of(plugins, locator)]:
+        return provided[0]
+    _, row = next(read_rows(plugins, locator), (None, None))
+    if row is None:
+        raise UsageError(f"--data {locator}: no rows.")
+    if row.kind not in _KINDS:
+        raise UsageError(f"--data {locator}: it holds {row.kind} rows; perplexity is taken of {' and '.join(_KINDS)} rows.")
+    return row.kind
+
+
+def _text(
+    plugins: PluginManager, opened: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say
+) -> dict[str, Any]:
+    from mm.core.training.evaluate import bits_per_byte, perplexity
+    from mm.plugins.evaluations.perplexity import score_text
+
+    loaded = opened.loaded
+    positions = getattr(loaded.config, "max_position_embeddings", None)
+    if positions is not None and settings.max_length > positions:
+        raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
+    kind = kind_of(plugins, locator)
+    found = open_corpus(plugins, (locator,), kind, loaded.tokenizer, settings.max_length, cache, say)
+    rows = _limited(range(len(found.store)), settings)
+    with Counting(locator, int(found.store.lengths[list(rows)].sum()), "tokens") as counting:
+        score = score_text(
+            loaded.model, found.store, rows, loaded.tokenizer.token_bytes, device=opened.backend.device(),
+            batch_tokens=settings.batch_tokens, on_tokens=counting.add,
+        )  # fmt: skip
+    return {
+        "data": locator, "digest": found.digests[0], "kind": kind, "documents": score.documents, "tokens": score.tokens,
+        "bytes": score.bytes, "nll": score.nll, "perplexity": perplexity(score.nll, score.tokens),
+        "bits_per_byte": bits_per_byte(score.nll, score.bytes),
+        "truncated": found.parts[0]["truncated"], "seconds": round(counting.seconds, 3),
+    }  # fmt: skip
+
+
+def _skills(opened: TextModel, settings: EvalSettings) -> list[Figure]:
+    items = _limited(evaluation.single_turn(corpus.generate(settings.skills_seed)[settings.split]), settings)
+    with Counting(f"skills {settings.split}", len(items), "items") as counting:
+        return evaluation.evaluate(
+            opened.engine, opened.loaded.tokenizer, items, seed=settings.seed, on_item=counting.add
+        )
+
+
+def _limited(found: Sequence[T], settings: EvalSettings) -> Sequence[T]:
+    """All of them, or as many as --limit says, in their order."""
+    if settings.limit is None or settings.limit >= len(found):
+        return found
+    from mm.core.data.order import permutation
+
+    return [found[i] for i in sorted(permutation(len(found), settings.seed, 0)[: settings.limit].tolist())]
+
+
+def _plain(figure: Figure) -> dict[str, Any]:
+    low, high = figure.interval
+    return {
+        "suite": figure.suite, "tier": figure.tier, "right": figure.right, "total": figure.total,
+        "share": round(figure.share, 4), "low": round(low, 4), "high": round(high, 4),
+    }  # fmt: skip

@@ -1,0 +1,55 @@
+"""Progress of a long measurement: a bar on a terminal, a line now and then elsewhere; with the rate and the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_INTERVAL = 10.0
+
+
+class Counting:
+    """Counts `unit`s up to `total` while it is entered."""
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._started = self._told = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Counting:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = (TextColumn(self.label), BarColumn(None), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._bar.start()
+            self._bar.add_task("", total=self.total)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._started
+
+    def add(self, count: int = 1) -> None:
+        """Count some more."""
+        self.done += count
+        rate = self.done / max(1e-9, self.seconds)
+        text = f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, description=text)
+        elif time.monotonic() - self._told > _INTERVAL:
+            self._told = time.monotonic()
+            print(f"{self.label}: {text}, {(self.total - self.done) / rate:.0f} s left", file=sys.stderr, flush=True)

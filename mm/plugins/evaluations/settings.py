@@ -1,0 +1,26 @@
+"""What is measured, and on how much of it."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from attrs.validators import ge, gt, optional
+
+from mm.core.options import option
+
+
+@frozen(kw_only=True)
+class EvalSettings:
+    """Settings of an evaluation."""
+
+    data: tuple[str, ...] = option((), help="Text or chat rows to take the perplexity of; may be given several times.")
+    skills: bool = option(False, help="Ask the held-out items of the skills corpus.")
+    split: str = option("test", help="Items of the skills corpus that are asked.", choices=("dev", "test"))
+    skills_seed: int = option(0, help="Seed of the skills corpus that the model learned from.")
+    max_length: int = option(
+        512, help="Longest document in tokens: text is split there, chats are cut at a turn.", validator=gt(1)
+    )
+    batch_tokens: int = option(8192, help="Tokens in one forward pass over --data.", validator=gt(0))
+    limit: int | None = option(
+        None, help="Most documents of each --data, and most items of the skills, drawn with --seed.", validator=optional(ge(1))
+    )
+    seed: int = option(0, help="Seed of sampled answers and of what --limit draws.")
