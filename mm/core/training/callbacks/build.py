@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mm.core.choices import needs_of
+from mm.core.choices import choose_engine, needs_of
 from mm.core.contracts import Callback
 from mm.core.data.rows import TextRow
 from mm.core.errors import UsageError
@@ -72,8 +72,6 @@ def _trackers(plugins: PluginManager, run: Run, folder: RunFolder) -> list[Callb
 def _samples(
     plugins: PluginManager, run: Run, folder: RunFolder, backend: Backend, loaded: LoadedModel, held: HeldOut, say: Say
 ) -> Samples:
-    from mm.core.training.generation import choose_engine  # which itself builds on the session
-
     settings, tokenizer = run.train, loaded.tokenizer
     longest = getattr(loaded.config, "max_position_embeddings", None)
     limit = None if longest is None else longest - settings.sample_tokens
