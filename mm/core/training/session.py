@@ -85,7 +85,7 @@ def build(
     backend.seed(run.train.seed)
     loaded = _open_model(plugins, run, workspace, backend, checkpoint)
     needs = needs_of(plugins, run)
-    corpus = open_corpus(plugins, run.select.data, needs.data, loaded.tokenizer, run.train.max_length, workspace.cache, say)
+    corpus = open_corpus(plugins, run.select.data, needs.data, loaded.tokenizer, run.train, workspace.cache, say)
     device = backend.device(world.local_rank)
     loaded.model.to(device)
     use_threads(backend, loaded.model, run.train.threads)
@@ -142,11 +142,11 @@ def _trainer(
 ) -> Trainer:  # fmt: skip
     settings = run.train
     rows, held = held_out(corpus.store, settings.eval_ratio, settings.seed)
-    feed = Feed(corpus.store, rows, settings.global_batch_size, settings.seed, world)
+    feed = Feed(corpus.store, corpus.order(rows, settings.seed), settings.global_batch_size, world)
     tools = Tools(tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take)
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     token_bytes = loaded.tokenizer.token_bytes
-    held_rows = [int(i) for i in held[: settings.eval_rows]]
+    held_rows = corpus.first(held, settings.eval_rows)
     return Trainer(
         settings=settings, backend=backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
         callbacks=_callbacks(plugins, run, folder, world, loaded),
