@@ -95,65 +95,78 @@ class ChunkBuilder:
 
     def __init__(self, token_bytes: np.ndarray, bytes_per_id: int) -> None:
         self.info = StoreInfo(bytes_per_id=bytes_per_id)
-        self._token_bytes, self._type = token_bytes, np.dtype(f"u{bytes_per_id}")
-        self._blobs = {name: bytearray() for name in (TOKENS, LEARN, ROWS)}
-        self._arrays = {name: array("Q" if kind == "<u8" else "q") for name, kind in ARRAYS.items()}
+        self._token_bytes = token_bytes
+        self._ids, self._learn, self._rows = array("q"), bytearray(), bytearray()
+        self._arrays = {name: array("q") for name in ARRAYS if name != "hashes"}
         self._values: dict[str, array[float]] = {}
+        self._ends: list[tuple[int, int]] = []  # each row's last sequence and number of units
 
     def add(self, path: str, line: int, encoded: Encoded, raw: Mapping[str, Any] | None) -> None:
         """One row's units; `raw` is its JSON row when that is to be kept."""
-        info = self.info
+        info, arrays = self.info, self._arrays
         info.truncated += encoded.truncated
         if not encoded.units:
             info.dropped += 1
             info.dropped_rows.append(f"{path}:{line}")
-        content = hashlib.blake2b(digest_size=8)
         for unit in encoded.units:
             for ids, learn in unit:
-                content.update(self._sequence(ids, learn) + b"|")
-            self._arrays["unit_starts"].append(info.sequences)
-        self._describe(path, line, encoded, int.from_bytes(content.digest(), "little"))
+                self._sequence(ids, learn)
+            arrays["unit_starts"].append(info.sequences)
+        self._describe(path, line, encoded)
         if raw is not None:
-            self._blobs[ROWS] += json.dumps(raw, ensure_ascii=False).encode() + b"\n"
-            info.kept_bytes = len(self._blobs[ROWS])
-            self._arrays["row_starts"].append(info.kept_bytes)
+            self._rows += json.dumps(raw, ensure_ascii=False).encode() + b"\n"
+            info.kept_bytes = len(self._rows)
+            arrays["row_starts"].append(info.kept_bytes)
         info.rows += 1
 
     def chunk(self) -> Chunk:
         """What was collected."""
-        arrays = {name: np.array(values, dtype=ARRAYS[name]) for name, values in self._arrays.items()}
-        arrays |= {VALUE + name: np.array(values, dtype=VALUE_TYPE) for name, values in self._values.items()}
-        return Chunk(self.info, {name: bytes(blob) for name, blob in self._blobs.items()}, arrays)
-
-    def _sequence(self, ids: list[int], learn: list[bool]) -> bytes:
-        if not ids or len(ids) != len(learn):
-            raise MMError(f"a row gave a sequence of {len(ids)} ids and {len(learn)} marks")
-        wide, marks, info = np.array(ids, dtype=np.int64), np.array(learn, dtype=np.bool_), self.info
-        if wide.min() < 0 or wide.max() >= len(self._token_bytes):
+        info, ids = self.info, np.array(self._ids)
+        if len(ids) and (ids.min() < 0 or ids.max() >= len(self._token_bytes)):
             raise MMError(f"a row gave ids outside the vocabulary of {len(self._token_bytes)}")
-        tokens = wide.astype(self._type).tobytes()
-        self._blobs[TOKENS] += tokens
-        self._blobs[LEARN] += marks.tobytes()
-        targets = wide[1:][marks[1:]]  # the first token has nothing to be predicted from
-        info.sequences += 1
-        info.tokens += len(ids)
-        info.learned_tokens += len(targets)
-        info.learned_bytes += int(self._token_bytes[targets].sum())
-        self._arrays["sequence_starts"].append(info.tokens)
-        return tokens
+        arrays = {name: np.array(values, dtype=ARRAYS[name]) for name, values in self._arrays.items()}
+        targets = np.frombuffer(self._learn, dtype=np.bool_).copy()
+        targets[np.concatenate([[0], arrays["sequence_starts"][:-1]])[: len(ids)]] = False  # nothing stands before the first
+        info.learned_tokens = int(targets.sum())
+        info.learned_bytes = int(self._token_bytes[ids[targets]].sum())
+        tokens = ids.astype(f"u{info.bytes_per_id}").tobytes()
+        arrays["hashes"] = self._hashes(tokens)
+        arrays |= {VALUE + name: np.array(values, dtype=VALUE_TYPE) for name, values in self._values.items()}
+        return Chunk(info, {TOKENS: tokens, LEARN: bytes(self._learn), ROWS: bytes(self._rows)}, arrays)
 
-    def _describe(self, path: str, line: int, encoded: Encoded, content: int) -> None:
+    def _sequence(self, ids: list[int], learn: list[bool]) -> None:
+        if not len(ids) or len(ids) != len(learn):
+            raise MMError(f"a row gave a sequence of {len(ids)} ids and {len(learn)} marks")
+        self._ids += array("q", ids)
+        self._learn += np.array(learn, dtype=np.bool_).tobytes()
+        self.info.sequences += 1
+        self.info.tokens = len(self._ids)
+        self._arrays["sequence_starts"].append(self.info.tokens)
+
+    def _describe(self, path: str, line: int, encoded: Encoded) -> None:
         info, units = self.info, len(encoded.units)
         if info.files[-1:] != [path]:
             info.files.append(path)
             info.file_formats.append(info.format)
-        rest = {"unit_rows": info.rows, "files": len(info.files) - 1, "lines": line, "hashes": content}
-        for name, value in rest.items():
+        for name, value in (("unit_rows", info.rows), ("files", len(info.files) - 1), ("lines", line)):
             self._arrays[name].extend([value] * units)
         for values in encoded.values:
             for name, number in values.items():
                 self._values.setdefault(name, array("d")).append(float(number))
         info.units += units
+        self._ends.append((info.sequences, units))
+
+    def _hashes(self, tokens: bytes) -> np.ndarray:
+        """For each unit a hash of the ids of its row."""
+        ends = [end * self.info.bytes_per_id for end in (0, *self._arrays["sequence_starts"])]
+        found, first = array("Q"), 0
+        for last, units in self._ends:
+            content = hashlib.blake2b(digest_size=8)
+            for place in range(first, last):
+                content.update(tokens[ends[place] : ends[place + 1]] + b"|")
+            found.extend([int.from_bytes(content.digest(), "little")] * units)
+            first = last
+        return np.array(found, dtype=ARRAYS["hashes"])
 
 
 def code_digest(module: str) -> str:
