@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import shutil
@@ -15,15 +16,16 @@ import numpy as np
 import pytest
 
 from mm.core.contracts import Format, Position, Source
-from mm.core.data import cache_files
+from mm.core.data import cache, cache_files
 from mm.core.data.cache import ConcatStore, TokenStore, build_or_open
+from mm.core.data.encoding import ChunkBuilder
 from mm.core.data.order import held_out
 from mm.core.data.rows import Encoded
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.core.errors import DataError, MMError, UsageError
 from mm.core.records import FormatSpec
-from mm.plugins.formats import chat, text
+from mm.plugins.formats import alpaca, chat, text
 from mm.plugins.sources.files.source import Files
 
 TEXTS = ["hello world", "天地玄黄", "hello world", "a much longer text about the whole wide world and its people " * 4]
@@ -102,11 +104,11 @@ def test_the_info_counts_what_a_loss_divides_by(documents: Path, tokenizer: Toke
 
 
 def test_a_store_is_built_once(documents: Path, tokenizer: Tokenizer) -> None:
-    done: list[int] = []
-    first = build(documents, tokenizer, progress=done.append)
-    assert done[-1] == 4
+    done: list[tuple[int, float | None]] = []
+    first = build(documents, tokenizer, progress=lambda *args: done.append(args))
+    assert done == [(4, 1.0)]
     done.clear()
-    again = build(documents, tokenizer, progress=done.append)
+    again = build(documents, tokenizer, progress=lambda *args: done.append(args))
     assert not done and again.digest == first.digest and again.info == first.info
     others = [build(documents, tokenizer, max_length=20), build(documents, tokenizer.with_template("x"))]
     other = train_tokenizer(TEXTS, TrainingOptions(vocab_size=280))
@@ -116,19 +118,63 @@ def test_a_store_is_built_once(documents: Path, tokenizer: Tokenizer) -> None:
     assert len({store.digest for store in [first, *others]}) == 5
 
 
-@pytest.mark.parametrize("name", [cache_files.TOKENS, cache_files.LEARN, cache_files.ARRAYS, cache_files.INFO])
-def test_a_damaged_store_is_built_again(documents: Path, tokenizer: Tokenizer, name: str) -> None:
+def every_file(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.stat().st_size]
+
+
+def test_a_damaged_store_is_built_again(documents: Path, tokenizer: Tokenizer) -> None:
     first = build(documents, tokenizer)
-    file = first.folder / name
-    file.unlink() if name == cache_files.ARRAYS else file.write_bytes(file.read_bytes()[:-3])
-    assert build(documents, tokenizer).unit(3).sequences[0].ids.tolist() == first.unit(3).sequences[0].ids.tolist()
+    whole = {file.name: file.read_bytes() for file in every_file(first.folder)}
+    assert {cache_files.TOKENS, cache_files.LEARN, cache_files.INFO, "hashes.bin", "lines.bin"} <= set(whole)
+    for name, content in whole.items():
+        place = len(content) // 2
+        flipped = content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :]
+        for damage in (content[:-3], content + b"0", flipped, b"", None):
+            file = first.folder / name
+            file.unlink() if damage is None else file.write_bytes(damage)
+            assert cache_files.read_info(first.folder) is None
+            assert build(documents, tokenizer).digest == first.digest
+            assert {f.name: f.read_bytes() for f in every_file(first.folder)} == whole
+
+
+def test_a_store_of_code_that_has_changed_is_built_again(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the key knows the format of the first row only; a folder may have several
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    write(folder / "a.jsonl", [chat_of("q", "a")])
+    write(folder / "b.jsonl", [{"instruction": "q", "output": "b"}])
+    formats = [*FORMATS, *alpaca.mm_formats()]
+
+    def stored() -> tuple[TokenStore, int]:
+        source = Files(None, str(folder), "chat")
+        store = build_or_open(source, formats, tokenizer, max_length=60, folder=tmp_path / "cache")
+        return store, (store.folder / cache_files.INFO).stat().st_mtime_ns
+
+    store, first = stored()
+    assert store.info.format == "alpaca, chat" and len(store) == 2 and stored()[1] == first
+    real = cache.code_digest
+    monkeypatch.setattr(cache, "code_digest", lambda m: "new" if m.endswith("alpaca.format") else real(m))
+    assert stored()[1] != first
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": "a"}, {"text": ""}])
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"^{path}:2: text is empty\n"):
         build(path, tokenizer)
-    assert str(caught.value) == f"{path}:2: text is empty"
+    assert [p for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "a"}])
+
+    def full(self: object, chunk: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache_files.StoreWriter, "append", full)
+    with pytest.raises(MMError, match=r"token cache .* has no room: No space left"):
+        build(path, tokenizer)
     assert [p for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
 
 
@@ -192,24 +238,40 @@ def test_stores_stand_one_after_the_other(documents: Path, tmp_path: Path, token
         both.unit(len(both))
 
 
+def one_row(size: int, units: list[Any]) -> cache_files.Chunk:
+    width = 2 if size <= 1 << 16 else 4
+    builder = ChunkBuilder(np.ones(size, dtype=np.int32), width)
+    builder.add("x", 1, Encoded(units=units), None)
+    return builder.chunk()
+
+
 def test_a_large_vocabulary_takes_wider_ids(tmp_path: Path) -> None:
     for size, width in ((1 << 16, 2), ((1 << 16) + 1, 4)):
         folder = tmp_path / str(size)
         folder.mkdir()
-        writer = cache_files.StoreWriter(folder, np.ones(size, dtype=np.int32))
-        writer.add(Position(path="x", line=1), Encoded(units=[[([0, size - 1], [False, True])]]), None)
+        writer = cache_files.StoreWriter(folder, width)
+        writer.append(one_row(size, [[([0, size - 1], [False, True])]]))
         writer.finish()
         assert (folder / cache_files.TOKENS).stat().st_size == 2 * width
         info = cache_files.read_info(folder)
         assert info is not None
-        assert TokenStore(folder, info, PairFormat()).unit(0).sequences[0].ids.tolist() == [0, size - 1]
+        assert TokenStore(folder, info, lambda name: PairFormat()).unit(0).sequences[0].ids.tolist() == [0, size - 1]
 
 
 @pytest.mark.parametrize("sequence", [([], []), ([1, 2], [True]), ([1, 300], [True, True]), ([-1], [True])])
-def test_a_broken_encode_is_caught(tmp_path: Path, sequence: tuple[list[int], list[bool]]) -> None:
-    writer = cache_files.StoreWriter(tmp_path, np.ones(300, dtype=np.int32))
+def test_a_broken_encode_is_caught(sequence: tuple[list[int], list[bool]]) -> None:
     with pytest.raises(MMError, match="a row gave"):
-        writer.add(Position(path="x", line=1), Encoded(units=[[sequence]]), None)
+        one_row(300, [[sequence]])
+
+
+def test_values_that_only_some_rows_have_are_caught(tmp_path: Path) -> None:
+    writer = cache_files.StoreWriter(tmp_path, 2)
+    for values in ([{"margin": 1.0}], []):
+        builder = ChunkBuilder(np.ones(9, dtype=np.int32), 2)
+        builder.add("x", 1, Encoded(units=[[([1, 2], [False, True])]], values=values), None)
+        writer.append(builder.chunk())
+    with pytest.raises(MMError, match="only some rows have the value 'margin'"):
+        writer.finish()
 
 
 class Counted(Source):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from mm.core.choices import needs_of
-from mm.core.data.sources import read_rows
+from mm.core.data.bad_rows import ends_reading
+from mm.core.data.corpus import share_text
+from mm.core.data.reader import at
+from mm.core.data.sources import open_rows
 from mm.core.data.tokenizer import Tokenizer
+from mm.core.data.weights import split_weights
+from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.resolve import Resolved
@@ -27,7 +30,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     run = resolved.run
     folder, config, name = _model(plugins, run, workspace)
     tokenizer = Tokenizer.load(folder)
-    rows, tokens = _count(plugins, run, tokenizer)
+    rows, tokens, data = _data(plugins, run, tokenizer)
     settings = run.train
     steps = settings.max_steps or max(1, -(-settings.epochs * rows // settings.global_batch_size))
     per_step = tokens / max(1, rows) * settings.global_batch_size
@@ -36,7 +39,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
         ("backend", run.select.backend),
         ("model", name),
         ("tokenizer", f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})"),
-        ("data", f"{', '.join(run.select.data)}: {rows:,} rows, about {tokens:,} tokens an epoch"),
+        ("data", f"{data}: {rows:,} rows, about {tokens:,} tokens an epoch"),
         ("steps", f"{steps:,} of {settings.global_batch_size} rows, about {per_step:,.0f} tokens each"),
         ("output", str(workspace.run(run.select.run).path)),
     ]
@@ -63,15 +66,35 @@ def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path
     return folder, spec.config(**values["config"]), f"{folder} ({spec.name})"
 
 
-def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Rows of the data, and an estimate of their tokens from the first rows."""
-    kind, limit = needs_of(plugins, run).data, run.train.max_length
-    rows = total = 0
-    for locator in run.select.data:
-        stream: Iterator[Any] = read_rows(plugins, locator, kind)
-        sample = [row.encode(tokenizer, limit).units for _, row in islice(stream, _SAMPLE)]
-        count = len(sample) + sum(1 for _ in stream)
-        tokens = sum(len(ids) for units in sample for unit in units for ids, _ in unit)
-        rows += count
-        total += round(tokens * count / max(1, len(sample)))
-    return rows, total
+def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:
+    """Rows and (estimated) tokens of an epoch, and what they come from."""
+    locators, shares = split_weights(plugins, run.select.data)
+    counts = [_count(plugins, run, tokenizer, locator) for locator in locators]
+    rows = sum(count for count, _, _ in counts)
+    names = list(locators)
+    if shares:
+        names = [f"{name} ({share_text(share)})" for name, share in zip(names, shares, strict=True)]
+        tokens = sum(rows * float(s) * found / max(1, count) for s, (count, found, _) in zip(shares, counts, strict=True))
+    else:
+        tokens = sum(found for _, found, _ in counts)
+    skipped = sum(bad for _, _, bad in counts)
+    return rows, round(tokens), ", ".join(names) + (f" without {skipped:,} bad rows" if skipped else "")
+
+
+def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str) -> tuple[int, float, int]:
+    """Rows, an estimate of their tokens from the first ones, and bad rows. Raises DataError at one that is not skipped."""
+    source, reader = open_rows(plugins, locator, needs_of(plugins, run).data)
+    rows = sampled = tokens = bad = 0
+    for entry in reader.read(source):
+        try:
+            if entry.error:
+                raise entry.error
+            if entry.row and rows < _SAMPLE:
+                units = entry.row.encode(tokenizer, run.train.max_length).units
+                tokens, sampled = tokens + sum(len(ids) for unit in units for ids, _ in unit), sampled + 1
+            rows += 1
+        except DataError as error:
+            if not run.train.skip_bad_rows or ends_reading(source, error):
+                raise at(entry.position, error) from None
+            bad += 1
+    return rows, tokens * rows / max(1, sampled), bad

@@ -41,7 +41,9 @@ class Selection:
     preset: str = option("", help="Named sizes of the architecture.")
     from_: str = option("", help="Start from this run, Hugging Face folder or model folder.")
     tokenizer: str = option("", help="Tokenizer folder for a new model.")
-    data: tuple[str, ...] = option((), help="File or built-in source to learn from; may be given several times.", on_resume=True)
+    data: tuple[str, ...] = option(
+        (), help="File or built-in source, or NAME:WEIGHT; may be given several times.", on_resume=True
+    )
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.", on_resume=True)
     run: str = option("", help="Name of the run folder; by default algorithm-preset-date-number.")
     tracker: tuple[str, ...] = option((), help="Further trackers of metrics; may be given several times.", on_resume=True)
@@ -84,6 +86,10 @@ class TrainSettings:
     )
     threads: int | None = option(
         None, help="CPU threads; without it as many as the backend finds best for the model's size.", validator=optional(gt(0))
+    )
+    skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, counted by reason, instead of stopping.")
+    data_workers: int | None = option(
+        None, help="Processes that encode rows; without it one a core.", validator=optional(gt(0)), on_resume=True
     )
     eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", validator=_fraction)
     eval_data: tuple[str, ...] = option(

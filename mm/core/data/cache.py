@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
-import inspect
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
 from mm.core.contracts import Position, Source
-from mm.core.data.cache_files import StoreInfo, StoreWriter, read_info
-from mm.core.data.reader import RowReader, at
-from mm.core.data.rows import Encoded
+from mm.core.data.bad_rows import SHOWN, BadRows
+from mm.core.data.cache_files import Chunk, StoreInfo, StoreWriter, read_info
+from mm.core.data.encoding import Encoder, code_digest
+from mm.core.data.encoding_pool import EncodingPool
+from mm.core.data.reader import RowReader
+from mm.core.data.rows import Row
 from mm.core.data.store import ConcatStore, Store, TokenStore
-from mm.core.errors import DataError, UsageError
+from mm.core.data.works import read_works, stream
+from mm.core.errors import DataError, MMError, UsageError
 from mm.core.records import FormatSpec
 
 if TYPE_CHECKING:
@@ -28,10 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ConcatStore", "Store", "StoreInfo", "TokenStore", "build_or_open"]
 
-_VERSION = 1  # of the files' layout and of how core makes ids of rows: part of every key
-_PROGRESS_EVERY = 256
+_VERSION = 2  # of the files' layout and of how core makes ids of rows: part of every key
+# chunks that are encoded before other processes are started, which takes them about a second
+_ALONE = 16
+# chunks that are looked at beyond the first bad row, for further ones to name
+_LOOK_ON = 16
 
-Progress = Callable[[int], None]
+# rows done, and how much of the source that is, 0 to 1, where it knows
+Progress = Callable[[int, float | None], None]
 
 
 def build_or_open(
@@ -41,95 +54,156 @@ def build_or_open(
     *,
     max_length: int,
     folder: Path,
-    progress: Progress | None = None,
+    progress: Progress = lambda rows, fraction: None,
+    waiting: Callable[[], None] = lambda: None,
+    workers: int = 1,
+    skip_bad_rows: bool = False,
 ) -> TokenStore:
-    """The source's rows as `source.row_kind`, encoded; from the cache in `folder` when it holds them.
+    """The source's rows as `source.row_kind`, encoded by `workers` processes; from the cache in `folder` when it holds them.
 
-    `progress` is called with the number of rows done. Raises DataError at the first bad row, UsageError for a source
-    without rows or of another kind.
+    Bad rows are counted in the store's info with `skip_bad_rows`, and otherwise a DataError that names the first ones.
+    Raises UsageError for a source without rows or of another kind. `waiting` is called when another process builds.
     """
-    job = _Job(source, RowReader(formats, source.row_kind), tokenizer, max_length, progress or (lambda done: None))
-    position, raw = _first(source)
-    target = folder / job.key(position, raw)
-    info = read_info(target)
+    known = {spec.name: spec for spec in formats}
+    job = _Job(source, RowReader(formats, source.row_kind), Encoder(tokenizer, max_length), progress, workers, skip_bad_rows)
+    target = folder / job.key()
+    info = _read(target, known)
     if info is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f".{target.name}.lock"):
-            info = read_info(target) or job.build(target)
+        with _locked(folder, target.name, waiting):
+            info = _read(target, known) or job.build(target)
+    if info.bad.count and not skip_bad_rows:
+        raise job.complaint(info.bad)
     if not info.units:
         message = f"none of its {info.rows} rows gives anything to learn within {max_length} tokens."
         raise UsageError(f"{source.locator}: {message}")
-    return TokenStore(target, info, job.reader.format(position, raw))
-
-
-def _first(source: Source) -> tuple[Position, Mapping[str, Any]]:
-    for position, row in source.rows():
-        return position, row
-    raise UsageError(f"{source.locator}: no rows.")
+    return TokenStore(target, info, cache(lambda name: known[name].load()()))
 
 
 @attrs.frozen
 class _Job:
     source: Source
     reader: RowReader
-    tokenizer: Tokenizer
-    max_length: int
+    encoder: Encoder
     progress: Progress
+    workers: int
+    skip_bad_rows: bool
 
-    def key(self, position: Position, raw: Mapping[str, Any]) -> str:
-        row, format = self.reader.parse(position, raw), self.reader.format(position, raw)
+    def key(self) -> str:
+        position, raw, row = self._first()
+        tokenizer, format = self.encoder.tokenizer, self.reader.format(position, raw)
         parts = {
             "version": _VERSION,
             "source": self.source.digest(),
             "kind": self.source.row_kind,
             "format": self.reader.spec(position, raw).name,
             # whoever edits a format or a row class must not be given what the old one made
-            "code": [_code_digest(type(part)) for part in (format, row)],
-            "tokenizer": self.tokenizer.fingerprint,
-            "template": self.tokenizer.template_digest,
-            "max_length": self.max_length,
+            "code": [code_digest(type(part).__module__) for part in (format, row)],
+            "tokenizer": tokenizer.fingerprint,
+            "template": tokenizer.template_digest,
+            "max_length": self.encoder.max_length,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def build(self, target: Path) -> StoreInfo:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        writer = StoreWriter(work, self.tokenizer.token_bytes)
+        writer = StoreWriter(work, self.encoder.bytes_per_id)
         try:
             self._write(writer)
+            writer.finish()
             shutil.rmtree(target, ignore_errors=True)  # what stands there is not whole, or it would have been opened
             os.replace(work, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise MMError(f"The token cache {target.parent} has no room: {error.strerror}.") from None
         finally:
             writer.close()
             shutil.rmtree(work, ignore_errors=True)
         return writer.info
 
+    def complaint(self, bad: BadRows) -> DataError:
+        if self.skip_bad_rows:
+            return bad.error(f"{self.source.locator}: none of its {bad.count:,} rows can be used.")
+        return bad.error(f"mm data check {self.source.locator} lists every such row; --skip-bad-rows leaves them out.")
+
+    def _first(self) -> tuple[Position, Mapping[str, Any], Row]:
+        """The first row that can be used; it says what the key is made of."""
+        bad = BadRows()
+        for position, raw in stream(self.source, self.reader):
+            try:
+                if isinstance(raw, DataError):
+                    raise raw
+                return position, raw, self.reader.parse(position, raw)
+            except DataError as error:
+                bad.add(position.path, position.line, error)
+            if bad.count == SHOWN and not self.skip_bad_rows:
+                break
+        if bad.count:
+            raise self.complaint(bad)
+        raise UsageError(f"{self.source.locator}: no rows.")
+
     def _write(self, writer: StoreWriter) -> None:
-        for position, raw in self.source.rows():
-            row = self.reader.parse(position, raw)
-            writer.info.row_kind, writer.info.format = row.kind, self.reader.spec(position, raw).name
-            writer.add(position, self._encoded(position, row), raw if getattr(row, "keep", False) else None)
-            if writer.info.rows % _PROGRESS_EVERY == 0:
-                self.progress(writer.info.rows)
-        self.progress(writer.info.rows)
-        writer.finish()
+        info, last = writer.info, None
+        with closing(self._chunks()) as chunks:
+            for number, chunk in enumerate(chunks):
+                writer.append(chunk)
+                self.progress(info.rows, self.source.fraction())
+                if info.bad.count and not self.skip_bad_rows:
+                    last = number + _LOOK_ON if last is None else last
+                    if info.bad.count >= SHOWN or number == last:
+                        break
+        if info.bad.count and not self.skip_bad_rows:
+            raise self.complaint(info.bad)
 
-    def _encoded(self, position: Position, row: Any) -> Encoded:
-        try:
-            encoded: Encoded = row.encode(self.tokenizer, self.max_length)
-        except DataError as error:
-            raise at(position, error) from None
-        return encoded
+    def _chunks(self) -> Generator[Chunk, None, None]:
+        position, raw, _ = self._first()
+        works = read_works(self.source, self.reader, self.reader.spec(position, raw))
+        alone = None if self.workers == 1 else _ALONE
+        yield from map(self.encoder.encode, islice(works, alone))
+        for work in works:  # the first of those that are too many for one process
+            with EncodingPool(self.encoder, self.workers) as pool:
+                yield from pool.map(chain([work], works))
 
 
-def _code_digest(kind: type) -> str:
-    return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+def _read(target: Path, known: Mapping[str, FormatSpec]) -> StoreInfo | None:
+    """The info of a whole store that was made by formats as they are now."""
+    info = read_info(target)
+    if info is None or not known.keys() >= set(info.file_formats):
+        return None
+    for name in set(info.file_formats):
+        known[name].load()
+    same = all(module in sys.modules and code_digest(module) == digest for module, digest in info.code.items())
+    return info if same else None
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # of several processes that want the same store one builds and the others wait; the kernel frees a dead one's lock
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _locked(folder: Path, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Of several processes that want the same store one builds and the others wait; the kernel frees a dead one's lock."""
+    with _lock(folder, name).open("w") as file:
+        if not _try_lock(file):
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _sweep(folder, name)
         yield
+
+
+def _sweep(folder: Path, mine: str) -> None:
+    """Remove what builds left behind that were killed: their locks are free, and that of `mine` is ours."""
+    for work in folder.glob(".*.*/"):
+        name = work.name.split(".")[1]
+        with contextlib.ExitStack() as stack:
+            if name == mine or _try_lock(stack.enter_context(_lock(folder, name).open("w"))):
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _lock(folder: Path, name: str) -> Path:
+    return folder / f".{name}.lock"
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

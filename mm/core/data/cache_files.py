@@ -1,41 +1,44 @@
-"""The files of a token cache: written as rows come, read through memory maps.
+"""The files of a token cache: appended chunk by chunk, read through memory maps.
 
-tokens.bin (uint16 or uint32) and learn.bin (bool) hold all sequences end to end. arrays.npz holds, for each sequence,
-where it ends; for each unit its last sequence, its row, file and line, a hash of its row's content and its values.
-rows.jsonl holds the JSON rows, for kinds of row that want them kept. info.json is written last and says what to expect.
+tokens.bin (uint16 or uint32) and learn.bin (bool) hold all sequences end to end. One file each, named as in `ARRAYS`, says
+where each sequence begins and, for each unit, its first sequence, its row, file and line, a hash of its row's content;
+value-NAME.bin are its values. A file of beginnings has one more number at its end. rows.jsonl holds the JSON rows, for
+kinds of row that want them kept. info.json is written last and says how long each file is, with its checksum.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from array import array
-from collections.abc import Mapping
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import attrs
 import numpy as np
 
-from mm.core.contracts import Position
-from mm.core.data.rows import Encoded
+from mm.core.data.bad_rows import NAMED, BadRows
 from mm.core.errors import MMError
 
-TOKENS, LEARN, ROWS, ARRAYS, INFO = "tokens.bin", "learn.bin", "rows.jsonl", "arrays.npz", "info.json"
-COUNTS = (
-    "rows", "units", "sequences", "tokens", "learned_tokens", "learned_bytes", "truncated", "dropped", "dropped_rows",
-    "files", "kept_bytes",
-)  # fmt: skip
-_ARRAY_TYPES = {
-    "sequence_ends": "q", "unit_ends": "q", "unit_rows": "q", "files": "q", "lines": "q", "hashes": "Q", "row_ends": "q",
+TOKENS, LEARN, ROWS, INFO = "tokens.bin", "learn.bin", "rows.jsonl", "info.json"
+ARRAYS = {
+    "sequence_starts": "<i8", "unit_starts": "<i8", "row_starts": "<i8",
+    "unit_rows": "<i8", "files": "<i4", "lines": "<i8", "hashes": "<u8",
 }  # fmt: skip
-_NAMED = 20  # dropped rows that are listed by position
+VALUE, VALUE_TYPE = "value-", "<f8"
+_STARTS = ("sequence_starts", "unit_starts", "row_starts")
+_COUNTS = (
+    "rows", "units", "sequences", "tokens", "learned_tokens", "learned_bytes", "truncated", "dropped", "kept_bytes",
+)  # fmt: skip
+_BLOCK = 1 << 20
 
 
 @attrs.define(kw_only=True)
 class StoreInfo:
     """What is in a store. `learned_tokens` are the targets, `learned_bytes` the UTF-8 bytes that they stand for,
-    `truncated` and `dropped` count rows, of which the first twenty dropped are named."""
+    `truncated` and `dropped` count rows, of which the first twenty dropped are named; `bad` rows were skipped.
+
+    `code` has a digest for each module that read the rows, `checks` the size and CRC-32 of each file.
+    """
 
     row_kind: str = ""
     format: str = ""
@@ -49,88 +52,119 @@ class StoreInfo:
     dropped: int = 0
     dropped_rows: list[str] = attrs.field(factory=list)
     files: list[str] = attrs.field(factory=list)
+    file_formats: list[str] = attrs.field(factory=list)
     kept_bytes: int = 0
     bytes_per_id: int = 2
+    bad: BadRows = attrs.field(factory=BadRows)
+    code: dict[str, str] = attrs.field(factory=dict)
+    checks: dict[str, list[int]] = attrs.field(factory=dict)
+
+    def add(self, later: StoreInfo) -> int:
+        """Count what comes after; answers the number that the later one's first file has here."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.row_kind, self.format = _both(self.row_kind, later.row_kind), _both(self.format, later.format)
+        self.dropped_rows += later.dropped_rows[: NAMED - len(self.dropped_rows)]
+        self.bad.update(later.bad)
+        self.code |= later.code
+        goes_on = bool(self.files) and self.files[-1:] == later.files[:1]
+        first = len(self.files) - goes_on
+        self.files += later.files[goes_on:]
+        self.file_formats += later.file_formats[goes_on:]
+        return first
+
+
+def _both(names: str, more: str) -> str:
+    return ", ".join(sorted({*names.split(", "), *more.split(", ")} - {""}))
+
+
+@attrs.frozen
+class Chunk:
+    """Encoded rows that follow one another. `blobs` are tokens.bin, learn.bin and rows.jsonl; `arrays` those of `ARRAYS`
+    and `value-*`, counted from the chunk's own beginning."""
+
+    info: StoreInfo
+    blobs: dict[str, bytes]
+    arrays: dict[str, np.ndarray]
 
 
 class StoreWriter:
-    """Writes a store into an empty folder, row by row; `finish` makes it readable."""
+    """Writes a store into an empty folder, chunk by chunk; `finish` makes it readable. Holds no row in memory."""
 
-    def __init__(self, folder: Path, token_bytes: np.ndarray) -> None:
-        self.folder, self.info, self._token_bytes = folder, StoreInfo(), token_bytes
-        self._type = np.dtype(np.uint16 if len(token_bytes) <= 1 << 16 else np.uint32)
-        self.info.bytes_per_id = self._type.itemsize
-        self._tokens: IO[bytes] = (folder / TOKENS).open("wb")
-        self._learn: IO[bytes] = (folder / LEARN).open("wb")
-        self._rows: IO[bytes] = (folder / ROWS).open("wb")
-        self._arrays: dict[str, array[Any]] = {name: array(code) for name, code in _ARRAY_TYPES.items()}
+    def __init__(self, folder: Path, bytes_per_id: int) -> None:
+        self.folder, self.info = folder, StoreInfo(bytes_per_id=bytes_per_id)
+        self._files: dict[str, IO[bytes]] = {}
+        for name in (TOKENS, LEARN, ROWS):
+            self._put(name, b"")
+        for name in ARRAYS:
+            self._put(_file(name), np.zeros(int(name in _STARTS), dtype=ARRAYS[name]).tobytes())
 
-    def add(self, position: Position, encoded: Encoded, raw: Mapping[str, Any] | None) -> None:
-        """Append one row's units; `raw` is its JSON row when that is to be kept."""
-        self.info.truncated += encoded.truncated
-        if not encoded.units:
-            self.info.dropped += 1
-            if len(self.info.dropped_rows) < _NAMED:
-                self.info.dropped_rows.append(f"{position.path}:{position.line}")
-        content = hashlib.blake2b(digest_size=8)
-        for unit in encoded.units:
-            for ids, learn in unit:
-                content.update(self._sequence(ids, learn) + b"|")
-            self._arrays["unit_ends"].append(self.info.sequences)
-        self._describe(position, encoded, int.from_bytes(content.digest(), "little"))
-        if raw is not None:
-            self._rows.write(json.dumps(raw, ensure_ascii=False).encode() + b"\n")
-            self.info.kept_bytes = self._rows.tell()
-            self._arrays["row_ends"].append(self.info.kept_bytes)
-        self.info.rows += 1
+    def append(self, chunk: Chunk) -> None:
+        """Add the next rows."""
+        info = self.info
+        before = {"sequence_starts": info.tokens, "unit_starts": info.sequences, "row_starts": info.kept_bytes}
+        before["unit_rows"] = info.rows
+        before["files"] = info.add(chunk.info)  # from here on the chunk is counted
+        for name, blob in chunk.blobs.items():
+            self._put(name, blob)
+        for name, values in chunk.arrays.items():
+            shifted = values + before[name] if name in before else values
+            self._put(_file(name), shifted.astype(ARRAYS.get(name, VALUE_TYPE), copy=False).tobytes())
 
     def finish(self) -> None:
-        """Write what describes the sequences; nothing can be added after."""
+        """Write what says that the store is whole; nothing can be added after."""
         self.close()
-        arrays: dict[str, Any] = {name: np.array(values) for name, values in self._arrays.items()}
-        np.savez(self.folder / ARRAYS, **arrays)
-        (self.folder / INFO).write_text(json.dumps(attrs.asdict(self.info), ensure_ascii=False), encoding="utf-8")
+        for name, (size, _) in self.info.checks.items():
+            if name.startswith(VALUE) and size != self.info.units * np.dtype(VALUE_TYPE).itemsize:
+                raise MMError(f"only some rows have the value {name.removeprefix(VALUE).removesuffix('.bin')!r}")
+        text = json.dumps(attrs.asdict(self.info), ensure_ascii=False)
+        (self.folder / INFO).write_text(f"{zlib.crc32(text.encode())}\n{text}\n", encoding="utf-8")
 
     def close(self) -> None:
         """Close the files, finished or not."""
-        for file in (self._tokens, self._learn, self._rows):
+        for file in self._files.values():
             file.close()
 
-    def _sequence(self, ids: list[int], learn: list[bool]) -> bytes:
-        if not ids or len(ids) != len(learn):
-            raise MMError(f"a row gave a sequence of {len(ids)} ids and {len(learn)} marks")
-        if not 0 <= min(ids) <= max(ids) < len(self._token_bytes):
-            raise MMError(f"a row gave ids outside the vocabulary of {len(self._token_bytes)}")
-        tokens, marks = np.array(ids, dtype=self._type), np.array(learn, dtype=np.bool_)
-        self._tokens.write(tokens.tobytes())
-        self._learn.write(marks.tobytes())
-        targets = tokens[1:][marks[1:]]  # the first token has nothing to be predicted from
-        self.info.sequences += 1
-        self.info.tokens += len(ids)
-        self.info.learned_tokens += len(targets)
-        self.info.learned_bytes += int(self._token_bytes[targets].sum())
-        self._arrays["sequence_ends"].append(self.info.tokens)
-        return tokens.tobytes()
-
-    def _describe(self, position: Position, encoded: Encoded, content: int) -> None:
-        if not self.info.files or self.info.files[-1] != position.path:
-            self.info.files.append(position.path)
-        units = len(encoded.units)
-        rest = {"unit_rows": self.info.rows, "files": len(self.info.files) - 1, "lines": position.line, "hashes": content}
-        for name, value in rest.items():
-            self._arrays[name].extend([value] * units)
-        for values in encoded.values:
-            for name, number in values.items():
-                self._arrays.setdefault(f"value_{name}", array("d")).append(float(number))
-        self.info.units += units
+    def _put(self, name: str, data: bytes) -> None:
+        if name not in self._files:
+            self._files[name] = (self.folder / name).open("wb")
+        size, checksum = self.info.checks.get(name, [0, 0])
+        self._files[name].write(data)
+        self.info.checks[name] = [size + len(data), zlib.crc32(data, checksum)]
 
 
 def read_info(folder: Path) -> StoreInfo | None:
-    """What the folder's store holds, or None when it is not there or not whole."""
+    """What the folder's store holds, or None when it is not there or not what was written: every byte is checked."""
     try:
-        info = StoreInfo(**json.loads((folder / INFO).read_text(encoding="utf-8")))
-        sizes = (info.tokens * info.bytes_per_id, info.tokens, info.kept_bytes)
-        whole = all((folder / name).stat().st_size == size for name, size in zip((TOKENS, LEARN, ROWS), sizes, strict=True))
-    except (OSError, ValueError, TypeError):
+        checksum, _, text = (folder / INFO).read_text(encoding="utf-8").rstrip("\n").partition("\n")
+        if int(checksum) != zlib.crc32(text.encode()):
+            return None
+        values = json.loads(text)
+        info = StoreInfo(**{**values, "bad": BadRows(**values["bad"])})
+        same_sizes = all((folder / name).stat().st_size == size for name, (size, _) in info.checks.items())
+        whole = same_sizes and all(_checksum(folder / name) == check for name, (_, check) in info.checks.items())
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return info if whole and (folder / ARRAYS).is_file() else None
+    return info if whole else None
+
+
+def read_array(folder: Path, name: str) -> np.ndarray:
+    """An array of `ARRAYS` or a value, through a memory map."""
+    return read_map(folder / _file(name), np.dtype(ARRAYS.get(name, VALUE_TYPE)))
+
+
+def read_map(path: Path, kind: np.dtype[Any]) -> np.ndarray:
+    """A file's numbers; a plain array over the map, as slicing a memmap object costs several times as much."""
+    return np.asarray(np.memmap(path, dtype=kind, mode="r")) if path.stat().st_size else np.zeros(0, kind)
+
+
+def _file(name: str) -> str:
+    return f"{name}.bin"
+
+
+def _checksum(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return found

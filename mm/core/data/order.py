@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from mm.core.errors import CheckpointError
+
+
+class Order(Protocol):
+    """Indices of rows without end; `len` is an epoch. Ranks share one order: the same rows come next on all of them."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, count: int) -> list[int]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class RowOrder:
@@ -24,6 +35,10 @@ class RowOrder:
         if not len(self.rows):
             raise ValueError("there are no rows to put into an order")
         self.seed, self.epoch, self.position = seed, 0, 0
+        self._sorted: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def take(self, count: int) -> list[int]:
         """The next rows; running past the end of an epoch goes on into the next."""
@@ -31,8 +46,7 @@ class RowOrder:
         while len(taken) < count:
             if self.position == len(self.rows):
                 self.epoch, self.position = self.epoch + 1, 0
-            order = permutation(len(self.rows), self.seed, self.epoch)
-            part = order[self.position : self.position + count - len(taken)]
+            part = self._permutation()[self.position : self.position + count - len(taken)]
             taken += self.rows[part].tolist()
             self.position += len(part)
         return taken
@@ -43,21 +57,28 @@ class RowOrder:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there. Raises CheckpointError when the seed or the number of rows differs."""
+        if "shares" in state:
+            shares = ", ".join(state["shares"])
+            raise CheckpointError(f"The order of rows was saved with the shares {shares}, this run has no weights.")
         for name, mine in (("seed", self.seed), ("rows", len(self.rows))):
             if state[name] != mine:
                 raise CheckpointError(f"The order of rows was saved with {name} {state[name]}, this run has {mine}.")
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
+    def _permutation(self) -> np.ndarray:
+        if self._sorted is None or self._sorted[0] != self.epoch:
+            self._sorted = self.epoch, permutation(len(self.rows), self.seed, self.epoch)
+        return self._sorted[1]
 
-@lru_cache(maxsize=4)
+
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """(count,) int64, read-only: the indices sorted by a hash of (seed, epoch, index).
 
     NumPy does not promise that its own shuffles stay the same between versions, and a resumed run must not notice one.
     """
-    start = _mix(np.array([seed % (1 << 64)], dtype=np.uint64))
-    start = _mix(start + np.uint64(epoch))
-    order = np.argsort(_mix(np.arange(count, dtype=np.uint64) + start), kind="stable")
+    start = mix(np.array([seed % (1 << 64)], dtype=np.uint64))
+    start = mix(start + np.uint64(epoch))
+    order = np.argsort(mix(np.arange(count, dtype=np.uint64) + start), kind="stable")
     order.flags.writeable = False
     return order
 
@@ -88,7 +109,7 @@ def held_out(store: _Hashed, fraction: float, seed: int = 0) -> tuple[np.ndarray
     """
     if fraction <= 0:
         return np.arange(len(store.hashes)), np.arange(0)
-    keys = _mix(store.hashes ^ _mix(np.array([seed % (1 << 64)], dtype=np.uint64)))
+    keys = mix(store.hashes ^ mix(np.array([seed % (1 << 64)], dtype=np.uint64)))
     distinct = np.unique(keys)
     limit = min(int(fraction * 2**64), 2**64 - 1)
     held = keys < np.uint64(limit)
@@ -101,8 +122,8 @@ def held_out(store: _Hashed, fraction: float, seed: int = 0) -> tuple[np.ndarray
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    # the finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection on 64 bits without visible structure
+def mix(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection on 64 bits without visible structure."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -9,6 +9,7 @@ from mm.core.contracts import Position, Source
 from mm.core.data.corpus import open_source
 from mm.core.data.reader import RowReader
 from mm.core.data.rows import Row
+from mm.core.data.weights import split_weight
 from mm.core.records import FormatSpec, SourceSpec
 
 if TYPE_CHECKING:
@@ -30,5 +31,6 @@ def read_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> Itera
 
 def kinds_of(plugins: PluginManager, locator: str) -> tuple[str, ...]:
     """The kinds of row that a built-in source gives; empty for a file, which holds one kind."""
-    specs = [spec for spec in plugins.specs("source") if isinstance(spec, SourceSpec) and spec.recognise(locator)]
+    name, _ = split_weight(plugins, locator)
+    specs = [spec for spec in plugins.specs("source") if isinstance(spec, SourceSpec) and spec.recognise(name)]
     return next((spec.provides for spec in specs if spec.provides), ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from mm.core.contracts import Format, Position
-from mm.core.data.cache_files import ARRAYS, COUNTS, LEARN, ROWS, TOKENS, StoreInfo
+from mm.core.data.cache_files import ARRAYS, LEARN, ROWS, TOKENS, VALUE, StoreInfo, read_array, read_map
 from mm.core.data.rows import Row
 from mm.core.errors import MMError
 
@@ -49,22 +49,18 @@ class Store(ABC):
 
 
 class TokenStore(Store):
-    """One source's rows, in a folder that `build_or_open` made."""
+    """One source's rows, in a folder that `build_or_open` made. `format` gives a format by its name."""
 
-    def __init__(self, folder: Path, info: StoreInfo, format: Format) -> None:
+    def __init__(self, folder: Path, info: StoreInfo, format: Callable[[str], Format]) -> None:
         self.folder, self.info, self.digest, self._format = folder, info, folder.name, format
-        with np.load(folder / ARRAYS) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        self._sequence_starts = np.concatenate([[0], found.pop("sequence_ends")])
-        self._unit_starts = np.concatenate([[0], found.pop("unit_ends")])
-        self._values = {name.removeprefix("value_"): found.pop(name) for name in list(found) if name.startswith("value_")}
-        self._arrays = found
-        self.hashes = found["hashes"]
+        self._arrays = {name: read_array(folder, name) for name in ARRAYS}
+        self._sequence_starts, self._unit_starts = self._arrays["sequence_starts"], self._arrays["unit_starts"]
+        values = [Path(name).stem for name in info.checks if name.startswith(VALUE)]
+        self._values = {name.removeprefix(VALUE): read_array(folder, name) for name in values}
+        self.hashes = self._arrays["hashes"]
         self.lengths = np.diff(self._sequence_starts[self._unit_starts])
-        kind = np.dtype(f"u{info.bytes_per_id}")
-        # plain arrays over the maps: slicing a memmap object costs several times as much
-        self._tokens = np.asarray(np.memmap(folder / TOKENS, dtype=kind, mode="r"))
-        self._learn = np.asarray(np.memmap(folder / LEARN, dtype=np.bool_, mode="r"))
+        self._tokens = read_map(folder / TOKENS, np.dtype(f"u{info.bytes_per_id}"))
+        self._learn = read_map(folder / LEARN, np.dtype(np.bool_))
 
     def unit(self, index: int) -> Unit:
         """See `Store.unit`."""
@@ -81,13 +77,14 @@ class TokenStore(Store):
 
     def row(self, index: int) -> Row:
         """See `Store.row`."""
-        ends, number = self._arrays["row_ends"], int(self._arrays["unit_rows"][index])
-        if not len(ends):
+        if not self.info.kept_bytes:
             raise MMError(f"Rows of kind {self.info.row_kind!r} are not kept beside their tokens.")
-        start = int(ends[number - 1]) if number else 0
+        number = int(self._arrays["unit_rows"][index])
+        start, end = self._arrays["row_starts"][number : number + 2].tolist()
         with (self.folder / ROWS).open("rb") as file:
             file.seek(start)
-            return self._format.parse(json.loads(file.read(int(ends[number]) - start)))
+            raw = json.loads(file.read(end - start))
+        return self._format(self.info.file_formats[self._arrays["files"][index]]).parse(raw)
 
     def _sequence(self, start: int, end: int) -> Tokens:
         import torch
@@ -113,11 +110,7 @@ class ConcatStore(Store):
         """Counts and lists added up; the kinds and formats that occur."""
         total = StoreInfo(bytes_per_id=self.stores[0].info.bytes_per_id)
         for store in self.stores:
-            for name in COUNTS:
-                setattr(total, name, getattr(total, name) + getattr(store.info, name))
-        total.row_kind, total.format = (
-            ", ".join(sorted({getattr(store.info, name) for store in self.stores})) for name in ("row_kind", "format")
-        )
+            total.add(store.info)
         return total
 
     def unit(self, index: int) -> Unit:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from mm.core.data.order import RowOrder, partition
+from mm.core.data.order import Order, partition
 from mm.core.data.store import Store
 from mm.core.training.batch import Unit
 from mm.core.training.distributed import World
@@ -17,13 +15,12 @@ from mm.core.training.distributed import World
 class Feed:
     """Rows of a store, `batch_size` a global batch. The stream of rows does not depend on the number of ranks."""
 
-    def __init__(self, store: Store, rows: Sequence[int] | np.ndarray, batch_size: int, seed: int, world: World) -> None:
-        self.store, self.batch_size, self.world = store, batch_size, world
-        self.order = RowOrder(rows, seed)
+    def __init__(self, store: Store, order: Order, batch_size: int, world: World) -> None:
+        self.store, self.order, self.batch_size, self.world = store, order, batch_size, world
 
     def steps(self, epochs: int) -> int:
         """Optimizer steps in that many passes; the last batch runs on into the next pass where rows are left over."""
-        return max(1, math.ceil(epochs * len(self.order.rows) / self.batch_size))
+        return max(1, math.ceil(epochs * len(self.order) / self.batch_size))
 
     def next(self) -> list[Unit]:
         """This rank's units of the next global batch."""

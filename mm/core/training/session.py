@@ -105,7 +105,7 @@ def _build(
     needs = needs_of(plugins, run)
 
     def opened(names: tuple[str, ...]) -> Corpus:
-        return open_corpus(plugins, names, needs.data, loaded.tokenizer, run.train.max_length, workspace.cache, say)
+        return open_corpus(plugins, names, needs.data, loaded.tokenizer, run.train, workspace.cache, say)
 
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None
@@ -172,7 +172,7 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     settings = run.train
     if evaluation is None:
         _, rows = held_out(corpus.store, settings.eval_ratio, settings.seed)
-        return HeldOut(corpus.store, [int(i) for i in rows[: settings.eval_rows]], tokenizer.token_bytes)
+        return HeldOut(corpus.store, corpus.first(rows, settings.eval_rows), tokenizer.token_bytes)
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())
     if known:
@@ -198,7 +198,7 @@ def _trainer(
 ) -> Trainer:  # fmt: skip
     settings = run.train
     rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
-    feed = Feed(corpus.store, rows, settings.global_batch_size, settings.seed, world)
+    feed = Feed(corpus.store, corpus.order(rows, settings.seed), settings.global_batch_size, world)
     tools = Tools(tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take)
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     return Trainer(

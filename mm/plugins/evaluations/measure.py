@@ -71,7 +71,8 @@ def _text(
     if positions is not None and settings.max_length > positions:
         raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
     kind = kind_of(plugins, locator)
-    found = open_corpus(plugins, (locator,), kind, loaded.tokenizer, settings.max_length, cache, say)
+    how = TrainSettings(max_length=settings.max_length)
+    found = open_corpus(plugins, (locator,), kind, loaded.tokenizer, how, cache, say)
     rows = _limited(range(len(found.store)), settings)
     with Counting(locator, int(found.store.lengths[list(rows)].sum()), "tokens") as counting:
         score = score_text(
