@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mm.core.data.corpus import open_corpus
 from mm.core.data.sources import kinds_of, read_rows
 from mm.core.errors import UsageError
+from mm.core.settings import TrainSettings
 from mm.plugins.evaluations.progress import Counting
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import corpus, evaluation
