@@ -32,3 +32,4 @@ benchmarks: .venv/installed-dev
 	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/decode.py
 	.venv/bin/python benchmarks/startup.py
+	.venv/bin/python benchmarks/needle.py

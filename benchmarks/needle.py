@@ -1,6 +1,6 @@
 """A needle in a haystack, at the trained length and beyond, with and without YaRN.
 
-    python benchmarks/needle.py --threads 1
+    python benchmarks/needle.py --seed 0
 
 A document is random characters in which a key occurs, each time followed by that document's value. A tiny model learns
 to continue such documents, whose keys recur, at 16 to 64 characters. It is then asked with `--rope-scaling-factor`:
@@ -42,7 +42,7 @@ def train(workspace: Path, *, steps: int, seed: int = 0, threads: int = 1) -> Ru
     draw, rows = random.Random(f"{seed}/train"), []
     for _ in range(steps * 64):
         value, length = draw.choice(VALUES), draw.randint(SHORTEST, TRAINED - 1)
-        rows.append({"text": document(draw, length, value, draw.randint(1, length // 8)) + value})
+        rows.append({"text": document(draw, length, value, draw.randint(1, length // 4)) + value})
     (workspace / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     train_tokenizer([KEY + VALUES] * 4, TrainingOptions(vocab_size=400)).save(workspace / "tokenizer")
     return mm.train(
@@ -79,7 +79,7 @@ def main() -> None:
     """Train, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--asked", type=int, default=400)
+    parser.add_argument("--asked", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -20,7 +20,7 @@ def test_yarn_reaches_beyond_the_trained_length(tmp_path: Path) -> None:
     trained, lengths = needle.TRAINED, [needle.TRAINED, 2 * needle.TRAINED, 4 * needle.TRAINED]
     found = needle.table(tmp_path, lengths, asked=200)
     plain, twice, four = found[None], found[2.0], found[4.0]
-    assert plain[trained] > 0.9 and plain[4 * trained] < 0.15
-    assert twice[2 * trained] > plain[2 * trained] + 0.2
+    assert plain[trained] > 0.9
+    assert twice[2 * trained] > max(0.8, plain[2 * trained])
     assert set(twice) == {trained, 2 * trained}  # as far as its positions reach
-    assert four[4 * trained] > plain[4 * trained] + 0.1
+    assert four[4 * trained] > plain[4 * trained] + 0.3
