@@ -220,7 +220,7 @@ def test_a_weighted_run_resumes_to_the_bit(tmp_path: Path) -> None:
     assert (whole.model / "model.safetensors").read_bytes() == (stopped.model / "model.safetensors").read_bytes()
     assert [part["share"] for part in whole.manifest["data"]] == [0.7, 0.3]
     train(run="other", stop_after_steps=3)
-    with pytest.raises(UsageError, match=r"--data is .* in this run and cannot change"):
+    with pytest.raises(UsageError, match=r"--data: the weights of run other cannot change on --resume"):
         train(run="other", resume=True, data=[data[0], data[1].replace("0.3", "0.4")])
 
 

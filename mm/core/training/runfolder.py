@@ -125,6 +125,9 @@ def _same_data(session: Session) -> None:
             f"a resume needs the same rows in the same order. Put them back, name where they are now with "
             f"--{key.replace('_', '-')}, or begin a new run with --from {session.folder.name}."
         )
+    before, now = ([part.get("share") for part in parts] for parts in (session.folder.manifest["data"], session.corpus.parts))
+    if before != now:
+        raise UsageError(f"--data: the weights of run {session.folder.name} cannot change on --resume; it has {before}.")
 
 
 def _remember_data(session: Session) -> None:
