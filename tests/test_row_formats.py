@@ -104,6 +104,14 @@ def test_a_row_of_another_format_does_not_pass_in_a_file(formats: list[FormatSpe
         reader.parse(AT, {"messages": [ASKED, SAID]})
 
 
+def test_a_null_is_a_field_that_is_not_there(formats: list[FormatSpec]) -> None:
+    columns = dict.fromkeys(("text", "messages", "prompt", "completion", "label", "chosen", "rejected", "gt"))
+    assert parse(formats, columns | {"messages": [ASKED, SAID]}).messages[1].content == "hello"
+    assert parse(formats, columns | {"prompt": "hi", "completion": "hello"}).begin == 1
+    with pytest.raises(DataError, match=r"f\.jsonl:1: no text"):
+        parse(formats, {"text": None})
+
+
 def test_sharegpt_names_its_speakers(formats: list[FormatSpec]) -> None:
     said = [("system", "s"), ("human", "q"), ("function_call", '[{"name": "add", "arguments": {"a": 1}}]'),
             ("observation", "2"), ("gpt", "two")]  # fmt: skip

@@ -46,7 +46,7 @@ class RowReader:
             parsed = format.parse(row)
         except DataError as error:
             raise at(position, error) from None
-        if not spec.fits(row, self.row_kind):
+        if not (spec.fits(row, self.row_kind) or spec.fits(_filled(row), self.row_kind)):
             reason = f"no {spec.name} row, which the first row of the file is (keys: {_keys(row)})"
             raise DataError(reason, position.path, position.line, problem="unknown format")
         return parsed
@@ -70,7 +70,9 @@ class RowReader:
         return self._chosen[position.path]
 
     def _recognise(self, position: Position, row: Mapping[str, Any]) -> FormatSpec:
-        wanted = [spec for spec in self.formats if spec.fits(row, self.row_kind)]
+        wanted = self._fitting(row)
+        if len(wanted) != 1:
+            wanted = self._fitting(_filled(row)) or wanted
         if len(wanted) == 1:
             return wanted[0]
         where = f"{position.path}:{position.line}"
@@ -85,6 +87,14 @@ class RowReader:
         known = "; ".join(f"{spec.name} ({spec.summary})" for spec in self.formats) or "none"
         reason = f"no format fits a row with the keys {_keys(row)}. Known: {known}"
         raise DataError(reason, position.path, position.line, problem="unknown format")
+
+    def _fitting(self, row: Mapping[str, Any]) -> list[FormatSpec]:
+        return [spec for spec in self.formats if spec.fits(row, self.row_kind)]
+
+
+def _filled(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row without its nulls: tables written as JSON have every column in every row."""
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def at(position: Position, error: DataError) -> DataError:
