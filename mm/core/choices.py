@@ -12,8 +12,8 @@ import attrs
 
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, BackendSpec, Needs, Probe, SourceSpec
-from mm.core.resolve import Layer, backend_name, read_config, select
+from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Needs, Probe, SourceSpec
+from mm.core.resolve import Layer, backend_name, needs_from, select
 from mm.core.run import Run
 from mm.core.settings import Selection
 from mm.core.workspace import Workspace
@@ -76,6 +76,21 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
     raise UsageError(f"No backend can run here: {'; '.join(reasons) or 'none is installed'}.")
 
 
+def choose_engine(plugins: PluginManager, backend: str, name: str | None = None) -> EngineSpec:
+    """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
+    chip = backend_name(backend)[0]
+    specs = [s for s in plugins.specs("engine") if isinstance(s, EngineSpec)]
+    if name is not None:
+        spec = plugins.get("engine", name)
+        assert isinstance(spec, EngineSpec)
+        specs = [spec]
+    usable = [s for s in specs if not s.backends or chip in s.backends]
+    if not usable:
+        why = f"engine {name!r} runs on {', '.join(specs[0].backends)}" if name else "no installed engine does"
+        raise UsageError(f"Nothing generates on backend {chip}: {why}.")
+    return usable[0]
+
+
 def probe_of(spec: BackendSpec) -> Probe:
     """The answer of a backend's probe; one that raises, against its contract, only says so."""
     try:
@@ -122,7 +137,7 @@ def _choose_data(
 ) -> None:
     if selection.data:
         return
-    kind = _row_kind(spec, layers)
+    kind = _row_kind(plugins, layers)
     sources = [s for s in plugins.specs("source") if isinstance(s, SourceSpec) and kind in s.provides]
     if not sources:
         raise UsageError(f"{spec.name} learns from {kind} rows and no installed source brings any: pass --data FILE.")
@@ -130,6 +145,8 @@ def _choose_data(
     choices.add("data", names, f"data: {', '.join(names)}, built in")
 
 
-def _row_kind(spec: AlgorithmSpec, layers: list[Layer]) -> str:
+def _row_kind(plugins: PluginManager, layers: list[Layer]) -> str:
     """The kind of row, which may depend on the algorithm's own settings."""
-    return spec.needs(read_config(spec.config, layers, spec.name) if spec.config else None).data
+    needs = needs_from(plugins, layers)
+    assert needs is not None
+    return needs.data

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor, nn
 
     from mm.core.data.rows import Row
     from mm.core.options import Option
@@ -51,6 +53,11 @@ class Algorithm:
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """This micro-batch's share of the loss, already divided, and metrics as detached (sum, count)."""
         raise NotImplementedError
+
+    def evaluate(self, units: list[Unit]) -> Metrics | None:
+        """Metrics of this rank's held-out rows, where the loss is not what they are judged by (rollouts); None: the
+        loss's metrics are. Called without gradients."""
+        return None
 
     def after_step(self, step: int) -> bool:
         """Called after an optimizer step; True drops the rest of this `prepare`'s mini-batches, on every rank."""
@@ -116,9 +123,62 @@ class Engine(ABC):
 class Reward(ABC):
     """A score of completions."""
 
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
     @abstractmethod
     def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
         """One score for each completion; None where the reward does not apply."""
+
+
+class Tool(ABC):
+    """A tool that a model can call. `schema` is its function schema: name, description, JSON-schema parameters."""
+
+    schema: Mapping[str, Any]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:
+        """The result, a JSON value. Raises ValueError, whose text the model is told, for arguments that cannot be."""
+
+
+class Adapter(ABC):
+    """A change to a model's weights that is trained instead of them. One object belongs to one model; `name` is that of
+    its record."""
+
+    def __init__(self, name: str, config: Any, model: nn.Module) -> None:
+        self.name, self.config, self.model = name, config, model
+
+    @abstractmethod
+    def apply(self) -> None:
+        """Put the adapter's parameters into the model and freeze all others; the model answers as before."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Take the adapter's parameters out again; the model is a plain one, all its parameters can be trained."""
+
+    @abstractmethod
+    def names(self) -> frozenset[str]:
+        """The names of the adapter's tensors in the model's state; the other names are those of a plain model."""
+
+    @abstractmethod
+    def off(self) -> AbstractContextManager[None]:
+        """Inside, the model answers as without the adapter."""
+
+    @abstractmethod
+    def merged(self) -> AbstractContextManager[None]:
+        """Inside, the plain model's tensors hold the change, and the adapter adds nothing; afterwards they are bit for
+        bit what they were."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the adapter into an existing folder, in a layout of its own."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote, after `apply`. Raises CheckpointError for what does not fit."""
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,13 +11,16 @@ import attrs
 from mm.core.errors import UsageError, close_match
 from mm.core.options import Option, build, coerce, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, Spec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs, Spec
 from mm.core.run import Run
-from mm.core.settings import COMMON, Selection
+from mm.core.settings import COMMON, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
 
 ENVIRONMENT = "MM_TRAIN_"
 # kinds whose parts have prefixed options, and the selection field that picks them
-_PREFIXED = (("architecture", "arch"), ("backend", "backend"), ("tracker", "tracker"))
+_PREFIXED = (
+    ("architecture", "arch"), ("backend", "backend"), ("adapter", "adapter"), ("tracker", "tracker"),
+)  # fmt: skip
+_ROLLOUT = (("engine", "engine"), ("reward", "reward"), ("tool", "tool"))
 
 
 @attrs.frozen(kw_only=True)
@@ -46,14 +49,21 @@ def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
     return Layer(origin="environment", values=values, textual=True, lenient=True)
 
 
-def select(layers: Sequence[Layer]) -> Selection:
-    """The selection that the layers (highest first) make; unknown keys are left for `resolve` to judge."""
-    return read_config(Selection, layers, "select")  # type: ignore[no-any-return]
+def select(layers: Sequence[Layer], plugins: PluginManager | None = None) -> Selection:
+    """The selection that the layers (highest first) make; unknown keys are left for `resolve` to judge.
+
+    With `plugins`, what the algorithm's defaults select counts too (an adapter, say).
+    """
+    found: Selection = read_config(Selection, layers, "select")
+    if plugins is None or not found.algo:
+        return found
+    return read_config(Selection, [*layers, _defaults(plugins, found)], "select")  # type: ignore[no-any-return]
 
 
 def selectors(*keys: str) -> list[Option]:
-    """The options of these fields of a selection."""
-    return [option for option in options_of(Selection, section="select") if option.key in keys]
+    """The options that name parts: all of them, or those of these keys."""
+    found = [*options_of(Selection, section="select"), *options_of(RolloutParts, section="rollout")]
+    return [option for option in found if not keys or option.key in keys]
 
 
 def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
@@ -70,15 +80,28 @@ def backend_name(text: str) -> tuple[str, int | None]:
     return name, int(card) if colon else None
 
 
-def selected_parts(plugins: PluginManager, selection: Selection) -> list[Spec]:
-    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
-    parts = []
-    for kind, field in _PREFIXED:
+def part_name(locator: str) -> str:
+    """The part's name in `NAME` or `NAME:DETAIL` (a backend's card, a reward's weight)."""
+    return locator.partition(":")[0]
+
+
+def needs_from(plugins: PluginManager, layers: Sequence[Layer]) -> Needs | None:
+    """What the selected algorithm needs with the settings that the layers give it; None without an algorithm."""
+    algo = select(layers).algo
+    if not algo:
+        return None
+    spec = plugins.get("algorithm", algo)
+    assert isinstance(spec, AlgorithmSpec)
+    return spec.needs(read_config(spec.config, [*layers, _defaults(plugins, select(layers))], spec.name) if spec.config else None)
+
+
+def _selected(plugins: PluginManager, kinds: Iterable[tuple[str, str]], selection: object) -> Iterator[Spec]:
+    """The records that fields of a selection name. Raises UsageError for an unknown name."""
+    for kind, field in kinds:
         chosen = getattr(selection, field)
         for name in chosen if isinstance(chosen, tuple) else (chosen,):
             if name and name != "auto":
-                parts.append(plugins.get(kind, backend_name(name)[0] if kind == "backend" else name))
-    return parts
+                yield plugins.get(kind, part_name(name))
 
 
 @attrs.frozen(kw_only=True)
@@ -95,14 +118,23 @@ class Section:
         return options_of(self.config, section=self.name, prefix=self.prefix)
 
 
-def compose(plugins: PluginManager, selection: Selection) -> list[Section]:
-    """The sections of a selection: common and the algorithm's own bare, every other part's prefixed with its name.
+def compose(plugins: PluginManager, layers: Sequence[Layer]) -> list[Section]:
+    """The sections of what the layers select: common settings and the algorithm's own bare, every other part's and
+    role's prefixed with its name.
 
     Raises UsageError when two parts claim one option.
     """
+    selection = select(layers, plugins)
     sections = [Section(name=name, config=config) for name, config in COMMON]
-    algorithm = [plugins.get("algorithm", selection.algo)] if selection.algo else []
-    sections += [section_of(spec) for spec in (*algorithm, *selected_parts(plugins, selection)) if spec.config]
+    parts = [plugins.get("algorithm", selection.algo)] if selection.algo else []
+    parts += _selected(plugins, _PREFIXED, selection)
+    needs = needs_from(plugins, layers)
+    if needs is not None:
+        sections += _role_sections(needs)
+        if needs.generates:
+            sections.append(Section(name="rollout", config=RolloutParts))
+            parts += _selected(plugins, _ROLLOUT, read_config(RolloutParts, [*layers, _defaults(plugins, selection)], "rollout"))
+    sections += [section_of(spec) for i, spec in enumerate(parts) if spec.config and spec not in parts[:i]]
     owner: dict[str, str] = {}
     for section in sections:
         for option in section.options:
@@ -110,6 +142,13 @@ def compose(plugins: PluginManager, selection: Selection) -> list[Section]:
                 raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {section.name}.")
             owner[option.key] = section.name
     return sections
+
+
+def _role_sections(needs: Needs) -> Iterator[Section]:
+    for role in needs.roles:
+        if role != "policy":
+            config = TrainedRoleSettings if role in needs.trainable else RoleSettings
+            yield Section(name=f"role.{role}", config=config, prefix=role)
 
 
 def section_of(spec: Spec) -> Section:
@@ -125,7 +164,7 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
     Raises UsageError for an unknown, foreign or ill-typed value, naming the option, its origin and what is near.
     """
     selection = select(layers)
-    sections = compose(plugins, selection)
+    sections = compose(plugins, layers)
     options = [option for section in sections for option in section.options]
     warnings = check_keys(plugins, options, layers, selection)
     values, sources = _merge([*layers, *_default_layers(plugins, selection)], options)
@@ -136,7 +175,7 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
 
 def check_values(plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Raise UsageError for an ill-typed or refused value, so that it is heard of before anything that is missing."""
-    for section in compose(plugins, select(layers)):
+    for section in compose(plugins, layers):
         values, _ = _merge(layers, section.options)
         if not section.prefix:  # a preset may yet add sizes to the others
             build(section.config, section.options, values)
@@ -174,14 +213,18 @@ def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], selec
 def _default_layers(plugins: PluginManager, selection: Selection) -> list[Layer]:
     layers = []
     if selection.algo:
-        spec = plugins.get("algorithm", selection.algo)
-        assert isinstance(spec, AlgorithmSpec)
-        layers.append(Layer(origin=f"defaults of {spec.name}", values=spec.defaults))
+        layers.append(_defaults(plugins, selection))
     if selection.arch:
         layers.append(_preset_layer(plugins, selection))
     elif selection.preset:
         raise UsageError(f"--preset {selection.preset} needs --arch; with --from the model has its sizes already.")
     return layers
+
+
+def _defaults(plugins: PluginManager, selection: Selection) -> Layer:
+    spec = plugins.get("algorithm", selection.algo)
+    assert isinstance(spec, AlgorithmSpec)
+    return Layer(origin=f"defaults of {spec.name}", values=spec.defaults)
 
 
 def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
@@ -210,5 +253,5 @@ def _merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str
 
 
 def _all_with_config(plugins: PluginManager) -> list[Spec]:
-    kinds = ("algorithm", *(kind for kind, _ in _PREFIXED))
+    kinds = ("algorithm", *(kind for kind, _ in (*_PREFIXED, *_ROLLOUT)))
     return [spec for kind in kinds for spec in plugins.specs(kind) if spec.config]

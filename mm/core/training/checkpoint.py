@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from mm.core.errors import CheckpointError
 from mm.core.training.batch import Tokens, Unit
-from mm.core.training.models import WEIGHTS, LoadedModel, checkpoints, save_model_folder, save_weights
+from mm.core.training.models import LoadedModel, checkpoints, save_model_folder, save_weights
 from mm.core.training.storage import replace, seal, verify
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
 def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """Take back everything that `save_checkpoint` wrote; the policy's weights were loaded with its model."""
     for role in trainer.roles.values():
-        weights = path / (f"{role.name}.safetensors" if (path / f"{role.name}.safetensors").exists() else WEIGHTS)
-        if role.trainable:
+        weights = path / f"{role.name}.safetensors"
+        if role.trainable and role.name != "policy":
             load_model(role.model, weights, strict=True, device=str(trainer.device))
     state = _state(trainer)
     with _quiet():

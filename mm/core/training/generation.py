@@ -12,13 +12,11 @@ import attrs
 import torch
 
 from mm.core.backend import Backend
-from mm.core.choices import choose_backend
+from mm.core.choices import choose_backend, choose_engine
 from mm.core.contracts import Engine, Request, Sampling
 from mm.core.data.messages import Message
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import EngineSpec
-from mm.core.resolve import backend_name
 from mm.core.training.conversion import DTYPES
 from mm.core.training.models import LoadedModel, find_model, freeze, load_model_folder
 from mm.core.training.session import open_backend, use_threads
@@ -201,21 +199,6 @@ def load(
     use_threads(chip, loaded.model)
     chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
     return TextModel(plugins, loaded, chip, name)
-
-
-def choose_engine(plugins: PluginManager, backend: str, name: str | None = None) -> EngineSpec:
-    """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
-    chip = backend_name(backend)[0]
-    specs = [s for s in plugins.specs("engine") if isinstance(s, EngineSpec)]
-    if name is not None:
-        spec = plugins.get("engine", name)
-        assert isinstance(spec, EngineSpec)
-        specs = [spec]
-    usable = [s for s in specs if not s.backends or chip in s.backends]
-    if not usable:
-        why = f"engine {name!r} runs on {', '.join(specs[0].backends)}" if name else "no installed engine does"
-        raise UsageError(f"Nothing generates on backend {chip}: {why}.")
-    return usable[0]
 
 
 def answer(text: str, thinking: bool | None = None) -> Message:

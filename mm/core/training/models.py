@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 
 from mm.core.backend import Backend
+from mm.core.contracts import Adapter
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import CheckpointError
 from mm.core.plugins import PluginManager
@@ -25,7 +27,7 @@ __all__ = [
     "save_model_folder", "save_weights", "step_of",
 ]  # fmt: skip
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, ADAPTER = "model.safetensors", "adapter"
 
 
 @attrs.frozen(eq=False)
@@ -37,6 +39,7 @@ class LoadedModel:
     model: nn.Module
     tokenizer: Tokenizer
     path: Path | None = None
+    adapter: Adapter | None = None
 
 
 def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
@@ -46,33 +49,44 @@ def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokeniz
     return LoadedModel(name, config, model, tokenizer)
 
 
-def save_model_folder(folder: Path, loaded: LoadedModel) -> None:
-    """Write a model's files into an existing folder. Tied weights are stored once."""
-    save_weights(loaded.model, folder / WEIGHTS)
+def save_model_folder(folder: Path, loaded: LoadedModel, *, merged: bool = False) -> None:
+    """Write a model's files into an existing folder. Tied weights are stored once.
+
+    An adapter is written beside the plain weights; `merged` puts its change into them, so that they stand alone.
+    """
+    with loaded.adapter.merged() if loaded.adapter and merged else nullcontext():
+        save_weights(loaded.model, folder / WEIGHTS, loaded.adapter.names() if loaded.adapter else frozenset())
     loaded.tokenizer.save(folder)
-    config = {
+    config: dict[str, Any] = {
         "model_type": "mm",
         "architecture": loaded.architecture,
         "config": attrs.asdict(loaded.config),
         "tokenizer_fingerprint": loaded.tokenizer.fingerprint,
     }
+    if loaded.adapter:
+        (folder / ADAPTER).mkdir()
+        loaded.adapter.save(folder / ADAPTER)
+        note = {"name": loaded.adapter.name, "config": attrs.asdict(loaded.adapter.config) if loaded.adapter.config else {}}
+        config |= {} if merged else {"adapter": note}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's tensors, tied ones under the first of their names. Equal weights give equal bytes.
+def save_weights(model: nn.Module, path: Path, without: frozenset[str] = frozenset()) -> None:
+    """Write a model's tensors, but those of the names in `without`; tied ones under the first of their names. Equal
+    weights give equal bytes.
 
     `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time.
     """
     state = model.state_dict(keep_vars=True)
-    first = {id(state[name]): name for name in sorted(state, reverse=True)}
+    first = {id(state[name]): name for name in sorted(state.keys() - without, reverse=True)}
     save_file({name: state[name].detach().contiguous() for name in sorted(first.values())}, path, metadata={"format": "pt"})
 
 
-def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) -> LoadedModel:
+def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend, *, merge: bool = True) -> LoadedModel:
     """A model from its own folder or, through the converter that reads it, from a foreign one; on the CPU, in float32.
 
-    Raises CheckpointError for damaged files, missing or unexpected tensors, and a tokenizer that does not belong.
+    An adapter that lies beside the weights is merged into them, unless the caller will put it on. Raises
+    CheckpointError for damaged files, missing or unexpected tensors, and a tokenizer that does not belong.
     """
     config = read_config(folder)
     if config.get("model_type") != "mm":
@@ -93,7 +107,22 @@ def load_model_folder(plugins: PluginManager, folder: Path, backend: Backend) ->
         load_model(model, folder / WEIGHTS, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from None
+    if merge and "adapter" in config:
+        _merge(plugins, model, config["adapter"], folder)
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
+
+
+def _merge(plugins: PluginManager, model: nn.Module, note: dict[str, Any], folder: Path) -> None:
+    """Put the change of a saved adapter into a plain model's weights."""
+    spec, weights = plugins.get("adapter", note["name"]), model.state_dict(keep_vars=True)
+    config = spec.config(**_as_tuples(note["config"])) if spec.config else None
+    adapter: Adapter = spec.load()(spec.name, config, model)
+    adapter.apply()
+    adapter.load(folder / ADAPTER)
+    with adapter.merged():
+        changed = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in weights}
+    adapter.remove()
+    model.load_state_dict(changed)
 
 
 def _import_foreign(plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend) -> LoadedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -13,19 +14,19 @@ from mm.core.choices import needs_of
 from mm.core.contracts import Callback
 from mm.core.data.corpus import Corpus, open_corpus
 from mm.core.data.order import held_out
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.errors import MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import TrackerSpec
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
 from mm.core.training import models, runfolder
+from mm.core.training.casting import Casting
 from mm.core.training.checkpoint import save_checkpoint
-from mm.core.training.distributed import World, join_world, wrap
+from mm.core.training.distributed import World, join_world
 from mm.core.training.evaluate import evaluate
 from mm.core.training.feed import Feed
 from mm.core.training.progress import ProgressBar
 from mm.core.training.roles import Role
+from mm.core.training.rollouts import RolloutTools, log_to
 from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder, Workspace
@@ -83,20 +84,15 @@ def build(
     world = join_world(backend)
     world.same("plugins", plugins.versions())
     backend.seed(run.train.seed)
-    loaded = _open_model(plugins, run, workspace, backend, checkpoint)
+    casting = Casting(plugins=plugins, run=run, workspace=workspace, backend=backend, world=world, say=say)
+    loaded = casting.policy(checkpoint)
     needs = needs_of(plugins, run)
     corpus = open_corpus(plugins, run.select.data, needs.data, loaded.tokenizer, run.train.max_length, workspace.cache, say)
-    device = backend.device(world.local_rank)
-    loaded.model.to(device)
     use_threads(backend, loaded.model, run.train.threads)
-    for note in backend.fuse(loaded.model):
-        backend.notes.append(f"fused: {note}")
-    if run.train.compile and (declined := backend.compile(loaded.model)):
-        backend.notes.append(f"not compiled: {declined}")
-        say(f"--compile: {declined}; going on without")
-    roles = _roles(needs.roles, needs.trainable, loaded, world, device)
+    roles = casting.roles(needs, loaded)
+    backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
-    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, folder)
+    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, folder, say)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
         loaded=loaded, corpus=corpus, trainer=trainer,
@@ -116,34 +112,17 @@ def use_threads(backend: Backend, model: torch.nn.Module, wanted: int | None = N
     torch.set_num_threads(wanted or backend.threads(sum(p.numel() for p in model.parameters())) or _THREADS)
 
 
-def _open_model(
-    plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, checkpoint: Path | None
-) -> models.LoadedModel:
-    if checkpoint or run.select.from_:
-        path = checkpoint or models.find_model(run.select.from_, workspace)
-        return models.load_model_folder(plugins, path, backend)
-    tokenizer = Tokenizer.load(Path(run.select.tokenizer))
-    return models.new_model(plugins, run.select.arch, run.architecture, tokenizer, backend)
-
-
-def _roles(
-    names: tuple[str, ...], trainable: tuple[str, ...], loaded: models.LoadedModel, world: World, device: torch.device
-) -> dict[str, Role]:
-    unknown = set(names) - {"policy"}
-    if unknown:
-        raise MMError(f"No way to build the role {sorted(unknown)[0]!r}: only 'policy' is known.")
-    module = wrap(loaded.model, world, device)
-    return {name: Role(name, loaded.model, trainable=name in trainable, module=module) for name in names}
-
-
 def _trainer(
     plugins: PluginManager, run: Run, backend: Backend, world: World, roles: dict[str, Role],
-    loaded: models.LoadedModel, corpus: Corpus, folder: RunFolder,
+    loaded: models.LoadedModel, corpus: Corpus, folder: RunFolder, say: Say,
 ) -> Trainer:  # fmt: skip
     settings = run.train
     rows, held = held_out(corpus.store, settings.eval_ratio, settings.seed)
     feed = Feed(corpus.store, rows, settings.global_batch_size, settings.seed, world)
-    tools = Tools(tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take)
+    tools = Tools(
+        tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take, row=corpus.store.row,
+        warn=_warn(backend, world, say), **_rollouts(plugins, run, backend, world, loaded, folder),
+    )  # fmt: skip
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     token_bytes = loaded.tokenizer.token_bytes
     held_rows = [int(i) for i in held[: settings.eval_rows]]
@@ -153,6 +132,31 @@ def _trainer(
         save=lambda trainer: save_checkpoint(trainer, loaded, folder.checkpoints),
         evaluate=lambda trainer: evaluate(trainer, held_rows, token_bytes),
     )  # fmt: skip
+
+
+def _warn(backend: Backend, world: World, say: Say) -> Callable[[str], None]:
+    """Says a warning once, and notes it for the manifest."""
+
+    def warn(text: str) -> None:
+        if text not in backend.notes and world.main:
+            backend.notes.append(text)
+            say(text)
+
+    return warn
+
+
+def _rollouts(
+    plugins: PluginManager, run: Run, backend: Backend, world: World, loaded: models.LoadedModel, folder: RunFolder
+) -> dict[str, Any]:
+    """What `Tools` has for an algorithm that generates."""
+    if not needs_of(plugins, run).generates:
+        return {}
+    parts = RolloutTools(plugins=plugins, run=run, backend=backend)
+    dtype = backend.default_dtype() if run.train.dtype == "auto" else run.train.dtype
+    return {
+        "engine": parts.engine(loaded.model, dtype), "rewards": parts.rewards(), "tools": parts.tools(),
+        "log": log_to(folder.path, world.main),
+    }  # fmt: skip
 
 
 def _callbacks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
@@ -57,7 +58,9 @@ class Trainer:
         self.horizon = settings.max_steps or feed.steps(settings.epochs)
         self.notes = backend.notes
         self.optimizers = {
-            role.name: build_optimizers(role.model, settings, self.notes) for role in roles.values() if role.trainable
+            role.name: build_optimizers(role.model, self._settings(role), self.notes)
+            for role in roles.values()
+            if role.trainable
         }
         self.scaler = backend.scaler(self.dtype)
         self.progress = Progress()
@@ -101,7 +104,7 @@ class Trainer:
 
     def _next_units(self) -> list[Unit]:
         if not self.progress.pending:
-            with torch.no_grad():
+            with torch.no_grad(), self.backend.autocast(self.dtype):
                 self.progress.pending = self.algorithm.prepare(self.feed.next())
         return self.progress.pending.pop(0)
 
@@ -157,8 +160,9 @@ class Trainer:
         return totals
 
     def _backward(self, batch: Packed, totals: dict[str, float], last: bool) -> None:
-        module = next(r.module for r in self.roles.values() if r.trainable)
-        with accumulate(module, last):
+        with ExitStack() as contexts:
+            for role in self.roles.values():
+                contexts.enter_context(accumulate(role.module, last))
             loss, metrics = self.loss(batch.to(self.device), totals)
             # data-parallel wrappers average over ranks; the loss is already divided by the global totals
             loss = loss * self.world.size
@@ -176,8 +180,9 @@ class Trainer:
         return loss, metrics
 
     def _update(self) -> None:
-        rate = learning_rate(self.progress.step, self.horizon, self.settings)
         for name, optimizers in self.optimizers.items():
+            settings = self._settings(self.roles[name])
+            rate = learning_rate(self.progress.step, self.horizon, settings)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
@@ -185,7 +190,7 @@ class Trainer:
                     self.scaler.unscale_(optimizer)
             norm = torch.nn.utils.clip_grad_norm_(
                 [p for p in self.roles[name].model.parameters() if p.requires_grad],
-                self.settings.clip_norm or float("inf"),
+                settings.clip_norm or float("inf"),
             )
             self.meter.add({f"{name}/grad_norm" if len(self.optimizers) > 1 else "grad_norm": (norm.detach(), 1.0)})
             if not self.scaler:  # a scaler skips overflowing steps by itself
@@ -195,6 +200,10 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
         if self.scaler:
             self.scaler.update()
+
+    def _settings(self, role: Role) -> TrainSettings:
+        """The run's settings with the role's own above them."""
+        return attrs.evolve(self.settings, **role.settings)
 
     def _mask(self, norm: Tensor) -> None:
         """Remember the first non-finite step on the device; from then on no update is applied."""
