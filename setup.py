@@ -10,7 +10,11 @@ PARTS = {
     "architecture": {"mm.plugins.architectures": ["dense"]},
     "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft"]},
     "engine": {"mm.plugins.engines": ["local"]},
-    "format": {"mm.plugins.formats": ["text", "chat"]},
+    "format": {
+        "mm.plugins.formats": [
+            "text", "chat", "sharegpt", "alpaca", "completion", "preference", "unpaired", "prompt", "episode",
+        ]
+    },
     "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
     "tracker": {"mm.plugins.trackers": ["jsonl"]},
     "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
@@ -45,6 +49,7 @@ setup(
         "attrs>=23.2",
         "click>=8.1.7",
         "jinja2>=3.1",
+        "jsonschema>=4.20",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pluggy>=1.5",
@@ -59,9 +64,12 @@ setup(
         "npu": ["torch==2.12.0", "torch_npu==2.12.0"],
         "vllm": ["vllm>=0.23"],
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+        "parquet": ["pyarrow>=15"],
         "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
         "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
-        "dev": ["build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "dev": [
+            "build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9",
+        ],
     },
     entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},
     classifiers=[

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from mm.core.errors import DataError
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -202,6 +204,24 @@ class Source(ABC):
     @abstractmethod
     def digest(self) -> str:
         """A hash of the content: equal exactly when the rows are equal."""
+
+    def entries(self) -> Iterator[tuple[Position, Mapping[str, Any] | DataError]]:
+        """Like `rows`, with an error in the place of what cannot be read, and on to the next row.
+
+        An error without a line is about its whole file. A source that does not override this ends at the first one.
+        """
+        try:
+            yield from self.rows()
+        except DataError as error:
+            yield Position(path=str(error.path or self.locator), line=error.line or 0), error
+
+    def fraction(self) -> float | None:
+        """How much of the running pass has been read, 0 to 1; None where that is not known."""
+        return None
+
+    def notes(self) -> Sequence[str]:
+        """What the user should be told about what is read, such as files that are left out."""
+        return ()
 
 
 class Format(ABC):

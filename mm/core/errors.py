@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 
 class MMError(Exception):
@@ -18,13 +19,21 @@ class UsageError(MMError):
     exit_code = 2
 
 
-class DataError(UsageError):
-    """A row or file that cannot be used; the message starts with `file:line`."""
+# What can be wrong with a row, as reports count it; "damaged file" ends the reading of its file.
+Problem = Literal[
+    "not JSON", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value", "damaged file"
+]  # fmt: skip
 
-    def __init__(self, reason: str, path: object = None, line: int | None = None) -> None:
+
+class DataError(UsageError):
+    """A row or file that cannot be used; the message starts with `file:line`, and without a line it is about the file."""
+
+    def __init__(
+        self, reason: str, path: object = None, line: int | None = None, *, problem: Problem = "wrong value"
+    ) -> None:
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         super().__init__(f"{where}{reason}")
-        self.reason, self.path, self.line = reason, path, line
+        self.reason, self.path, self.line, self.problem = reason, path, line, problem
 
 
 class CheckpointError(MMError):

@@ -153,13 +153,24 @@ class RewardSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class FormatSpec(Spec):
-    """A row schema. `recognise` looks at one parsed JSON row; `row` is the kind of row that `parse` gives."""
+    """A row schema. `recognise` looks at one parsed JSON row; `row` is the kind of row that `parse` gives.
+
+    `accepts`: further rows that it reads when an algorithm asks for its kind, though by themselves they would be taken
+    for something else: a finished conversation is chat, and also a prompt for whoever needs prompts.
+    """
 
     kind: ClassVar[str] = "format"
     hook: ClassVar[str] = "mm_formats"
 
     row: str
     recognise: Callable[[Mapping[str, Any]], bool]
+    accepts: Callable[[Mapping[str, Any]], bool] | None = None
+
+    def fits(self, row: Mapping[str, Any], row_kind: str = "") -> bool:
+        """Whether the row is this format's, where `row_kind` is needed ("": whatever it is by itself)."""
+        if row_kind and row_kind != self.row:
+            return False
+        return self.recognise(row) or bool(row_kind and self.accepts and self.accepts(row))
 
 
 @attrs.frozen(kw_only=True)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mm.core.contracts import Format, Position
+import attrs
+
+from mm.core.contracts import Format, Position, Source
 from mm.core.data.rows import Row
 from mm.core.errors import DataError, UsageError
 from mm.core.records import FormatSpec
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """A row as it was found: `row` typed, or the `error` that says why not. `raw` is None for what is no JSON object."""
+
+    position: Position
+    raw: Mapping[str, Any] | None = None
+    row: Row | None = None
+    error: DataError | None = None
 
 
 class RowReader:
@@ -29,10 +41,27 @@ class RowReader:
 
     def parse(self, position: Position, row: Mapping[str, Any]) -> Row:
         """The typed row. Raises DataError that begins with `file:line`."""
+        spec, format = self._choice(position, row)
         try:
-            return self.format(position, row).parse(row)
+            parsed = format.parse(row)
         except DataError as error:
             raise at(position, error) from None
+        if not spec.fits(row, self.row_kind):
+            reason = f"no {spec.name} row, which the first row of the file is (keys: {_keys(row)})"
+            raise DataError(reason, position.path, position.line, problem="unknown format")
+        return parsed
+
+    def read(self, source: Source) -> Iterator[Entry]:
+        """Every row of a source, the bad ones with their error. Raises UsageError for a file of the wrong kind, or one
+        that could be of several."""
+        for position, raw in source.entries():
+            if isinstance(raw, DataError):
+                yield Entry(position=position, error=at(position, raw))
+                continue
+            try:
+                yield Entry(position=position, raw=raw, row=self.parse(position, raw))
+            except DataError as error:
+                yield Entry(position=position, raw=raw, error=error)
 
     def _choice(self, position: Position, row: Mapping[str, Any]) -> tuple[FormatSpec, Format]:
         if position.path not in self._chosen:
@@ -41,21 +70,31 @@ class RowReader:
         return self._chosen[position.path]
 
     def _recognise(self, position: Position, row: Mapping[str, Any]) -> FormatSpec:
-        matching = [spec for spec in self.formats if spec.recognise(row)]
-        wanted = [spec for spec in matching if self.row_kind in ("", spec.row)]
+        wanted = [spec for spec in self.formats if spec.fits(row, self.row_kind)]
         if len(wanted) == 1:
             return wanted[0]
-        where, keys = f"{position.path}:{position.line}", ", ".join(sorted(row)) or "none"
-        if not matching:
-            known = "; ".join(f"{spec.name} ({spec.summary})" for spec in self.formats) or "none"
-            raise UsageError(f"{where}: no format fits a row with the keys {keys}. Known: {known}")
-        if not wanted:
-            kinds = " or ".join(sorted({f"{spec.row} rows (format {spec.name})" for spec in matching}))
+        where = f"{position.path}:{position.line}"
+        if wanted:
+            names = ", ".join(f"{spec.name} ({spec.row} rows)" for spec in wanted)
+            cure = "Say which kind of row is meant, or block all formats but one with -p no:format.NAME."
+            raise UsageError(f"{where}: a row with the keys {_keys(row)} fits several formats: {names}. {cure}")
+        found = [spec for spec in self.formats if spec.fits(row)]
+        if found:
+            kinds = " or ".join(sorted({f"{spec.row} rows (format {spec.name})" for spec in found}))
             raise UsageError(f"{where}: the file holds {kinds}, but {self.row_kind} rows are needed.")
-        names = ", ".join(spec.name for spec in wanted)
-        raise UsageError(f"{where}: a row with the keys {keys} fits several formats: {names}. Block all but one.")
+        known = "; ".join(f"{spec.name} ({spec.summary})" for spec in self.formats) or "none"
+        reason = f"no format fits a row with the keys {_keys(row)}. Known: {known}"
+        raise DataError(reason, position.path, position.line, problem="unknown format")
 
 
 def at(position: Position, error: DataError) -> DataError:
     """The same complaint with the row's position, unless it has one."""
-    return error if error.path is not None else DataError(error.reason, position.path, position.line)
+    if error.path is not None:
+        return error
+    return DataError(error.reason, position.path, position.line, problem=error.problem)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    """The row's keys for a message; a row may have thousands."""
+    names = sorted(map(str, row))
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"

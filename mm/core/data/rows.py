@@ -68,16 +68,17 @@ class TextRow:
 
 @attrs.frozen
 class ChatRow:
-    """A conversation and the tools it may call; what the assistant says is learned."""
+    """A conversation and the tools it may call; what the assistant says is learned, from message `begin` on."""
 
     kind: ClassVar[str] = "chat"
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    begin: int = 0
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
         """One unit. A long conversation loses its last turns; one whose first answer is too long keeps its beginning."""
-        ids, learn = tokenizer.encode_chat(self.messages, self.tools)
+        ids, learn = tokenizer.encode_chat(self.messages, self.tools, self.begin)
         end = cut_chat(learn, max_length)
         kept = learn[:end]
         return Encoded(units=[[(ids[:end], kept)]] if any(kept[1:]) else [], truncated=any(learn[end:]))

@@ -74,15 +74,21 @@ class Tokenizer:
         """A conversation as text; `switches` are variables of the template (`enable_thinking`, `open_thinking`)."""
         return self._template.render(as_dicts(messages), tools, add_generation_prompt=add_generation_prompt, **switches)
 
-    def encode_chat(self, messages: Messages, tools: Tools = None) -> tuple[list[int], list[bool]]:
-        """Ids of a conversation and, for each, whether the assistant wrote it (the closing `<|im_end|>` included)."""
+    def encode_chat(self, messages: Messages, tools: Tools = None, begin: int = 0) -> tuple[list[int], list[bool]]:
+        """Ids of a conversation and, for each, whether the assistant wrote it (the closing `<|im_end|>` included) in
+        message `begin` or later; what it said before is then no more than a prompt."""
         ids: list[int] = []
         learn: list[bool] = []
         for piece in self._template.pieces(as_dicts(messages), tools, learn=True):
             found = self.encode(piece.text, plain=piece.plain)
             ids += found
             learn += [piece.learn] * len(found)
-        return ids, learn
+        if not any(as_dicts([m])[0].get("role") == "assistant" for m in messages[:begin]):
+            return ids, learn
+        given, _ = self.encode_chat(messages[:begin], tools)
+        if ids[: len(given)] != given:
+            raise DataError("the chat template writes the prompt differently once an answer follows it")
+        return ids, [False] * len(given) + learn[len(given) :]
 
     def encode_prompt(self, messages: Messages, tools: Tools = None, *, thinking: bool | None = None) -> list[int]:
         """Ids of a conversation up to where the assistant's next turn begins.

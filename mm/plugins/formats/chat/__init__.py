@@ -5,15 +5,18 @@ from typing import Any
 
 from mm.core.hooks import hookimpl
 from mm.core.records import FormatSpec
+from mm.plugins.formats.turns import first_turn, is_open, is_preference, is_sharegpt
+
+
+def accepts(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a conversation of turns with a role (ShareGPT's turns say `from` instead)."""
+    first = first_turn(row)
+    return first is not None and not is_sharegpt(first)
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row is a conversation of turns with a role (ShareGPT's turns say `from` instead)."""
-    if "conversations" not in row and "messages" not in row:
-        return False
-    turns = row.get("conversations", row.get("messages"))
-    first = turns[0] if isinstance(turns, list) and turns else None
-    return not (isinstance(first, dict) and "from" in first and "role" not in first)
+    """Whether that conversation is what the row is about, and finished."""
+    return accepts(row) and not is_open(row) and "gt" not in row and not is_preference(row)
 
 
 @hookimpl
@@ -25,4 +28,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.chat.format:ChatFormat",
         row="chat",
         recognise=recognise,
+        accepts=accepts,
     )

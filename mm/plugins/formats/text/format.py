@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mm.core.contracts import Format
+from mm.core.data.messages import kind_of
 from mm.core.data.rows import TextRow
 from mm.core.errors import DataError
 
@@ -16,8 +17,10 @@ class TextFormat(Format):
     def parse(self, row: Mapping[str, Any]) -> TextRow:
         """The document. Raises DataError when `text` is missing, not text, or blank."""
         text = row.get("text")
+        if text is None:
+            raise DataError("no text", problem="missing field")
         if not isinstance(text, str):
-            raise DataError("no text" if text is None else f"text is {type(text).__name__}, expected a string")
+            raise DataError(f"text is {kind_of(text)}, expected text", problem="wrong type")
         if not text.strip():
-            raise DataError("text is empty")
+            raise DataError("text is empty", problem="empty")
         return TextRow(text)

@@ -1,69 +1,135 @@
-"""Reads a file of JSON lines."""
+"""Reads a file of rows, or all files below a folder."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import json
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mm.core.contracts import Position, Source
 from mm.core.errors import DataError, UsageError, close_match
 from mm.plugins.sources.files import SUFFIXES
+from mm.plugins.sources.files.arrays import is_array, read_array
+from mm.plugins.sources.files.decode import Found, damaged
+from mm.plugins.sources.files.lines import read_lines
+from mm.plugins.sources.files.parquet import read_parquet
 
 _BLOCK = 1 << 20
+_NAMED = 5  # files left out that are named
+_UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 class Files(Source):
-    """One file; `locator` is its path. Blank lines are skipped, but counted."""
+    """`locator` is the path of a file or of a folder, whose files are read in the order of their names."""
+
+    _finished = 0
+    _tell: Callable[[], int] | None = None
 
     def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
-        """Every row. Raises UsageError for a missing file or an unknown suffix, DataError for a line that is no object."""
-        with self._open() as file:
-            for number, line in enumerate(self._lines(file), 1):
-                if line.strip():
-                    yield Position(path=self.locator, line=number), self._row(line, number)
+        """Every row. Raises UsageError for a missing file or an unknown suffix, DataError for what is no object."""
+        for position, row in self.entries():
+            if isinstance(row, DataError):
+                raise row
+            yield position, row
+
+    def entries(self) -> Iterator[Found]:
+        """See `Source.entries`; the files behind a damaged one are still read."""
+        self._finished = 0
+        for path in self.paths:
+            yield from self._read(path)
+            self._finished, self._tell = self._finished + _size(path), None
+
+    def fraction(self) -> float | None:
+        """In bytes, compressed ones where a file is compressed."""
+        total = sum(map(_size, self.paths))
+        return (self._finished + (self._tell() if self._tell else 0)) / total if total else None
 
     def digest(self) -> str:
-        """SHA-256 of the uncompressed content, so that compressing a file does not make it another."""
-        found = hashlib.sha256()
-        with self._open() as file:
-            while block := self._read(file):
-                found.update(block)
-        return found.hexdigest()
+        """SHA-256 of the uncompressed content, so that compressing a file does not make it another; of a folder, of
+        its files' digests in their order."""
+        found = [self._digest(path) for path in self.paths]
+        return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
-    def _open(self) -> BinaryIO:
+    def notes(self) -> Sequence[str]:
+        """Files of a folder that are left out, as they are no rows."""
+        if not self._left_out:
+            return ()
+        more = len(self._left_out) - _NAMED
+        names = ", ".join(self._left_out[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return (f"{self.locator}: left out, as rows are read from {' '.join(SUFFIXES)} files: {names}",)
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The files, as messages name them. Raises UsageError when there is none."""
         path = Path(self.locator).expanduser()
+        if path.is_dir():
+            names = [name for name in self._names(path) if name.endswith(SUFFIXES)]
+            if not names:
+                raise UsageError(f"{self.locator} is a folder without {' '.join(SUFFIXES)} files.")
+            return tuple(os.path.join(self.locator, name) for name in names)
         if not path.is_file():
             nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            what = "is a folder, not a file" if path.is_dir() else "does not exist"
-            raise UsageError(f"{self.locator} {what}.{close_match(path.name, nearby)}")
+            raise UsageError(f"{self.locator} does not exist.{close_match(path.name, nearby)}")
         if not path.name.endswith(SUFFIXES):
-            raise UsageError(f"{self.locator}: rows are read from {' and '.join(SUFFIXES)} files.")
-        return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+            raise UsageError(f"{self.locator}: rows are read from {' '.join(SUFFIXES)} files, and folders of them.")
+        return (self.locator,)
 
-    def _lines(self, file: BinaryIO) -> Iterator[bytes]:
-        try:
-            yield from file
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"cannot be read ({error})", self.locator) from error
+    @cached_property
+    def _left_out(self) -> list[str]:
+        path = Path(self.locator).expanduser()
+        return [name for name in self._names(path) if not name.endswith(SUFFIXES)] if path.is_dir() else []
 
-    def _read(self, file: BinaryIO) -> bytes:
-        try:
-            return file.read(_BLOCK)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"cannot be read ({error})", self.locator) from error
+    @staticmethod
+    def _names(folder: Path) -> list[str]:
+        """Files below a folder, sorted, without what is hidden."""
+        found = []
+        for base, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [os.path.relpath(os.path.join(base, name), folder) for name in names if not name.startswith(".")]
+        return sorted(found)
 
-    def _row(self, line: bytes, number: int) -> Mapping[str, Any]:
+    def _read(self, path: str) -> Iterator[Found]:
+        number = 0
         try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"not UTF-8 ({error.reason} at byte {error.start})", self.locator, number) from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"not JSON ({error})", self.locator, number) from None
-        if not isinstance(row, dict):
-            raise DataError(f"expected a JSON object, got {type(row).__name__}", self.locator, number)
-        return row
+            for position, row in self._read_parquet(path) if path.endswith(".parquet") else self._read_json(path):
+                number = position.line
+                yield position, row
+        except _UNREADABLE as error:
+            yield damaged(path, error, number)
+
+    def _read_parquet(self, path: str) -> Iterator[Found]:
+        share = [0.0]
+        self._tell = lambda: int(share[0] * _size(path))
+        for position, row, share[0] in read_parquet(path):
+            yield position, row
+
+    def _read_json(self, path: str) -> Iterator[Found]:
+        with Path(path).expanduser().open("rb") as raw:
+            self._tell = lambda: 0 if raw.closed else raw.tell()
+            with _uncompressed(path, raw) as file:
+                # a .json file that begins with an object is JSON lines under another name
+                array = ".json" in Path(path).suffixes[-2:] and is_array(file)
+                yield from read_array(path, file) if array else read_lines(path, file)
+
+    def _digest(self, path: str) -> str:
+        found = hashlib.sha256()
+        try:
+            with Path(path).expanduser().open("rb") as raw, _uncompressed(path, raw) as file:
+                while block := file.read(_BLOCK):
+                    found.update(block)
+        except _UNREADABLE as error:
+            raise DataError(f"cannot be read ({error})", path, problem="damaged file") from error
+        return found.hexdigest()
+
+
+def _uncompressed(path: str, raw: BinaryIO) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(raw, "rb")) if path.endswith(".gz") else raw
+
+
+def _size(path: str) -> int:
+    return Path(path).expanduser().stat().st_size

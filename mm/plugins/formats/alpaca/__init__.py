@@ -1,0 +1,26 @@
+"""Instructions with their answer: Alpaca's rows."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mm.core.hooks import hookimpl
+from mm.core.records import FormatSpec
+
+
+def recognise(row: Mapping[str, Any]) -> bool:
+    """Whether the row is an instruction with its output."""
+    return "instruction" in row and "output" in row
+
+
+
+
+@hookimpl
+def mm_formats() -> Iterable[FormatSpec]:
+    """The part."""
+    yield FormatSpec(
+        name="alpaca",
+        summary="Alpaca: instruction, output, optional input, system and history.",
+        target="mm.plugins.formats.alpaca.format:AlpacaFormat",
+        row="chat",
+        recognise=recognise,
+    )

@@ -1,0 +1,26 @@
+"""A prompt and its completion."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mm.core.hooks import hookimpl
+from mm.core.records import FormatSpec
+
+
+def recognise(row: Mapping[str, Any]) -> bool:
+    """Whether the row has both and no verdict on the completion."""
+    return "prompt" in row and "completion" in row and "label" not in row
+
+
+
+
+@hookimpl
+def mm_formats() -> Iterable[FormatSpec]:
+    """The part."""
+    yield FormatSpec(
+        name="completion",
+        summary="A prompt and its completion, each a text or messages; only the completion is learned.",
+        target="mm.plugins.formats.completion.format:CompletionFormat",
+        row="chat",
+        recognise=recognise,
+    )

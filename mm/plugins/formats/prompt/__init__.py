@@ -1,0 +1,33 @@
+"""Prompts for reinforcement learning."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mm.core.hooks import hookimpl
+from mm.core.records import FormatSpec
+from mm.plugins.formats.turns import first_turn, is_open, is_preference
+
+
+def accepts(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a prompt or a conversation; an answer at its end is left out."""
+    return "prompt" in row or first_turn(row) is not None
+
+
+def recognise(row: Mapping[str, Any]) -> bool:
+    """Whether the row has nothing but a question."""
+    if ("gt" in row and "prompt" not in row) or is_preference(row) or "completion" in row:
+        return False
+    return "prompt" in row or is_open(row)
+
+
+@hookimpl
+def mm_formats() -> Iterable[FormatSpec]:
+    """The part."""
+    yield FormatSpec(
+        name="prompt",
+        summary="Prompts to be answered: prompt or an unanswered conversation, and whatever a reward reads.",
+        target="mm.plugins.formats.prompt.format:PromptFormat",
+        row="prompt",
+        recognise=recognise,
+        accepts=accepts,
+    )

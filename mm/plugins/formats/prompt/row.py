@@ -1,0 +1,40 @@
+"""The row of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from mm.core.data.messages import Message
+from mm.core.data.rows import Encoded, Render
+
+if TYPE_CHECKING:
+    from mm.core.data.tokenizer import Tokenizer
+
+
+@attrs.frozen
+class PromptRow:
+    """A conversation that waits for an answer. `fields` is the JSON row, from which a reward reads what it needs.
+
+    A unit of one sequence, the prompt up to where the assistant begins; nothing of it is learned.
+    """
+
+    kind: ClassVar[str] = "prompt"
+    keep: ClassVar[bool] = True
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    fields: Mapping[str, Any]
+
+    def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
+        """A prompt that is too long is dropped: without its end it asks something else."""
+        ids = tokenizer.encode_prompt(self.messages, self.tools)
+        if len(ids) > max_length:
+            return Encoded(units=[], truncated=True)
+        return Encoded(units=[[(ids, [False] * len(ids))]])
+
+    def texts(self, render: Render) -> list[str]:
+        """The conversation."""
+        return [render(self.messages, self.tools)]
