@@ -5,6 +5,7 @@ Importing this module imports no torch, so that a declaration may name these typ
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,12 +35,23 @@ Totals = Mapping[str, float]
 Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
 
 
+@attrs.frozen(kw_only=True)
+class Watch:
+    """The range in which a metric is well, and what it means when it leaves that."""
+
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
 class Algorithm:
     """What is learned. The trainer owns device, precision, accumulation, clipping, schedule, logging and resume.
 
     `models` maps each role that `needs` named to a `Role`; `tools` gives the tokenizer, the engine, keyed random
-    generators and more rows.
+    generators and more rows. `watch` names metrics whose leaving a range is said, with its meaning.
     """
+
+    watch: ClassVar[Mapping[str, Watch]] = {}
 
     def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
         self.config, self.models, self.tools = config, models, tools

@@ -19,6 +19,7 @@ from mm.core.records import TrackerSpec
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
 from mm.core.training import models, runfolder
+from mm.core.training.batch import pack, split_by_tokens
 from mm.core.training.casting import Casting
 from mm.core.training.checkpoint import save_checkpoint
 from mm.core.training.distributed import World, join_world
@@ -29,6 +30,7 @@ from mm.core.training.roles import Role
 from mm.core.training.rollouts import RolloutTools, log_to
 from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
+from mm.core.training.watchdog import Watchdog
 from mm.core.workspace import RunFolder, Workspace
 
 Say = Callable[[str], None]
@@ -119,16 +121,20 @@ def _trainer(
     settings = run.train
     rows, held = held_out(corpus.store, settings.eval_ratio, settings.seed)
     feed = Feed(corpus.store, rows, settings.global_batch_size, settings.seed, world)
+    warn = _warn(backend, world, say)
     tools = Tools(
         tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take, row=corpus.store.row,
-        warn=_warn(backend, world, say), **_rollouts(plugins, run, backend, world, loaded, folder),
+        packs=lambda units: [
+            pack(part).to(backend.device(world.local_rank)) for part in split_by_tokens(units, settings.micro_batch_tokens)
+        ],
+        warn=warn, **_rollouts(plugins, run, backend, world, loaded, folder),
     )  # fmt: skip
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     token_bytes = loaded.tokenizer.token_bytes
     held_rows = [int(i) for i in held[: settings.eval_rows]]
     return Trainer(
         settings=settings, backend=backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
-        callbacks=_callbacks(plugins, run, folder, world, loaded),
+        callbacks=[*_callbacks(plugins, run, folder, world, loaded), Watchdog(warn)],
         save=lambda trainer: save_checkpoint(trainer, loaded, folder.checkpoints),
         evaluate=lambda trainer: evaluate(trainer, held_rows, token_bytes),
     )  # fmt: skip

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
+from mm.core.training.batch import Packed, Unit, pack
+
 if TYPE_CHECKING:
     from mm.core.contracts import Engine, Reward, Tool
     from mm.core.data.rows import Row
     from mm.core.data.tokenizer import Tokenizer
-    from mm.core.training.batch import Unit
     from mm.core.training.distributed import World
 
 
@@ -21,7 +22,8 @@ class Tools:
     """What a run lends its algorithm.
 
     `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, `row(unit.row)` the row
-    that a unit was made of, for kinds that are kept. An algorithm that generates has an `engine`, the `rewards` with
+    that a unit was made of, for kinds that are kept, and
+    `packs` micro-batches on the device by the run's token budget. An algorithm that generates has an `engine`, the `rewards` with
     their weights by name, the `tools` by name, and `log` for samples to read. `warn` says something once.
     """
 
@@ -30,6 +32,7 @@ class Tools:
     seed: int
     more_rows: Callable[[int], list[Unit]]
     row: Callable[[int], Row] = attrs.field(factory=lambda: _unkept)
+    packs: Callable[[list[Unit]], list[Packed]] = lambda units: [pack(units)]
     engine: Engine | None = None
     rewards: Mapping[str, tuple[Reward, float]] = attrs.field(factory=dict)
     tools: Mapping[str, Tool] = attrs.field(factory=dict)
