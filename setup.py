@@ -8,7 +8,7 @@ PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
     "converter": {"mm.converters": ["llama", "qwen3"]},
     "architecture": {"mm.plugins.architectures": ["dense"]},
-    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo"]},
+    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo", "spo"]},
     "engine": {"mm.plugins.engines": ["local"]},
     "format": {
         "mm.plugins.formats": [

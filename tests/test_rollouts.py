@@ -49,11 +49,16 @@ def logged(run: Any, name: str) -> list[float]:
     return [line[name] for line in lines if name in line and "learning_rate" in line]
 
 
-@pytest.mark.parametrize("algo", ["grpo", "rloo", "reinforce-pp", "ppo"])
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("rloo", "reinforce-pp", "ppo", "spo")]
+
+
+@pytest.mark.parametrize("algo", ["grpo", *_SLOW])
 def test_each_raises_its_reward(algo: str, plugins: PluginManager, tmp_path: Path) -> None:
     more = {"num_generations": 16, "max_steps": 30, "learning_rate": 3e-3, "critic_learning_rate": 3e-3}
     if algo != "ppo":
         del more["critic_learning_rate"]
+    if algo == "spo":
+        more |= {"num_generations": 4, "global_batch_size": 16}
     run = train(plugins, tmp_path, algo, **more)
     rewards = logged(run, "reward")
     assert sum(rewards[-5:]) / 5 > 1.5 * sum(rewards[:5]) / 5
@@ -63,7 +68,8 @@ def test_each_raises_its_reward(algo: str, plugins: PluginManager, tmp_path: Pat
 @pytest.mark.parametrize("options", [
     {"algo": "grpo", "loss_type": "dapo", "dynamic_sampling": True, "passes": 2, "mini_batches": 2},
     {"algo": "ppo", "mini_batches": 2, "kl_target": 0.1},
-], ids=["grpo", "ppo"])  # fmt: skip
+    {"algo": "spo", "num_generations": 2},
+], ids=["grpo", "ppo", "spo"])  # fmt: skip
 def test_a_resume_goes_on_as_if_nothing_had_happened(options: dict[str, Any], plugins: PluginManager, tmp_path: Path) -> None:
     settings = {**options, "max_steps": 6, "run": "a", "learning_rate": 1e-3}
     whole = train(plugins, tmp_path / "whole", **settings)

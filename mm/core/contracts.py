@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from mm.core.data.order import Order
     from mm.core.data.rows import Row
     from mm.core.options import Option
     from mm.core.plugins import PluginManager
@@ -55,6 +56,10 @@ class Algorithm:
 
     def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
         self.config, self.models, self.tools = config, models, tools
+
+    def order(self, order: Order, rows: Sequence[int]) -> Order:
+        """What decides which of the training rows come next; `order` is the default."""
+        return order
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         """This rank's rows -> mini-batches, one optimizer step each; called without gradients (rollouts, rewards)."""

@@ -12,6 +12,18 @@ import numpy as np
 from mm.core.errors import CheckpointError
 
 
+class Order(Protocol):
+    """Indices of rows without end; `len` is an epoch. Ranks share one order: the same rows come next on all of them."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, count: int) -> list[int]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class RowOrder:
     """Rows in a new order each epoch, without end. Ranks share one order: the same rows come next on any number of them.
 
@@ -24,6 +36,9 @@ class RowOrder:
         if not len(self.rows):
             raise ValueError("there are no rows to put into an order")
         self.seed, self.epoch, self.position = seed, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def take(self, count: int) -> list[int]:
         """The next rows; running past the end of an epoch goes on into the next."""

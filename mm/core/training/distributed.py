@@ -49,6 +49,14 @@ class World:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return int(tensor.item())
 
+    def gather(self, values: list[Any]) -> list[Any]:
+        """The lists of all ranks, one after the other, on every rank."""
+        if self.size == 1:
+            return values
+        found: list[list[Any]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(found, values, group=self.cpu_group)
+        return [value for part in found for value in part]
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mm.core.data.order import RowOrder, partition
+from mm.core.data.order import Order, RowOrder, partition
 from mm.core.data.store import Store
 from mm.core.training.batch import Unit
 from mm.core.training.distributed import World
@@ -19,11 +19,11 @@ class Feed:
 
     def __init__(self, store: Store, rows: Sequence[int] | np.ndarray, batch_size: int, seed: int, world: World) -> None:
         self.store, self.batch_size, self.world = store, batch_size, world
-        self.order = RowOrder(rows, seed)
+        self.order: Order = RowOrder(rows, seed)
 
     def steps(self, epochs: int) -> int:
         """Optimizer steps in that many passes; the last batch runs on into the next pass where rows are left over."""
-        return max(1, math.ceil(epochs * len(self.order.rows) / self.batch_size))
+        return max(1, math.ceil(epochs * len(self.order) / self.batch_size))
 
     def next(self) -> list[Unit]:
         """This rank's units of the next global batch."""

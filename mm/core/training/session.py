@@ -130,6 +130,7 @@ def _trainer(
         warn=warn, **_rollouts(plugins, run, backend, world, loaded, folder),
     )  # fmt: skip
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
+    feed.order = algorithm.order(feed.order, rows)
     token_bytes = loaded.tokenizer.token_bytes
     held_rows = [int(i) for i in held[: settings.eval_rows]]
     return Trainer(
