@@ -13,9 +13,9 @@ import attrs
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Needs, Probe, SourceSpec
-from mm.core.resolve import Layer, backend_name, needs_from, select
+from mm.core.resolve import Layer, backend_name, needs_from, read_config, select
 from mm.core.run import Run
-from mm.core.settings import Selection
+from mm.core.settings import RolloutParts, Selection
 from mm.core.workspace import Workspace
 
 DEFAULT_TOKENIZER = Path(__file__).parent / "data" / "default_tokenizer"
@@ -51,6 +51,7 @@ def choose(plugins: PluginManager, layers: list[Layer], workspace: Workspace) ->
     _choose_backend(plugins, selection, choices)
     _choose_model(spec, selection, workspace, choices)
     _choose_data(plugins, spec, selection, layers, choices)
+    _choose_engine(plugins, layers, choices)
     return choices
 
 
@@ -143,6 +144,14 @@ def _choose_data(
         raise UsageError(f"{spec.name} learns from {kind} rows and no installed source brings any: pass --data FILE.")
     names = tuple(s.name for s in sources)
     choices.add("data", names, f"data: {', '.join(names)}, built in")
+
+
+def _choose_engine(plugins: PluginManager, layers: list[Layer], choices: Choices) -> None:
+    needs = needs_from(plugins, layers)
+    parts: RolloutParts = read_config(RolloutParts, layers, "rollout")
+    if needs is not None and needs.generates and not parts.engine:
+        name = choose_engine(plugins, select([*layers, choices.layer]).backend).name
+        choices.add("engine", name, f"engine: {name}")
 
 
 def _row_kind(plugins: PluginManager, layers: list[Layer]) -> str:

@@ -40,7 +40,7 @@ class RolloutTools:
     def engine(self, model: nn.Module, dtype: str) -> Engine:
         """The engine of the run. In float32 it shares the policy's weights; for another compute type it holds a copy in
         that type, so that it multiplies what the trainer's autocast does, and `update` refreshes it."""
-        spec = choose_engine(self.plugins, self.run.select.backend, self._parts.engine or None)
+        spec = choose_engine(self.plugins, self.run.select.backend, self._parts.engine)
         if dtype in _DTYPES:
             device = next(model.parameters()).device
             model = freeze(copy.deepcopy(model), device, _DTYPES[dtype])
