@@ -32,6 +32,6 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         target="mm.plugins.algorithms.agent.algorithm:Agent",
         config=AgentConfig,
         needs=lambda config: needs(config, data="episode", reference=config.kl_coef > 0),
-        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 1024, "local_slots": 64},
+        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 1024},
         starts_from=("sft", "reason", "lora"),
     )

@@ -38,7 +38,7 @@ def like_grpo(name: str, summary: str, target: str) -> AlgorithmSpec:
         target=target,
         config=GrpoConfig,
         needs=lambda config: needs(config, reference=config.kl_coef > 0),
-        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 512, "local_slots": 64},
+        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 512},
         starts_from=("sft", "reason", "lora"),
     )
 

@@ -51,6 +51,6 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         target="mm.plugins.algorithms.spo.algorithm:Spo",
         config=SpoConfig,
         needs=lambda config: needs(config, reference=config.kl_coef > 0),
-        defaults={"learning_rate": 1e-6, "global_batch_size": 64, "max_length": 512, "local_slots": 64},
+        defaults={"learning_rate": 1e-6, "global_batch_size": 64, "max_length": 512},
         starts_from=("sft", "reason", "lora"),
     )
