@@ -8,7 +8,7 @@ PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
     "converter": {"mm.converters": ["llama", "qwen3"]},
     "architecture": {"mm.plugins.architectures": ["dense"]},
-    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft"]},
+    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo", "spo"]},
     "engine": {"mm.plugins.engines": ["local"]},
     "format": {
         "mm.plugins.formats": [
@@ -28,9 +28,9 @@ PARTS = {
 
 
 def entry_points() -> list[str]:
-    """`kind.name = package.name` for every part."""
+    """`kind.name = package.name` for every part; in a module's name `-` is `_`."""
     return [
-        f"{kind}.{name} = {package}.{name}"
+        f"{kind}.{name} = {package}.{name.replace('-', '_')}"
         for kind, packages in PARTS.items()
         for package, names in packages.items()
         for name in names

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from mm.core.conformance.suite import Check, Suite
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, FormatSpec, Spec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, EngineSpec, FormatSpec, Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from mm.core.contracts import Engine
+    from mm.core.data.rows import Row
     from mm.core.data.tokenizer import Tokenizer
     from mm.core.training.batch import Unit
     from mm.core.workspace import RunFolder
@@ -81,9 +83,12 @@ def check_algorithm(
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
     kind = spec.needs(spec.config() if spec.config else None).data
-    units = tiny_units(kind, tokenizer, rows=rows, plugins=manager)
+    typed = tiny_typed_rows(kind, rows=rows, plugins=manager)
+    units = None if typed is None else _units(typed, tokenizer)
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
-    return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module))
+    engine = next((s for s in manager.specs("engine") if isinstance(s, EngineSpec) and not s.backends), None)
+    make_engine = None if engine is None else lambda model: _engine(engine, model)
+    return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or ()))
 
 
 def check_converter(
@@ -196,25 +201,46 @@ def tiny_units(
     plugins: PluginManager | None = None,
 ) -> list[Unit] | None:
     """Rows of a kind as units, read by the format that gives it; None when there is no such format or no rows."""
-    import torch
+    typed = tiny_typed_rows(kind, rows=rows, plugins=plugins)
+    return None if typed is None else _units(typed, tokenizer)
 
+
+def tiny_typed_rows(
+    kind: str, *, rows: Sequence[Mapping[str, Any]] | None = None, plugins: PluginManager | None = None
+) -> list[Row] | None:
+    """Rows of a kind as the format that gives it reads them; None when there is no such format or no rows."""
     from mm.core.contracts import Position
     from mm.core.data.reader import RowReader
-    from mm.core.training.batch import Tokens, Unit
 
     specs = (plugins or PluginManager.discover()).specs("format")
     formats = [spec for spec in specs if isinstance(spec, FormatSpec) and spec.row == kind]
     rows = tiny_rows(kind) if rows is None else rows
     if not formats or not rows:
         return None
-    reader, units = RowReader(formats, kind), []
+    reader = RowReader(formats, kind)
+    return [reader.parse(Position(path="rows", line=number + 1), row) for number, row in enumerate(rows)]
+
+
+def _units(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Unit]:
+    import torch
+
+    from mm.core.training.batch import Tokens, Unit
+
+    units = []
     for number, row in enumerate(rows):
-        encoded = reader.parse(Position(path="rows", line=number + 1), row).encode(tokenizer, 512)
+        encoded = row.encode(tokenizer, 512)
         for index, unit in enumerate(encoded.units):
             values = encoded.values[index] if encoded.values else {}
             sequences = tuple(Tokens(torch.tensor(ids), {"learn": torch.tensor(learn)}) for ids, learn in unit)
             units.append(Unit(sequences, row=number, values=values))
     return units
+
+
+def _engine(spec: EngineSpec, model: nn.Module) -> Engine:
+    from mm.core.backend import Backend
+
+    engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())
+    return engine
 
 
 def tiny_run(

@@ -12,7 +12,7 @@ from mm.cli import mm
 from mm.core import api
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.resolve import Layer, compose, environment_layer, resolve, select
+from mm.core.resolve import Layer, compose, environment_layer, resolve
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 from mm.testing import plugin_manager
@@ -131,7 +131,7 @@ def test_a_wrong_value_names_its_origin(plugins: PluginManager) -> None:
 
 
 def test_other_parts_have_prefixed_options(plugins: PluginManager, tmp_path: Path) -> None:
-    flags = {o.flag for s in compose(plugins, select([layer(arch="dense", tracker=("my-csv",))])) for o in s.options}
+    flags = {o.flag for s in compose(plugins, [layer(arch="dense", tracker=("my-csv",))]) for o in s.options}
     assert {"--beta", "--learning-rate", "--dense-hidden-size", "--my-csv-path"} <= flags
     (tmp_path / "run.toml").write_text('algo = "mine"\narch = "dense"\n[dense]\nhidden_size = 64\n[my-csv]\npath = "a"\n')
     values = {**read_toml(tmp_path / "run.toml"), "tracker": ["my-csv"]}

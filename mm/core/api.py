@@ -111,7 +111,7 @@ def _without_fixed(plugins: PluginManager, layer: Layer, own: Layer) -> Layer:
 def _check_changes(plugins: PluginManager, layers: list[Layer], own: Layer) -> None:
     before = resolve(plugins, [own])
     after = resolve(plugins, [*layers, own]).run.values()
-    options = {o.key: o for section in compose(plugins, before.run.select) for o in section.options}
+    options = {o.key: o for section in compose(plugins, [own]) for o in section.options}
     for key, value in before.run.values().items():
         if after.get(key, value) != value and not options[key].info.on_resume:
             raise UsageError(
@@ -138,7 +138,7 @@ def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
 def flat_layer(options: dict[str, Any]) -> Layer:
     """Keyword arguments as a layer; `None` means not given, one string stands for a list of one."""
     values = {k.rstrip("_"): v for k, v in options.items() if v is not None}
-    for key in ("data", "tracker", "eval_data", "sample_prompt"):
+    for key in ("data", "tracker", "eval_data", "sample_prompt", "reward", "tool"):
         if isinstance(values.get(key), str | Path):
             values[key] = (str(values[key]),)
         elif key in values:

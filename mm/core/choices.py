@@ -13,9 +13,9 @@ import attrs
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Needs, Probe, SourceSpec
-from mm.core.resolve import Layer, backend_name, read_config, select
+from mm.core.resolve import Layer, backend_name, needs_from, read_config, select
 from mm.core.run import Run
-from mm.core.settings import Selection
+from mm.core.settings import RolloutParts, Selection
 from mm.core.workspace import Workspace
 
 DEFAULT_TOKENIZER = Path(__file__).parent / "data" / "default_tokenizer"
@@ -51,6 +51,7 @@ def choose(plugins: PluginManager, layers: list[Layer], workspace: Workspace) ->
     _choose_backend(plugins, selection, choices)
     _choose_model(spec, selection, workspace, choices)
     _choose_data(plugins, spec, selection, layers, choices)
+    _choose_engine(plugins, layers, choices)
     return choices
 
 
@@ -134,7 +135,7 @@ def _choose_data(
 ) -> None:
     if selection.data:
         return
-    kind = _row_kind(spec, layers)
+    kind = _row_kind(plugins, layers)
     sources = [s for s in plugins.specs("source") if isinstance(s, SourceSpec) and kind in s.provides]
     if not sources:
         raise UsageError(f"{spec.name} learns from {kind} rows and no installed source brings any: pass --data FILE.")
@@ -142,6 +143,16 @@ def _choose_data(
     choices.add("data", names, f"data: {', '.join(names)}, built in")
 
 
-def _row_kind(spec: AlgorithmSpec, layers: list[Layer]) -> str:
+def _choose_engine(plugins: PluginManager, layers: list[Layer], choices: Choices) -> None:
+    needs = needs_from(plugins, layers)
+    parts: RolloutParts = read_config(RolloutParts, layers, "rollout")
+    if needs is not None and needs.generates and not parts.engine:
+        name = choose_engine(plugins, select([*layers, choices.layer]).backend).name
+        choices.add("engine", name, f"engine: {name}")
+
+
+def _row_kind(plugins: PluginManager, layers: list[Layer]) -> str:
     """The kind of row, which may depend on the algorithm's own settings."""
-    return spec.needs(read_config(spec.config, layers, spec.name) if spec.config else None).data
+    needs = needs_from(plugins, layers)
+    assert needs is not None
+    return needs.data

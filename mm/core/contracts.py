@@ -5,6 +5,7 @@ Importing this module imports no torch, so that a declaration may name these typ
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,11 @@ import attrs
 from mm.core.errors import DataError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from contextlib import AbstractContextManager
 
+    from torch import Tensor, nn
+
+    from mm.core.data.order import Order
     from mm.core.data.rows import Row
     from mm.core.options import Option
     from mm.core.plugins import PluginManager
@@ -32,15 +36,30 @@ Totals = Mapping[str, float]
 Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
 
 
+@attrs.frozen(kw_only=True)
+class Watch:
+    """The range in which a metric is well, and what it means when it leaves that."""
+
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
 class Algorithm:
     """What is learned. The trainer owns device, precision, accumulation, clipping, schedule, logging and resume.
 
     `models` maps each role that `needs` named to a `Role`; `tools` gives the tokenizer, the engine, keyed random
-    generators and more rows.
+    generators and more rows. `watch` names metrics whose leaving a range is said, with its meaning.
     """
+
+    watch: ClassVar[Mapping[str, Watch]] = {}
 
     def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
         self.config, self.models, self.tools = config, models, tools
+
+    def order(self, order: Order, rows: Sequence[int]) -> Order:
+        """What decides which of the training rows come next; `order` is the default."""
+        return order
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         """This rank's rows -> mini-batches, one optimizer step each; called without gradients (rollouts, rewards)."""
@@ -53,6 +72,11 @@ class Algorithm:
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """This micro-batch's share of the loss, already divided, and metrics as detached (sum, count)."""
         raise NotImplementedError
+
+    def evaluate(self, units: list[Unit]) -> Metrics | None:
+        """Metrics of this rank's held-out rows, where the loss is not what they are judged by (rollouts); None: the
+        loss's metrics are. Called without gradients."""
+        return None
 
     def after_step(self, step: int) -> bool:
         """Called after an optimizer step; True drops the rest of this `prepare`'s mini-batches, on every rank."""
@@ -118,9 +142,63 @@ class Engine(ABC):
 class Reward(ABC):
     """A score of completions."""
 
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
     @abstractmethod
     def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
         """One score for each completion; None where the reward does not apply."""
+
+
+class Tool(ABC):
+    """A tool that a model can call. `schema` is its function schema: name, description, JSON-schema parameters."""
+
+    schema: Mapping[str, Any]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:
+        """The result, a JSON value. Raises ValueError, whose text the model is told, for arguments that cannot be."""
+
+
+class Adapter(ABC):
+    """A change to a model's weights that is trained instead of them. One object belongs to one model; `name` is that of
+    its record."""
+
+    def __init__(self, name: str, config: Any, model: nn.Module) -> None:
+        self.name, self.config, self.model = name, config, model
+
+    @abstractmethod
+    def apply(self) -> None:
+        """Put the adapter's parameters into the model and freeze all others; the model answers as before."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Take the adapter's parameters out again; the model is a plain one, all its parameters can be trained."""
+
+    @abstractmethod
+    def names(self) -> frozenset[str]:
+        """The names of the adapter's tensors in the model's state; the other names are those of a plain model."""
+
+    @abstractmethod
+    def off(self) -> AbstractContextManager[None]:
+        """Inside, the model answers as without the adapter."""
+
+    @abstractmethod
+    def merged(self) -> AbstractContextManager[None]:
+        """Inside, the plain model's tensors hold the change, and the adapter adds nothing; afterwards they are bit for
+        bit what they were."""
+
+    @abstractmethod
+    def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write the adapter's `tensors` (those of its `names`, perhaps of an earlier moment) into an existing folder, in a
+        layout of its own."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Take back what `save` wrote, after `apply`. Raises CheckpointError for what does not fit."""
 
 
 @attrs.frozen(kw_only=True)

@@ -16,7 +16,7 @@ from mm.core.errors import UsageError
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
-from mm.core.resolve import Layer, Section, check_keys, check_owners, compose, merge, read_config, section_of
+from mm.core.resolve import Layer, Section, check_keys, check_owners, compose_selected, merge, read_config, section_of
 
 _MODEL = "model"
 
@@ -66,7 +66,7 @@ def inference_sections(
     plugins: PluginManager, selection: InferenceSelection, extra: Sequence[tuple[str, type]] = ()
 ) -> list[Section | ModelSection]:
     """The sections of a command that opens models; `extra` are its own settings, bare. Raises UsageError for a clash."""
-    composed = compose(plugins, selection, (("select", InferenceSelection), *extra))
+    composed = compose_selected(plugins, [selection], (("select", InferenceSelection), *extra))
     sections: list[Section | ModelSection] = [*composed, model_section(plugins)]
     check_owners(o for section in sections for o in section.options)
     return sections

@@ -93,11 +93,19 @@ class ArchitectureSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class Needs:
-    """What an algorithm needs: the kind of row, the roles (models) it uses and those of them that it trains."""
+    """What an algorithm needs: the kind of row, the roles (models) it uses and those of them that it trains.
+
+    A role begins as a copy of the policy's start, unless it is in `given`: then the user names its model. Those in
+    `scalar` answer one number a position instead of logits. `generates`: the algorithm draws completions, so an engine
+    is built, and engine, rewards and tools may be selected.
+    """
 
     data: str
     roles: tuple[str, ...] = ("policy",)
     trainable: tuple[str, ...] = ("policy",)
+    given: tuple[str, ...] = ()
+    scalar: tuple[str, ...] = ()
+    generates: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -119,7 +127,7 @@ class AlgorithmSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class AdapterSpec(Spec):
-    """A change to a role's weights, such as low-rank adaptation."""
+    """A change to the policy's weights that is trained instead of them, such as low-rank adaptation."""
 
     kind: ClassVar[str] = "adapter"
     hook: ClassVar[str] = "mm_adapters"

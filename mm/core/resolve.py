@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,13 +11,16 @@ import attrs
 from mm.core.errors import UsageError, close_match
 from mm.core.options import Option, build, coerce, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, Spec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs, Spec
 from mm.core.run import Run
-from mm.core.settings import COMMON, Selection
+from mm.core.settings import COMMON, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
 
 ENVIRONMENT = "MM_TRAIN_"
 # kinds whose parts have prefixed options, and the field that picks them, in the selections that have it
-_PREFIXED = (("architecture", "arch"), ("backend", "backend"), ("engine", "engine"), ("tracker", "tracker"))
+_PREFIXED = (
+    ("architecture", "arch"), ("backend", "backend"), ("adapter", "adapter"), ("engine", "engine"), ("reward", "reward"),
+    ("tool", "tool"), ("tracker", "tracker"),
+)  # fmt: skip
 
 
 @attrs.frozen(kw_only=True)
@@ -46,14 +49,21 @@ def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
     return Layer(origin="environment", values=values, textual=True, lenient=True)
 
 
-def select(layers: Sequence[Layer]) -> Selection:
-    """The selection that the layers (highest first) make; unknown keys are left for `resolve` to judge."""
-    return read_config(Selection, layers, "select")  # type: ignore[no-any-return]
+def select(layers: Sequence[Layer], plugins: PluginManager | None = None) -> Selection:
+    """The selection that the layers (highest first) make; unknown keys are left for `resolve` to judge.
+
+    With `plugins`, what the algorithm's defaults select counts too (an adapter, say).
+    """
+    found: Selection = read_config(Selection, layers, "select")
+    if plugins is None or not found.algo:
+        return found
+    return read_config(Selection, [*layers, _defaults(plugins, found)], "select")  # type: ignore[no-any-return]
 
 
 def selectors(*keys: str) -> list[Option]:
-    """The options of these fields of a selection."""
-    return [option for option in options_of(Selection, section="select") if option.key in keys]
+    """The options that name parts: all of them, or those of these keys."""
+    found = [*options_of(Selection, section="select"), *options_of(RolloutParts, section="rollout")]
+    return [option for option in found if not keys or option.key in keys]
 
 
 def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
@@ -69,15 +79,28 @@ def backend_name(text: str) -> tuple[str, int | None]:
     return name, int(card) if colon else None
 
 
-def selected_parts(plugins: PluginManager, selection: Any) -> list[Spec]:
+def part_name(locator: str) -> str:
+    """The part's name in `NAME` or `NAME:DETAIL` (a backend's card, a reward's weight)."""
+    return locator.partition(":")[0]
+
+
+def needs_from(plugins: PluginManager, layers: Sequence[Layer]) -> Needs | None:
+    """What the selected algorithm needs with the settings that the layers give it; None without an algorithm."""
+    algo = select(layers).algo
+    if not algo:
+        return None
+    spec = plugins.get("algorithm", algo)
+    assert isinstance(spec, AlgorithmSpec)
+    return spec.needs(read_config(spec.config, [*layers, _defaults(plugins, select(layers))], spec.name) if spec.config else None)
+
+
+def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
     """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
-    parts = []
     for kind, field in _PREFIXED:
         chosen = getattr(selection, field, "")
         for name in chosen if isinstance(chosen, tuple) else (chosen,):
             if name and name != "auto":
-                parts.append(plugins.get(kind, backend_name(name)[0] if kind == "backend" else name))
-    return parts
+                yield plugins.get(kind, part_name(name))
 
 
 @attrs.frozen(kw_only=True)
@@ -97,18 +120,35 @@ class Section:
         """An instance of the config from the layers (highest first)."""
         return build(self.config, self.options, merge(layers, self.options)[0])
 
+def compose(plugins: PluginManager, layers: Sequence[Layer]) -> list[Section]:
+    """The sections of a training that the layers select, with those of the roles and parts that its algorithm needs.
 
-def compose(
-    plugins: PluginManager, selection: Any, common: Iterable[tuple[str, type]] = COMMON
-) -> list[Section]:
-    """The sections of a selection: common and the algorithm's own bare, every other part's prefixed with its name.
-
-    `selection` is a training's, or any other with some of its fields. Raises UsageError when two parts claim one option.
+    Raises UsageError when two of them claim one option.
     """
-    sections = [Section(name=name, config=config) for name, config in common]
-    algo = getattr(selection, "algo", "")
-    algorithm = [plugins.get("algorithm", algo)] if algo else []
-    sections += [section_of(spec) for spec in (*algorithm, *selected_parts(plugins, selection)) if spec.config]
+    common, selections = [*COMMON], [select(layers, plugins)]
+    needs = needs_from(plugins, layers)
+    if needs is not None and needs.generates:
+        common.append(("rollout", RolloutParts))
+        selections.append(read_config(RolloutParts, [*layers, _defaults(plugins, selections[0])], "rollout"))
+    return compose_selected(plugins, selections, common, _role_sections(needs) if needs is not None else ())
+
+
+def compose_selected(
+    plugins: PluginManager, selections: Sequence[Any], common: Iterable[tuple[str, type]], roles: Iterable[Section] = ()
+) -> list[Section]:
+    """The sections of what selections name: common settings and the algorithm's own bare, every other part's and role's
+    prefixed with its name. Raises UsageError when two parts claim one option.
+
+
+    A selection is a training's, or any other with some of its fields.
+    """
+    sections = [*(Section(name=name, config=config) for name, config in common), *roles]
+    parts: list[Spec] = []
+    for selection in selections:
+        algo = getattr(selection, "algo", "")
+        found = [*([plugins.get("algorithm", algo)] if algo else []), *selected_parts(plugins, selection)]
+        parts += [spec for spec in found if spec.config and spec not in parts]
+    sections += map(section_of, parts)
     check_owners(option for section in sections for option in section.options)
     return sections
 
@@ -120,6 +160,13 @@ def check_owners(options: Iterable[Option]) -> None:
         if option.key in owner:
             raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {option.section}.")
         owner[option.key] = option.section
+
+
+def _role_sections(needs: Needs) -> Iterator[Section]:
+    for role in needs.roles:
+        if role != "policy":
+            config = TrainedRoleSettings if role in needs.trainable else RoleSettings
+            yield Section(name=f"role.{role}", config=config, prefix=role)
 
 
 def section_of(spec: Spec) -> Section:
@@ -135,7 +182,7 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
     Raises UsageError for an unknown, foreign or ill-typed value, naming the option, its origin and what is near.
     """
     selection = select(layers)
-    sections = compose(plugins, selection)
+    sections = compose(plugins, layers)
     options = [option for section in sections for option in section.options]
     warnings = check_keys(plugins, options, layers, selection)
     values, sources = merge([*layers, *_default_layers(plugins, selection)], options)
@@ -146,7 +193,7 @@ def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
 
 def check_values(plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Raise UsageError for an ill-typed or refused value, so that it is heard of before anything that is missing."""
-    for section in compose(plugins, select(layers)):
+    for section in compose(plugins, layers):
         values, _ = merge(layers, section.options)
         if not section.prefix:  # a preset may yet add sizes to the others
             build(section.config, section.options, values)
@@ -185,14 +232,18 @@ def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], selec
 def _default_layers(plugins: PluginManager, selection: Selection) -> list[Layer]:
     layers = []
     if selection.algo:
-        spec = plugins.get("algorithm", selection.algo)
-        assert isinstance(spec, AlgorithmSpec)
-        layers.append(Layer(origin=f"defaults of {spec.name}", values=spec.defaults))
+        layers.append(_defaults(plugins, selection))
     if selection.arch:
         layers.append(_preset_layer(plugins, selection))
     elif selection.preset:
         raise UsageError(f"--preset {selection.preset} needs --arch; with --from the model has its sizes already.")
     return layers
+
+
+def _defaults(plugins: PluginManager, selection: Selection) -> Layer:
+    spec = plugins.get("algorithm", selection.algo)
+    assert isinstance(spec, AlgorithmSpec)
+    return Layer(origin=f"defaults of {spec.name}", values=spec.defaults)
 
 
 def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:

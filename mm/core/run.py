@@ -51,7 +51,7 @@ class Run:
             value = getattr(self._section(option.section), option.field)
             bare = option.key == option.field.rstrip("_")
             target = top if bare else top.setdefault(option.section.partition(".")[2], {})
-            target[option.key if bare else option.field] = _plain(value)
+            target[option.key if bare else option.field.rstrip("_")] = _plain(value)
         return top
 
     def _section(self, name: str) -> Any:

@@ -44,6 +44,7 @@ class Selection:
     data: tuple[str, ...] = option(
         (), help="File or built-in source, or NAME:WEIGHT; may be given several times.", on_resume=True
     )
+    adapter: str = option("", help="Adapter that is trained instead of the policy's own weights.")
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.", on_resume=True)
     run: str = option("", help="Name of the run folder; by default algorithm-preset-date-number.")
     tracker: tuple[str, ...] = option((), help="Further trackers of metrics; may be given several times.", on_resume=True)
@@ -125,6 +126,34 @@ class TrainSettings:
         True, help="Write checkpoints beside the training, from a copy in host memory.", on_resume=True
     )
     keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", validator=gt(0), on_resume=True)
+
+
+@frozen(kw_only=True)
+class RolloutParts:
+    """The parts of a run that draws completions."""
+
+    engine: str = option("", help="What generates; by default the first engine that runs on the backend.")
+    reward: tuple[str, ...] = option((), help="Reward as NAME or NAME:WEIGHT; may be given several times.")
+    tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
+
+
+@frozen(kw_only=True)
+class RoleSettings:
+    """Where a role beside the policy comes from."""
+
+    from_: str = option("", help="Run or model folder that this role begins as; by default the policy's own start.")
+
+
+@frozen(kw_only=True)
+class TrainedRoleSettings(RoleSettings):
+    """A role that is trained beside the policy."""
+
+    learning_rate: float | None = option(
+        None, help="Its peak learning rate; by default the policy's.", validator=optional(gt(0.0))
+    )
+    clip_norm: float | None = option(
+        None, help="Its largest gradient norm; by default the policy's.", validator=optional(ge(0.0))
+    )
 
 
 COMMON: tuple[tuple[str, type[Any]], ...] = (("select", Selection), ("train", TrainSettings))

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mm.core.backend import Backend
 from mm.core.conformance.suite import Skip, Suite, host_numbers
 from mm.core.conformance.tensors import assert_near, gradients
-from mm.core.contracts import Algorithm
+from mm.core.contracts import Algorithm, Engine, Reward
+from mm.core.data.rows import Row
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.records import AlgorithmSpec, Needs
 from mm.core.settings import TrainSettings
@@ -29,7 +30,8 @@ _NEAR = 1e-5
 
 
 class AlgorithmSuite(Suite):
-    """`make_model(seed)` makes a model for a role, `units` are rows of the kind that the algorithm needs."""
+    """`make_model(seed)` makes a model for a role, `units` are rows of the kind that the algorithm needs, and `rows` what
+    they were made of. `make_engine(model)` serves an algorithm that generates."""
 
     contract = Algorithm
 
@@ -40,9 +42,13 @@ class AlgorithmSuite(Suite):
         units: Sequence[Unit] | None,
         tokenizer: Tokenizer,
         module: str | None = None,
+        *,
+        make_engine: Callable[[nn.Module], Engine] | None = None,
+        rows: Sequence[Row] = (),
     ) -> None:
         super().__init__(spec, module)
         self.record, self.make_model, self.tokenizer = spec, make_model, tokenizer
+        self.make_engine, self.rows = make_engine, list(rows)
         self._units = None if units is None else list(units)
 
     @property
@@ -69,7 +75,14 @@ class AlgorithmSuite(Suite):
             name: Role(name, self.make_model(seed).to(dtype), trainable=name in needs.trainable)
             for seed, name in enumerate(needs.roles)
         }
-        tools = Tools(tokenizer=self.tokenizer, world=World(), seed=0, more_rows=lambda count: self.units[:count])
+        for name in needs.scalar:
+            roles[name].model.set_outputs(1)  # type: ignore[operator]
+            roles[name].model.to(dtype)
+        tools = Tools(
+            tokenizer=self.tokenizer, world=World(), seed=0, more_rows=lambda count: self.units[:count],
+            row=self.rows.__getitem__, rewards={"letters": (_Letters(None), 1.0)} if needs.generates else {},
+            engine=self.make_engine(roles["policy"].model) if needs.generates and self.make_engine else None,
+        )  # fmt: skip
         return self.record.load()(self.config, roles, tools), roles
 
     @cached_property
@@ -196,8 +209,15 @@ class AlgorithmSuite(Suite):
         return losses
 
 
+class _Letters(Reward):
+    """The share of a completion's characters that are letters: it differs between the completions of any model."""
+
+    def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
+        return [sum(c.isalpha() for c in text) / max(1, len(text)) for text in completions]
+
+
 def _totals(algorithm: Algorithm, roles: dict[str, Role], packs: list[Packed]) -> dict[str, float]:
-    totals: dict[str, float] = {}
+    totals: dict[str, float] = {"mm.micro": float(len(packs))}
     for batch in packs:
         for counts in (algorithm.counts(batch), *(role.counts(batch) for role in roles.values())):
             for name, value in counts.items():

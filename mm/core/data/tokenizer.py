@@ -90,6 +90,19 @@ class Tokenizer:
             raise DataError("the chat template writes the prompt differently once an answer follows it")
         return ids, [False] * len(given) + learn[len(given) :]
 
+    def encode_reply(self, messages: Messages) -> list[int]:
+        """Ids of further messages and the next turn's beginning, to stand after an assistant's turn that ended with the
+        end token. What stands before is not rendered again, so that its tokens stay what they were.
+
+        Raises DataError where the template writes an earlier turn differently once others follow.
+        """
+        before = [Message("user", "?"), Message("assistant", "!")]
+        if not self.render([*before, *messages], add_generation_prompt=True).startswith(self.render(before)):
+            raise DataError("the chat template writes the assistant's turn differently once others follow it")
+        ids = self.encode_prompt([*before, *messages])
+        ends = [i for i, token in enumerate(ids) if token == self.eos_id]
+        return ids[ends[self.encode_chat(before)[0].count(self.eos_id) - 1] + 1 :]
+
     def encode_prompt(self, messages: Messages, tools: Tools = None, *, thinking: bool | None = None) -> list[int]:
         """Ids of a conversation up to where the assistant's next turn begins.
 

@@ -149,7 +149,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """Take back everything that `write` wrote; a role without a file of its own has the policy's."""
     for role in trainer.roles.values():
         weights = path / _file(role.name)
-        if role.trainable:
+        if role.trainable and weights.name != WEIGHTS:
             load_model(role.model, weights, strict=True, device=str(trainer.device))
     state = _state(trainer)
     dcp.load(state, checkpoint_id=path / STATE, no_dist=trainer.world.size == 1)

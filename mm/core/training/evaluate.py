@@ -39,15 +39,19 @@ def evaluate(trainer: Trainer, held: HeldOut) -> dict[str, float]:
         return {}
     mine = partition([int(store.lengths[i]) for i in rows], trainer.world.size)[trainer.world.rank]
     meter, size = Meter(), torch.from_numpy(held.token_bytes)
+    units = [store.unit(rows[i]) for i in mine]
     for role in trainer.roles.values():
-        role.model.eval()
+        role.train(False)
     with torch.no_grad():
+        with trainer.backend.autocast(trainer.dtype):
+            own = trainer.algorithm.evaluate(units)
+        meter.add(own or {})
         # an empty pack fixes the names of the metrics on a rank without rows
-        for batch in trainer.micro_batches([store.unit(rows[i]) for i in mine]) or [pack([])]:
+        for batch in (trainer.micro_batches(units) or [pack([])]) if own is None else []:
             _measure(trainer, batch, meter)
             meter.add({"bytes": (float(size[batch.targets].sum()), 1.0)})
     for role in trainer.roles.values():
-        role.model.train(role.trainable)
+        role.train(True)
     sums = meter.sums(trainer.world)
     values = {name: total / count for name, (total, count) in sums.items() if count and name != "bytes"}
     if "nll" in sums and sums["nll"][1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 
 from mm.core.backend import Backend
+from mm.core.contracts import Adapter
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import CheckpointError
 from mm.core.inference import changed
@@ -27,7 +29,7 @@ __all__ = [
     "save_model_folder", "save_weights", "step_of", "tensors_of",
 ]  # fmt: skip
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, ADAPTER = "model.safetensors", "adapter"
 
 
 @attrs.frozen(eq=False)
@@ -39,6 +41,7 @@ class LoadedModel:
     model: nn.Module
     tokenizer: Tokenizer
     path: Path | None = None
+    adapter: Adapter | None = None
 
 
 def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
@@ -48,16 +51,30 @@ def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokeniz
     return LoadedModel(name, config, model, tokenizer)
 
 
-def save_model_folder(folder: Path, loaded: LoadedModel, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write a model's files into an existing folder, with `weights` in place of the model's present ones."""
-    save_weights(tensors_of(loaded.model) if weights is None else weights, folder / WEIGHTS)
+def save_model_folder(
+    folder: Path, loaded: LoadedModel, weights: Mapping[str, torch.Tensor] | None = None, *, merged: bool = False
+) -> None:
+    """Write a model's files into an existing folder, with `weights` in place of the model's present ones.
+
+    An adapter is written beside the plain weights; `merged` puts its change into them, so that they stand alone.
+    """
+    adapter = loaded.adapter
+    with adapter.merged() if adapter and merged else nullcontext():
+        tensors = tensors_of(loaded.model) if weights is None else weights
+        own = adapter.names() if adapter else frozenset()
+        save_weights({name: tensor for name, tensor in tensors.items() if name not in own}, folder / WEIGHTS)
     loaded.tokenizer.save(folder)
-    config = {
+    config: dict[str, Any] = {
         "model_type": "mm",
         "architecture": loaded.architecture,
         "config": attrs.asdict(loaded.config),
         "tokenizer_fingerprint": loaded.tokenizer.fingerprint,
     }
+    if adapter:
+        (folder / ADAPTER).mkdir()
+        adapter.save(folder / ADAPTER, {name: tensors[name] for name in own})
+        note = {"name": adapter.name, "config": attrs.asdict(adapter.config) if adapter.config else {}}
+        config |= {} if merged else {"adapter": note}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
@@ -77,13 +94,14 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_model_folder(
-    plugins: PluginManager, folder: Path, backend: Backend, changes: Mapping[str, Any] | None = None
+    plugins: PluginManager, folder: Path, backend: Backend, changes: Mapping[str, Any] | None = None, *, merge: bool = True
 ) -> LoadedModel:
     """A model from its own folder or, through the converter that reads it, from a foreign one; on the CPU, in float32.
 
-    `changes` are settings marked `on_load` with other values than the saved ones; no tensor depends on them. Raises
-    CheckpointError for damaged files, missing or unexpected tensors, and a tokenizer that does not belong; UsageError
-    for changes that the model refuses.
+    `changes` are settings marked `on_load` with other values than the saved ones; no tensor depends on them. An adapter
+    that lies beside the weights is merged into them, unless the caller will put it on. Raises CheckpointError for damaged
+    files, missing or unexpected tensors, and a tokenizer that does not belong; UsageError for changes that the model
+    refuses.
     """
     config = read_config(folder)
     if config.get("model_type") != "mm":
@@ -104,7 +122,22 @@ def load_model_folder(
         load_model(model, folder / WEIGHTS, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from None
+    if merge and "adapter" in config:
+        _merge(plugins, model, config["adapter"], folder)
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
+
+
+def _merge(plugins: PluginManager, model: nn.Module, note: dict[str, Any], folder: Path) -> None:
+    """Put the change of a saved adapter into a plain model's weights."""
+    spec, weights = plugins.get("adapter", note["name"]), model.state_dict(keep_vars=True)
+    config = spec.config(**_as_tuples(note["config"])) if spec.config else None
+    adapter: Adapter = spec.load()(spec.name, config, model)
+    adapter.apply()
+    adapter.load(folder / ADAPTER)
+    with adapter.merged():
+        merged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in weights}
+    adapter.remove()
+    model.load_state_dict(merged)
 
 
 def _import_foreign(

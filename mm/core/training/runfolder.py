@@ -147,7 +147,7 @@ def finish(session: Session, say: Say) -> None:
         raise Interrupted(f"Stopped at step {trainer.progress.step} and saved. Go on with: {again}", number)
     if session.world.main:
         with whole_folder(folder.model) as path:
-            save_model_folder(path, session.loaded)
+            save_model_folder(path, session.loaded, merged=True)
     finished = stop.done or trainer.progress.step >= trainer.horizon
     close(session, "finished" if finished else "stopped", "")
     where = f"at step {trainer.progress.step} of {trainer.horizon}"

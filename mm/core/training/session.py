@@ -15,23 +15,23 @@ from mm.core.contracts import Callback
 from mm.core.data.corpus import Corpus, open_corpus
 from mm.core.data.order import held_out
 from mm.core.data.tokenizer import Tokenizer
-from mm.core.errors import MMError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
 from mm.core.say import Say
 from mm.core.training import models, runfolder
 from mm.core.training.callbacks.build import build_callbacks
-from mm.core.training.distributed import World, is_main, join_world, wrap
+from mm.core.training.casting import Casting
+from mm.core.training.distributed import World, is_main, join_world
 from mm.core.training.evaluate import HeldOut, evaluate
 from mm.core.training.feed import Feed
+from mm.core.training.lending import Lending
 from mm.core.training.memory import explained
-from mm.core.training.recompute import checkpoint_blocks
 from mm.core.training.roles import Role
 from mm.core.training.saver import Saver
 from mm.core.training.storage import writing
-from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
+from mm.core.training.watchdog import Watchdog
 from mm.core.workspace import RunFolder, Workspace
 
 # before any model asked for fewer
@@ -101,7 +101,8 @@ def _build(
     world = join_world(backend)
     world.same("plugins", plugins.versions())
     backend.seed(run.train.seed)
-    loaded = _open_model(plugins, run, workspace, backend, checkpoint)
+    casting = Casting(plugins=plugins, run=run, workspace=workspace, backend=backend, world=world, say=say)
+    loaded = casting.policy(checkpoint)
     needs = needs_of(plugins, run)
 
     def opened(names: tuple[str, ...]) -> Corpus:
@@ -110,21 +111,13 @@ def _build(
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None
     held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
-    device = backend.device(world.local_rank)
-    loaded.model.to(device)
     use_threads(backend, loaded.model, run.train.threads)
-    for note in backend.fuse(loaded.model):
-        backend.notes.append(f"fused: {note}")
-    if run.train.compile and (declined := backend.compile(loaded.model)):
-        backend.notes.append(f"not compiled: {declined}")
-        say(f"--compile: {declined}; going on without")
-    if run.train.activation_checkpointing and (declined := checkpoint_blocks(loaded.model)):
-        backend.notes.append(f"activations are kept: {declined}")
-        say(f"--activation-checkpointing: {declined}; going on without")
-    roles = _roles(needs.roles, needs.trainable, loaded, world, device)
+    roles = casting.roles(needs, loaded)
+    backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)
-    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, held, callbacks, folder)
+    lending = Lending(plugins=plugins, run=run, folder=folder, backend=backend, world=world, loaded=loaded, say=say)
+    trainer = _trainer(lending, roles, corpus, held, callbacks)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
         loaded=loaded, corpus=corpus, evaluation=evaluation, trainer=trainer,
@@ -144,29 +137,6 @@ def use_threads(backend: Backend, model: torch.nn.Module, wanted: int | None = N
     torch.set_num_threads(wanted or backend.threads(sum(p.numel() for p in model.parameters())) or _THREADS)
 
 
-def _open_model(
-    plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, checkpoint: Path | None
-) -> models.LoadedModel:
-    if checkpoint or run.select.from_:
-        path = checkpoint or models.find_model(run.select.from_, workspace)
-        loaded = models.load_model_folder(plugins, path, backend)
-        _check_tokenizer(run, loaded)
-        return loaded
-    tokenizer = Tokenizer.load(Path(run.select.tokenizer))
-    return models.new_model(plugins, run.select.arch, run.architecture, tokenizer, backend)
-
-
-def _check_tokenizer(run: Run, loaded: models.LoadedModel) -> None:
-    """A model has its tokenizer; another one named beside it can only be a mistake."""
-    if run.select.from_ and run.select.tokenizer:
-        own, named = loaded.tokenizer.fingerprint, Tokenizer.load(Path(run.select.tokenizer)).fingerprint
-        if own != named:
-            raise UsageError(
-                f"--tokenizer {run.select.tokenizer} ({named}) is not the tokenizer that {run.select.from_} was trained with "
-                f"({own}): leave --tokenizer out, or train a new model with --arch."
-            )
-
-
 def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: Tokenizer, say: Say) -> HeldOut:
     """What is measured: rows of `--eval-data`, or those that `--eval-ratio` keeps from training."""
     settings = run.train
@@ -182,28 +152,18 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     return HeldOut(store, list(range(min(len(store), settings.eval_rows))), tokenizer.token_bytes)
 
 
-def _roles(
-    names: tuple[str, ...], trainable: tuple[str, ...], loaded: models.LoadedModel, world: World, device: torch.device
-) -> dict[str, Role]:
-    unknown = set(names) - {"policy"}
-    if unknown:
-        raise MMError(f"No way to build the role {sorted(unknown)[0]!r}: only 'policy' is known.")
-    module = wrap(loaded.model, world, device)
-    return {name: Role(name, loaded.model, trainable=name in trainable, module=module) for name in names}
-
-
 def _trainer(
-    plugins: PluginManager, run: Run, backend: Backend, world: World, roles: dict[str, Role],
-    loaded: models.LoadedModel, corpus: Corpus, held: HeldOut, callbacks: list[Callback], folder: RunFolder,
-) -> Trainer:  # fmt: skip
-    settings = run.train
+    lending: Lending, roles: dict[str, Role], corpus: Corpus, held: HeldOut, callbacks: list[Callback]
+) -> Trainer:
+    run, world, settings = lending.run, lending.world, lending.run.train
     rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
     feed = Feed(corpus.store, corpus.order(rows, settings.seed), settings.global_batch_size, world)
-    tools = Tools(tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take)
-    algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
+    tools = lending.tools(feed, held)
+    algorithm = lending.plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
+    feed.order = algorithm.order(feed.order, rows)
     return Trainer(
-        settings=settings, backend=backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
-        callbacks=callbacks,
-        saver=Saver(loaded, folder.checkpoints, world),
+        settings=settings, backend=lending.backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
+        callbacks=[*callbacks, Watchdog(tools.warn)],
+        saver=Saver(lending.loaded, lending.folder.checkpoints, world),
         evaluate=lambda trainer: evaluate(trainer, held),
     )  # fmt: skip

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
+from mm.core.training.batch import Packed, Unit, pack
+
 if TYPE_CHECKING:
+    from mm.core.contracts import Engine, Reward, Tool
+    from mm.core.data.rows import Row
     from mm.core.data.tokenizer import Tokenizer
-    from mm.core.training.batch import Unit
     from mm.core.training.distributed import World
 
 
 @attrs.define(kw_only=True)
 class Tools:
-    """The tokenizer, the world, keyed random generators, and further rows under the checkpointed data cursor."""
+    """What a run lends its algorithm.
+
+    `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, `row(unit.row)` the row
+    that a unit was made of, for kinds that are kept, and
+    `packs` micro-batches on the device by the run's token budget. An algorithm that generates has an `engine`, the `rewards` with
+    their weights by name, the `tools` by name, and `log` for samples to read. `warn` says something once.
+    """
 
     tokenizer: Tokenizer
     world: World
     seed: int
     more_rows: Callable[[int], list[Unit]]
+    row: Callable[[int], Row] = attrs.field(factory=lambda: _unkept)
+    packs: Callable[[list[Unit]], list[Packed]] = lambda units: [pack(units)]
+    engine: Engine | None = None
+    rewards: Mapping[str, tuple[Reward, float]] = attrs.field(factory=dict)
+    tools: Mapping[str, Tool] = attrs.field(factory=dict)
+    log: Callable[[Sequence[Mapping[str, Any]]], None] = lambda samples: None
+    warn: Callable[[str], None] = lambda text: None
 
     def generator(self, *key: int) -> torch.Generator:
         """A CPU generator that depends on the run's seed and `key` alone, never on rank or slot."""
         return torch.Generator().manual_seed(stable_seed(self.seed, *key))
+
+
+def _unkept(index: int) -> Row:
+    raise LookupError("this run keeps no rows beside their tokens")
 
 
 def stable_seed(*key: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import attrs
@@ -20,7 +21,7 @@ from mm.core.training.feed import Feed
 from mm.core.training.memory import explained, held
 from mm.core.training.metrics import Meter
 from mm.core.training.nonfinite import explain
-from mm.core.training.optim import build_optimizers, learning_rate
+from mm.core.training.optim import learning_rate
 from mm.core.training.profiling import phase
 from mm.core.training.roles import Role
 from mm.core.training.saver import Saver
@@ -62,11 +63,9 @@ class Trainer:
         self.dtype = backend.default_dtype() if settings.dtype == "auto" else settings.dtype
         self.horizon = settings.max_steps or feed.steps(settings.epochs)
         self.notes = backend.notes
-        self.optimizers = {
-            role.name: build_optimizers(role.model, settings, self.notes) for role in roles.values() if role.trainable
-        }
         self.scaler = backend.scaler(self.dtype)
-        self.updates = Updates(roles, self.optimizers, self.scaler, settings.clip_norm, self.device)
+        self.updates = Updates(roles, settings, self.scaler, self.device, self.notes)
+        self.optimizers = self.updates.optimizers
         self.progress = Progress()
         self.meter = Meter()
         self.stop = StopFlag()
@@ -117,7 +116,7 @@ class Trainer:
 
     def _next_units(self) -> list[Unit]:
         if not self.progress.pending:
-            with phase("data"), torch.no_grad():
+            with phase("data"), torch.no_grad(), self.backend.autocast(self.dtype):
                 self.progress.pending = self.algorithm.prepare(self.feed.next())
         return self.progress.pending.pop(0)
 
@@ -191,8 +190,9 @@ class Trainer:
         return totals
 
     def _backward(self, batch: Packed, totals: dict[str, float], last: bool) -> None:
-        module = next(r.module for r in self.roles.values() if r.trainable)
-        with accumulate(module, last):
+        with ExitStack() as contexts:
+            for role in self.roles.values():
+                contexts.enter_context(accumulate(role.module, last))
             with phase("forward"):
                 loss, metrics = self.loss(batch.to(self.device), totals)
             # data-parallel wrappers average over ranks; the loss is already divided by the global totals
@@ -212,8 +212,7 @@ class Trainer:
         return loss, metrics
 
     def _update(self) -> None:
-        rate = learning_rate(self.progress.step, self.horizon, self.settings)
-        self.meter.add(self.updates.apply(rate, self.progress.step))
+        self.meter.add(self.updates.apply(self.progress.step, self.horizon))
 
     # ---- at intervals
 

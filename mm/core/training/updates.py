@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import attrs
 import torch
 from torch import Tensor
 
 from mm.core.contracts import Metrics
+from mm.core.settings import TrainSettings
+from mm.core.training.optim import build_optimizers, learning_rate
 from mm.core.training.roles import Role
 
 # a scaler halves its scale at each overflow: this small, no scale would have helped
@@ -20,23 +23,26 @@ class Updates:
     def __init__(
         self,
         roles: Mapping[str, Role],
-        optimizers: Mapping[str, list[torch.optim.Optimizer]],
+        settings: TrainSettings,
         scaler: torch.amp.GradScaler | None,
-        clip_norm: float,
         device: torch.device,
+        notes: list[str],
     ) -> None:
-        self.roles, self.optimizers, self.scaler = roles, optimizers, scaler
-        self.clip_norm = clip_norm or float("inf")
+        self.scaler, self.roles = scaler, {name: role for name, role in roles.items() if role.trainable}
+        # the run's settings with the role's own above them
+        self.settings = {name: attrs.evolve(settings, **role.settings) for name, role in self.roles.items()}
+        self.optimizers = {name: build_optimizers(role.model, self.settings[name], notes) for name, role in self.roles.items()}
         self._bad = torch.zeros((), device=device)
         self._bad_step = torch.full((), -1, device=device)
 
-    def apply(self, rate: float, step: int) -> Metrics:
+    def apply(self, step: int, horizon: int) -> Metrics:
         """One update of every role with the gradients that stand, which are then dropped; answers their norms."""
         metrics: Metrics = {}
         for name, optimizers in self.optimizers.items():
-            self._prepare(optimizers, rate)
+            settings = self.settings[name]
+            self._prepare(optimizers, learning_rate(step, horizon, settings))
             weights = [p for p in self.roles[name].model.parameters() if p.requires_grad]
-            norm = torch.nn.utils.clip_grad_norm_(weights, self.clip_norm).detach()
+            norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm or float("inf")).detach()
             finite = torch.isfinite(norm).float()
             # a step that the scaler skips has no norm
             metrics[f"{name}/grad_norm" if len(self.optimizers) > 1 else "grad_norm"] = (norm.nan_to_num(0, 0, 0), finite)

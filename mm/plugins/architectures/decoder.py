@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,6 +91,12 @@ class Decoder(nn.Module):
         """Make the output layer share the embedding's Parameter (again, after anything that replaced one)."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def set_outputs(self, count: int) -> None:
+        """Answer `count` numbers a position instead of logits: an output layer of its own, zero at first."""
+        self.config = attrs.evolve(self.config, tie_word_embeddings=False)
+        self.lm_head = nn.Linear(self.config.hidden_size, count, bias=False)
+        nn.init.zeros_(self.lm_head.weight)
 
     def forward(self, batch: Packed, *, head: Head | None = None, cache: Slots | None = None) -> tuple[Any, Any]:
         """(`head(hidden_TE, weight_VE)`, auxiliary values); without a head the float32 logits_TV of all positions.

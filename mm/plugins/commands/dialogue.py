@@ -10,7 +10,7 @@ from attrs.validators import ge
 
 from mm.core import inference
 from mm.core.inference import Inference, InferenceSelection
-from mm.core.options import option
+from mm.core.options import option, options_of
 from mm.core.resolve import Layer
 from mm.core.workspace import Workspace
 from mm.plugins.commands.parts import COMMAND_LINE, PartsCommand, Selected, given_layers, peek
@@ -51,7 +51,7 @@ class ModelCommand(PartsCommand):
 
     def select(self, plugins: PluginManager, args: list[str]) -> Selected:
         """See `PartsCommand`; nothing stands below the line."""
-        layers = [Layer(origin=COMMAND_LINE, values=peek(args, InferenceSelection), textual=True)]
+        layers = [Layer(origin=COMMAND_LINE, values=peek(args, options_of(InferenceSelection, section="select")), textual=True)]
         selection = inference.likely_selection(plugins, layers)
         return Selected(selection, inference.inference_sections(plugins, selection, self.extra), [])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +13,8 @@ from mm.core.choices import choose
 from mm.core.errors import UsageError
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.resolve import Layer, compose, environment_layer, select, unknown_option
+from mm.core.resolve import Layer, compose, environment_layer, select, selectors, unknown_option
 from mm.core.run import read_toml
-from mm.core.settings import Selection
 from mm.core.workspace import Workspace
 
 COMMAND_LINE = "command line"
@@ -46,9 +45,9 @@ class PartsCommand(click.Command):
 
     def select(self, plugins: PluginManager, args: list[str]) -> Selected:
         """What a line selects, before it is parsed."""
-        layers = [Layer(origin=COMMAND_LINE, values=peek(args, Selection), textual=True), *lower_layers(peek_config(args))]
-        selection = likely_selection(plugins, layers)
-        return Selected(selection, compose(plugins, selection), layers[1:])
+        lower = lower_layers(peek_config(args))
+        layers = likely_layers(plugins, args, lower)
+        return Selected(select(layers), compose(plugins, layers), lower)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's; an option that another part has is an error that says so."""
@@ -83,12 +82,22 @@ class PartsCommand(click.Command):
                     formatter.write_dl([r for o in section.options if (r := click_option(o).get_help_record(ctx))])
 
 
-def likely_selection(plugins: PluginManager, layers: list[Layer]) -> Selection:
-    """What the layers select, with what would be chosen for the user: a default architecture has options too."""
+def likely_layers(plugins: PluginManager, args: Sequence[str], lower: list[Layer]) -> list[Layer]:
+    """What decides which parts there are: the selectors on the line, the algorithm's own options, the lower layers, and
+    what would be chosen for the user (a default architecture has options too)."""
+
+    def above(options: Iterable[Option]) -> list[Layer]:
+        return [Layer(origin=COMMAND_LINE, values=peek(args, options), textual=True), *lower]
+
+    layers = above(selectors())
+    algo = select(layers).algo
+    if algo:
+        config = plugins.get("algorithm", algo).config
+        layers = above([*selectors(), *(options_of(config, section=algo) if config else ())])
     try:
-        return select([*layers, choose(plugins, layers, Workspace.here()).layer])
+        return [*layers, choose(plugins, layers, Workspace.here()).layer]
     except UsageError:  # said where the run is resolved, once the line has been parsed
-        return select(layers)
+        return layers
 
 
 def given_layers(ctx: click.Context, values: dict[str, Any]) -> list[Layer]:
@@ -106,10 +115,10 @@ def lower_layers(config: str | None) -> list[Layer]:
     return layers
 
 
-def peek(args: Sequence[str], selectors: type) -> dict[str, Any]:
-    """The options of the class `selectors` on a line, without knowing its other options."""
+def peek(args: Sequence[str], options: Iterable[Option]) -> dict[str, Any]:
+    """The values of these options on a line, without knowing its others."""
     found: dict[str, Any] = {}
-    for option in options_of(selectors, section="select"):
+    for option in options:
         values = _values_of(args, option.flag)
         if values:
             found[option.key] = tuple(values) if typing.get_origin(option.base_type) is tuple else values[-1]
@@ -147,5 +156,13 @@ def _default_note(option: Option) -> str:
 
 
 def _values_of(args: Sequence[str], flag: str) -> list[str]:
-    values = [args[i + 1] for i, word in enumerate(args[:-1]) if word == flag]
-    return values + [word.partition("=")[2] for word in args if word.startswith(flag + "=")]
+    off = "--no-" + flag.removeprefix("--")
+    values = []
+    for word, after in zip(args, [*args[1:], ""], strict=True):
+        if word == flag:
+            values.append(after if after and not after.startswith("--") else "true")
+        elif word.startswith(flag + "="):
+            values.append(word.partition("=")[2])
+        elif word == off:
+            values.append("false")
+    return values

@@ -55,7 +55,7 @@ class KeepBest(Callback):
             return
         self.best, step = metrics["loss"], trainer.progress.step
         with whole_folder(self.folder.best) as path:
-            save_model_folder(path, self.loaded)
+            save_model_folder(path, self.loaded, merged=True)
             (path / _EVALUATION).write_text(json.dumps({"step": step, **metrics}, indent=2), encoding="utf-8")
         self.folder.update_manifest({"best": {"step": step, "loss": self.best, "model": f"{self.folder.name}@best"}})
 

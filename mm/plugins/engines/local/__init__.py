@@ -16,7 +16,7 @@ from mm.core.records import EngineSpec
 class LocalConfig:
     """Settings of the local engine. None of them changes what is generated."""
 
-    slots: int = option(8, help="Completions that are generated at once.", validator=ge(1))
+    slots: int = option(64, help="Completions that are generated at once.", validator=ge(1))
     cache_tokens: int = option(
         65536, help="Bound of the key/value cache, in tokens; long completions run fewer at once.", validator=ge(1)
     )

@@ -14,7 +14,7 @@ from mm.core.errors import UsageError
 from mm.plugins.sources.skills import LOCATOR, corpus
 
 # kind of row -> the corpus's file
-_FILES = {"text": "pretrain", "chat": "sft"}
+_FILES = {"text": "pretrain", "chat": "sft", "preference": "preference", "prompt": "prompts", "episode": "agent"}
 
 
 class Skills(Source):

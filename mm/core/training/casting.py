@@ -1,0 +1,118 @@
+"""The models of a run: opened, adapted, put on the device, and given their roles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mm.core.backend import Backend
+from mm.core.data.tokenizer import Tokenizer
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
+from mm.core.records import Needs
+from mm.core.resolve import section_of
+from mm.core.run import Run
+from mm.core.say import Say
+from mm.core.training import models
+from mm.core.training.distributed import World, wrap
+from mm.core.training.models import ADAPTER, LoadedModel
+from mm.core.training.recompute import checkpoint_blocks
+from mm.core.training.roles import Role
+from mm.core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+@attrs.frozen(kw_only=True)
+class Casting:
+    """Opens models for one run. A run that starts from nothing draws its weights from the seed, so that a role that
+    begins as the policy did can be made again on a resume."""
+
+    plugins: PluginManager
+    run: Run
+    workspace: Workspace
+    backend: Backend
+    world: World
+    say: Say
+
+    def policy(self, checkpoint: Path | None) -> LoadedModel:
+        """The policy at its start or, with a checkpoint, as saved there; with the run's adapter."""
+        loaded = models.load_model_folder(self.plugins, checkpoint, self.backend, merge=False) if checkpoint else self._start()
+        self._check_tokenizer(loaded)
+        if not self.run.select.adapter:
+            return loaded
+        adapter = self.plugins.load("adapter", self.run.select.adapter)(
+            self.run.select.adapter, self._adapter_config(), loaded.model
+        )
+        adapter.apply()
+        if checkpoint:
+            adapter.load(checkpoint / ADAPTER)
+        return attrs.evolve(loaded, adapter=adapter)
+
+    def roles(self, needs: Needs, policy: LoadedModel) -> dict[str, Role]:
+        """Every role that the algorithm needs. Raises UsageError for one whose model must be named or does not fit."""
+        return {name: self._role(name, needs, policy) for name in needs.roles}
+
+    def _role(self, name: str, needs: Needs, policy: LoadedModel) -> Role:
+        trainable = name in needs.trainable
+        if name == "policy":
+            return self._placed(name, policy.model, trainable)
+        settings = self.run.parts[f"role.{name}"]
+        if name in needs.given and not settings.from_:
+            raise UsageError(f"{self.run.select.algo} needs a {name}: pass --{name}-from RUN|FOLDER.")
+        if policy.adapter is not None and not (trainable or settings.from_ or name in needs.scalar):
+            return Role(name, policy.model, trainable=False, without=policy.adapter.off)
+        loaded = self._open(settings.from_) if settings.from_ else self._start()
+        if loaded.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+            raise UsageError(f"--{name}-from {settings.from_}: its tokenizer is not the policy's; a {name} must share it.")
+        if name in needs.scalar:
+            loaded.model.set_outputs(1)  # type: ignore[operator]
+        own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")} if trainable else {}
+        return self._placed(name, loaded.model, trainable, own)
+
+    def _placed(self, name: str, model: nn.Module, trainable: bool, settings: dict[str, float | None] | None = None) -> Role:
+        device = self.backend.device(self.world.local_rank)
+        model.to(device)
+        for note in self.backend.fuse(model):
+            self._note(f"fused: {note}")
+        if self.run.train.compile and (declined := self.backend.compile(model)):
+            self._note(f"not compiled: {declined}")
+            self.say(f"--compile: {declined}; going on without")
+        if trainable and self.run.train.activation_checkpointing and (declined := checkpoint_blocks(model)):
+            self._note(f"activations are kept: {declined}")
+            self.say(f"--activation-checkpointing: {declined}; going on without")
+        module = wrap(model, self.world, device) if trainable else None
+        return Role(name, model, trainable=trainable, module=module, settings=settings)
+
+    def _note(self, text: str) -> None:
+        if text not in self.backend.notes:
+            self.backend.notes.append(text)
+
+    def _start(self) -> LoadedModel:
+        """What the policy begins as: the model of `--from`, or new weights from the seed."""
+        select = self.run.select
+        if select.from_:
+            return self._open(select.from_)
+        self.backend.seed(self.run.train.seed)
+        tokenizer = Tokenizer.load(Path(select.tokenizer))
+        return models.new_model(self.plugins, select.arch, self.run.architecture, tokenizer, self.backend)
+
+    def _check_tokenizer(self, loaded: LoadedModel) -> None:
+        """A model has its tokenizer; another one named beside it can only be a mistake."""
+        select = self.run.select
+        if select.from_ and select.tokenizer:
+            own, named = loaded.tokenizer.fingerprint, Tokenizer.load(Path(select.tokenizer)).fingerprint
+            if own != named:
+                raise UsageError(
+                    f"--tokenizer {select.tokenizer} ({named}) is not the tokenizer that {select.from_} was trained with "
+                    f"({own}): leave --tokenizer out, or train a new model with --arch."
+                )
+
+    def _open(self, text: str) -> LoadedModel:
+        return models.load_model_folder(self.plugins, models.find_model(text, self.workspace), self.backend)
+
+    def _adapter_config(self) -> object:
+        spec = self.plugins.get("adapter", self.run.select.adapter)
+        return self.run.parts.get(section_of(spec).name) if spec.config else None

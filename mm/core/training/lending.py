@@ -1,0 +1,126 @@
+"""What a run lends its algorithm: rows, micro-batches, and for one that draws completions engine, rewards, tools, a log."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+from mm.core.choices import choose_engine, needs_of
+from mm.core.contracts import Engine, Reward, Tool
+from mm.core.errors import UsageError
+from mm.core.resolve import part_name, section_of
+from mm.core.training.batch import pack, split_by_tokens
+from mm.core.training.models import LoadedModel, freeze
+from mm.core.training.tools import Tools
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from mm.core.backend import Backend
+    from mm.core.plugins import PluginManager
+    from mm.core.run import Run
+    from mm.core.say import Say
+    from mm.core.training.distributed import World
+    from mm.core.training.evaluate import HeldOut
+    from mm.core.training.feed import Feed
+    from mm.core.workspace import RunFolder
+
+ROLLOUTS = "rollouts.jsonl"
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@attrs.frozen(kw_only=True)
+class Lending:
+    """Builds the `Tools` of a run."""
+
+    plugins: PluginManager
+    run: Run
+    folder: RunFolder
+    backend: Backend
+    world: World
+    loaded: LoadedModel
+    say: Say
+
+    def tools(self, feed: Feed, held: HeldOut) -> Tools:
+        """Everything that the run's algorithm may use. A unit's row is looked for where the unit came from."""
+        settings = self.run.train
+        device = self.backend.device(self.world.local_rank)
+        rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
+        return Tools(
+            tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take, row=feed.store.row,
+            packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
+            warn=self._warn, **rollout,
+        )  # fmt: skip
+
+    def _warn(self, text: str) -> None:
+        """Says a warning once, and notes it for the manifest."""
+        if text not in self.backend.notes and self.world.main:
+            self.backend.notes.append(text)
+            self.say(text)
+
+    def _rollout(self) -> dict[str, Any]:
+        dtype = self.run.train.dtype
+        dtype = self.backend.default_dtype() if dtype == "auto" else dtype
+        return {
+            "engine": self.engine(self.loaded.model, dtype), "rewards": self.rewards(), "tools": self.called(),
+            "log": log_to(self.folder.path, self.world.main),
+        }  # fmt: skip
+
+    def engine(self, model: nn.Module, dtype: str) -> Engine:
+        """The engine of the run. In float32 it shares the policy's weights; for another compute type it holds a copy in
+        that type, so that it multiplies what the trainer's autocast does, and `update` refreshes it."""
+        spec = choose_engine(self.plugins, self.run.select.backend, self._parts.engine)
+        if dtype in _DTYPES:
+            device = next(model.parameters()).device
+            model = freeze(copy.deepcopy(model), device, _DTYPES[dtype])
+        engine: Engine = self.plugins.load("engine", spec.name)(self._config("engine", spec.name), model, self.backend)
+        return engine
+
+    def rewards(self) -> dict[str, tuple[Reward, float]]:
+        """Name -> the reward and its weight. Raises UsageError for a weight that is no number."""
+        found = {}
+        for locator in self._parts.reward:
+            name = part_name(locator)
+            found[name] = self.plugins.load("reward", name)(self._config("reward", name)), _weight(locator)
+        return found
+
+    def called(self) -> dict[str, Tool]:
+        """Name in the tool's schema -> the tool."""
+        built = [self.plugins.load("tool", name)(self._config("tool", name)) for name in self._parts.tool]
+        return {tool.schema["name"]: tool for tool in built}
+
+    @property
+    def _parts(self) -> Any:
+        return self.run.parts["rollout"]
+
+    def _config(self, kind: str, name: str) -> Any:
+        spec = self.plugins.get(kind, name)
+        if spec.config is None:
+            return None
+        return self.run.parts.get(section_of(spec).name) or spec.config()
+
+
+def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:
+    """Appends samples to the run's `rollouts.jsonl`, on the main rank."""
+
+    def log(samples: Sequence[Mapping[str, Any]]) -> None:
+        if main and folder.is_dir():
+            with (folder / ROLLOUTS).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+
+    return log
+
+
+def _weight(locator: str) -> float:
+    text = locator.partition(":")[2]
+    try:
+        return float(text) if text else 1.0
+    except ValueError:
+        raise UsageError(f"--reward {locator}: expected NAME or NAME:WEIGHT, with a number for the weight.") from None

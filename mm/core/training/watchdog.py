@@ -1,0 +1,27 @@
+"""Says it when a metric leaves the range that its algorithm calls well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from mm.core.contracts import Callback
+
+if TYPE_CHECKING:
+    from mm.core.training.trainer import Trainer
+
+
+class Watchdog(Callback):
+    """Looks at each log interval's metrics; `warn` says a text once a run."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.warn = warn
+        self._said: set[str] = set()
+
+    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """One warning for each metric, the first time that it is out of its range."""
+        for name, watch in trainer.algorithm.watch.items():
+            value = metrics.get(name)
+            if value is not None and not watch.low <= value <= watch.high and name not in self._said:
+                self._said.add(name)
+                self.warn(f"step {trainer.progress.step}: {name} is {value:.3g}: {watch.meaning}")

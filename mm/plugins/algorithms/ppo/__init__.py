@@ -1,0 +1,47 @@
+"""Proximal policy optimization with a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+from attrs.validators import ge, gt, le, optional
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import AlgorithmSpec
+from mm.plugins.rollouts import RolloutConfig, kl_coefficient, needs
+
+
+@frozen(kw_only=True)
+class PpoConfig(RolloutConfig):
+    """PPO's own settings, after MiniMind 3's."""
+
+    num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
+    passes: int = option(2, help="Passes over the completions of one rollout.", validator=gt(0))
+    gamma: float = option(1.0, help="Discount of later rewards.", validator=[ge(0.0), le(1.0)])
+    gae_lambda: float = option(
+        0.95, help="Generalised advantage estimation: 0 trusts the critic, 1 the rewards.", validator=[ge(0.0), le(1.0)]
+    )
+    value_coef: float = option(0.5, help="Weight of the critic's loss.", validator=ge(0.0))
+    value_clip: float = option(0.2, help="How far a value may move from what it was at the rollout.", validator=gt(0.0))
+    kl_coef: float = kl_coefficient(0.02)
+    kl_target: float | None = option(None, help="Adapt --kl-coef so that the KL is about this.", validator=optional(gt(0.0)))
+    kl_stop: float | None = option(
+        0.25, help="Drop the rest of a rollout's mini-batches when the policy is this far from where it drew them.",
+        validator=optional(gt(0.0)),
+    )  # fmt: skip
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    """ppo."""
+    yield AlgorithmSpec(
+        name="ppo",
+        summary="Reinforcement learning with a critic that values every token.",
+        target="mm.plugins.algorithms.ppo.algorithm:Ppo",
+        config=PpoConfig,
+        needs=lambda config: needs(config, reference=config.kl_coef > 0, critic=True),
+        defaults={"learning_rate": 1e-6, "global_batch_size": 16, "max_length": 512},
+        starts_from=("sft", "reason", "lora"),
+    )

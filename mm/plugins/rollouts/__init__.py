@@ -1,0 +1,41 @@
+"""What the algorithms share that learn from completions they draw themselves. Only their settings are here: no torch."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from attrs.validators import ge, gt, le
+
+from mm.core.options import option
+from mm.core.records import Needs
+
+
+@frozen(kw_only=True)
+class RolloutConfig:
+    """How completions are drawn and used. `--global-batch-size` counts prompts; --max-length bounds them in tokens."""
+
+    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=gt(0))
+    max_new_tokens: int = option(256, help="Longest completion, in tokens.", validator=gt(0))
+    temperature: float = option(1.0, help="Sampling temperature; log-probabilities are those at it.", validator=gt(0.0))
+    top_p: float = option(1.0, help="Nucleus sampling: share of the probability that is kept.", validator=[gt(0.0), le(1.0)])
+    top_k: int = option(0, help="Draw from that many likeliest tokens; 0: from all.", validator=ge(0))
+    passes: int = option(1, help="Passes over the completions of one rollout.", validator=gt(0))
+    mini_batches: int = option(1, help="Optimizer steps in each of these passes.", validator=gt(0))
+    clip_low: float = option(0.2, help="The ratio of new to old probability counts down to 1 minus this.", validator=ge(0.0))
+    clip_high: float = option(0.2, help="The ratio counts up to 1 plus this.", validator=ge(0.0))
+    overlong_buffer: int = option(
+        0, help="The last tokens before --max-new-tokens, in which the reward falls by up to 1 (DAPO); 0: none.", validator=ge(0)
+    )
+    samples_logged: int = option(8, help="Completions of each rollout that are written to rollouts.jsonl.", validator=ge(0))
+
+
+def kl_coefficient(default: float) -> float:
+    """The option of the weight of the divergence from the reference; 0 does without a reference."""
+    return option(default, help="Weight of the KL to the reference; 0: no reference is held.", validator=ge(0.0))  # type: ignore[no-any-return]
+
+
+def needs(config: RolloutConfig, *, data: str = "prompt", reference: bool, critic: bool = False) -> Needs:
+    """Prompts, an engine and these roles."""
+    roles = ("policy",) + ("reference",) * reference + ("critic",) * critic
+    return Needs(
+        data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, scalar=("critic",) * critic, generates=True
+    )

@@ -1,0 +1,223 @@
+"""From prompts to mini-batches: draw, judge, compare, and remember what the update needs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Algorithm, Engine, Metrics, Request, Sampling, Totals
+from mm.core.errors import UsageError
+from mm.core.training.batch import Packed, Unit
+from mm.core.training.heads import token_logprobs
+from mm.core.training.tools import stable_seed
+from mm.plugins.rewards.scoring import score
+from mm.plugins.rollouts.losses import Tokens, document_of
+from mm.plugins.rollouts.samples import Sample
+from mm.plugins.rollouts.watch import RANGES, host_metrics
+
+Groups = list[list[Sample]]
+
+
+class Rollout(Algorithm):
+    """An algorithm that learns from completions of its own. A subclass says what a completion is worth against what was
+    expected (`compare`), and how the policy follows (`loss`); rows are prompts, and `global_batch_size` counts them.
+
+    The draws of a completion come from (seed, rollout, row, sample, turn), so they do not depend on ranks or slots.
+    Old log-probabilities are the present ones where a rollout is used once (the ratio is then 1 and only its gradient
+    counts), otherwise the trainer's own before the first update: the engine's differ by its rounding, and are watched.
+    """
+
+    watch = RANGES
+
+    def __init__(self, config: Any, models: Any, tools: Any) -> None:
+        super().__init__(config, models, tools)
+        self.rollouts, self.metrics = 0, dict[str, Any]()
+        if not tools.rewards:
+            raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
+
+    @abstractmethod
+    def compare(self, groups: Groups) -> None:
+        """Set each sample's advantage; `groups` are this rank's prompts, each with its completions."""
+
+    # ---- contract
+
+    def prepare(self, units: list[Unit]) -> list[list[Unit]]:
+        """Draw, judge and compare; then the mini-batches of all passes."""
+        self.refresh()
+        groups = self.draw(units)
+        self.compare(groups)
+        samples = [sample for group in groups for sample in group]
+        self.remember(samples)
+        self.metrics = host_metrics(groups, tuple(self.tools.rewards))
+        self._log(samples)
+        self.rollouts += 1
+        return self._mini_batches([sample.as_unit() for sample in samples])
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """Completions, and the tokens drawn for them."""
+        return {"completions": float(len(batch.lengths)), "drawn": float(batch.num_targets)}
+
+    def evaluate(self, units: list[Unit]) -> Metrics:
+        """Rewards of one completion for each held-out prompt, drawn alike each time."""
+        self.refresh()
+        samples = [Sample.of(unit, self.tools.row(unit.row), (self.tools.seed, -1, unit.row, 0)) for unit in units]
+        self.complete(samples)
+        self.judge(samples)
+        return host_metrics([[sample] for sample in samples], tuple(self.tools.rewards))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rollouts there were: the next one's draws depend on it."""
+        return {"rollouts": self.rollouts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self.rollouts = state["rollouts"]
+
+    # ---- drawing
+
+    @property
+    def engine(self) -> Engine:
+        """The run's engine."""
+        assert self.tools.engine is not None
+        return self.tools.engine
+
+    def refresh(self) -> None:
+        """Give the engine the policy's present weights."""
+        self.engine.update(self.models["policy"].model.state_dict().items(), version=self.rollouts)
+
+    def draw(self, units: Sequence[Unit]) -> Groups:
+        """The judged completions of each prompt."""
+        seed, config = self.tools.seed, self.config
+        groups = []
+        for unit in units:
+            row = self.tools.row(unit.row)
+            keys = [(seed, self.rollouts, unit.row, number) for number in range(config.num_generations)]
+            groups.append([Sample.of(unit, row, key) for key in keys])
+        samples = [sample for group in groups for sample in group]
+        self.complete(samples)
+        self.judge(samples)
+        return groups
+
+    def complete(self, samples: Sequence[Sample]) -> None:
+        """Let the engine continue each sample until it stops."""
+        policy = self.models["policy"]
+        policy.train(False)
+        found = self.engine.generate([self.request(sample) for sample in samples])
+        policy.train(True)
+        for sample, completion in zip(samples, found, strict=True):
+            sample.extend(completion)
+            sample.text = self.tools.tokenizer.decode(completion.ids)
+
+    def request(self, sample: Sample, turn: int = 0) -> Request:
+        """What the engine is asked for a sample."""
+        config, tokenizer = self.config, self.tools.tokenizer
+        return Request(
+            ids=tuple(sample.ids), max_new_tokens=config.max_new_tokens, stop=(tokenizer.eos_id, tokenizer.pad_id),
+            sampling=Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k),
+            key=(*sample.key, turn),
+        )  # fmt: skip
+
+    def judge(self, samples: Sequence[Sample]) -> None:
+        """Every reward by name, and their weighted sum."""
+        scores = score(self.tools.rewards, [s.row for s in samples], [s.text for s in samples])
+        for index, sample in enumerate(samples):
+            sample.rewards = {name: values[index] for name, values in scores.by_name.items()}
+            sample.reward = scores.total[index] - self._overlong(sample)
+
+    def _overlong(self, sample: Sample) -> float:
+        """DAPO's soft punishment (arXiv:2503.14476, eq. 13), from 0 where the buffer begins to 1 at its end."""
+        buffer, limit = self.config.overlong_buffer, self.config.max_new_tokens
+        return min(1.0, max(0.0, (sample.length - (limit - buffer)) / buffer)) if buffer else 0.0
+
+    # ---- what the update needs
+
+    def remember(self, samples: Sequence[Sample]) -> None:
+        """Old and reference log-probabilities, where they are needed."""
+        if self.config.passes * self.config.mini_batches > 1:
+            self.add_field(samples, "old", self.logprobs("policy", samples))
+        if "reference" in self.models:
+            self.add_field(samples, "reference", self.logprobs("reference", samples))
+
+    def add_field(self, samples: Sequence[Sample], name: str, values: Sequence[Tensor]) -> None:
+        """Lay values of the drawn tokens out beside all tokens of each sample."""
+        for sample, drawn in zip(samples, values, strict=True):
+            field = torch.zeros(len(sample.ids))
+            field[torch.tensor(sample.learn)] = drawn
+            sample.fields[name] = field
+
+    def logprobs(self, role: str, samples: Sequence[Sample]) -> list[Tensor]:
+        """A role's log-probabilities of the drawn tokens, on the host."""
+        return self.per_token(role, samples, self.logprobs_of)
+
+    def per_token(self, role: str, samples: Sequence[Sample], head_of: Any) -> list[Tensor]:
+        """`head_of(batch)`'s number for each drawn token under a role, without gradients, on the host."""
+        found: list[Tensor] = [torch.empty(0)] * len(samples)
+        units = [Unit(sample.as_unit().sequences, row=index) for index, sample in enumerate(samples)]
+        self.models[role].train(False)
+        for batch in self.tools.packs(units):
+            values = self.models[role](batch, head=head_of(batch)).float().cpu()
+            counts = [int(unit.sequences[0].fields["learn"][1:].sum()) for unit in batch.units]
+            for unit, part in zip(batch.units, values.split(counts), strict=True):
+                found[unit.row] = part
+        self.models[role].train(True)
+        return found
+
+    def logprobs_of(self, batch: Packed) -> Any:
+        """The head that gives log-probabilities of a pack's drawn tokens, at the temperature they were drawn with."""
+
+        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+            chosen = hidden.index_select(0, batch.target_index)
+            return token_logprobs(chosen, weight, batch.targets, temperature=self.config.temperature)
+
+        return head
+
+    # ---- for losses
+
+    def tokens(self, batch: Packed, logprobs_M: Tensor) -> Tokens:
+        """What a loss sees of a pack."""
+        document_M, length_N = document_of(batch)
+        old_M = self.field(batch, "old") if "old" in batch.fields else logprobs_M.detach()
+        return Tokens(logprobs_M, old_M, self.field(batch, "advantages"), document_M, length_N)
+
+    def share(self, totals: Totals) -> float:
+        """The count of a metric of which every pack of every rank gives a part: they add up to 1 a step."""
+        return 1.0 / (max(1.0, totals["mm.micro"]) * self.tools.world.size)
+
+    def field(self, batch: Packed, name: str) -> Tensor:
+        """A field at the learned positions; an empty pack has none."""
+        if name not in batch.fields:
+            return torch.zeros(batch.num_targets, device=batch.targets.device)
+        return batch.fields[name].index_select(0, batch.target_index + 1)
+
+    def measured(self, batch: Packed, tokens: Tokens) -> Metrics:
+        """Metrics that every such algorithm has, from numbers that are there anyway."""
+        count = float(batch.num_targets)
+        gap_M = (tokens.old_M - self.field(batch, "engine")).abs()
+        ratio_M = tokens.ratio_M.detach()
+        outside_M = (ratio_M < 1 - self.config.clip_low) | (ratio_M > 1 + self.config.clip_high)
+        found: Metrics = {
+            # drawn from the policy itself, minus the mean log-probability estimates its entropy without bias
+            "entropy": (-tokens.logprobs_M.detach().sum(), count),
+            "clip_fraction": (outside_M.sum().float(), count),
+            "engine_gap": (gap_M.sum(), count),
+            "engine_gap_max": (gap_M.max() if count else gap_M.sum(), float(count > 0)),
+        }
+        metrics, self.metrics = self.metrics, {}
+        return {**found, **metrics}
+
+    def _mini_batches(self, units: list[Unit]) -> list[list[Unit]]:
+        """Every pass in an order of its own, dealt into equally many mini-batches on every rank."""
+        dealt = []
+        for number in range(self.config.passes):
+            order = sorted(range(len(units)), key=lambda i: stable_seed(self.tools.seed, self.rollouts, number, i))
+            dealt += [[units[i] for i in sorted(order[k :: self.config.mini_batches])] for k in range(self.config.mini_batches)]
+        return dealt
+
+    def _log(self, samples: Sequence[Sample]) -> None:
+        chosen = samples[: self.config.samples_logged]
+        decode = self.tools.tokenizer.decode
+        self.tools.log([s.log(self.rollouts, decode(s.ids[: s.prompt_length], skip_special=False)) for s in chosen])

@@ -1,0 +1,71 @@
+"""Losses of a policy on tokens it drew. Legend: M learned positions, N completions of a pack.
+
+Every function answers one number a position, already weighted: their sum over the packs of a step is the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from mm.core.training.batch import Packed
+
+
+@attrs.frozen(eq=False)
+class Tokens:
+    """What a loss sees: log-probabilities now and when the tokens were drawn, advantages, the completion of each
+    position, and how many positions each completion has."""
+
+    logprobs_M: Tensor
+    old_M: Tensor
+    advantages_M: Tensor
+    document_M: Tensor
+    length_N: Tensor
+
+    @property
+    def ratio_M(self) -> Tensor:
+        """New probability over old."""
+        return (self.logprobs_M - self.old_M).exp()
+
+
+def document_of(batch: Packed) -> tuple[Tensor, Tensor]:
+    """(document_M, length_N) of a pack, without asking the device for anything."""
+    document_M = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.target_index, right=True)
+    length_N = torch.zeros(len(batch.lengths), device=document_M.device)
+    return document_M, length_N.index_add_(0, document_M, torch.ones_like(document_M, dtype=length_N.dtype))
+
+
+def clipped(tokens: Tokens, low: float, high: float) -> Tensor:
+    """-min(ratio A, clip(ratio) A): PPO's surrogate (arXiv:1707.06347, eq. 7), with bounds of their own (DAPO)."""
+    ratio_M = tokens.ratio_M
+    return -torch.minimum(ratio_M * tokens.advantages_M, ratio_M.clamp(1 - low, 1 + high) * tokens.advantages_M)
+
+
+def cispo(tokens: Tokens, low: float, high: float) -> Tensor:
+    """-min(ratio, 1 + high) A log p, the ratio as a constant (MiniMax-M1, arXiv:2506.13585, eq. 4): no token loses its
+    gradient to clipping. `low` is not used, as in the paper."""
+    return -tokens.ratio_M.detach().clamp(max=1 + high) * tokens.advantages_M * tokens.logprobs_M
+
+
+def gspo(tokens: Tokens, low: float, high: float) -> Tensor:
+    """The surrogate with one ratio a completion, exp of the mean of log ratios (GSPO, arXiv:2507.18071, eq. 7)."""
+    log_M = tokens.logprobs_M - tokens.old_M
+    mean_N = torch.zeros_like(tokens.length_N).index_add(0, tokens.document_M, log_M) / tokens.length_N.clamp(min=1)
+    ratio_M = mean_N.exp()[tokens.document_M]
+    return -torch.minimum(ratio_M * tokens.advantages_M, ratio_M.clamp(1 - low, 1 + high) * tokens.advantages_M)
+
+
+SURROGATES: Mapping[str, Callable[[Tokens, float, float], Tensor]] = {
+    "grpo": clipped, "dr_grpo": clipped, "dapo": clipped, "cispo": cispo, "gspo": gspo,
+}  # fmt: skip
+
+
+def kl(estimator: str, logprobs_M: Tensor, reference_M: Tensor) -> Tensor:
+    """An estimate of KL(policy || reference) at each drawn token (Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    log_M = reference_M - logprobs_M
+    if estimator == "k1":
+        return -log_M
+    return 0.5 * log_M.square() if estimator == "k2" else log_M.exp() - log_M - 1

@@ -1,0 +1,82 @@
+"""Completions on their way from the engine to the update. Token ids are never made from text again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Completion
+from mm.core.data.rows import Row
+from mm.core.training.batch import Tokens, Unit
+
+
+@attrs.define(eq=False, kw_only=True)
+class Sample:
+    """One completion of a prompt. `ids` are all its tokens, the prompt first; `learn` marks those that the policy drew
+    and `logprobs` are the engine's for them (0 elsewhere). `fields` are further tensors of that length."""
+
+    unit: Unit
+    row: Row
+    key: tuple[int, ...]
+    ids: list[int]
+    learn: list[bool]
+    logprobs: list[float]
+    text: str = ""
+    finish_reason: str = ""
+    rewards: dict[str, float | None] = attrs.field(factory=dict)
+    reward: float = 0.0
+    advantage: float = 0.0
+    fields: dict[str, Tensor] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, unit: Unit, row: Row, key: tuple[int, ...]) -> Sample:
+        """A prompt without a completion yet."""
+        ids = unit.sequences[0].ids.tolist()
+        return cls(unit=unit, row=row, key=key, ids=ids, learn=[False] * len(ids), logprobs=[0.0] * len(ids))
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.unit.sequences[0])
+
+    @property
+    def length(self) -> int:
+        """Tokens that the policy drew."""
+        return sum(self.learn)
+
+    def extend(self, completion: Completion) -> None:
+        """Append what the policy drew."""
+        self.ids += completion.ids
+        self.learn += [True] * len(completion.ids)
+        self.logprobs += completion.logprobs
+        self.finish_reason = completion.finish_reason
+
+    def observe(self, ids: Iterable[int]) -> None:
+        """Append tokens that came from elsewhere: they are read and not learned."""
+        found = list(ids)
+        self.ids += found
+        self.learn += [False] * len(found)
+        self.logprobs += [0.0] * len(found)
+
+    def as_unit(self) -> Unit:
+        """The unit of an update."""
+        fields = {
+            "learn": torch.tensor(self.learn), "engine": torch.tensor(self.logprobs), "advantages": self._advantages(),
+            **self.fields,
+        }  # fmt: skip
+        return Unit((Tokens(torch.tensor(self.ids), fields),), row=self.unit.row)
+
+    def log(self, step: int, prompt: str) -> Mapping[str, Any]:
+        """The line of rollouts.jsonl."""
+        return {
+            "step": step, "row": self.unit.row, "prompt": prompt, "completion": self.text, "rewards": self.rewards,
+            "reward": self.reward, "advantage": self.advantage, "tokens": self.length, "finish_reason": self.finish_reason,
+        }  # fmt: skip
+
+    def _advantages(self) -> Tensor:
+        """The same for every token, unless `fields` has them one by one."""
+        return torch.full((len(self.ids),), self.advantage)

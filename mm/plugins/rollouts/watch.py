@@ -1,0 +1,38 @@
+"""What may go wrong in learning from one's own completions, and where to look then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mm.core.contracts import Metrics, Watch
+
+if TYPE_CHECKING:
+    from mm.plugins.rollouts.samples import Sample
+
+RANGES = {
+    "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
+    "clip_fraction": Watch(high=0.3, meaning="many ratios are clipped: fewer passes or a lower learning rate"),
+    "no_spread": Watch(high=0.8, meaning="most groups have equal rewards and teach nothing: other prompts or rewards"),
+    "entropy": Watch(low=0.02, meaning="the policy has become almost deterministic: more KL, a lower learning rate"),
+    "truncated": Watch(high=0.5, meaning="most completions reach --max-new-tokens: raise it, or reward shorter ones"),
+    "failed_rewards": Watch(high=0.0, meaning="a reward had no answer for some completions: see rollouts.jsonl"),
+}
+
+
+def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str]) -> Metrics:
+    """Figures of a rollout that the host knows: rewards, lengths, truncation, groups without spread."""
+    samples = [sample for group in groups for sample in group]
+    count = float(len(samples))
+    found: dict[str, tuple[float, float]] = {
+        "reward": (sum(s.reward for s in samples), count),
+        "length": (float(sum(s.length for s in samples)), count),
+    }
+    for name in rewards:
+        given = [value for s in samples if (value := s.rewards[name]) is not None]
+        found[f"reward/{name}"] = (sum(given), float(len(given)))
+    found["failed_rewards"] = (float(sum(v is None for s in samples for v in s.rewards.values())), count)
+    found["truncated"] = (float(sum(s.finish_reason == "length" for s in samples)), count)
+    flat = sum(len({s.reward for s in group}) == 1 for group in groups if len(group) > 1)
+    found["no_spread"] = (float(flat), float(sum(len(group) > 1 for group in groups)))
+    return found  # type: ignore[return-value]
