@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
     "converter": {"mm.converters": ["llama", "qwen3"]},
-    "architecture": {"mm.plugins.architectures": ["dense"]},
+    "architecture": {"mm.plugins.architectures": ["dense", "moe"]},
     "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft"]},
     "engine": {"mm.plugins.engines": ["local"]},
     "format": {"mm.plugins.formats": ["text", "chat"]},
