@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
-    "converter": {"mm.converters": ["llama", "qwen3"]},
+    "converter": {"mm.converters": ["llama", "qwen2-moe", "qwen3", "qwen3-moe"]},
     "architecture": {"mm.plugins.architectures": ["dense", "moe"]},
     "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft"]},
     "engine": {"mm.plugins.engines": ["local"]},
@@ -21,9 +21,9 @@ PARTS = {
 
 
 def entry_points() -> list[str]:
-    """`kind.name = package.name` for every part."""
+    """`kind.name = package.name` for every part; in a module's name `-` is `_`."""
     return [
-        f"{kind}.{name} = {package}.{name}"
+        f"{kind}.{name} = {package}.{name.replace('-', '_')}"
         for kind, packages in PARTS.items()
         for package, names in packages.items()
         for name in names
