@@ -115,7 +115,7 @@ class ArchitectureSuite(Suite):
 
     def check_auxiliary_loss(self) -> None:
         """`counts` are host numbers with fixed names, and an auxiliary loss is a finite scalar."""
-        model = small_model(self.record)  # in training, which alone has auxiliary values
+        model: Any = small_model(self.record)  # in training, which alone has auxiliary values
         counts = model.counts(self.batch)
         host_numbers(counts)
         assert counts.keys() == model.counts(pack([])).keys(), "an empty pack has other counts"

@@ -21,8 +21,9 @@ def grouped_product(x_RI: Tensor, weight_JOI: Tensor, ends_J: Tensor) -> Tensor:
     1.3 times as fast as that kernel.
     """
     if x_RI.device.type == "cpu" or not _served(weight_JOI):
-        return sliced_product(x_RI, weight_JOI, ends_J)
-    y_RO: Tensor = F.grouped_mm(x_RI, weight_JOI.mT, offs=ends_J)
+        y_RO: Tensor = sliced_product(x_RI, weight_JOI, ends_J)
+    else:
+        y_RO = F.grouped_mm(x_RI, weight_JOI.mT, offs=ends_J)
     return y_RO
 
 

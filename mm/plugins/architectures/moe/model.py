@@ -53,7 +53,7 @@ class MoE(Decoder):
         tokens * mean probability) over a micro-batch, which micro-batches enter by their tokens. The loads of the whole
         step are known after its last forward only, so this one does depend on how the step was cut.
         """
-        config, (probabilities_LTJ, chosen_LTJ, cu_seqlens) = self.config, auxiliary
+        config, (probabilities_LTJ, chosen_LTJ, _) = self.config, auxiliary
         if not config.router_aux_loss_coef:
             return None
         with torch.autocast(probabilities_LTJ.device.type, enabled=False):
