@@ -123,6 +123,9 @@ class ArchitectureSuite(Suite):
         if auxiliary is not None:
             loss = model.auxiliary_loss(auxiliary, counts)
             assert loss is None or (loss.shape == () and bool(loss.isfinite())), f"auxiliary loss {loss}"
+            metrics = model.auxiliary_metrics(auxiliary) if hasattr(model, "auxiliary_metrics") else {}
+            wrong = [name for name, (total, count) in metrics.items() if not torch.as_tensor(total / count).isfinite()]
+            assert not wrong, f"metric {wrong[0]} is not a finite (sum, count)"
 
     def check_empty_pack(self) -> None:
         """A pack without tokens gives every parameter a zero gradient, which data-parallel training waits for."""
