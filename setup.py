@@ -6,9 +6,9 @@ from setuptools import find_packages, setup
 
 PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
-    "converter": {"mm.converters": ["llama", "qwen3"]},
-    "architecture": {"mm.plugins.architectures": ["dense"]},
-    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo", "spo"]},
+    "converter": {"mm.converters": ["llama", "qwen2-moe", "qwen3", "qwen3-moe"]},
+    "architecture": {"mm.plugins.architectures": ["dense", "moe"]},
+    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo", "spo", "agent"]},
     "engine": {"mm.plugins.engines": ["local"]},
     "format": {
         "mm.plugins.formats": [

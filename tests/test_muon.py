@@ -44,6 +44,45 @@ def test_large_matrices_take_torchs_step() -> None:
         assert all(map(torch.equal, train(BatchedMuon, SETTINGS)[0], train(torch.optim.Muon, SETTINGS)[0]))
 
 
+@pytest.mark.parametrize("largest", [8, 2**17])
+def test_a_stack_is_its_matrices(largest: int) -> None:
+    """Experts are trained as if each were a parameter of its own."""
+    generator = torch.Generator().manual_seed(0)
+    values, gradients = torch.randn(2, 3, 4, 24, 16, generator=generator).unbind()
+    stacks = [nn.Parameter(value.clone()) for value in values]
+    matrices = [nn.Parameter(matrix.clone()) for value in values for matrix in value]
+    other = nn.Parameter(torch.ones(24, 16))
+    with mock.patch.object(muon, "_LARGEST", largest):
+        for parameters in ([other, *stacks], matrices):
+            optimizer = BatchedMuon(parameters, **SETTINGS)
+            pieces = iter(gradients if parameters is not matrices else gradients.flatten(0, 1))
+            for parameter in parameters:
+                parameter.grad = None if parameter is other else next(pieces).clone()
+            optimizer.step()
+    found, expected = (torch.stack([p.detach() for p in some]).flatten() for some in (stacks, matrices))
+    start = values.flatten()
+    assert (found - expected).norm() < 0.02 * (expected - start).norm()
+
+
+def test_a_sharded_stack_keeps_to_this_ranks_part() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh, value, matrix = init_device_mesh("cpu", (1,)), torch.randn(4, 24, 16), torch.randn(24, 16)
+        results = []
+        for place in (lambda t: distribute_tensor(t, mesh, [Shard(0)]), lambda t: t):
+            parameters = [nn.Parameter(place(tensor.clone())) for tensor in (value, matrix)]
+            for parameter, tensor in zip(parameters, (value, matrix), strict=True):
+                parameter.grad = place(tensor.sin())
+            BatchedMuon(parameters, **SETTINGS).step()
+            results.append(parameters[0].detach())
+        assert torch.equal(results[0].full_tensor(), results[1])
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("shape", [(3, 24, 16), (2, 16, 24)])
 def test_singular_values_come_near_one(shape: tuple[int, ...]) -> None:
     group = BatchedMuon(parameters(0), **SETTINGS).param_groups[0]

@@ -101,6 +101,7 @@ def test_frozen_parameters_get_no_optimizer() -> None:
 
 def test_an_embedding_is_no_matrix() -> None:
     assert is_matrix(nn.Parameter(torch.zeros(8, 4)), 300)
+    assert is_matrix(nn.Parameter(torch.zeros(2, 8, 4)), 300)
     assert not is_matrix(nn.Parameter(torch.zeros(300, 4)), 300)
     assert not is_matrix(nn.Parameter(torch.zeros(4)), 300)
 

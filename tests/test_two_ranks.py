@@ -35,13 +35,19 @@ SMALL = {
     "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1, "max_steps": 4, "max_length": 128,
     "log_interval": 1, "learning_rate": 1e-2, "micro_batch_tokens": 48, "threads": 1, "dtype": "fp32", "backend": "cpu",
 }  # fmt: skip
+# experts divide their auxiliary loss by what all ranks have
+EXPERTS = {
+    "arch": "moe", "preset": "tiny", "moe_hidden_size": 16, "moe_num_hidden_layers": 2, "moe_num_attention_heads": 2,
+    "moe_num_key_value_heads": 1, "moe_router_aux_loss_coef": 1.0,
+}  # fmt: skip
 # rows a step: micro-batches on the ranks are uneven; one row leaves a rank without any
 BATCHES = (7, 1)
 
 
-def gradients(workspace: Path, batch: int) -> tuple[dict[str, torch.Tensor], list[int]]:
+def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The gradient of the first step, before clipping, and the micro-batches that this rank had of its own."""
-    given = {**SMALL, "tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl", "eval_ratio": 0.0}
+    small = SMALL if arch == "dense" else {n: v for n, v in SMALL.items() if not n.startswith("dense")} | EXPERTS
+    given = {**small, "tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl", "eval_ratio": 0.0}
     plugins = PluginManager.discover(environ={})
     layers = [api.flat_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
     resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
@@ -101,7 +107,7 @@ def mm_callbacks(run: Run) -> list[Callback]:
 def rank_main(workspace: Path, out: Path) -> None:
     """What each rank does, in a process of its own."""
     torch.set_num_threads(1)
-    found = {batch: gradients(workspace, batch) for batch in BATCHES}
+    found = {(batch, arch): gradients(workspace, batch, arch) for batch in BATCHES for arch in ("dense", "moe")}
     torch.save(found, out / f"rank{os.environ.get('RANK', '0')}.pt")
     runs(workspace)
 
@@ -136,10 +142,11 @@ def _start(folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.parametrize("arch", ["dense", "moe"])
 @pytest.mark.parametrize("batch", BATCHES)
-def test_the_gradient_is_one_ranks(batch: int, folders: tuple[Path, Path]) -> None:
-    alone = torch.load(folders[0] / "rank0.pt")[batch]
-    ranks = [torch.load(folders[1] / f"rank{r}.pt")[batch] for r in (0, 1)]
+def test_the_gradient_is_one_ranks(batch: int, arch: str, folders: tuple[Path, Path]) -> None:
+    alone = torch.load(folders[0] / "rank0.pt")[batch, arch]
+    ranks = [torch.load(folders[1] / f"rank{r}.pt")[batch, arch] for r in (0, 1)]
     assert (sorted(count for _, (count,) in ranks) == [0, 1]) if batch == 1 else ranks[0][1] != ranks[1][1]
     for gradient, _ in ranks:
         assert gradient.keys() == alone[0].keys()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mm.core.data.tokenizer import Tokenizer
     from mm.plugins.architectures.dense import DenseConfig
 
-_LAYER = "model.layers.{layer}."
+LAYER = "model.layers.{layer}."
 _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings",
@@ -33,15 +33,16 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 _YARN_NEUTRAL: dict[str, tuple[Any, ...]] = {"mscale": (None,), "mscale_all_dim": (None,), "truncate": (True, None)}
 
 
-def decoder_rules(config: DenseConfig) -> Rules:
-    """The whole table of a dense decoder; the q/k norms where the config has them."""
+def decoder_rules(config: DenseConfig, feed_forward: tuple[Rule, ...] | None = None) -> Rules:
+    """The whole table of a decoder; the q/k norms where the config has them, a SwiGLU unless another feed-forward is
+    given."""
     tied = config.tie_word_embeddings
     head = () if tied else (_same("lm_head.weight", config.vocab_size, config.hidden_size),)
     return Rules(
-        rules=(*trunk_rules(config), *feed_forward_rules(config), *head),
+        rules=(*trunk_rules(config), *(feed_forward or swiglu_rules("mlp", config.hidden_size, config.ffn_size)), *head),
         counts={"layer": config.num_hidden_layers},
         repeats={"lm_head.weight": "model.embed_tokens.weight"} if tied else {},
-        derived=(_LAYER + "self_attn.rotary_emb.inv_freq",),
+        derived=(LAYER + "self_attn.rotary_emb.inv_freq",),
     )
 
 
@@ -53,24 +54,28 @@ def trunk_rules(config: DenseConfig) -> tuple[Rule, ...]:
     return (
         _same("model.embed_tokens.weight", config.vocab_size, hidden),
         _same("model.norm.weight", hidden),
-        _same(_LAYER + "input_layernorm.weight", hidden),
-        _same(_LAYER + "post_attention_layernorm.weight", hidden),
-        _same(_LAYER + "self_attn.q_proj.weight", queries, hidden),
-        _same(_LAYER + "self_attn.k_proj.weight", keys, hidden),
-        _same(_LAYER + "self_attn.v_proj.weight", keys, hidden),
-        _same(_LAYER + "self_attn.o_proj.weight", hidden, queries),
-        *(_same(f"{_LAYER}self_attn.{name}.weight", size) for name in names),
+        _same(LAYER + "input_layernorm.weight", hidden),
+        _same(LAYER + "post_attention_layernorm.weight", hidden),
+        _same(LAYER + "self_attn.q_proj.weight", queries, hidden),
+        _same(LAYER + "self_attn.k_proj.weight", keys, hidden),
+        _same(LAYER + "self_attn.v_proj.weight", keys, hidden),
+        _same(LAYER + "self_attn.o_proj.weight", hidden, queries),
+        *(_same(f"{LAYER}self_attn.{name}.weight", size) for name in names),
     )
 
 
-def feed_forward_rules(config: DenseConfig) -> tuple[Rule, ...]:
-    """A SwiGLU in every layer."""
-    hidden, inner = config.hidden_size, config.ffn_size
+def swiglu_rules(module: str, hidden: int, inner: int) -> tuple[Rule, ...]:
+    """A SwiGLU of that name in every layer."""
     return (
-        _same(_LAYER + "mlp.gate_proj.weight", inner, hidden),
-        _same(_LAYER + "mlp.up_proj.weight", inner, hidden),
-        _same(_LAYER + "mlp.down_proj.weight", hidden, inner),
+        layer_rule(f"{module}.gate_proj.weight", inner, hidden),
+        layer_rule(f"{module}.up_proj.weight", inner, hidden),
+        layer_rule(f"{module}.down_proj.weight", hidden, inner),
     )
+
+
+def layer_rule(name: str, *shape: int) -> Rule:
+    """A tensor of every layer that has the same name on both sides."""
+    return _same(LAYER + name, *shape)
 
 
 def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +83,8 @@ def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
     only(hf, _NEUTRAL)
     if missing := [name for name in _SIZES if hf.get(name) is None]:
         raise Unsupported(f"it does not say {missing[0]}.")
+    if kinds := set(hf.get("layer_types") or ()) - {"full_attention"}:
+        raise Unsupported(f"layer_types has {sorted(kinds)[0]!r}; only 'full_attention' can be read.")
     return {
         **{name: hf[name] for name in _SIZES},
         "num_key_value_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],

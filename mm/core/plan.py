@@ -16,7 +16,7 @@ from mm.core.data.tokenizer import Tokenizer
 from mm.core.data.weights import split_weights
 from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec
+from mm.core.records import ArchitectureSpec, active_parameters
 from mm.core.resolve import Resolved
 from mm.core.run import Run
 from mm.core.workspace import Workspace, find_model, read_config
@@ -45,7 +45,8 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     ]
     if config is not None:
         flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
-        lines.insert(3, ("parameters", f"{config.num_parameters():,}"))
+        total, active = config.num_parameters(), active_parameters(config)
+        lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active a token" if active < total else "")))
         lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
     given = [f"  {k} = {v!r}  ({resolved.sources[k]})" for k, v in run.values().items() if resolved.sources[k] != "default"]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines), "settings that are not defaults:", *given])

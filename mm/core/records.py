@@ -82,13 +82,20 @@ class BackendSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class ArchitectureSpec(Spec):
-    """A model. `config` is torch-free and has `num_parameters() -> int` and `flops_per_token(context) -> float`."""
+    """A model. `config` is torch-free and has `num_parameters() -> int` and `flops_per_token(context) -> float`, and
+    `num_active_parameters() -> int` where a token does not pass all of them."""
 
     kind: ClassVar[str] = "architecture"
     hook: ClassVar[str] = "mm_architectures"
 
     config: type = attrs.field(validator=_check_config)
     presets: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+
+
+def active_parameters(config: Any) -> int:
+    """The weights that one token passes: all of them, unless the architecture's config says otherwise."""
+    count: int = getattr(config, "num_active_parameters", config.num_parameters)()
+    return count
 
 
 @attrs.frozen(kw_only=True)

@@ -25,9 +25,6 @@ class Qwen3(Converter):
 
     def read_config(self, hf: Mapping[str, Any]) -> DenseConfig:
         """A config with q/k norm. Raises Unsupported for sliding windows."""
-        kinds = set(hf.get("layer_types") or ()) - {"full_attention"}
-        if kinds:
-            raise Unsupported(f"layer_types has {sorted(kinds)[0]!r}; only 'full_attention' can be read.")
         return DenseConfig(**read_decoder({"head_dim": _HEAD_DIM, **hf}), qk_norm=True)
 
     def write_config(self, config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:

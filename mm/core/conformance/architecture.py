@@ -115,13 +115,17 @@ class ArchitectureSuite(Suite):
 
     def check_auxiliary_loss(self) -> None:
         """`counts` are host numbers with fixed names, and an auxiliary loss is a finite scalar."""
-        counts = self.model.counts(self.batch)
+        model: Any = small_model(self.record)  # in training, which alone has auxiliary values
+        counts = model.counts(self.batch)
         host_numbers(counts)
-        assert counts.keys() == self.model.counts(pack([])).keys(), "an empty pack has other counts"
-        auxiliary = self.model(self.batch)[1]
+        assert counts.keys() == model.counts(pack([])).keys(), "an empty pack has other counts"
+        auxiliary = model(self.batch)[1]
         if auxiliary is not None:
-            loss = self.model.auxiliary_loss(auxiliary, counts)
+            loss = model.auxiliary_loss(auxiliary, counts)
             assert loss is None or (loss.shape == () and bool(loss.isfinite())), f"auxiliary loss {loss}"
+            metrics = model.auxiliary_metrics(auxiliary) if hasattr(model, "auxiliary_metrics") else {}
+            wrong = [name for name, (total, count) in metrics.items() if not torch.as_tensor(total / count).isfinite()]
+            assert not wrong, f"metric {wrong[0]} is not a finite (sum, count)"
 
     def check_empty_pack(self) -> None:
         """A pack without tokens gives every parameter a zero gradient, which data-parallel training waits for."""

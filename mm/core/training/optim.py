@@ -13,9 +13,9 @@ from mm.core.training.muon import BatchedMuon
 
 
 def is_matrix(parameter: nn.Parameter, vocab_size: int) -> bool:
-    """Whether this is a hidden weight matrix: two-dimensional, and neither an embedding nor an output projection (of the
-    vocabulary, or of one number)."""
-    return parameter.ndim == 2 and parameter.shape[0] not in (1, vocab_size)
+    """Whether this is a hidden weight matrix, or a stack of them as of experts: neither a vector nor an embedding nor an
+    output projection (of the vocabulary, or of one number)."""
+    return parameter.ndim in (2, 3) and parameter.shape[0] not in (1, vocab_size)
 
 
 def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:

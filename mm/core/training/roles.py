@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mm.core.contracts import Totals
+from mm.core.contracts import Metrics, Totals
 from mm.core.training.batch import Packed
 
 
@@ -35,7 +35,7 @@ class Role:
         self.name, self.model, self.trainable = name, model, trainable
         self.module = module or model
         self.settings = {k: v for k, v in (settings or {}).items() if v is not None}
-        self._without = without
+        self._without, self._prefix = without, f"{name}."
         self._auxiliary: list[Any] = []
         if not trainable and without is None:
             model.requires_grad_(False)
@@ -55,6 +55,7 @@ class Role:
         """`head(hidden_TE, weight_VE)` inside the model's forward; what an auxiliary loss needs is kept aside."""
         with self._without() if self._without else nullcontext():
             result, auxiliary = self.module(batch, head=head)
+        # a forward that nothing is learned from (log-probabilities in `prepare`, a frozen role) has no auxiliary loss
         if auxiliary is not None and self.trainable and torch.is_grad_enabled():
             self._auxiliary.append(auxiliary)
         return result
@@ -62,15 +63,25 @@ class Role:
     def counts(self, batch: Packed) -> dict[str, float]:
         """What the model's auxiliary loss divides by, under the role's name: two roles may be of one architecture."""
         counted: dict[str, float] = self.model.counts(batch) if self.trainable else {}  # type: ignore[operator]
-        return {f"{self.name}.{name}": value for name, value in counted.items()}
+        return {self._prefix + name: value for name, value in counted.items()}
+
+    def auxiliary_metrics(self) -> Metrics:
+        """What the model tells about the calls that `auxiliary_loss` will answer; empty where it tells nothing."""
+        measure = getattr(self.model, "auxiliary_metrics", None)
+        found: Metrics = {}
+        for metrics in map(measure, self._auxiliary) if measure else ():
+            for name, (total, count) in metrics.items():
+                old = found.get(name, (0.0, 0.0))
+                found[name] = (old[0] + total.detach(), old[1] + count)
+        return found
 
     def auxiliary_loss(self, totals: Totals) -> Tensor | None:
         """The auxiliary loss of the calls since the last one, or None; added to the loss by the trainer alone."""
         pieces, self._auxiliary = self._auxiliary, []
-        prefix = f"{self.name}."
-        own = {name.removeprefix(prefix): value for name, value in totals.items() if name.startswith(prefix)}
+        own = {name.removeprefix(self._prefix): n for name, n in totals.items() if name.startswith(self._prefix)}
         losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]  # type: ignore[operator]
-        return sum(losses[1:], losses[0]) if losses else None
+        found = [loss for loss in losses if loss is not None]
+        return sum(found[1:], found[0]) if found else None
 
 
 @contextmanager

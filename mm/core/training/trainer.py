@@ -206,6 +206,8 @@ class Trainer:
         with self.backend.autocast(self.dtype):
             loss, metrics = self.algorithm.loss(batch, totals)
             for role in self.roles.values():
+                prefix = f"{role.name}/" if len(self.optimizers) > 1 else ""
+                metrics |= {prefix + name: pair for name, pair in role.auxiliary_metrics().items()}
                 auxiliary = role.auxiliary_loss(totals)
                 if auxiliary is not None:
                     loss = loss + auxiliary

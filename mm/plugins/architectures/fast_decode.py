@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mm.plugins.architectures.cache import Decode, KVCache
 from mm.plugins.architectures.layers import Block, RMSNorm, SelfAttention, SwiGLU
-from mm.plugins.architectures.products import product
+from mm.plugins.architectures.products import Product, product
 
 if TYPE_CHECKING:
     from mm.plugins.architectures.decoder import Decoder
@@ -48,7 +48,7 @@ def _block(block: nn.Module, layer: int) -> Step:
     if type(block) is not Block:
         call: Any = block._call_impl  # as the decoder does: a compiled block would compile again for every layer
         return lambda x_AE, rotary, decode: call(x_AE, rotary, None, partial(decode.attend, layer))[0]
-    attend, feed = _attention(block.self_attn, layer), _feed_forward(block.mlp)
+    attend, feed = _attention(block.self_attn, layer), feed_forward(block.mlp)
     before, after = _norm(block.input_layernorm), _norm(block.post_attention_layernorm)
 
     def step(x_AE: Tensor, rotary: Rotary, decode: Decode) -> Tensor:
@@ -96,10 +96,19 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return norm
 
 
-def _feed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def feed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """x_AE -> y_AE of a feed-forward, from a copy of its weights. One of another package may offer `fast_decode()`."""
+    offer: Any = getattr(module, "fast_decode", None)
+    if offer is not None:
+        found: Callable[[Tensor], Tensor] = offer()
+        return found
     if type(module) is not SwiGLU:
         return lambda x_AE: module(x_AE, None)[0]
-    gate_up, down = product(module.gate_proj, module.up_proj), product(module.down_proj)
+    return swiglu(product(module.gate_proj, module.up_proj), product(module.down_proj))
+
+
+def swiglu(gate_up: Product, down: Product) -> Callable[[Tensor], Tensor]:
+    """down(silu(gate) * up), gate and up being the halves of one product."""
 
     def feed(x_AE: Tensor) -> Tensor:
         gate, up = gate_up(x_AE).chunk(2, -1)

@@ -28,7 +28,11 @@ def product(*layers: nn.Module) -> Product:
     """
     if not all(is_plain(layer) for layer in layers):
         return lambda x_TI: torch.cat([layer(x_TI) for layer in layers], -1)
-    weight_OI = torch.cat([layer.get_parameter("weight").detach() for layer in layers])
+    return laid_out(torch.cat([layer.get_parameter("weight").detach() for layer in layers]))
+
+
+def laid_out(weight_OI: Tensor) -> Product:
+    """x_TI -> x @ weight.T, from a copy of the weight in the order that suits it."""
     if not _can_block(weight_OI):
         return lambda x_TI: F.linear(x_TI, weight_OI)
     # the overloads are named: resolving one costs as much as a small operator

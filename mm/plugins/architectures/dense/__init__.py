@@ -115,6 +115,11 @@ class DenseConfig:
         return 3 * self.hidden_size * self.ffn_size
 
     @property
+    def active_feed_forward_parameters(self) -> int:
+        """Those of them that one token passes."""
+        return self.feed_forward_parameters
+
+    @property
     def norm_parameters(self) -> int:
         """Weights of every RMSNorm of the model."""
         block = 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0)
@@ -126,14 +131,19 @@ class DenseConfig:
         embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         return self.num_hidden_layers * block + self.norm_parameters + embeddings
 
+    def num_active_parameters(self) -> int:
+        """Weights that one token passes; differs from `num_parameters` where there are experts."""
+        idle = self.feed_forward_parameters - self.active_feed_forward_parameters
+        return self.num_parameters() - self.num_hidden_layers * idle
+
     def flops_per_token(self, context: int) -> float:
         """Training FLOPs of one token, forward and backward, in documents of `context` tokens.
 
-        6 * N for the N weights of matrix products (with the output layer, without the embedding look-up), plus
-        12 * layers * heads * head size * the context / 2 that a causal token sees on average
+        6 * N for the N weights of matrix products that a token passes (with the output layer, without the embedding
+        look-up), plus 12 * layers * heads * head size * the context / 2 that a causal token sees on average
         (PaLM, arXiv:2204.02311, appendix B, which counts the whole context).
         """
-        block = self.attention_parameters + self.feed_forward_parameters
+        block = self.attention_parameters + self.active_feed_forward_parameters
         matrices = self.num_hidden_layers * block + self.vocab_size * self.hidden_size
         attention = 12 * self.num_hidden_layers * self.num_attention_heads * self.head_size * context / 2
         return float(6 * matrices + attention)

@@ -40,10 +40,15 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", facts["path"]),
         ("format", facts["format"]),
         ("architecture", facts["architecture"]),
-        ("parameters", f"{facts['parameters']:,} ({facts['parameters'] / 1e6:.2f}M)"),
+        ("parameters", _parameters(facts["parameters"], facts["active_parameters"])),
         ("FLOPs/token", f"{facts['flops_per_token']:.4g} in training, documents of {facts['context']} tokens"),
         ("weights", f"{stored}, {', '.join(weights['dtypes']) or 'type not known'}"),
         ("tokenizer", ids),
         ("from", ", ".join(f"{name} {value}" for name, value in origin.items()) or "not a run of this program"),
     ]
     return found + [(f"  {name}", str(value)) for name, value in facts["config"].items()]
+
+
+def _parameters(total: int, active: int) -> str:
+    shown = f"{total:,} ({total / 1e6:.2f}M)"
+    return shown if active == total else f"{shown}, {active:,} ({active / 1e6:.2f}M) active a token"

@@ -9,6 +9,7 @@ import attrs
 
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.plugins import PluginManager
+from mm.core.records import active_parameters
 from mm.core.training.conversion import NATIVE, reader
 from mm.core.training.foreign_files import weight_files
 from mm.core.workspace import RunFolder, read_config, step_of
@@ -22,6 +23,7 @@ def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, An
         "format": form,
         "architecture": architecture,
         "parameters": config.num_parameters(),
+        "active_parameters": active_parameters(config),
         "flops_per_token": config.flops_per_token(context),
         "context": context,
         "weights": _weights(folder),

@@ -1,0 +1,117 @@
+"""Forward and backward of a mixture of experts, real tokens a second of CPU time on one thread, beside transformers.
+
+    python benchmarks/moe_speed.py --rounds 5
+
+The baseline is transformers' Qwen2MoeForCausalLM of the same sizes on padded rows, its experts as a loop over boolean
+masks ("eager"), as MiniMind computes them, or through grouped products. Rows of the table take turns in one process, and
+ratios are ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import torch
+from train_speed import TASKS, documents
+
+from mm.backends.cpu.backend import CpuBackend
+from mm.core.training.batch import Tokens, Unit, pack
+from mm.core.training.heads import linear_cross_entropy
+from mm.plugins.architectures.moe import MoEConfig
+from mm.plugins.architectures.moe.model import MoE
+
+ROWS = ("(a) mask loop, padded, float32", "(b) mask loop, padded, bf16", "(c) grouped, padded, bf16", "mm, float32", "mm, bf16")
+
+
+def theirs(config: MoEConfig, experts: str) -> Any:
+    """transformers' model of these sizes, with the load-balancing loss on."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    return Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            vocab_size=config.vocab_size, hidden_size=config.hidden_size, num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads, num_key_value_heads=config.num_key_value_heads,
+            intermediate_size=config.ffn_size, moe_intermediate_size=config.ffn_size, num_experts=config.num_experts,
+            shared_expert_intermediate_size=config.shared_ffn_size, num_experts_per_tok=config.num_experts_per_tok,
+            norm_topk_prob=True, output_router_logits=True, tie_word_embeddings=True, attn_implementation="sdpa",
+            experts_implementation=experts,
+        )
+    ).train()  # fmt: skip
+
+
+def padded(model: Any, task: str, bf16: bool) -> Callable[[int], int]:
+    """A forward and backward over padded rows."""
+
+    def step(seed: int) -> int:
+        rows = documents(task, seed, model.config.vocab_size)
+        ids = torch.zeros(len(rows), TASKS[task][1], dtype=torch.long)
+        labels = torch.full_like(ids, -100)
+        for row, (tokens, learned) in enumerate(rows):
+            ids[row, : len(tokens)] = tokens
+            labels[row, : len(tokens)] = tokens.where(learned, -100)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        model.zero_grad()
+        return sum(len(tokens) for tokens, _ in rows)
+
+    return step
+
+
+def packed(model: MoE, task: str, bf16: bool) -> Callable[[int], int]:
+    """The same over packs."""
+
+    def step(seed: int) -> int:
+        rows = documents(task, seed, model.config.vocab_size)
+        batch = pack([Unit((Tokens(ids, {"learn": learned}),)) for ids, learned in rows])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            total, auxiliary = model(
+                batch, head=lambda hidden, weight: linear_cross_entropy(hidden[batch.target_index], weight, batch.targets)
+            )
+            balance = model.auxiliary_loss(auxiliary, model.counts(batch))
+        (total / batch.num_targets + balance).backward()
+        model.zero_grad()
+        return batch.num_tokens
+
+    return step
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=list(TASKS), default="pretrain")
+    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    backend, config = CpuBackend(), MoEConfig(hidden_size=args.hidden_size)
+    loop, grouped = (padded(theirs(config, kind), args.task, True) for kind in ("eager", "grouped_mm"))
+    plain = padded(theirs(config, "eager"), args.task, False)
+    model = MoE(config, backend.attention()).train()
+    backend.fuse(model)
+    steps = dict(zip(ROWS, (plain, loop, grouped, packed(model, args.task, False), packed(model, args.task, True)), strict=True))
+    speeds: dict[str, list[float]] = {row: [] for row in ROWS}
+    for number in range(args.rounds + 1):
+        for row, step in steps.items():
+            # float32 products through oneDNN are ours; the baseline is what transformers does without being told
+            torch.set_float32_matmul_precision("medium" if row.startswith("mm") else "highest")
+            start = time.process_time()
+            tokens = step(number)
+            if number:  # the first round builds kernels
+                speeds[row].append(tokens / (time.process_time() - start))
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
+    print(f"{versions}, {args.task}, {args.hidden_size}x8, 4 experts, top-2, shared; 1 thread, {args.rounds} rounds\n")
+    print("| row | real tokens/s of CPU time | to (a) |\n|---|---|---|")
+    middle = {row: statistics.median(values) for row, values in speeds.items()}
+    for row, speed in middle.items():
+        print(f"| {row} | {speed:.0f} | {speed / middle[ROWS[0]]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

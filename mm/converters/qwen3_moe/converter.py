@@ -1,0 +1,41 @@
+"""Experts with q/k norm and without a shared one as Qwen3MoeForCausalLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mm.converters.expert_rules import expert_rules, read_experts, write_experts
+from mm.core.training.conversion import Converter, Unsupported
+from mm.plugins.architectures.moe import MoEConfig
+
+if TYPE_CHECKING:
+    from mm.core.data.tokenizer import Tokenizer
+    from mm.core.training.conversion_rules import Rules
+
+_DEFAULTS = {"num_experts_per_tok": 8, "norm_topk_prob": False, "router_aux_loss_coef": 0.001}
+
+
+class Qwen3Moe(Converter):
+    """Qwen3MoeForCausalLM."""
+
+    def rules(self, config: MoEConfig) -> Rules:
+        """The decoder's table with experts, and q_norm and k_norm."""
+        return expert_rules(config)
+
+    def read_config(self, hf: Mapping[str, Any]) -> MoEConfig:
+        """A config with q/k norm and without a shared expert."""
+        read = read_experts(hf, _DEFAULTS)
+        return MoEConfig(**read, qk_norm=True, shared_expert_intermediate_size=0, router_aux_loss_scope="micro-batch")
+
+    def write_config(self, config: MoEConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+        """config.json; models without q/k norm or with a shared expert are refused."""
+        if not config.qk_norm:
+            raise Unsupported("the format normalises queries and keys, and the model does not.")
+        if config.shared_ffn_size:
+            raise Unsupported("the format has no shared expert, and the model has one.")
+        return {
+            "architectures": ["Qwen3MoeForCausalLM"],
+            "model_type": "qwen3_moe",
+            **write_experts(config, tokenizer),
+        }

@@ -1,0 +1,87 @@
+"""The mixture of experts of both MiniMind generations: its settings, sizes and presets, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from attrs.validators import ge, gt, in_, optional as maybe
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import ArchitectureSpec
+from mm.plugins.architectures.dense import PRESETS as DENSE, DenseConfig
+
+
+@attrs.frozen(kw_only=True)
+class MoEConfig(DenseConfig):
+    """The dense decoder's sizes with experts in every block; `intermediate_size` is the width of one expert.
+
+    Gen 2 is Qwen2-MoE with an ungated shared expert, gen 3 is Qwen3-MoE. Raises ValueError for sizes that do not fit.
+    """
+
+    num_experts: int = option(4, help="Routed experts in each block.", validator=gt(0))
+    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", validator=gt(0))
+    shared_expert_intermediate_size: int | None = option(
+        None, help="Width of the expert that every token passes; default one expert's, 0 for none.", validator=maybe(ge(0))
+    )
+    norm_topk_prob: bool = option(True, help="Scale the chosen experts' weights to a sum of 1.")
+    router_aux_loss_coef: float = option(0.01, help="Weight of the load-balancing loss; 0 turns it off.", validator=ge(0))
+    router_aux_loss_scope: str = option(
+        "document",
+        help="Load is balanced within each document (gen 2), or over the tokens of a micro-batch (gen 3, Switch).",
+        choices=("document", "micro-batch"),
+        validator=in_(("document", "micro-batch")),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.num_experts_per_tok > self.num_experts:
+            raise ValueError(f"'num_experts_per_tok' must be at most num_experts={self.num_experts}")
+
+    @property
+    def shared_ffn_size(self) -> int:
+        """`shared_expert_intermediate_size`, or its default."""
+        given = self.shared_expert_intermediate_size
+        return self.ffn_size if given is None else given
+
+    @property
+    def feed_forward_parameters(self) -> int:
+        """Matrix weights of one block's router and of all its experts."""
+        return self._feed_forward(self.num_experts)
+
+    @property
+    def active_feed_forward_parameters(self) -> int:
+        """Matrix weights of one block's feed-forward that one token passes."""
+        return self._feed_forward(self.num_experts_per_tok)
+
+    def _feed_forward(self, experts: int) -> int:
+        inner = 3 * (experts * self.ffn_size + self.shared_ffn_size)
+        return self.hidden_size * (self.num_experts + inner)
+
+
+GEN3_EXPERTS: dict[str, Any] = {
+    "num_experts_per_tok": 1, "shared_expert_intermediate_size": 0,
+    "router_aux_loss_coef": 5e-4, "router_aux_loss_scope": "micro-batch",
+}  # fmt: skip
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "minimind2-moe": {"hidden_size": 640, "num_hidden_layers": 8},
+    "minimind2-moe-768x16": {"hidden_size": 768, "num_hidden_layers": 16},
+    "minimind3-moe": {**DENSE["minimind3"], **GEN3_EXPERTS},
+    "tiny": DENSE["tiny"],
+    "tiny3": {**DENSE["tiny3"], **GEN3_EXPERTS},
+}
+
+
+@hookimpl
+def mm_architectures() -> Iterable[ArchitectureSpec]:
+    """The mixture of experts."""
+    yield ArchitectureSpec(
+        name="moe",
+        summary="Mixture of experts, Qwen2-MoE-like with a shared expert (gen 2) or Qwen3-MoE-like (gen 3).",
+        target="mm.plugins.architectures.moe.model:MoE",
+        config=MoEConfig,
+        presets=PRESETS,
+    )
