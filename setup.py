@@ -15,6 +15,12 @@ PARTS = {
             "text", "chat", "sharegpt", "alpaca", "completion", "preference", "unpaired", "prompt", "episode",
         ]
     },
+    "reward": {
+        "mm.plugins.rewards": [
+            "format", "tags", "exact", "math", "length", "repetition", "tool-call", "gt", "call-count", "model", "python",
+        ]
+    },
+    "tool": {"mm.plugins.tools": ["calculate", "search", "time", "weather"]},
     "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
     "tracker": {"mm.plugins.trackers": ["jsonl"]},
     "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
@@ -25,9 +31,9 @@ PARTS = {
 
 
 def entry_points() -> list[str]:
-    """`kind.name = package.name` for every part."""
+    """`kind.name = package.name` for every part; in a module's name `-` is `_`."""
     return [
-        f"{kind}.{name} = {package}.{name}"
+        f"{kind}.{name} = {package}.{name.replace('-', '_')}"
         for kind, packages in PARTS.items()
         for package, names in packages.items()
         for name in names
@@ -63,12 +69,14 @@ setup(
     extras_require={
         "npu": ["torch==2.12.0", "torch_npu==2.12.0"],
         "vllm": ["vllm>=0.23"],
+        "math": ["math-verify[antlr4_13_2]>=0.8"],
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         "parquet": ["pyarrow>=15"],
         "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
         "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
         "dev": [
-            "build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9",
+            "build>=1.2", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2",
+            "pytest-xdist>=3.6", "ruff>=0.9",
         ],
     },
     entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},

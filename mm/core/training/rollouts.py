@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,8 +18,6 @@ from mm.core.resolve import part_name, section_of
 from mm.core.training.models import freeze
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from mm.core.backend import Backend
@@ -31,11 +30,12 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @attrs.frozen(kw_only=True)
 class RolloutTools:
-    """Builds the parts of a run's rollout selection."""
+    """Builds the parts of a run's rollout selection. Paths among the options of rewards and tools begin at `workspace`."""
 
     plugins: PluginManager
     run: Run
     backend: Backend
+    workspace: Path
 
     def engine(self, model: nn.Module, dtype: str) -> Engine:
         """The engine of the run. In float32 it shares the policy's weights; for another compute type it holds a copy in
@@ -52,13 +52,18 @@ class RolloutTools:
         found = {}
         for locator in self._parts.reward:
             name = part_name(locator)
-            found[name] = self.plugins.load("reward", name)(self._config("reward", name)), _weight(locator)
+            found[name] = self.plugins.load("reward", name)(self._placed("reward", name)), _weight(locator)
         return found
 
     def tools(self) -> dict[str, Tool]:
         """Name in the tool's schema -> the tool."""
-        built = [self.plugins.load("tool", name)(self._config("tool", name)) for name in self._parts.tool]
+        built = [self.plugins.load("tool", name)(self._placed("tool", name)) for name in self._parts.tool]
         return {tool.schema["name"]: tool for tool in built}
+
+    @property
+    def skip_failed_rewards(self) -> bool:
+        """Whether a reward that fails is counted instead of ending the run."""
+        return bool(self._parts.skip_failed_rewards)
 
     @property
     def _parts(self) -> Any:
@@ -69,6 +74,13 @@ class RolloutTools:
         if spec.config is None:
             return None
         return self.run.parts.get(section_of(spec).name) or spec.config()
+
+    def _placed(self, kind: str, name: str) -> Any:
+        config = self._config(kind, name)
+        if config is None:
+            return None
+        given = attrs.asdict(config, recurse=False)
+        return attrs.evolve(config, **{field: self.workspace / v for field, v in given.items() if isinstance(v, Path)})
 
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:

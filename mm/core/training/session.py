@@ -121,7 +121,8 @@ def _trainer(
     feed = Feed(corpus.store, rows, settings.global_batch_size, settings.seed, world)
     tools = Tools(
         tokenizer=loaded.tokenizer, world=world, seed=settings.seed, more_rows=feed.take, row=corpus.store.row,
-        warn=_warn(backend, world, say), **_rollouts(plugins, run, backend, world, loaded, folder),
+        position=corpus.store.position, warn=_warn(backend, world, say),
+        **_rollouts(plugins, run, backend, world, loaded, folder),
     )  # fmt: skip
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     token_bytes = loaded.tokenizer.token_bytes
@@ -151,10 +152,11 @@ def _rollouts(
     """What `Tools` has for an algorithm that generates."""
     if not needs_of(plugins, run).generates:
         return {}
-    parts = RolloutTools(plugins=plugins, run=run, backend=backend)
+    parts = RolloutTools(plugins=plugins, run=run, backend=backend, workspace=folder.path.parents[1])
     dtype = backend.default_dtype() if run.train.dtype == "auto" else run.train.dtype
     return {
         "engine": parts.engine(loaded.model, dtype), "rewards": parts.rewards(), "tools": parts.tools(),
+        "skip_failed_rewards": parts.skip_failed_rewards,
         "log": log_to(folder.path, world.main),
     }  # fmt: skip
 
