@@ -1,4 +1,4 @@
-"""The commands `mm runs`, `mm runs show` and `mm runs plot`."""
+"""The commands `mm runs`, `mm runs show`, `mm runs plot` and, from a module of its own, `mm runs samples`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mm.core.workspace import RunFolder, Workspace
+from mm.plugins.commands.runs.samples import samples
 
 
 @click.group(invoke_without_command=True)
@@ -57,6 +58,9 @@ def plot(names: tuple[str, ...], metric: str, out: Path) -> None:
 
     workspace = Workspace.here()
     click.echo(plot_runs([workspace.existing(name) for name in names], metric, out))
+
+
+runs.add_command(samples)
 
 
 def _print_table(found: list[RunFolder]) -> None:
