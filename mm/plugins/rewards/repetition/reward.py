@@ -20,7 +20,7 @@ class Repetition(Reward):
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
-        return [-self._penalty(final_reply(text)) for text in completions]
+        return [0.0 - self._penalty(final_reply(text)) for text in completions]  # never -0.0
 
     def _penalty(self, text: str) -> float:
         words, n, cap = _WORDS.findall(text.lower()), self.config.n, self.config.cap
