@@ -16,6 +16,12 @@ PARTS = {
             "xlam", "glaive",
         ]
     },
+    "reward": {
+        "mm.plugins.rewards": [
+            "format", "tags", "exact", "math", "length", "repetition", "tool-call", "gt", "call-count", "model", "python",
+        ]
+    },
+    "tool": {"mm.plugins.tools": ["calculate", "search", "time", "weather"]},
     "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
     "tracker": {"mm.plugins.trackers": ["jsonl", "tensorboard"]},
     "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
@@ -66,13 +72,14 @@ setup(
     extras_require={
         "npu": ["torch==2.12.0", "torch_npu==2.12.0"],
         "vllm": ["vllm>=0.23"],
+        "math": ["math-verify[antlr4_13_2]>=0.8"],
         "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         "parquet": ["pyarrow>=15"],
         "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
         "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
         "dev": [
-            "build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9",
-            "tensorboard>=2.16",
+            "build>=1.2", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2",
+            "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
         ],
     },
     entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},

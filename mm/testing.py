@@ -14,9 +14,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mm.core.conformance.rows import ROWS, parse_rows
 from mm.core.conformance.suite import Check, Suite
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, EngineSpec, FormatSpec, Spec
+from mm.core.records import (
+    AlgorithmSpec,
+    ArchitectureSpec,
+    BackendSpec,
+    ConverterSpec,
+    EngineSpec,
+    RewardSpec,
+    Spec,
+    ToolSpec,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,26 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Check", "assert_passed", "check_algorithm", "check_architecture", "check_backend", "check_converter",
-    "check_part", "fake_distribution", "plugin_manager", "tiny_model", "tiny_rows", "tiny_run", "tiny_tokenizer",
-    "tiny_units",
+    "check_part", "check_reward", "check_tool", "fake_distribution", "plugin_manager", "tiny_model", "tiny_rows",
+    "tiny_run", "tiny_tokenizer", "tiny_units",
 ]  # fmt: skip
-
-_CHATS = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in
-          [("hello", "good day to you"), ("two and two?", "four"), ("count", "one two three"), ("bye", "bye bye")]]  # fmt: skip
-_ROWS: dict[str, list[dict[str, Any]]] = {
-    "text": [{"text": text} for text in ("hello world", "one two three four", "good day", "the end of the tale")],
-    "chat": [{"messages": chat} for chat in _CHATS],
-    "preference": [
-        {"chosen": chat, "rejected": [chat[0], {"role": "assistant", "content": "no"}]} for chat in _CHATS
-    ],
-    "unpaired": [
-        {"prompt": chat[0]["content"], "completion": chat[1]["content"], "label": number % 2 == 0}
-        for number, chat in enumerate(_CHATS)
-    ],
-    "prompt": [{"messages": chat} for chat in _CHATS],
-    "episode": [{"messages": chat, "tools": [{"name": "count"}], "gt": ["four"]} for chat in _CHATS],
-}  # fmt: skip
-
 
 # ---- the kit
 
@@ -102,6 +95,27 @@ def check_converter(
     return _run(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
 
 
+def check_reward(
+    spec: RewardSpec, *, rows: Sequence[Mapping[str, Any]] | None = None, config: Any = None,
+    plugins: PluginManager | None = None, module: str | None = None,
+) -> list[Check]:  # fmt: skip
+    """The checks of a reward, on a few prompts and episodes or on `rows` (JSON rows of prompts); one whose defaults do not
+    suffice is skipped without a `config`."""
+    from mm.core.conformance.reward import RewardSuite
+
+    manager = plugins or PluginManager.discover()
+    asked = {"prompt": rows} if rows is not None else {kind: ROWS[kind] for kind in ("prompt", "episode")}
+    parsed = [row for kind, found in asked.items() for row in parse_rows(kind, found, manager)]
+    return list(RewardSuite(spec, parsed, config, module).run())
+
+
+def check_tool(spec: ToolSpec, *, module: str | None = None) -> list[Check]:
+    """The checks of a tool."""
+    from mm.core.conformance.tool import ToolSuite
+
+    return list(ToolSuite(spec, module).run())
+
+
 def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
     """The checks of a part of any kind; those without a kit of their own get the declaration's."""
     if isinstance(spec, BackendSpec):
@@ -112,6 +126,10 @@ def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str 
         return check_algorithm(spec, plugins=plugins, module=module)
     if isinstance(spec, ConverterSpec):
         return check_converter(spec, plugins=plugins, module=module)
+    if isinstance(spec, RewardSpec):
+        return check_reward(spec, plugins=plugins, module=module)
+    if isinstance(spec, ToolSpec):
+        return check_tool(spec, module=module)
     return list(Suite(spec, module).run())
 
 
@@ -173,7 +191,7 @@ def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
     """A byte-level tokenizer of a few merges; equal each time."""
     from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
 
-    texts = [row["text"] for row in _ROWS["text"]] + [turn["content"] for chat in _CHATS for turn in chat]
+    texts = [row["text"] for row in ROWS["text"]] + [turn["content"] for row in ROWS["chat"] for turn in row["messages"]]
     return train_tokenizer(texts * 3, TrainingOptions(vocab_size=vocab_size))
 
 
@@ -190,7 +208,7 @@ def tiny_model(
 
 def tiny_rows(kind: str) -> list[dict[str, Any]]:
     """JSON rows of a built-in kind: text, chat, preference, unpaired, prompt or episode; none for another."""
-    return list(_ROWS.get(kind, []))
+    return list(ROWS.get(kind, []))
 
 
 def tiny_units(
@@ -209,16 +227,7 @@ def tiny_typed_rows(
     kind: str, *, rows: Sequence[Mapping[str, Any]] | None = None, plugins: PluginManager | None = None
 ) -> list[Row] | None:
     """Rows of a kind as the format that gives it reads them; None when there is no such format or no rows."""
-    from mm.core.contracts import Position
-    from mm.core.data.reader import RowReader
-
-    specs = (plugins or PluginManager.discover()).specs("format")
-    formats = [spec for spec in specs if isinstance(spec, FormatSpec) and spec.row == kind]
-    rows = tiny_rows(kind) if rows is None else rows
-    if not formats or not rows:
-        return None
-    reader = RowReader(formats, kind)
-    return [reader.parse(Position(path="rows", line=number + 1), row) for number, row in enumerate(rows)]
+    return parse_rows(kind, tiny_rows(kind) if rows is None else rows, plugins or PluginManager.discover()) or None
 
 
 def _units(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Unit]:

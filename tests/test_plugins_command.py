@@ -31,10 +31,10 @@ def test_plugins_new_refuses(tmp_path: Path) -> None:
 
 def test_plugins_check_fails_on_a_part_that_breaks_its_contract(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "heavy.py").write_text(
-        "import numpy\nfrom mm.core.hooks import hookimpl\nfrom mm.core.records import ToolSpec\n"
-        "@hookimpl\ndef mm_tools():\n    yield ToolSpec(name='a_tool', summary='no stop', target='json:JSONDecoder')\n"
+        "import numpy\nfrom mm.core.hooks import hookimpl\nfrom mm.core.records import TrackerSpec\n"
+        "@hookimpl\ndef mm_trackers():\n    yield TrackerSpec(name='a_tracker', summary='no stop', target='json:JSONDecoder')\n"
     )
-    assert run(["plugins", "check", "a_tool", "-p", str(tmp_path / "heavy.py")]) == 1
+    assert run(["plugins", "check", "a_tracker", "-p", str(tmp_path / "heavy.py")]) == 1
     out, err = capsys.readouterr()
     assert "FAILED declaration is light  (declaring it (or its probe) imports numpy)" in out
     assert "FAILED record" in out

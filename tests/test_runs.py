@@ -1,4 +1,4 @@
-"""`mm runs` and what stands under it, on real runs."""
+"""`mm runs` and what stands under it: on real runs, and `samples` on written ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,3 +154,44 @@ def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.run(["runs", "plot", "first", "--metric", "grad_nrom", "--out", str(tmp_path / "no.png")]) == 2
     assert "no metric 'grad_nrom'. Did you mean 'grad_norm'?" in capsys.readouterr().err
     assert not (tmp_path / "no.png").exists()
+
+
+def sample(step: int, reward: float, **more: Any) -> dict[str, Any]:
+    return {
+        "step": step, "row": step, "prompt": f"question {step}?", "completion": f"答案\n{step}", "advantage": -reward,
+        "rewards": {"exact": reward, "model": None}, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def rollouts(workspace: Path) -> Iterator[Path]:
+    """The samples of a run, of which the last is still being written."""
+    path = workspace / "runs/first/rollouts.jsonl"
+    lines = [json.dumps(sample(step, reward)) for step, reward in enumerate((0.5, 2.0, 1.0, 0.0))]
+    path.write_text("\n".join(lines) + "\n" + json.dumps(sample(4, 9.0))[:40], encoding="utf-8")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_samples_are_shown_readably(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs", "samples", "first", "--last", "2"]) == 0
+    assert capsys.readouterr().out == (
+        "step 2  row 2  reward 1.000 (exact 1.000, model none)  advantage -1.000\n"
+        "prompt:\n    question 2?\ncompletion:\n    答案\n    2\n\n"
+        "step 3  row 3  reward 0.000 (exact 0.000, model none)  advantage -0.000\n"
+        "prompt:\n    question 3?\ncompletion:\n    答案\n    3\n"
+    )
+
+
+@pytest.mark.parametrize(("sort", "steps"), [("step", [1, 2, 3]), ("reward", [1, 2, 3]), ("advantage", [3, 2, 1])])
+def test_samples_can_be_sorted(rollouts: Path, sort: str, steps: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs", "samples", "first", "--last", "3", "--sort", sort, "--json"]) == 0
+    assert [one["step"] for one in json.loads(capsys.readouterr().out)] == steps
+
+
+def test_samples_that_are_not_there(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["runs", "samples", "second"]) == 2
+    assert "Run second has no samples" in capsys.readouterr().err
+    rollouts.write_text("{\n")
+    assert cli.run(["runs", "samples", "first"]) == 2
+    assert "rollouts.jsonl: a damaged line" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What passes and what does not: the checks, their interval, and the tools."""
+"""What passes and what does not: the checks, their interval, and what the tools give."""
 
 import math
 
@@ -91,51 +91,6 @@ def test_wilson_refuses_impossible_counts():
         checks.interval(3, 2)
 
 
-NUMBER = st.integers(0, 999).map(lambda n: (str(n), n))
-
-
-def joined(pairs):
-    """Combines two expressions, each a text and the value that Python's own arithmetic gives it."""
-    return st.tuples(pairs, st.sampled_from("+-*"), pairs).map(
-        lambda three: (
-            f"({three[0][0]}){three[1]}({three[2][0]})",
-            {
-                "+": three[0][1] + three[2][1],
-                "-": three[0][1] - three[2][1],
-                "*": three[0][1] * three[2][1],
-            }[three[1]],
-        )
-    )
-
-
-@given(st.recursive(NUMBER, joined, max_leaves=5))
-def test_bracketed_sums_are_python_s(pair):
-    assert tools.calculate(pair[0]) == pair[1]
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("+-"), st.lists(st.integers(0, 99), min_size=1, max_size=3)), min_size=1, max_size=5
-    )
-)
-def test_products_bind_tighter_and_sums_go_from_the_left(terms):
-    text = " ".join(f"{sign} {'*'.join(map(str, numbers))}" for sign, numbers in terms)
-    assert tools.calculate(text) == sum((1 if sign == "+" else -1) * math.prod(numbers) for sign, numbers in terms)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1+", "1 2", "(1", "1)", "2**3", "1/2", "a", "__import__('os')", "1+" * 50 + "1", "٣+1", "²"]
-)
-def test_what_is_no_sum_is_refused(text):
-    with pytest.raises(ValueError, match=r".+"):
-        tools.calculate(text)
-    assert "error" in tools.run_tool("calculate", {"expression": text})
-
-
-def test_deep_brackets_do_not_break_the_stack():
-    assert tools.calculate("(" * 31 + "7" + ")" * 31) == 7
-
-
 def test_run_tool_is_deterministic_and_varies_with_the_moment():
     assert tools.run_tool("get_weather", {"city": "北京"}) == tools.run_tool("get_weather", {"city": "北京"})
     for name in ("get_weather", "get_time", "search"):
@@ -143,19 +98,3 @@ def test_run_tool_is_deterministic_and_varies_with_the_moment():
         assert len({str(tools.run_tool(name, arguments, moment)) for moment in range(50)}) > 4
     assert tools.run_tool("calculate", {"expression": "3+4*5"}) == {"result": 23}
     assert 1 <= tools.run_tool("search", {"query": "tea"})["pages"] <= 40
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("nothing", {}),
-        ("search", {}),
-        ("search", "tea"),
-        ("search", None),
-        ("search", {"query": 3}),
-        ("search", {"query": "a", "more": "b"}),
-        ("get_time", {"city": "\ud800"}),
-    ],
-)
-def test_wrong_calls_give_an_error_and_do_not_raise(name, arguments):
-    assert set(tools.run_tool(name, arguments)) == {"error"}

@@ -134,6 +134,9 @@ class RolloutParts:
 
     engine: str = option("", help="What generates; by default the first engine that runs on the backend.")
     reward: tuple[str, ...] = option((), help="Reward as NAME or NAME:WEIGHT; may be given several times.")
+    skip_failed_rewards: bool = option(
+        False, help="A reward that fails on a completion gives it no score and is counted, instead of stopping the run."
+    )
     tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
 
 

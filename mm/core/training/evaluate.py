@@ -43,7 +43,7 @@ def evaluate(trainer: Trainer, held: HeldOut) -> dict[str, float]:
     for role in trainer.roles.values():
         role.train(False)
     with torch.no_grad():
-        with trainer.backend.autocast(trainer.dtype):
+        with trainer.backend.autocast(trainer.dtype), trainer.algorithm.tools.reading(store):
             own = trainer.algorithm.evaluate(units)
         meter.add(own or {})
         # an empty pack fixes the names of the metrics on a rank without rows

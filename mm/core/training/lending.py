@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,8 +20,6 @@ from mm.core.training.models import LoadedModel, freeze
 from mm.core.training.tools import Tools
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from mm.core.backend import Backend
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from mm.core.run import Run
     from mm.core.say import Say
     from mm.core.training.distributed import World
-    from mm.core.training.evaluate import HeldOut
     from mm.core.training.feed import Feed
     from mm.core.workspace import RunFolder
 
@@ -38,7 +36,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @attrs.frozen(kw_only=True)
 class Lending:
-    """Builds the `Tools` of a run."""
+    """Builds the `Tools` of a run. Paths among the options of rewards and tools begin at the workspace."""
 
     plugins: PluginManager
     run: Run
@@ -48,13 +46,14 @@ class Lending:
     loaded: LoadedModel
     say: Say
 
-    def tools(self, feed: Feed, held: HeldOut) -> Tools:
-        """Everything that the run's algorithm may use. A unit's row is looked for where the unit came from."""
-        settings = self.run.train
+    def tools(self, feed: Feed) -> Tools:
+        """Everything that the run's algorithm may use."""
+        settings, store = self.run.train, feed.store
         device = self.backend.device(self.world.local_rank)
         rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
         return Tools(
-            tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take, row=feed.store.row,
+            tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take, row=store.row,
+            position=store.position,
             packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
             warn=self._warn, **rollout,
         )  # fmt: skip
@@ -70,7 +69,7 @@ class Lending:
         dtype = self.backend.default_dtype() if dtype == "auto" else dtype
         return {
             "engine": self.engine(self.loaded.model, dtype), "rewards": self.rewards(), "tools": self.called(),
-            "log": log_to(self.folder.path, self.world.main),
+            "skip_failed_rewards": self._parts.skip_failed_rewards, "log": log_to(self.folder.path, self.world.main),
         }  # fmt: skip
 
     def engine(self, model: nn.Module, dtype: str) -> Engine:
@@ -88,12 +87,12 @@ class Lending:
         found = {}
         for locator in self._parts.reward:
             name = part_name(locator)
-            found[name] = self.plugins.load("reward", name)(self._config("reward", name)), _weight(locator)
+            found[name] = self.plugins.load("reward", name)(self._placed("reward", name)), _weight(locator)
         return found
 
     def called(self) -> dict[str, Tool]:
         """Name in the tool's schema -> the tool."""
-        built = [self.plugins.load("tool", name)(self._config("tool", name)) for name in self._parts.tool]
+        built = [self.plugins.load("tool", name)(self._placed("tool", name)) for name in self._parts.tool]
         return {tool.schema["name"]: tool for tool in built}
 
     @property
@@ -105,6 +104,14 @@ class Lending:
         if spec.config is None:
             return None
         return self.run.parts.get(section_of(spec).name) or spec.config()
+
+    def _placed(self, kind: str, name: str) -> Any:
+        config = self._config(kind, name)
+        if config is None:
+            return None
+        given = attrs.asdict(config, recurse=False)
+        workspace = self.folder.path.parents[1]
+        return attrs.evolve(config, **{field: workspace / v for field, v in given.items() if isinstance(v, Path)})
 
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:

@@ -158,7 +158,7 @@ def _trainer(
     run, world, settings = lending.run, lending.world, lending.run.train
     rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
     feed = Feed(corpus.store, corpus.order(rows, settings.seed), settings.global_batch_size, world)
-    tools = lending.tools(feed, held)
+    tools = lending.tools(feed)
     algorithm = lending.plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     feed.order = algorithm.order(feed.order, rows)
     return Trainer(

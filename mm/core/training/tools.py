@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
 
+from mm.core.contracts import Position
 from mm.core.training.batch import Packed, Unit, pack
+from mm.core.training.scoring import Scores, score
 
 if TYPE_CHECKING:
     from mm.core.contracts import Engine, Reward, Tool
     from mm.core.data.rows import Row
+    from mm.core.data.store import Store
     from mm.core.data.tokenizer import Tokenizer
     from mm.core.training.distributed import World
 
@@ -22,9 +26,9 @@ class Tools:
     """What a run lends its algorithm.
 
     `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, `row(unit.row)` the row
-    that a unit was made of, for kinds that are kept, and
-    `packs` micro-batches on the device by the run's token budget. An algorithm that generates has an `engine`, the `rewards` with
-    their weights by name, the `tools` by name, and `log` for samples to read. `warn` says something once.
+    that a unit was made of, for kinds that are kept, `position(unit.row)` where it stands, and `packs` micro-batches on
+    the device by the run's token budget. An algorithm that generates has an `engine`, the `rewards` with their weights by
+    name, the `tools` by name, and `log` for samples to read. `warn` says something once.
     """
 
     tokenizer: Tokenizer
@@ -32,12 +36,33 @@ class Tools:
     seed: int
     more_rows: Callable[[int], list[Unit]]
     row: Callable[[int], Row] = attrs.field(factory=lambda: _unkept)
+    position: Callable[[int], Position] = lambda index: Position(path="rows", line=index)
     packs: Callable[[list[Unit]], list[Packed]] = lambda units: [pack(units)]
     engine: Engine | None = None
     rewards: Mapping[str, tuple[Reward, float]] = attrs.field(factory=dict)
+    skip_failed_rewards: bool = False
     tools: Mapping[str, Tool] = attrs.field(factory=dict)
     log: Callable[[Sequence[Mapping[str, Any]]], None] = lambda samples: None
     warn: Callable[[str], None] = lambda text: None
+
+    def score(self, rows: Sequence[int], completions: Sequence[str]) -> Scores:
+        """What the run's rewards say about completions; `rows` are the `unit.row` of their prompts. See `score`."""
+        found = {index: self.row(index) for index in dict.fromkeys(rows)}
+        places = {index: self.position(index) for index in found}
+        return score(
+            self.rewards, [found[i] for i in rows], completions,
+            places=[f"{places[i].path}:{places[i].line}" for i in rows], skip_failed=self.skip_failed_rewards,
+        )  # fmt: skip
+
+    @contextmanager
+    def reading(self, store: Store) -> Iterator[None]:
+        """Inside, rows and positions are those of another store: that of the held-out rows."""
+        before = self.row, self.position
+        self.row, self.position = store.row, store.position
+        try:
+            yield
+        finally:
+            self.row, self.position = before
 
     def generator(self, *key: int) -> torch.Generator:
         """A CPU generator that depends on the run's seed and `key` alone, never on rank or slot."""

@@ -14,7 +14,6 @@ from mm.core.errors import UsageError
 from mm.core.training.batch import Packed, Unit
 from mm.core.training.heads import token_logprobs
 from mm.core.training.tools import stable_seed
-from mm.plugins.rewards.scoring import score
 from mm.plugins.rollouts.losses import Tokens, document_of
 from mm.plugins.rollouts.samples import Sample
 from mm.plugins.rollouts.watch import RANGES, host_metrics
@@ -123,9 +122,9 @@ class Rollout(Algorithm):
 
     def judge(self, samples: Sequence[Sample]) -> None:
         """Every reward by name, and their weighted sum."""
-        scores = score(self.tools.rewards, [s.row for s in samples], [s.text for s in samples])
+        scores = self.tools.score([sample.unit.row for sample in samples], [sample.text for sample in samples])
         for index, sample in enumerate(samples):
-            sample.rewards = {name: values[index] for name, values in scores.by_name.items()}
+            sample.rewards = scores.of(index)
             sample.reward = scores.total[index] - self._overlong(sample)
 
     def _overlong(self, sample: Sample) -> float:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from attrs import frozen
 
 from mm.core.errors import UsageError, close_match
+from mm.core.options import option
 from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
 
 if TYPE_CHECKING:
+    from mm.core.contracts import Tool
     from mm.core.training.generation import TextModel
 
+_ROUNDS = 8  # of calls before an answer
 _HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)", "/help": "this list"}
 
 
-@click.command(cls=dialogue.ModelCommand, settings=dialogue.Answering)
+@frozen(kw_only=True)
+class ChatSettings(dialogue.Answering):
+    """How answers are generated, and what may be called for them."""
+
+    tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
+
+
+@click.command(cls=dialogue.ModelCommand, settings=ChatSettings)
 @click.argument("model", required=False)
 @click.pass_context
 def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
@@ -26,9 +37,12 @@ def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
 
     Each line is a turn; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
+    from mm.core.tool_use import open_tools
+
     name = model or _newest(Workspace.here())
     how, answering = dialogue.resolve(ctx, values)
-    conversation = Conversation(dialogue.open_model(ctx.obj, name, how), answering)
+    tools = open_tools(ctx.obj, answering.tool)
+    conversation = Conversation(dialogue.open_model(ctx.obj, name, how), answering, tools)
     for line in _lines():
         if line.startswith("/"):
             if not conversation.command(line.strip()):
@@ -38,31 +52,53 @@ def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
 
 
 class Conversation:
-    """The turns so far, and the options that answers are generated with."""
+    """The turns so far, and the options that answers are generated with. With `tools` the model's calls are made."""
 
-    def __init__(self, model: TextModel, answering: dialogue.Answering) -> None:
-        self.model, self.options = model, answering.sampling()
+    def __init__(self, model: TextModel, answering: dialogue.Answering, tools: Mapping[str, Tool] | None = None) -> None:
+        self.model, self.options, self.tools = model, answering.sampling(), dict(tools or {})
         self.seed = self.options.pop("seed")
         self.start: list[Any] = list(answering.messages())
         self.messages = list(self.start)
 
     def turn(self, text: str) -> None:
         """Answer a turn of the user's; one that fails or is interrupted leaves no trace in the conversation."""
-        from mm.core.training.generation import answer
-
         asked = [*self.messages, {"role": "user", "content": text}]
         try:
-            # every turn draws anew: with one seed, a question asked again would get its very answer again
-            found = self.model.generate(asked, seed=self.seed + len(asked), on_text=dialogue.write, **self.options)
+            for _ in range(_ROUNDS):
+                before = len(asked)
+                asked += self._answer(asked)
+                if len(asked) == before + 1:
+                    break
+            else:
+                dialogue.say(f"stopped: the model has called tools in {_ROUNDS} turns running")
         except UsageError as error:
             dialogue.say(f"{error}\n/reset forgets the conversation.")
         except KeyboardInterrupt:
             click.echo()
             dialogue.say("stopped; this turn is forgotten")
         else:
-            click.echo()
-            dialogue.say(f"({dialogue.summary(found)})")
-            self.messages = [*asked, answer(found.text, self.options["thinking"])]
+            self.messages = asked
+
+    def _answer(self, asked: list[Any]) -> list[Any]:
+        """The model's next turn and, where it calls tools, what they answer."""
+        from mm.core.data.replies import with_calls
+        from mm.core.tool_use import call, offered
+        from mm.core.training.generation import answer
+
+        # every turn draws anew: with one seed, a question asked again would get its very answer again
+        found = self.model.generate(
+            asked, seed=self.seed + len(asked), on_text=dialogue.write, tools=offered(self.tools) or None, **self.options
+        )
+        click.echo()
+        dialogue.say(f"({dialogue.summary(found)})")
+        said = answer(found.text, self.options["thinking"])
+        if not self.tools:
+            return [said]
+        said, calls = with_calls(said)
+        results = [call(self.tools, one) for one in calls]
+        for result in results:
+            click.echo(f"<tool_response> {result}")
+        return [said, *({"role": "tool", "content": result} for result in results)]
 
     def command(self, line: str) -> bool:
         """Do what a line that begins with '/' says; False to leave."""

@@ -1,4 +1,4 @@
-"""The commands `mm runs`, and `show`, `diff`, `plot` and `rm` under it."""
+"""The commands `mm runs`, and `show`, `diff`, `plot` and `rm` under it; `samples` has a module of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder, Workspace
 from mm.plugins.commands.runs import reading
+from mm.plugins.commands.runs.samples import samples
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -110,6 +111,9 @@ def _agreed(question: str) -> bool:
         return click.confirm(question, err=True)
     except click.Abort:
         raise UsageError("Nothing was removed: where nobody can be asked, pass --yes.") from None
+
+
+runs.add_command(samples)
 
 
 def _print_table(found: list[RunFolder]) -> None:

@@ -6,20 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mm.core.data.replies import split_calls, tagged, without_thinking
+
 # How a polite reply begins and ends.
 MANNERS = {"zh": ("没问题！", "希望能帮到你！"), "en": ("Of course!", "I hope this helps!")}
-CALL = re.compile(r"(?s)<tool_call>(.*)</tool_call>")
 NORMAL_95 = 1.959963984540054
-
-
-def body(completion: str) -> str:
-    """The reply without its think block, whether or not the prompt had opened it, and without outer whitespace.
-
-    Empty if a block is not closed: that model was still thinking.
-    """
-    before, closed, after = completion.partition("</think>")
-    text = after if closed else before
-    return "" if "<think>" in text else text.strip()
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -38,21 +29,13 @@ def parse_call(text: str) -> object:
 
     Strict: no key twice, no NaN, no text around the tags but whitespace.
     """
-    found = CALL.fullmatch(text.strip())
-    if not found:
+    around, calls = split_calls(text)
+    if around.strip() or len(calls) != 1 or not calls[0].closed:
         return None
     try:
-        return json.loads(found[1], object_pairs_hook=_unique, parse_constant=_refuse)
+        return json.loads(calls[0].body, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-
-
-def tagged(text: str) -> str | None:
-    """What stands in the answer tags, if there is one such pair and it ends the reply."""
-    if text.count("<answer>") != 1 or text.count("</answer>") != 1:
-        return None
-    inner, closed, after = text.partition("<answer>")[2].partition("</answer>")
-    return inner.strip() if closed and not after else None
 
 
 def is_polite(text: str, language: str) -> bool:
@@ -76,7 +59,7 @@ def contains(text: str, values: list[str]) -> bool:
 
 CHECKS: dict[str, Callable[[str, Any], bool]] = {
     "equals": lambda text, wanted: text == wanted,
-    "answer": lambda text, wanted: tagged(text) == wanted,
+    "answer": lambda text, wanted: tagged(text) == wanted and text.endswith("</answer>"),
     "call": lambda text, wanted: parse_call(text) == wanted,
     "polite": is_polite,
     "starts": starts,
@@ -92,7 +75,7 @@ def score(item: Mapping[str, Any], completion: str) -> bool:
     that the final reply of an episode must give. Raises KeyError for another kind of check.
     """
     ((kind, wanted),) = item["check"].items()
-    return CHECKS[kind](body(completion), wanted)
+    return CHECKS[kind](without_thinking(completion), wanted)
 
 
 def reference(item: Mapping[str, Any]) -> str:

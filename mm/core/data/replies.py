@@ -1,0 +1,97 @@
+"""Reading what an assistant wrote: its thoughts, its answer, its tool calls, its turns among the answers of tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from mm.core.data.messages import Message, ToolCall, embedded_json, parse_call
+from mm.core.errors import DataError
+
+# A JSON string is skipped as one, for it may hold the closing tag; where quotes do not pair, the first tag closes.
+_CALL = re.compile(
+    r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL
+)
+_RESULTS = re.compile(r"(?:\n?<tool_response>.*?</tool_response>)+\n?", re.DOTALL)
+_RESULT_TAGS = re.compile(r"</?tool_response>")
+
+
+def without_thinking(text: str) -> str:
+    """The reply without its think block, whether or not the prompt had opened it, and without outer whitespace.
+
+    Empty if a block is not closed: that model was still thinking.
+    """
+    before, closed, after = text.partition("</think>")
+    text = after if closed else before
+    return "" if "<think>" in text else text.strip()
+
+
+def thinking(text: str) -> str | None:
+    """What stands in the think block, whether or not the prompt had opened it; None where none is closed."""
+    before, closed, _ = text.partition("</think>")
+    return before.removeprefix("<think>").strip() if closed else None
+
+
+def tagged(text: str) -> str | None:
+    """What stands in the answer tags, if there is exactly one such pair."""
+    if text.count("<answer>") != 1 or text.count("</answer>") != 1:
+        return None
+    inner, closed, _ = text.partition("<answer>")[2].partition("</answer>")
+    return inner.strip() if closed else None
+
+
+@attrs.frozen
+class CallBlock:
+    """One tool call as it was written: what stands between the tags, and whether the closing one is there."""
+
+    body: str
+    closed: bool = True
+
+
+def split_calls(text: str) -> tuple[str, list[CallBlock]]:
+    """The text around the tool calls, and the calls."""
+    blocks = [CallBlock(m[2] if m[1] is None else m[1], closed=m[3] is None) for m in _CALL.finditer(text)]
+    return _CALL.sub("", text), blocks
+
+
+def read_call(block: CallBlock) -> ToolCall | DataError:
+    """The call, or what is wrong with how it is written."""
+    try:
+        if not block.closed:
+            raise DataError("the call is not closed with </tool_call>", problem="tool call")
+        return parse_call(embedded_json(block.body.strip(), "the call", dict), "the call")
+    except DataError as error:
+        return error
+
+
+def read_calls(text: str) -> list[ToolCall | DataError]:
+    """The tool calls of a turn in their order, each read or with what is wrong with it. Thoughts call nothing."""
+    return [read_call(block) for block in split_calls(without_thinking(text))[1]]
+
+
+def with_calls(message: Message) -> tuple[Message, list[ToolCall | DataError]]:
+    """The assistant's turn with its calls taken out of the text, and the calls.
+
+    Where one of them cannot be read, the text stays as it is: a history can only hold calls that are.
+    """
+    around, blocks = split_calls(message.content)
+    calls = [read_call(block) for block in blocks]
+    good = tuple(call for call in calls if isinstance(call, ToolCall))
+    if len(good) < len(calls):
+        return message, calls
+    return attrs.evolve(message, content=around.strip() if good else message.content, tool_calls=good), calls
+
+
+def transcript(turns: Sequence[str], results: Iterable[Sequence[str]]) -> str:
+    """An episode as one text: each turn of the assistant and, behind it, what its calls gave, between response tags."""
+    parts = []
+    for turn, given in zip(turns, [*results, ()], strict=False):
+        parts += [turn, *(f"<tool_response>{_RESULT_TAGS.sub('', text)}</tool_response>" for text in given)]
+    return "\n".join(parts)
+
+
+def turns_of(text: str) -> list[str]:
+    """The assistant's turns in a transcript; a completion of one turn is one. The last may be empty."""
+    return _RESULTS.split(text)

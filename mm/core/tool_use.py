@@ -1,0 +1,59 @@
+"""Running the calls of a model: from a call to the text that the model is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mm.core.data.messages import ToolCall
+from mm.core.data.tool_schema import call_fault, functions_of
+from mm.core.errors import DataError, MMError
+
+if TYPE_CHECKING:
+    from mm.core.contracts import Tool
+    from mm.core.plugins import PluginManager
+
+
+def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
+    """Name in the tool's schema -> the tool, with its default settings. Raises UsageError for an unknown name."""
+    found: dict[str, Tool] = {}
+    for name in names:
+        config = plugins.get("tool", name).config
+        tool: Tool = plugins.load("tool", name)(config() if config else None)
+        found[tool.schema["name"]] = tool
+    return found
+
+
+def offered(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:
+    """The tools as a chat template takes them."""
+    return [{"type": "function", "function": dict(tool.schema)} for tool in tools.values()]
+
+
+def call(tools: Mapping[str, Tool], asked: ToolCall | DataError) -> str:
+    """The result as JSON text. A call that cannot be read, that asks for an unknown tool or does not fit its schema,
+    and arguments that the tool refuses give `{"error": ...}`, so that the model can mend it.
+
+    What else a tool raises keeps its traceback and gains a note with the tool's name. Raises MMError for a result that
+    is no JSON value.
+    """
+    if isinstance(asked, DataError):
+        return _text({"error": asked.reason})
+    fault = call_fault(asked, functions_of(tool.schema for tool in tools.values()))
+    if fault:
+        return _text({"error": fault})
+    try:
+        result = tools[asked.name](asked.arguments)
+    except ValueError as error:
+        return _text({"error": str(error) or "the tool refuses these arguments"})
+    except Exception as error:
+        error.add_note(f"in tool {asked.name!r}, called with {dict(asked.arguments)!r}")
+        raise
+    try:
+        return _text(result)
+    except (TypeError, ValueError) as error:
+        raise MMError(f"Tool {asked.name!r} gave what is no JSON value: {error}.") from error
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

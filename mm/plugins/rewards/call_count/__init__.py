@@ -1,0 +1,18 @@
+"""As many calls as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import RewardSpec
+
+
+@hookimpl
+def mm_rewards() -> Iterable[RewardSpec]:
+    """The part."""
+    yield RewardSpec(
+        name="call-count",
+        summary="0.5 for as many right calls as the row has gt values and no wrong one; -0.5 for each that differs.",
+        target="mm.plugins.rewards.call_count.reward:CallCount",
+    )

@@ -1,0 +1,34 @@
+"""The reward `exact`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mm.core.contracts import Reward
+from mm.plugins.rewards.exact import ExactConfig
+from mm.plugins.rewards.matching import field_of, final_reply, find_answer, same
+from mm.plugins.rewards.pattern import compiled
+
+
+class Exact(Reward):
+    """1 where the answer is the row's, or one of the row's; else 0. None for a row without an answer."""
+
+    def __init__(self, config: ExactConfig) -> None:
+        super().__init__(config)
+        self._pattern = compiled(config.pattern, "--exact-pattern")
+
+    def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
+        """See the class."""
+        return [self._score(row, final_reply(text)) for row, text in zip(rows, completions, strict=True)]
+
+    def _score(self, row: Any, reply: str) -> float | None:
+        wanted = field_of(row, self.config.field)
+        if wanted is None or wanted == []:
+            return None
+        answer = find_answer(reply, self._pattern)
+        if answer is None and self.config.untagged:
+            answer = reply
+        if answer is None:
+            return 0.0
+        return float(any(same(answer, value) for value in (wanted if isinstance(wanted, list) else [wanted])))

@@ -1,0 +1,27 @@
+"""The reward `format`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mm.core.contracts import Reward
+from mm.plugins.rewards.format import FormatConfig
+from mm.plugins.rewards.matching import final_turn
+
+
+class Format(Reward):
+    """0.5 (MiniMind's figure) where the completion is as it should be, else 0."""
+
+    def __init__(self, config: FormatConfig) -> None:
+        super().__init__(config)
+        tag = "</?(?:think|answer)>" if config.answer else "</?think>"
+        filled = rf"\s*(?!{tag})\S(?:(?!{tag}).)*"  # no tag in it, and something that is no space
+        begin = "" if config.opened else "<think>"
+        end = f"<answer>{filled}</answer>" if config.answer else filled
+        self._pattern = re.compile(rf"{begin}{filled}</think>\s*{end}", re.DOTALL)
+
+    def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
+        """See the class."""
+        return [0.5 if self._pattern.fullmatch(final_turn(text).strip()) else 0.0 for text in completions]

@@ -1,0 +1,28 @@
+"""The reward `length`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mm.core.contracts import Reward
+from mm.core.data.replies import thinking
+from mm.plugins.rewards.matching import final_turn
+
+
+class Length(Reward):
+    """The figures of MiniMind's third generation: 0.5 for a completion whose length is in the range, else -0.5. One that
+    has thought gets 1 for thoughts whose length is in theirs, else -0.5, and 0.25 for a single </think>, else -0.25."""
+
+    def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
+        """See the class."""
+        return [self._score(final_turn(text)) for text in completions]
+
+    def _score(self, text: str) -> float:
+        config = self.config
+        score = 0.5 if config.min <= len(text.strip()) <= config.max else -0.5
+        thoughts = thinking(text)
+        if thoughts is None:
+            return score
+        score += 1.0 if config.think_min <= len(thoughts) <= config.think_max else -0.5
+        return score + (0.25 if text.count("</think>") == 1 else -0.25)

@@ -1,0 +1,46 @@
+"""The reward `python`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mm.core.contracts import Reward
+from mm.core.errors import UsageError, close_match
+from mm.plugins.rewards.python import PythonConfig
+
+
+class PythonReward(Reward):
+    """What the function answers for `(rows, completions)`: a list with a number, or None, for each completion."""
+
+    def __init__(self, config: PythonConfig) -> None:
+        super().__init__(config)
+        if config.function is None:
+            raise UsageError("--reward python needs --python-function FILE.py:FUNCTION.")
+        self._function = load_function(config.function)
+
+    def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
+        """See the class."""
+        return self._function(rows, completions)  # type: ignore[no-any-return]
+
+
+def load_function(locator: Path) -> Callable[..., Any]:
+    """The function of `FILE.py:FUNCTION`; the file is run. Raises UsageError for what is not there."""
+    text, colon, name = str(locator).rpartition(":")
+    file = Path(text)
+    if not colon or not text or not name.isidentifier():
+        raise UsageError(f"--python-function {locator}: expected FILE.py:FUNCTION.")
+    if not file.is_file():
+        raise UsageError(f"--python-function {locator}: there is no file {file}.")
+    spec = importlib.util.spec_from_file_location(f"mm_reward_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--python-function {locator}: {file.name} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if callable(value)]
+        raise UsageError(f"--python-function {locator}: {file} has no function {name!r}.{close_match(name, names)}")
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,16 @@
+"""A calculator."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import ToolSpec
+
+
+@hookimpl
+def mm_tools() -> Iterable[ToolSpec]:
+    """calculate."""
+    yield ToolSpec(
+        name="calculate",
+        summary="A calculator: + - * / % ** and brackets, exact.",
+        target="mm.plugins.tools.calculate.tool:Calculate",
+    )

@@ -1,0 +1,16 @@
+"""The tool get_time of the skills corpus."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import ToolSpec
+
+
+@hookimpl
+def mm_tools() -> Iterable[ToolSpec]:
+    """get_time."""
+    yield ToolSpec(
+        name="time",
+        summary="Time in a city, made up and always the same (get_time).",
+        target="mm.plugins.tools.time.tool:Time",
+    )

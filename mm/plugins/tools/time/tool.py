@@ -1,0 +1,19 @@
+"""What the skills corpus says that get_time gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mm.core.contracts import Tool
+from mm.plugins.sources.skills.tools import function, run_tool
+
+
+class Time(Tool):
+    """The time in a city, made up: always the same one."""
+
+    schema = function("get_time")
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:
+        """See `run_tool`."""
+        return run_tool("get_time", arguments)

@@ -1,0 +1,119 @@
+"""Reading what an assistant wrote: thoughts, tool calls, turns of an episode."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mm.core.data.messages import Message, ToolCall
+from mm.core.data.replies import (
+    read_calls,
+    split_calls,
+    tagged,
+    thinking,
+    transcript,
+    turns_of,
+    with_calls,
+    without_thinking,
+)  # fmt: skip
+from mm.core.errors import DataError
+
+CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "茶"}}\n</tool_call>'
+SEARCH = ToolCall("search", {"query": "茶"})
+
+
+@pytest.mark.parametrize(
+    ("text", "thoughts", "reply"),
+    [
+        ("<think>\nA\n</think>\n\nB", "A", "B"),
+        ("A\n</think>\n\nB", "A", "B"),  # the prompt has opened the block
+        ("<think></think>B", "", "B"),
+        ("B", None, "B"),
+        ("<think>A", None, ""),
+        ("A</think>B<think>", "A", ""),
+    ],
+)
+def test_thoughts_and_reply(text: str, thoughts: str | None, reply: str) -> None:
+    assert (thinking(text), without_thinking(text)) == (thoughts, reply)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer> 12\n</answer>", "12"), ("so <answer>12</answer>.", "12"), ("<answer></answer>", ""), ("12", None),
+        ("<answer>12", None), ("</answer>12<answer>", None), ("<answer>1</answer><answer>2</answer>", None),
+    ],
+)  # fmt: skip
+def test_answer_tags(text: str, answer: str | None) -> None:
+    assert tagged(text) == answer
+
+
+def test_calls_are_read_in_order_with_the_text_around_them() -> None:
+    around, blocks = split_calls(f"First {CALL} then\n{CALL} done")
+    assert around == "First  then\n done" and len(blocks) == 2
+    assert read_calls(f"First {CALL} then\n{CALL} done") == [SEARCH, SEARCH]
+    assert read_calls(f"<think>{CALL}</think>no") == []
+
+
+def test_a_closing_tag_inside_a_string_closes_nothing() -> None:
+    arguments = {"query": 'a </tool_call> and \\" <tool_call>'}
+    text = f"<tool_call>{json.dumps({'name': 'search', 'arguments': arguments})}</tool_call>{CALL}"
+    assert read_calls(text) == [ToolCall("search", arguments), SEARCH]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"name": "a"', "the call is not closed"),
+        ('{"name": "a"</tool_call>', "not valid JSON"),
+        ("{'name': 'a'}</tool_call>", "not valid JSON"),
+        ('{"name": "a", "arguments": {"x": NaN}}</tool_call>', "NaN"),
+        ("[1]</tool_call>", "a list, expected an object"),
+        ('{"arguments": {}}</tool_call>', "no function name"),
+        ('{"name": "a", "arguments": [1]}</tool_call>', "a list, expected an object"),
+        ("[" * 100_000 + "</tool_call>", "nested deeper"),
+        ("</tool_call>", "not valid JSON"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_said(body: str, said: str) -> None:
+    first, *rest = read_calls(f"{CALL}<tool_call>{body}")[1:]
+    assert isinstance(first, DataError) and said in first.reason and not rest
+
+
+def test_a_stray_quote_spoils_one_call_only() -> None:
+    spoilt, good = read_calls(f'<tool_call>{{"name": "a}}</tool_call> {CALL}')
+    assert isinstance(spoilt, DataError) and good == SEARCH
+
+
+def test_a_history_holds_calls_that_can_be_read() -> None:
+    message, calls = with_calls(Message("assistant", f"Wait.\n{CALL}", "hm"))
+    assert message == Message("assistant", "Wait.", "hm", (SEARCH,)) and calls == [SEARCH]
+    spoilt = Message("assistant", f"{CALL}<tool_call>")
+    assert with_calls(spoilt)[0] == spoilt and len(with_calls(spoilt)[1]) == 2
+    plain = Message("assistant", " no call ")
+    assert with_calls(plain) == (plain, [])
+
+
+PLAIN = st.text(alphabet="ab<>/ {}\"茶\\", max_size=20)
+
+
+@given(st.lists(PLAIN, min_size=1, max_size=4).flatmap(
+    lambda turns: st.tuples(st.just(turns), st.lists(
+        st.lists(st.one_of(PLAIN, st.just("</tool_response>x<tool_response>")), min_size=1, max_size=3),
+        min_size=len(turns) - 1, max_size=len(turns) - 1,
+    ))
+))  # fmt: skip
+def test_a_transcript_gives_its_turns_again(episode: tuple[list[str], list[list[str]]]) -> None:
+    turns, results = episode
+    assert turns_of(transcript(turns, results)) == turns
+
+
+@given(st.text(max_size=200), st.text(max_size=50))
+def test_no_text_makes_reading_raise(text: str, body: str) -> None:
+    for said in (text, f"<tool_call>{body}</tool_call>{text}", f"{text}<tool_call>{body}", f"<think>{text}</think>{body}"):
+        turns_of(said), thinking(said), tagged(said)
+        message, calls = with_calls(Message("assistant", said))
+        assert len(calls) >= len(message.tool_calls)
+        assert len(read_calls(said)) <= said.count("<tool_call>")

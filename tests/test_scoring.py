@@ -1,0 +1,165 @@
+"""Rewards together: their sum, what fails, and a run that uses them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from torch import Tensor
+
+from mm.core.contracts import Algorithm, Metrics, Reward, Totals
+from mm.core.errors import MMError, UsageError
+from mm.core.hooks import hookimpl
+from mm.core.records import AlgorithmSpec, Needs
+from mm.core.training.batch import Packed, Unit
+from mm.core.training.scoring import score
+from mm.testing import plugin_manager, tiny_run
+
+
+class By(Reward):
+    """A reward of a function on one completion, or on all of them."""
+
+    def __init__(self, one: Callable[[str], Any] | None = None, every: Callable[[Sequence[str]], Any] | None = None) -> None:
+        self.one, self.every = one, every
+
+    def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
+        if self.every:
+            return self.every(completions)  # type: ignore[no-any-return]
+        assert self.one
+        return [self.one(text) for text in completions]
+
+
+NONE = By(lambda text: None)
+ROWS: list[Any] = [object(), object(), object()]
+TEXTS = ["a", "bb", "ccc"]
+PLACES = ["d.jsonl:1", "d.jsonl:7", "d.jsonl:9"]
+
+
+def test_the_weighted_sum_leaves_out_what_does_not_apply() -> None:
+    rewards = {"length": (By(len), 0.5), "odd": (By(lambda text: 1 if len(text) % 2 else None), 2.0), "none": (NONE, 9.0)}
+    found = score(rewards, ROWS, TEXTS)
+    assert list(found.total) == [2.5, 1.0, 3.5]
+    assert found.by_name == {"length": [1, 2, 3], "odd": [1, None, 1], "none": [None] * 3}
+    assert found.of(1) == {"length": 2, "odd": None, "none": None}
+    assert found.metrics() == {
+        "reward": (7.0, 3.0),
+        "reward/length": (6.0, 3.0), "reward/length/none": (0.0, 3.0), "reward/length/failed": (0.0, 3.0),
+        "reward/odd": (2.0, 2.0), "reward/odd/none": (1.0, 3.0), "reward/odd/failed": (0.0, 3.0),
+        "reward/none": (0.0, 0.0), "reward/none/none": (3.0, 3.0), "reward/none/failed": (0.0, 3.0),
+    }  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.one_of(st.none(), st.floats(-9, 9))), min_size=1, max_size=4))
+def test_the_sum_is_that_of_weights_and_scores(parts: list[tuple[float, float | None]]) -> None:
+    rewards: Any = {"one": (By(lambda text: 1.0), 1.0)}
+    rewards |= {f"r{i}": (By(every=lambda texts, value=value: [value]), weight) for i, (weight, value) in enumerate(parts)}  # type: ignore[misc]
+    expected = 1.0 + math.fsum(weight * value for weight, value in parts if value is not None)
+    assert score(rewards, ROWS[:1], TEXTS[:1]).total[0] == pytest.approx(expected)
+
+
+def fails_at(bad: str, how: Any) -> By:
+    def one(text: str) -> Any:
+        if text == bad and isinstance(how, Exception):
+            raise how
+        return how if text == bad else 1.0
+
+    return By(one)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (KeyError("answer"), r"KeyError: 'answer' \(test_scoring.py:\d+\)\. With --skip-failed-rewards"),
+        (math.nan, "ValueError: nan is no score. With"), (math.inf, "inf is no score"), ("1", "the text '1' is no score"),
+        ([1.0], "TypeError"),
+    ],
+)  # fmt: skip
+def test_a_failure_names_the_reward_and_the_row(how: Any, said: str) -> None:
+    rewards = {"fine": (By(len), 1.0), "mine": (fails_at("bb", how), 1.0)}
+    with pytest.raises(MMError, match=rf"Reward 'mine' failed on d\.jsonl:7: .*{said}"):
+        score(rewards, ROWS, TEXTS, places=PLACES)
+    with pytest.raises(MMError, match="failed on row 2 of the batch"):
+        score(rewards, ROWS, TEXTS)
+    skipped = score(rewards, ROWS, TEXTS, skip_failed=True)
+    assert skipped.by_name["mine"] == [1, None, 1] and list(skipped.total) == [2, 2, 4]
+    assert skipped.metrics()["reward/mine/failed"] == (1.0, 3.0)
+
+
+def test_too_few_scores_belong_to_no_row() -> None:
+    rewards = {"mine": (By(every=lambda texts: [1.0]), 1.0)}
+    with pytest.raises(MMError, match=r"'mine' failed on 3 rows from d\.jsonl:1 on, .* alone: .* 1 scores for 3 completions"):
+        score(rewards, ROWS, TEXTS, places=PLACES)
+    skipped = score(rewards, ROWS, TEXTS, skip_failed=True)
+    assert skipped.by_name["mine"] == [None] * 3 and skipped.failed == {"mine": 3}
+
+
+def test_rewards_of_which_none_applies_are_an_error() -> None:
+    with pytest.raises(UsageError, match=r"d\.jsonl:1: no reward applies to this row or any other of its batch \(a, b\)"):
+        score({"a": (NONE, 1.0), "b": (NONE, 1.0)}, ROWS, TEXTS, places=PLACES)
+    assert score({"a": (NONE, 1.0)}, [], []).total == []
+
+
+def test_tensors_and_bools_are_numbers() -> None:
+    found = score({"a": (By(every=lambda texts: torch.tensor([1.0, 2.0, 3.0])), 1.0), "b": (By(lambda text: text == "a"), 1.0)},
+                  ROWS, TEXTS)  # fmt: skip
+    assert found.by_name == {"a": [1, 2, 3], "b": [1, 0, 0]}
+
+
+# ---- in a run
+
+
+class Judged(Algorithm):
+    """Learns nothing; asks the run's rewards about two completions of each prompt."""
+
+    def prepare(self, units: list[Unit]) -> list[list[Unit]]:
+        rows = [unit.row for unit in units for _ in range(2)]
+        scores = self.tools.score(rows, ["short", "a longer one"] * len(units))
+        self.found = scores.metrics()
+        self.tools.log([{"total": total, "rewards": scores.of(i)} for i, total in enumerate(scores.total)])
+        return [units]
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        return {"tokens": float(batch.num_tokens)}
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        loss = self.models["policy"](batch, head=lambda hidden, weight: 0.0 * hidden.sum() / totals["tokens"])
+        return loss, {name: (torch.tensor(total), count) for name, (total, count) in self.found.items()}
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    needs = Needs(data="prompt", generates=True)
+    yield AlgorithmSpec(name="judged", summary="Asks.", target=f"{__name__}:Judged", needs=lambda config: needs)
+
+
+def test_a_run_asks_its_rewards(tmp_path: Path) -> None:
+    plugins = plugin_manager(__name__)
+    (tmp_path / "mine.py").write_text(
+        "def score(rows, completions):\n"
+        "    return [None if 'bye' in row.messages[0].content else len(text) / row.fields['per']\n"
+        "            for row, text in zip(rows, completions)]\n"
+    )
+    rows = [{"prompt": f"{word}?", "per": 10} for word in ("one", "two", "three", "bye")]
+    options = {"reward": ("python:0.5", "length"), "python_function": "mine.py:score", "length_min": 6, "log_interval": 1}
+    options |= {"global_batch_size": 4, "threads": 1, "max_steps": 1}
+    run = tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, **options)
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["reward/python"] == pytest.approx((0.5 + 1.2) / 2)
+    assert lines[0]["reward/python/none"] == 0.25 and lines[0]["reward/length"] == 0.0
+    samples = [json.loads(line) for line in (run.path / "rollouts.jsonl").read_text().splitlines()]
+    assert len(samples) == 8 and {"total": 0.25 - 0.5, "rewards": {"python": 0.5, "length": -0.5}} in samples
+    rows[2] = {"prompt": "three?"}
+    with pytest.raises(MMError, match=r"Reward 'python' failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\)"):
+        tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="failing", **options)
+    options["skip_failed_rewards"] = True
+    skipping = tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="skipping", **options)
+    assert '"reward/python/failed": 0.25' in (skipping.path / "metrics.jsonl").read_text()
+    options["python_function"] = "x.py:f"
+    with pytest.raises(UsageError, match=f"there is no file {tmp_path / 'x.py'}"):
+        tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="no", **options)
