@@ -8,7 +8,12 @@ PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
     "converter": {"mm.converters": ["llama", "qwen3"]},
     "architecture": {"mm.plugins.architectures": ["dense"]},
-    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo", "spo"]},
+    "algorithm": {
+        "mm.plugins.algorithms": [
+            "pretrain", "sft", "lora", "reason", "distill", "dpo", "kto", "grpo", "rloo", "reinforce-pp", "ppo", "spo",
+        ]
+    },
+    "adapter": {"mm.plugins.adapters": ["lora"]},
     "engine": {"mm.plugins.engines": ["local"]},
     "format": {
         "mm.plugins.formats": [

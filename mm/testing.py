@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mm.core.conformance.suite import Check, Suite
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, EngineSpec, FormatSpec, Spec
+from mm.core.records import (
+    AdapterSpec, AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, EngineSpec, FormatSpec, Spec,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from mm.core.workspace import RunFolder
 
 __all__ = [
-    "Check", "assert_passed", "check_algorithm", "check_architecture", "check_backend", "check_converter",
+    "Check", "assert_passed", "check_adapter", "check_algorithm", "check_architecture", "check_backend", "check_converter",
     "check_part", "fake_distribution", "plugin_manager", "tiny_model", "tiny_rows", "tiny_run", "tiny_tokenizer",
     "tiny_units",
 ]  # fmt: skip
@@ -90,6 +92,16 @@ def check_algorithm(
     return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or ()))
 
 
+def check_adapter(
+    spec: AdapterSpec, *, architecture: str = "dense", plugins: PluginManager | None = None, module: str | None = None
+) -> list[Check]:
+    """The checks of an adapter, on a tiny model."""
+    from mm.core.conformance.adapter import AdapterSuite
+
+    manager = plugins or PluginManager.discover()
+    return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module))
+
+
 def check_converter(
     spec: ConverterSpec, *, plugins: PluginManager | None = None, module: str | None = None
 ) -> list[Check]:
@@ -111,6 +123,8 @@ def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str 
         return check_algorithm(spec, plugins=plugins, module=module)
     if isinstance(spec, ConverterSpec):
         return check_converter(spec, plugins=plugins, module=module)
+    if isinstance(spec, AdapterSpec):
+        return check_adapter(spec, plugins=plugins, module=module)
     return list(Suite(spec, module).run())
 
 

@@ -117,8 +117,7 @@ def _merge(plugins: PluginManager, model: nn.Module, note: dict[str, Any], folde
     spec, weights = plugins.get("adapter", note["name"]), model.state_dict(keep_vars=True)
     config = spec.config(**_as_tuples(note["config"])) if spec.config else None
     adapter: Adapter = spec.load()(spec.name, config, model)
-    adapter.apply()
-    adapter.load(folder / ADAPTER)
+    adapter.apply(folder / ADAPTER)
     with adapter.merged():
         changed = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in weights}
     adapter.remove()
