@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mm.core.conformance.suite import Check, Suite
+from mm.core.conformance.suite import Check, Suite, options_of_part
 from mm.core.plugins import PluginManager
 from mm.core.records import (
     AdapterSpec, AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, EngineSpec, FormatSpec, Spec,
@@ -89,7 +89,11 @@ def check_algorithm(
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
     engine = next((s for s in manager.specs("engine") if isinstance(s, EngineSpec) and not s.backends), None)
     make_engine = None if engine is None else lambda model: _engine(engine, model)
-    return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or ()))
+    parts = [part for kind in ("adapter", "engine", "reward", "tool") for part in manager.specs(kind) if part.config]
+    part_options = {option.key for part in parts for option in options_of_part(part)}
+    return _run(AlgorithmSuite(
+        spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or (), part_options=part_options
+    ))  # fmt: skip
 
 
 def check_adapter(

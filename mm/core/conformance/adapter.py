@@ -106,4 +106,5 @@ class AdapterSuite(Suite):
         adapter = self.make(trained=True)
         adapter.model(pack(documents((7,), adapter.model.config.vocab_size)))[0].square().sum().backward()  # type: ignore[union-attr,arg-type]
         for name, parameter in adapter.model.named_parameters():
-            assert (parameter.grad is not None and bool(parameter.grad.any())) == parameter.requires_grad, f"the gradient of {name}"
+            learns = parameter.grad is not None and bool(parameter.grad.any())
+            assert learns == parameter.requires_grad, f"{name} {'gets a' if learns else 'has no'} gradient"

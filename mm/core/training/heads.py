@@ -33,7 +33,7 @@ def linear_cross_entropy(
     The gradients are made in the forward, chunk by chunk, so that the logits are computed once. `weights_M` gets no
     gradient. M = 0 gives 0 with zero gradients.
     """
-    dtype = _compute_dtype(hidden_ME)
+    dtype = compute_dtype(hidden_ME)
     chunk = chunk or _default_chunk(weight_VE)
     # inside forward() gradients are always off, so whether they are wanted must be asked here
     total: Tensor = _LinearCrossEntropy.apply(
@@ -49,7 +49,7 @@ def token_logprobs(
 
     The backward computes each chunk's logits again: what will multiply a gradient is not known in the forward.
     """
-    dtype = _compute_dtype(hidden_ME)
+    dtype = compute_dtype(hidden_ME)
     chunk = chunk or _default_chunk(weight_VE)
     logprobs_M: Tensor = _TokenLogprobs.apply(hidden_ME, weight_VE, targets_M, temperature, chunk, dtype)
     return logprobs_M
@@ -180,7 +180,8 @@ def _divided(logits_rV: Tensor, temperature: float) -> Tensor:
     return x_rV if temperature == 1.0 else x_rV / temperature
 
 
-def _compute_dtype(hidden_ME: Tensor) -> torch.dtype:
+def compute_dtype(hidden_ME: Tensor) -> torch.dtype:
+    """The type in which products are computed: autocast's when it is on, else the tensor's own."""
     kind = hidden_ME.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ME.dtype
 

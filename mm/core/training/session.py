@@ -94,7 +94,7 @@ def build(
     roles = casting.roles(needs, loaded)
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
-    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, folder, say)
+    trainer = _trainer(plugins, run, backend, world, roles, loaded, corpus, folder, workspace.cache, say)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
         loaded=loaded, corpus=corpus, trainer=trainer,
@@ -116,7 +116,7 @@ def use_threads(backend: Backend, model: torch.nn.Module, wanted: int | None = N
 
 def _trainer(
     plugins: PluginManager, run: Run, backend: Backend, world: World, roles: dict[str, Role],
-    loaded: models.LoadedModel, corpus: Corpus, folder: RunFolder, say: Say,
+    loaded: models.LoadedModel, corpus: Corpus, folder: RunFolder, cache: Path, say: Say,
 ) -> Trainer:  # fmt: skip
     settings = run.train
     rows, held = held_out(corpus.store, settings.eval_ratio, settings.seed)
@@ -127,7 +127,8 @@ def _trainer(
         packs=lambda units: [
             pack(part).to(backend.device(world.local_rank)) for part in split_by_tokens(units, settings.micro_batch_tokens)
         ],
-        warn=warn, **_rollouts(plugins, run, backend, world, loaded, folder),
+        units=corpus.store, data_digest=corpus.store.digest, cache=cache, warn=warn,
+        **_rollouts(plugins, run, backend, world, loaded, folder),
     )  # fmt: skip
     algorithm = plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     feed.order = algorithm.order(feed.order, rows)

@@ -26,7 +26,7 @@ class LoraConfig:
 
     rank: int | None = option(None, help="Rank of each update; by default 16, or that of --lora-from.", validator=optional(gt(0)))
     alpha: float | None = option(
-        None, help="An update is scaled by alpha / rank; by default the rank, or that of --lora-from.", validator=optional(gt(0.0))
+        None, help="Updates are scaled by alpha / rank; by default the rank, or that of --lora-from.", validator=optional(gt(0.0))
     )
     dropout: float = option(0.0, help="Share of an update's inputs that are dropped in training.", validator=[ge(0.0), lt(1.0)])
     target: tuple[str, ...] = option(
@@ -34,7 +34,7 @@ class LoraConfig:
         help="Pattern of names, such as q_proj or mlp.*, of the weights to adapt; may be given several times. By default "
         "every projection of attention and feed-forward; routed experts need a pattern that says experts.",
     )
-    init: str = option("kaiming", help="How A begins: uniform after Kaiming, or normal; B is zero.", choices=("kaiming", "normal"))
+    init: str = option("kaiming", help="Draw A uniformly after Kaiming, or normally; B is zero.", choices=("kaiming", "normal"))
     rslora: bool = option(False, help="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).")
     from_: str = option(
         "", help="Go on with these weights: a folder in PEFT's layout, or a MiniMind .pth file.", validator=_from_files

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.core.contracts import Adapter
 from mm.core.errors import CheckpointError, UsageError

@@ -16,8 +16,9 @@ from mm.core.training.foreign_files import read_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_LETTERS = tuple(enumerate("AB"))
 # what PEFT can say and an update of W alone cannot; each with the values that mean nothing
-_UNREADABLE = {
+_UNREADABLE: Mapping[str, tuple[Any, ...]] = {
     "use_dora": (False, None), "bias": ("none", None), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
     "fan_in_fan_out": (False, None), "lora_bias": (False, None), "use_qalora": (False, None), "target_parameters": (None, []),
     "rank_pattern": ({}, None),
@@ -53,7 +54,7 @@ def write(folder: Path, saved: Saved, rank: int, dropout: float, targets: list[s
         "fan_in_fan_out": False, "target_modules": targets,
     }  # fmt: skip
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    named = {f"{_PREFIX}{name}.lora_{letter}.weight": t for name, pair in saved.factors.items() for letter, t in zip("AB", pair)}
+    named = {f"{_PREFIX}{name}.lora_{letter}.weight": pair[i] for name, pair in saved.factors.items() for i, letter in _LETTERS}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(named.items())}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 

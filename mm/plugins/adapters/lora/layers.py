@@ -35,7 +35,7 @@ class Update:
         raise NotImplementedError
 
 
-class LoraLinear(nn.Linear, Update):
+class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both say that there is a weight
     """A linear layer whose update works on activations: 2 R (I + O) operations a token and no gradient of the weight.
 
     Made of the layer that `parent` has under the name `leaf`, in whose place it stands, it shares its parameters.
@@ -99,8 +99,9 @@ def _effective(leaf: str) -> Callable[[nn.Module], Tensor]:
         assert weight is not None
         if not update.active:
             return weight
+        a, b = (module.get_parameter(name) for name in update.names)
         with torch.autocast(weight.device.type, enabled=False):
-            return weight + module.get_parameter(update.names[1]) @ module.get_parameter(update.names[0]) * update.scale
+            return torch.add(weight, b @ a, alpha=update.scale)
 
     return effective
 
