@@ -39,7 +39,7 @@ class Kto(AnswerAlgorithm):
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """The sum over this pack's answers, divided by all answers of the step (1 where there are none)."""
-        ratio_N = self.logprobs("policy", batch) - self.reference(batch)
+        ratio_N = self.logprobs("policy", batch) - self.reference(batch, column=0)
         good_N = torch.tensor([unit.values["label"] > 0 for unit in batch.units], dtype=torch.bool)
         good_N = good_N.to(ratio_N.device, non_blocking=True)
         baseline = max(0.0, totals[_KL] / max(1.0, totals["answers"]))
@@ -98,7 +98,7 @@ def _metrics(loss_N: Tensor, ratio_N: Tensor, good_N: Tensor, batch: Packed) -> 
     answers, good = float(len(batch.units)), sum(unit.values["label"] > 0 for unit in batch.units)
     return {
         "loss": (loss_N.sum(), answers),
-        "kl": (torch.as_tensor(sum(unit.values[_KL] for unit in batch.units), device=loss_N.device), answers),
+        "kl": (loss_N.new_full((), sum(unit.values[_KL] for unit in batch.units)), answers),
         "good_drift": (torch.where(good_N, ratio_N, 0.0).sum(), float(good)),
         "bad_drift": (torch.where(good_N, 0.0, ratio_N).sum(), answers - good),
     }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.core.contracts import Algorithm, Metrics, Totals, Watch
 from mm.core.training.batch import Packed
 from mm.core.training.heads import linear_cross_entropy
 from mm.core.training.roles import Role
@@ -25,6 +26,9 @@ class Reason(Algorithm):
     """
 
     config: ReasonConfig
+    watch: ClassVar[Mapping[str, Watch]] = {
+        "tags": Watch(low=1e-9, meaning="no tag was met, so every token weighs alike: rows with reasoning, or another --tag")
+    }
 
     def __init__(self, config: ReasonConfig, models: Mapping[str, Role], tools: Tools) -> None:
         super().__init__(config, models, tools)
@@ -35,9 +39,8 @@ class Reason(Algorithm):
         self._spelled = [re.escape(tag) for tag in sorted(spelled - set(ids.values()), key=len, reverse=True)]
 
     def counts(self, batch: Packed) -> dict[str, float]:
-        """The weights of all target tokens, and how many weigh more."""
-        weights_M = self.weights(batch)
-        return {"weights": float(weights_M.sum()), "tags": float((weights_M != 1).sum())}
+        """The weights of all target tokens."""
+        return {"weights": float(self.weights(batch).sum())}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """The weighted sum over this pack's targets, divided by all weights of the step (1 where there are none)."""
@@ -48,7 +51,8 @@ class Reason(Algorithm):
             return linear_cross_entropy(hidden.index_select(0, batch.target_index), weight, batch.targets, weights_M=weights_M)
 
         total = self.models["policy"](batch, head=head)
-        metrics: Metrics = {"loss": (total.detach(), float(host_M.sum()))}
+        tags = (weights_M != 1).sum().to(total.dtype)
+        metrics: Metrics = {"loss": (total.detach(), float(host_M.sum())), "tags": (tags, float(batch.num_targets))}
         return total / max(1.0, totals["weights"]), metrics
 
     def weights(self, batch: Packed) -> Tensor:
