@@ -74,7 +74,7 @@ def test_the_head_without_gradients_and_under_autocast() -> None:
 
 
 TALE = [
-    {"messages": [{"role": "user", "content": f"what follows {n}?"}, {"role": "assistant", "content": f"after {n} comes {n + 1}"}]}
+    {"messages": [{"role": "user", "content": f"what follows {n}?"}, {"role": "assistant", "content": f"{n} then {n + 1}"}]}
     for n in range(24)
 ]  # fmt: skip
 SMALL = {"learning_rate": 1e-2, "threads": 1, "global_batch_size": 8, "schedule": "constant"}

@@ -21,7 +21,10 @@ from mm.core.workspace import RunFolder, Workspace
 from mm.testing import tiny_run
 
 CHATS = [
-    [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"<think>\n{n}\n</think>\n" + f"number {n} " * (1 + n % 4)}]
+    [
+        {"role": "user", "content": f"say {n}"},
+        {"role": "assistant", "content": f"<think>\n{n}\n</think>\n" + f"number {n} " * (1 + n % 4)},
+    ]
     for n in range(9)
 ]  # fmt: skip
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -138,4 +141,4 @@ def test_two_ranks_have_one_ranks_gradients(tmp_path: Path) -> None:
         for found, own in (rank[case] for rank in ranks):
             assert found.keys() == alone.keys() and own < micro
             for name, expected in alone.items():
-                torch.testing.assert_close(found[name], expected, atol=2e-6, rtol=1e-4, msg=lambda text, n=name: f"{case} {n}: {text}")
+                assert found[name].allclose(expected, atol=2e-6, rtol=1e-4), (case, name)

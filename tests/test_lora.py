@@ -53,9 +53,9 @@ def logits(model: nn.Module) -> Tensor:
         return model(pack(documents((6, 3), 300)))[0]
 
 
-@pytest.mark.parametrize(("config", "scale"), [({"rank": 4, "alpha": 6.0}, 1.5), ({"rank": 4, "alpha": 6.0, "rslora": True}, 3.0)])
-def test_the_model_is_that_of_the_formula(config: dict[str, Any], scale: float) -> None:
-    adapter, plain = adapted(**config), tiny_model()
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 1.5), (True, 3.0)])
+def test_the_model_is_that_of_the_formula(rslora: bool, scale: float) -> None:
+    adapter, plain = adapted(rank=4, alpha=6.0, rslora=rslora), tiny_model()
     state = adapter.model.state_dict()
     with torch.no_grad():
         for name, weight in plain.state_dict().items():
@@ -135,10 +135,11 @@ def test_a_file_of_minimind_is_read(base: RunFolder, tmp_path: Path) -> None:
     names = [name.removesuffix(".weight") for name in state if name.endswith(("q_proj.weight", "o_proj.weight"))]
     file = {f"{n}.lora.A.weight": torch.randn(rank, state[f"{n}.weight"].shape[1]) * 0.1 for n in names}
     file |= {f"{n}.lora.B.weight": torch.randn(state[f"{n}.weight"].shape[0], rank) * 0.1 for n in names}
-    torch.save({name: tensor.half() for name, tensor in file.items()}, tmp_path / "lora_identity_512.pth")
+    path = tmp_path / "lora_identity_512.pth"
+    torch.save({name: tensor.half() for name, tensor in file.items()}, path)
     run = tiny_run(
-        base.path.parents[1], "sft", from_="base", run="from-minimind", adapter="lora", lora_from=tmp_path / "lora_identity_512.pth",
-        max_steps=1, learning_rate=1e-30, weight_decay=0.0,
+        base.path.parents[1], "sft", from_="base", run="from-minimind", adapter="lora", lora_from=path, max_steps=1,
+        learning_rate=1e-30, weight_decay=0.0,
     )  # fmt: skip
     merged = load_file(run.model / "model.safetensors")
     for name in names:

@@ -11,7 +11,6 @@ import attrs
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from torch import Tensor
 
 import mm
 from mm.core.errors import UsageError
@@ -165,7 +164,7 @@ def test_sums_by_document(lengths: list[int], seed: int) -> None:
 
     generator = torch.Generator().manual_seed(seed)
     learns = [torch.rand(n, generator=generator) < 0.5 for n in lengths]
-    batch = pack([Unit((Tokens(torch.zeros(n, dtype=torch.long), {"learn": learn}),)) for n, learn in zip(lengths, learns, strict=True)])
+    batch = pack([Unit((Tokens(torch.zeros(len(learn), dtype=torch.long), {"learn": learn}),)) for learn in learns])
     values = torch.rand(batch.num_targets, generator=generator, dtype=torch.float64, requires_grad=True)
     found = sum_by_document(values, batch)
     parts = values.split([int(learn[1:].sum()) for learn in learns])
@@ -211,7 +210,11 @@ def test_the_cached_reference_gives_the_same_run(tmp_path: Path) -> None:
     assert len(list((tmp_path / ".mm/reference").glob("*.safetensors"))) == 3
 
 
-VERDICTS = [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for row in ROWS for side in ("chosen", "rejected")]
+VERDICTS = [
+    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+    for row in ROWS
+    for side in ("chosen", "rejected")
+]
 
 
 def verdicts() -> list[Unit]:

@@ -61,14 +61,8 @@ def test_the_tokens_that_weigh_more_are_the_tags(shipped: bool) -> None:
         batch = pack([unit])
         weights = found.weights(batch)
         assert set(weights.tolist()) == ({1.0, 4.0} if number == 0 else {1.0})
-        runs: list[bytes] = []
-        for token, weight, before in zip(batch.targets.tolist(), weights.tolist(), [1.0, *weights.tolist()[:-1]], strict=True):
-            if weight > 1:
-                runs = runs if before > 1 else [*runs, b""]
-                runs[-1] += tokenizer.id_bytes[token]
-        expected = ["<think>", "</think>", "<answer>", "</answer>"] if number == 0 else []
-        # neighbours may share a run or a token with what stands beside them
-        assert b"|".join(runs).decode().replace("\n", "").replace(">|<", "><").replace("><", ">|<").split("|") == (expected or [""])
+        heavy = b"".join(tokenizer.id_bytes[token] for token in batch.targets[weights > 1].tolist())
+        assert heavy == (b"<think></think><answer></answer>" if number == 0 else b"")
 
 
 def test_the_loss_is_the_weighted_mean() -> None:
