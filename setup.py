@@ -73,8 +73,10 @@ setup(
         "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
         "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
         "dev": [
-            "build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9",
+            "build>=1.2", "hypothesis>=6.100", "mypy>=1.13", "peft>=0.17", "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6",
+            "ruff>=0.9",
         ],
+        "peers": ["trl==1.16.0"],
     },
     entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},
     classifiers=[
