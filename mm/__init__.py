@@ -133,6 +133,7 @@ def convert(
     *,
     to: str | None = None,
     dtype: str | None = None,
+    adapter: str | None = None,
     force: bool = False,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
@@ -145,7 +146,7 @@ def convert(
     from mm.core.training import conversion
 
     return conversion.convert(
-        manager, str(model), Path(out), to=to, dtype=dtype, force=force, workspace=_workspace(workspace)
+        manager, str(model), Path(out), to=to, dtype=dtype, adapter=adapter, force=force, workspace=_workspace(workspace)
     )
 
 

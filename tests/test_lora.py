@@ -146,6 +146,8 @@ def test_a_file_of_minimind_is_read(base: RunFolder, tmp_path: Path) -> None:
         a, b = (file[f"{name}.lora.{letter}.weight"].half().double() for letter in "AB")
         torch.testing.assert_close(merged[f"{name}.weight"].double(), state[f"{name}.weight"] + b @ a, atol=1e-6, rtol=1e-6)
     assert merged["model.layers.0.mlp.up_proj.weight"].equal(state["model.layers.0.mlp.up_proj.weight"])
+    only = load_file(mm.convert(base.model, tmp_path / "out", to="native", adapter=f"lora:{path}") / "model.safetensors")
+    assert all(only[name].equal(merged[name]) for name in merged)
     config = json.loads((run.model / "adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["target_modules"]) == (3, 3.0, ["o_proj", "q_proj"])
 

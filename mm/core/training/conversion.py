@@ -103,6 +103,7 @@ def convert(
     to: str | None = None,
     dtype: str | None = None,
     *,
+    adapter: str | None = None,
     force: bool = False,
     workspace: Workspace | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -110,11 +111,12 @@ def convert(
     """Write a model, a run's or a folder's, ours or foreign, in another format; answers the folder. Needs no chip.
 
     `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold
-    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `force` replaces a model folder. `say`
-    is told what was chosen. Raises UsageError, before anything is written, for what cannot be done.
+    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `adapter`, NAME:PATH,
+    is a saved one that is merged into the weights. `force` replaces a model folder. `say` is told what was chosen. Raises
+    UsageError, before anything is written, for what cannot be done.
     """
     from mm.core.backend import Backend
-    from mm.core.training.models import load_model_folder
+    from mm.core.training.models import load_model_folder, merge_adapter
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: expected {', '.join(DTYPES)}.")
@@ -122,6 +124,11 @@ def convert(
     folder = Path(out).resolve()
     _check_out(folder, source.resolve(), force)
     loaded = load_model_folder(plugins, source, Backend())
+    if adapter is not None:
+        part, _, saved = adapter.partition(":")
+        if not saved:
+            raise UsageError(f"--adapter {adapter}: expected NAME:PATH, as in {part}:runs/NAME/model/adapter.")
+        merge_adapter(plugins, loaded.model, part, Path(saved))
     name = to or _choose(plugins, loaded, read_config(source), say)
     if name == NATIVE:
         _write_native(plugins, loaded, folder, _torch_dtype(dtype))

@@ -133,7 +133,7 @@ def _default_note(option: Option) -> str:
 def _values_of(args: Sequence[str], flag: str) -> list[str]:
     off = "--no-" + flag.removeprefix("--")
     values = []
-    for word, after in zip(args, [*args[1:], ""], strict=True):
+    for word, after in zip(args, [*args[1:], ""], strict=False):
         if word == flag:
             values.append(after if after and not after.startswith("--") else "true")
         elif word.startswith(flag + "="):

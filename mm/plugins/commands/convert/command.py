@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", metavar="NAME", help="A converter (mm plugins --kind converter), or 'native' for our own layout.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Type of the weights; by default the model's, fp32.")
+@click.option("--adapter", metavar="NAME:PATH", help="Merge this adapter's saved weights first, as in lora:lora_identity.pth.")
 @click.option("--force", is_flag=True, help="Replace the model folder that OUT is.")
 @click.pass_obj
-def convert(plugins: PluginManager, model: str, out: Path, to: str | None, dtype: str | None, force: bool) -> None:
+def convert(
+    plugins: PluginManager, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool
+) -> None:
     """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
 
     Without --to: from a foreign folder into our own layout, else into the only format that can hold the model. What was
@@ -31,7 +34,8 @@ def convert(plugins: PluginManager, model: str, out: Path, to: str | None, dtype
     api.activate(plugins, "cpu", lambda line: click.echo(line, err=True))
     from mm.core.training import conversion
 
-    folder = conversion.convert(plugins, model, out, to, dtype, force=force, say=lambda line: click.echo(line, err=True))
+    say = lambda line: click.echo(line, err=True)  # noqa: E731
+    folder = conversion.convert(plugins, model, out, to, dtype, adapter=adapter, force=force, say=say)
     click.echo(f"{folder}: written, and read back bit for bit")
     for path in sorted(folder.iterdir()):
         click.echo(f"  {path.name}  {path.stat().st_size:,} bytes")
