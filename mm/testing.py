@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from mm.core.conformance.suite import Check, Suite, options_of_part
 from mm.core.plugins import PluginManager
 from mm.core.records import (
-    AdapterSpec, AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec, EngineSpec, FormatSpec, Spec,
+    AdapterSpec,
+    AlgorithmSpec,
+    ArchitectureSpec,
+    BackendSpec,
+    ConverterSpec,
+    EngineSpec,
+    FormatSpec,
+    Spec,
 )  # fmt: skip
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mm.core.backend import Backend
 from mm.core.errors import UsageError
@@ -71,6 +72,25 @@ def test_the_head_without_gradients_and_under_autocast() -> None:
     found.backward()
     assert tensors[0].grad is not None and tensors[0].grad.dtype == torch.float32
     torch.testing.assert_close(found.double(), exact(tensors, what)[0], rtol=3e-2, atol=0.0)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that one tensor had."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else [found]:
+            self.size = max(self.size, tensor.numel() if isinstance(tensor, Tensor) else 0)
+        return found
+
+
+def test_no_more_than_a_chunk_of_logits_exists() -> None:
+    tensors, watch = inputs(600, v=400), Largest()
+    with watch:
+        linear_distillation(*tensors, Distillation(), chunk=10)[0].backward()
+    assert watch.size == 600 * 8  # the student's hidden states and their gradient; all logits would be 240,000
 
 
 TALE = [

@@ -74,7 +74,7 @@ def test_what_is_adapted() -> None:
     with pytest.raises(UsageError, match=r"--lora-target qkv: no weight of this model .* q_proj"):
         adapted(target=("qkv",))
     with pytest.raises(UsageError, match="--lora-target lm_head"):
-        adapted(target=("lm_head",))  # tied: it is the embedding
+        adapted(target=("lm_head",))
 
 
 class Routed(nn.Module):

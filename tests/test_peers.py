@@ -34,6 +34,8 @@ ROWS = [
     {"prompt": f"say {n}", "chosen": f"number {n} " * (1 + n % 4), "rejected": f"no {'way ' * (n % 5)}{n}"} for n in range(6)
 ]  # fmt: skip
 ROLES = ("policy", "reference")
+# for policy and reference: our folder, and the same weights for transformers
+Folders = dict[str, tuple[Path, Path]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,8 +47,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """For policy and reference: our folder, and the same weights for transformers."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     root, found = tmp_path_factory.mktemp("peers"), {}
     for seed, name in enumerate(ROLES):
         run = tiny_run(root, "pretrain", run=name, seed=seed, max_steps=2, learning_rate=3e-2)
@@ -54,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, P
     return found
 
 
-def ours(kind: Any, config: Any, folders: dict[str, tuple[Path, Path]], units: list[Unit]) -> tuple[float, dict[str, Tensor], Any]:
+def ours(kind: Any, config: Any, folders: Folders, units: list[Unit]) -> tuple[float, dict[str, Tensor], Any]:
     """(loss, the policy's gradients, the algorithm)."""
     models = {name: load_model_folder(PLUGINS, folder, Backend()).model for name, (folder, _) in folders.items()}
     roles = {name: Role(name, model, trainable=name == "policy") for name, model in models.items()}
@@ -76,7 +77,7 @@ def split(unit: Unit, place: int) -> tuple[list[int], list[int]]:
     return ids[: learned[0]], ids[learned[0] : learned[-1] + 1]
 
 
-def theirs(trainer: Any, config: Any, folders: dict[str, tuple[Path, Path]], examples: list[dict[str, Any]]) -> tuple[float, nn.Module]:
+def theirs(trainer: Any, config: Any, folders: Folders, examples: list[dict[str, Any]]) -> tuple[float, nn.Module]:
     from datasets import Dataset
     from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -106,7 +107,7 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "sigmoid_norm", "ipo"])
-def test_dpo(loss_type: str, folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+def test_dpo(loss_type: str, folders: Folders, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer
 
     units = tiny_units("preference", tiny_tokenizer(), rows=ROWS, plugins=PLUGINS) or []
@@ -120,7 +121,7 @@ def test_dpo(loss_type: str, folders: dict[str, tuple[Path, Path]], tmp_path: Pa
     assert_same(loss, gradients, other, model)
 
 
-def test_kto(folders: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+def test_kto(folders: Folders, tmp_path: Path) -> None:
     from trl import KTOConfig, KTOTrainer
 
     rows = [{"prompt": r["prompt"], "completion": r["chosen"], "label": i % 3 > 0} for i, r in enumerate(ROWS)]

@@ -36,11 +36,11 @@ class Place:
 
 
 def places(model: nn.Module) -> list[Place]:
-    """Every linear layer with a weight of its own (a tied one is an embedding too), and every stack of weights."""
-    owners: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    return [place for place in _candidates(model) if place.count or owners[id(getattr(place.parent, place.leaf).weight)] == 1]
+    """Every linear layer and every stack of weights, but the output layer: its weight is given to the losses, which
+    would see no update, and may be the embedding too."""
+    outputs = (1, getattr(getattr(model, "config", None), "vocab_size", 1))
+    found = list(_candidates(model))
+    return [place for place in found if place.count or getattr(place.parent, place.leaf).out_features not in outputs]
 
 
 def matching(found: Sequence[Place], patterns: Sequence[str]) -> list[Place]:

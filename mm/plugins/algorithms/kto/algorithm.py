@@ -53,7 +53,8 @@ class Kto(AnswerAlgorithm):
         (prepared,) = self.prepare(units)
         totals = self.tools.world.sum(self.counts(pack(prepared)))
         found: Metrics = {}
-        for batch in self.tools.packs(prepared) or [pack([])]:
+        device = next(self.models["policy"].model.parameters()).device
+        for batch in self.tools.packs(prepared) or [pack([]).to(device)]:  # the empty one names what a rank has none of
             for name, (total, count) in self.loss(batch, totals)[1].items():
                 before = found.get(name, (torch.zeros_like(total), 0.0))
                 found[name] = before[0] + total, before[1] + count
