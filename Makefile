@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install -q -c constraints.txt
 
-.PHONY: demo test test-slow lint benchmarks
+.PHONY: demo test test-slow test-peers lint benchmarks
 
 # torch is installed first: unpinned, another package would bring its newest build
 .venv/installed: setup.py constraints.txt
@@ -22,6 +22,16 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	.venv/bin/python -m pytest -m slow
+
+# TRL brings 1.5 GB of its own, and its versions must not decide about ours
+.venv-peers/installed: setup.py constraints.txt
+	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q -c constraints.txt torch
+	.venv-peers/bin/pip install -q -c constraints.txt -e ".[dev,peers]"
+	touch $@
+
+test-peers: .venv-peers/installed
+	.venv-peers/bin/python -m pytest -m peers
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

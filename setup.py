@@ -8,7 +8,12 @@ PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
     "converter": {"mm.converters": ["llama", "qwen2-moe", "qwen3", "qwen3-moe"]},
     "architecture": {"mm.plugins.architectures": ["dense", "moe"]},
-    "algorithm": {"mm.plugins.algorithms": ["pretrain", "sft", "grpo", "rloo", "reinforce-pp", "ppo", "spo", "agent"]},
+    "algorithm": {
+        "mm.plugins.algorithms": [
+            "pretrain", "sft", "lora", "reason", "distill", "dpo", "kto", "grpo", "rloo", "reinforce-pp", "ppo", "spo", "agent",
+        ]
+    },
+    "adapter": {"mm.plugins.adapters": ["lora"]},
     "engine": {"mm.plugins.engines": ["local"]},
     "format": {
         "mm.plugins.formats": [
@@ -78,9 +83,10 @@ setup(
         "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
         "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
         "dev": [
-            "build>=1.2", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "mypy>=1.13", "pyarrow>=15", "pytest>=8.2",
-            "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
+            "build>=1.2", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "mypy>=1.13", "peft>=0.17", "pyarrow>=15",
+            "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
         ],
+        "peers": ["trl==1.16.0"],
     },
     entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},
     classifiers=[

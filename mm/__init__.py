@@ -136,6 +136,7 @@ def convert(
     *,
     to: str | None = None,
     dtype: str | None = None,
+    adapter: str | None = None,
     force: bool = False,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
@@ -154,7 +155,7 @@ def convert(
     from mm.core.training import conversion
 
     return conversion.convert(
-        manager, str(model), Path(out), to=to, dtype=dtype, changes=found, force=force,
+        manager, str(model), Path(out), to=to, dtype=dtype, changes=found, adapter=adapter, force=force,
         workspace=_workspace(workspace),
     )  # fmt: skip
 

@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mm.core.conformance.rows import ROWS, parse_rows
-from mm.core.conformance.suite import Check, Suite
+from mm.core.conformance.suite import Check, Suite, options_of_part
 from mm.core.plugins import PluginManager
 from mm.core.records import (
+    AdapterSpec,
     AlgorithmSpec,
     ArchitectureSpec,
     BackendSpec,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mm.core.workspace import RunFolder
 
 __all__ = [
-    "Check", "assert_passed", "check_algorithm", "check_architecture", "check_backend", "check_converter",
+    "Check", "assert_passed", "check_adapter", "check_algorithm", "check_architecture", "check_backend", "check_converter",
     "check_part", "check_reward", "check_tool", "fake_distribution", "plugin_manager", "tiny_model", "tiny_rows",
     "tiny_run", "tiny_tokenizer", "tiny_units",
 ]  # fmt: skip
@@ -81,7 +82,21 @@ def check_algorithm(
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
     engine = next((s for s in manager.specs("engine") if isinstance(s, EngineSpec) and not s.backends), None)
     make_engine = None if engine is None else lambda model: _engine(engine, model)
-    return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or ()))
+    parts = [part for kind in ("adapter", "engine", "reward", "tool") for part in manager.specs(kind) if part.config]
+    part_options = {option.key for part in parts for option in options_of_part(part)}
+    return _run(AlgorithmSuite(
+        spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or (), part_options=part_options
+    ))  # fmt: skip
+
+
+def check_adapter(
+    spec: AdapterSpec, *, architecture: str = "dense", plugins: PluginManager | None = None, module: str | None = None
+) -> list[Check]:
+    """The checks of an adapter, on a tiny model."""
+    from mm.core.conformance.adapter import AdapterSuite
+
+    manager = plugins or PluginManager.discover()
+    return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module))
 
 
 def check_converter(
@@ -130,6 +145,8 @@ def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str 
         return check_reward(spec, plugins=plugins, module=module)
     if isinstance(spec, ToolSpec):
         return check_tool(spec, module=module)
+    if isinstance(spec, AdapterSpec):
+        return check_adapter(spec, plugins=plugins, module=module)
     return list(Suite(spec, module).run())
 
 

@@ -137,13 +137,10 @@ def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
 
 def flat_layer(options: dict[str, Any]) -> Layer:
     """Keyword arguments as a layer; `None` means not given, one string stands for a list of one."""
-    values = {k.rstrip("_"): v for k, v in options.items() if v is not None}
+    values = {k.rstrip("_"): str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
     for key in ("data", "tracker", "eval_data", "sample_prompt", "reward", "tool"):
-        if isinstance(values.get(key), str | Path):
-            values[key] = (str(values[key]),)
+        if isinstance(values.get(key), str):
+            values[key] = (values[key],)
         elif key in values:
             values[key] = tuple(str(v) for v in values[key])
-    for key in ("from", "tokenizer"):
-        if key in values:
-            values[key] = str(values[key])
     return Layer(origin="argument", values=values)

@@ -171,8 +171,9 @@ class Adapter(ABC):
         self.name, self.config, self.model = name, config, model
 
     @abstractmethod
-    def apply(self) -> None:
-        """Put the adapter's parameters into the model and freeze all others; the model answers as before."""
+    def apply(self, saved: Path | None = None) -> None:
+        """Put the adapter's parameters into the model and freeze all others: those of a folder that `save` wrote or,
+        without one, new ones, with which the model answers as before. Raises CheckpointError for what does not fit."""
 
     @abstractmethod
     def remove(self) -> None:
@@ -195,10 +196,6 @@ class Adapter(ABC):
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Write the adapter's `tensors` (those of its `names`, perhaps of an earlier moment) into an existing folder, in a
         layout of its own."""
-
-    @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Take back what `save` wrote, after `apply`. Raises CheckpointError for what does not fit."""
 
 
 @attrs.frozen(kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from mm.core.contracts import Algorithm, Engine, Reward
 from mm.core.data.rows import Row
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.records import AlgorithmSpec, Needs
-from mm.core.settings import TrainSettings
+from mm.core.settings import Selection, TrainSettings
 from mm.core.training.batch import Packed, Unit, pack
 from mm.core.training.distributed import World
 from mm.core.training.roles import Role
@@ -31,7 +32,8 @@ _NEAR = 1e-5
 
 class AlgorithmSuite(Suite):
     """`make_model(seed)` makes a model for a role, `units` are rows of the kind that the algorithm needs, and `rows` what
-    they were made of. `make_engine(model)` serves an algorithm that generates."""
+    they were made of. `make_engine(model)` serves an algorithm that generates; `part_options` are those of parts that a
+    run may have beside it."""
 
     contract = Algorithm
 
@@ -45,8 +47,10 @@ class AlgorithmSuite(Suite):
         *,
         make_engine: Callable[[nn.Module], Engine] | None = None,
         rows: Sequence[Row] = (),
+        part_options: Collection[str] = (),
     ) -> None:
         super().__init__(spec, module)
+        self.part_options = part_options
         self.record, self.make_model, self.tokenizer = spec, make_model, tokenizer
         self.make_engine, self.rows = make_engine, list(rows)
         self._units = None if units is None else list(units)
@@ -79,7 +83,7 @@ class AlgorithmSuite(Suite):
             roles[name].model.set_outputs(1)  # type: ignore[operator]
             roles[name].model.to(dtype)
         tools = Tools(
-            tokenizer=self.tokenizer, world=World(), seed=0, more_rows=lambda count: self.units[:count],
+            tokenizer=self.tokenizer, world=World(), seed=0, more_rows=lambda count: self.units[:count], units=self.units,
             row=self.rows.__getitem__, rewards={"letters": (_Letters(None), 1.0)} if needs.generates else {},
             engine=self.make_engine(roles["policy"].model) if needs.generates and self.make_engine else None,
         )  # fmt: skip
@@ -112,9 +116,10 @@ class AlgorithmSuite(Suite):
         return f"{needs.data} rows; {', '.join(needs.roles)}"
 
     def check_defaults_are_common_settings(self) -> None:
-        """`defaults` overrides common settings or the algorithm's own, by names that exist and with values that fit."""
+        """`defaults` overrides settings by names that exist; values of common settings fit."""
         common = {name: value for name, value in self.record.defaults.items() if hasattr(self.config, name) is False}
-        TrainSettings(**common)
+        Selection(**{name: common.pop(name) for name in attrs.fields_dict(Selection).keys() & common.keys()})
+        TrainSettings(**{name: value for name, value in common.items() if name not in self.part_options})
 
     def check_counts(self) -> str:
         """Counts are host numbers, and an empty pack has the same names."""

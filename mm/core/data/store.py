@@ -35,6 +35,9 @@ class Store(ABC):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __getitem__(self, index: int) -> Unit:
+        return self.unit(index)
+
     @abstractmethod
     def unit(self, index: int) -> Unit:
         """The unit with its tensors (copies): `learn` in each sequence's fields, `row` the index in this store."""

@@ -125,6 +125,18 @@ def split_by_tokens(units: Iterable[Unit], budget: int) -> list[list[Unit]]:
     return packs
 
 
+def sum_by_document(values_M: Tensor, batch: Packed) -> Tensor:
+    """The sums over each document's learned positions, N.
+
+    Through a table with a row for each document: adding by index comes in another order each time on some devices.
+    """
+    cu_seqlens, longest = batch.cu_seqlens.long(), max(batch.lengths, default=1)
+    document_M = torch.searchsorted(cu_seqlens[1:], batch.target_index, right=True)
+    place_M = document_M * longest + batch.target_index - cu_seqlens[document_M]
+    table = values_M.new_zeros(len(batch.lengths) * longest).index_copy(0, place_M, values_M)
+    return table.view(len(batch.lengths), longest).sum(1)
+
+
 def _learned(sequence: Tokens, start: int) -> tuple[Tensor, Tensor]:
     learn = sequence.fields.get("learn")
     # the first token has no position before it that could predict it

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -24,6 +25,10 @@ from mm.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch import nn
+
+# an orthogonal update, Muon's, is derived for a matrix that is a layer by itself, and not for one of its factors
+_FACTORS = {"optimizer": "adamw"}
+
 
 @attrs.frozen(kw_only=True)
 class Casting:
@@ -46,19 +51,24 @@ class Casting:
         adapter = self.plugins.load("adapter", self.run.select.adapter)(
             self.run.select.adapter, self._adapter_config(), loaded.model
         )
-        adapter.apply()
-        if checkpoint:
-            adapter.load(checkpoint / ADAPTER)
+        adapter.apply(checkpoint / ADAPTER if checkpoint else None)
+        trained, total = (sum(p.numel() for p in loaded.model.parameters() if p.requires_grad >= only) for only in (True, False))
+        self.say(f"adapter: {self.run.select.adapter}, {trained:,} of {total:,} parameters are trained")
         return attrs.evolve(loaded, adapter=adapter)
 
     def roles(self, needs: Needs, policy: LoadedModel) -> dict[str, Role]:
         """Every role that the algorithm needs. Raises UsageError for one whose model must be named or does not fit."""
+        if policy.adapter is not None and needs.trainable == ("policy",) and self.run.train.optimizer != _FACTORS["optimizer"]:
+            raise UsageError(
+                f"--optimizer {self.run.train.optimizer} works on whole matrices and --adapter {policy.adapter.name} trains "
+                f"none: an adapter's parameters are trained by {_FACTORS['optimizer']}; leave it out."
+            )
         return {name: self._role(name, needs, policy) for name in needs.roles}
 
     def _role(self, name: str, needs: Needs, policy: LoadedModel) -> Role:
         trainable = name in needs.trainable
         if name == "policy":
-            return self._placed(name, policy.model, trainable)
+            return self._placed(name, policy.model, trainable, _FACTORS if policy.adapter else None)
         settings = self.run.parts[f"role.{name}"]
         if name in needs.given and not settings.from_:
             raise UsageError(f"{self.run.select.algo} needs a {name}: pass --{name}-from RUN|FOLDER.")
@@ -72,7 +82,7 @@ class Casting:
         own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")} if trainable else {}
         return self._placed(name, loaded.model, trainable, own)
 
-    def _placed(self, name: str, model: nn.Module, trainable: bool, settings: dict[str, float | None] | None = None) -> Role:
+    def _placed(self, name: str, model: nn.Module, trainable: bool, settings: Mapping[str, Any] | None = None) -> Role:
         device = self.backend.device(self.world.local_rank)
         model.to(device)
         for note in self.backend.fuse(model):

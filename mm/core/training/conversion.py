@@ -104,6 +104,7 @@ def convert(
     dtype: str | None = None,
     *,
     changes: Mapping[str, Any] | None = None,
+    adapter: str | None = None,
     force: bool = False,
     workspace: Workspace | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -112,11 +113,12 @@ def convert(
 
     `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold
     the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `changes` are settings of the model with
-    other values than the saved ones (see `load_model_folder`). `force` replaces a model folder. `say` is told what was
-    chosen. Raises UsageError, before anything is written, for what cannot be done.
+    other values than the saved ones (see `load_model_folder`). `adapter`, NAME:PATH, is a saved one that is merged into the
+    weights. `force` replaces a model folder. `say` is told what was chosen. Raises UsageError, before anything is written,
+    for what cannot be done.
     """
     from mm.core.backend import Backend
-    from mm.core.training.models import load_model_folder
+    from mm.core.training.models import load_model_folder, merge_adapter
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: expected {', '.join(DTYPES)}.")
@@ -124,6 +126,11 @@ def convert(
     folder = Path(out).resolve()
     _check_out(folder, source.resolve(), force)
     loaded = load_model_folder(plugins, source, Backend(), changes)
+    if adapter is not None:
+        part, _, saved = adapter.partition(":")
+        if not saved:
+            raise UsageError(f"--adapter {adapter}: expected NAME:PATH, as in {part}:runs/NAME/model/adapter.")
+        merge_adapter(plugins, loaded.model, part, Path(saved))
     name = to or _choose(plugins, loaded, read_config(source), say)
     if name == NATIVE:
         _write_native(plugins, loaded, folder, _torch_dtype(dtype))

@@ -24,7 +24,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
-            return _read_file(folder / name)
+            return read_file(folder / name)
         if (folder / f"{name}.index.json").is_file():
             return _read_shards(folder / f"{name}.index.json")
     raise UsageError(f"{folder} holds no weights: neither {' nor '.join(WEIGHT_FILES)}, whole or in shards.")
@@ -40,7 +40,8 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickled state dict, of which no code is run. Raises CheckpointError."""
     import torch
     from safetensors.torch import load_file
 
@@ -60,7 +61,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     weight_map = _weight_map(index)
     found: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
-        tensors = _read_file(index.parent / shard)
+        tensors = read_file(index.parent / shard)
         listed = {name for name, file in weight_map.items() if file == shard}
         if wrong := sorted(listed ^ tensors.keys()):
             raise CheckpointError(f"{index.parent / shard} and {index.name} do not agree on tensor {wrong[0]}.")

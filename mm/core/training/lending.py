@@ -18,6 +18,7 @@ from mm.core.resolve import part_name, section_of
 from mm.core.training.batch import pack, split_by_tokens
 from mm.core.training.models import LoadedModel, freeze
 from mm.core.training.tools import Tools
+from mm.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,7 @@ class Lending:
         rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
         return Tools(
             tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take, row=store.row,
-            position=store.position,
+            position=store.position, units=store, data_digest=store.digest, cache=Workspace(self.folder.path.parents[1]).cache,
             packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
             warn=self._warn, **rollout,
         )  # fmt: skip

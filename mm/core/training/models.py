@@ -25,8 +25,8 @@ from mm.core.training.storage import INDEX, verify
 from mm.core.workspace import checkpoints, find_model, read_config, step_of
 
 __all__ = [
-    "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "new_model", "read_config",
-    "save_model_folder", "save_weights", "step_of", "tensors_of",
+    "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "merge_adapter", "new_model",
+    "read_config", "save_model_folder", "save_weights", "step_of", "tensors_of",
 ]  # fmt: skip
 
 WEIGHTS, ADAPTER = "model.safetensors", "adapter"
@@ -123,17 +123,17 @@ def load_model_folder(
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from None
     if merge and "adapter" in config:
-        _merge(plugins, model, config["adapter"], folder)
+        merge_adapter(plugins, model, config["adapter"]["name"], folder / ADAPTER, config["adapter"]["config"])
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
 
 
-def _merge(plugins: PluginManager, model: nn.Module, note: dict[str, Any], folder: Path) -> None:
-    """Put the change of a saved adapter into a plain model's weights."""
-    spec, weights = plugins.get("adapter", note["name"]), model.state_dict(keep_vars=True)
-    config = spec.config(**_as_tuples(note["config"])) if spec.config else None
-    adapter: Adapter = spec.load()(spec.name, config, model)
-    adapter.apply()
-    adapter.load(folder / ADAPTER)
+def merge_adapter(
+    plugins: PluginManager, model: nn.Module, name: str, saved: Path, config: Mapping[str, Any] | None = None
+) -> None:
+    """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
+    spec, weights = plugins.get("adapter", name), model.state_dict(keep_vars=True)
+    adapter: Adapter = spec.load()(spec.name, spec.config(**_as_tuples(config or {})) if spec.config else None, model)
+    adapter.apply(saved)
     with adapter.merged():
         merged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in weights}
     adapter.remove()
@@ -166,7 +166,7 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> Non
         raise CheckpointError(f"{folder}: missing {missing[:4]}, unexpected {incompatible.unexpected_keys[:4]}.")
 
 
-def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 

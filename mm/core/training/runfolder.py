@@ -72,6 +72,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "algorithm": session.run.select.algo,
         "architecture": session.loaded.architecture,
         "parameters": sum(p.numel() for p in session.loaded.model.parameters()),
+        "trained_parameters": sum(p.numel() for p in session.loaded.model.parameters() if p.requires_grad),
         "command": ["mm", "train", *session.run.argv()],
         "sources": dict(resolved.sources),
         "versions": versions(),

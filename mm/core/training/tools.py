@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import torch
@@ -21,14 +22,23 @@ if TYPE_CHECKING:
     from mm.core.training.distributed import World
 
 
+class Units(Protocol):
+    """Units by number, read when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Unit: ...
+
+
 @attrs.define(kw_only=True)
 class Tools:
     """What a run lends its algorithm.
 
     `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, `row(unit.row)` the row
     that a unit was made of, for kinds that are kept, `position(unit.row)` where it stands, and `packs` micro-batches on
-    the device by the run's token budget. An algorithm that generates has an `engine`, the `rewards` with their weights by
-    name, the `tools` by name, and `log` for samples to read. `warn` says something once.
+    the device by the run's token budget. `units` are those of all rows by `Unit.row`, held-out ones too, `data_digest`
+    names their content, and `cache` is a folder for what could be computed again. An algorithm that generates has an
+    `engine`, the `rewards` with their weights by name, the `tools` by name, and `log` for samples to read. `warn` says
+    something once.
     """
 
     tokenizer: Tokenizer
@@ -38,6 +48,9 @@ class Tools:
     row: Callable[[int], Row] = attrs.field(factory=lambda: _unkept)
     position: Callable[[int], Position] = lambda index: Position(path="rows", line=index)
     packs: Callable[[list[Unit]], list[Packed]] = lambda units: [pack(units)]
+    units: Units = ()
+    data_digest: str = ""
+    cache: Path | None = None
     engine: Engine | None = None
     rewards: Mapping[str, tuple[Reward, float]] = attrs.field(factory=dict)
     skip_failed_rewards: bool = False

@@ -26,10 +26,12 @@ class ConvertCommand(PartsCommand):
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", metavar="NAME", help="A converter (mm plugins --kind converter), or 'native' for our own layout.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Type of the weights; by default the model's, fp32.")
+@click.option("--adapter", metavar="NAME:PATH", help="Merge this adapter's saved weights first, as in lora:lora_identity.pth.")
 @click.option("--force", is_flag=True, help="Replace the model folder that OUT is.")
 @click.pass_context
 def convert(
-    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, force: bool, **values: Any
+    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool,
+    **values: Any,
 ) -> None:
     """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
 
@@ -43,7 +45,7 @@ def convert(
     api.activate(ctx.obj, "cpu", say)
     from mm.core.training import conversion
 
-    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, force=force, say=say)
+    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=say)
     click.echo(f"{folder}: written, and read back bit for bit")
     for path in sorted(folder.iterdir()):
         click.echo(f"  {path.name}  {path.stat().st_size:,} bytes")

@@ -1,0 +1,52 @@
+"""Low-rank adaptation: its settings, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import Attribute, frozen
+from attrs.validators import ge, gt, lt, optional
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import AdapterSpec
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _from_files(config: LoraConfig, attribute: Attribute[Any], value: str) -> None:
+    if value and config.target:
+        raise ValueError(f"'target' cannot be chosen beside {value}: the weights there say what they belong to")
+
+
+@frozen(kw_only=True)
+class LoraConfig:
+    """W + scale * B A (arXiv:2106.09685), with scale = alpha / rank."""
+
+    rank: int | None = option(None, help="Rank of each update; by default 16, or that of --lora-from.", validator=optional(gt(0)))
+    alpha: float | None = option(
+        None, help="Updates are scaled by alpha / rank; by default the rank, or that of --lora-from.", validator=optional(gt(0.0))
+    )
+    dropout: float = option(0.0, help="Share of an update's inputs that are dropped in training.", validator=[ge(0.0), lt(1.0)])
+    target: tuple[str, ...] = option(
+        (),
+        help="Pattern of names, such as q_proj or mlp.*, of the weights to adapt; may be given several times. By default "
+        "every projection of attention and feed-forward; routed experts need a pattern that says experts.",
+    )
+    init: str = option("kaiming", help="Draw A uniformly after Kaiming, or normally; B is zero.", choices=("kaiming", "normal"))
+    rslora: bool = option(False, help="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).")
+    from_: str = option(
+        "", help="Go on with these weights: a folder in PEFT's layout, or a MiniMind .pth file.", validator=_from_files
+    )
+
+
+@hookimpl
+def mm_adapters() -> Iterable[AdapterSpec]:
+    """The part."""
+    yield AdapterSpec(
+        name="lora",
+        summary="LoRA: low-rank updates of the projections, saved in PEFT's layout.",
+        target="mm.plugins.adapters.lora.adapter:Lora",
+        config=LoraConfig,
+    )

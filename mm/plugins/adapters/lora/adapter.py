@@ -1,0 +1,141 @@
+"""The adapter: updates put into a model, switched off, merged, saved and taken back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Adapter
+from mm.core.errors import CheckpointError, UsageError
+from mm.plugins.adapters.lora import LoraConfig
+from mm.plugins.adapters.lora.files import Saved, read, write
+from mm.plugins.adapters.lora.layers import LoraLinear, LoraStack, Update
+from mm.plugins.adapters.lora.places import Place, matching, places
+
+_RANK = 16
+
+
+class Lora(Adapter):
+    """Low-rank updates (LoRA, arXiv:2106.09685)."""
+
+    config: LoraConfig
+
+    def apply(self, saved: Path | None = None) -> None:
+        """See `Adapter`. Raises UsageError for a pattern without a weight, CheckpointError for files that do not fit."""
+        path = saved or (Path(self.config.from_) if self.config.from_ else None)
+        given = read(path) if path else None
+        found = places(self.model)
+        chosen = _named(found, given, str(path)) if given else matching(found, self.config.target)
+        self.alpha = (None if saved else self.config.alpha) or (given.alpha if given else None)
+        self.rslora = given.rslora if saved and given else self.config.rslora or bool(given and given.rslora)
+        self.updates: dict[str, tuple[Place, Update]] = {}
+        for place in chosen:
+            factors = _stacked(place, given) if given else None
+            self.updates[place.name] = place, self._put(place, factors, str(path))
+        self.model.requires_grad_(False)
+        for _, update in self.updates.values():
+            update.lora_A.requires_grad_(True)
+            update.lora_B.requires_grad_(True)
+
+    def remove(self) -> None:
+        """See `Adapter`."""
+        for _, update in reversed(self.updates.values()):
+            update.remove()
+        self.updates = {}
+        self.model.requires_grad_(True)
+
+    def names(self) -> frozenset[str]:
+        """See `Adapter`."""
+        return frozenset(place.state + name for place, update in self.updates.values() for name in update.names)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """See `Adapter`."""
+        before = [(update, update.active) for _, update in self.updates.values()]
+        for update, _ in before:
+            update.active = False
+        try:
+            yield
+        finally:
+            for update, active in before:
+                update.active = active
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """See `Adapter`. Holds a second copy of the adapted weights: what was rounded away could not be subtracted."""
+        kept = [(update, update.weight.detach().clone()) for _, update in self.updates.values()]
+        try:
+            with torch.no_grad():
+                for update, weight in kept:
+                    update.weight.add_(update.delta().to(weight.dtype))
+            with self.off():
+                yield
+        finally:
+            with torch.no_grad():
+                for update, weight in kept:
+                    update.weight.copy_(weight)
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """See `Adapter`: adapter_config.json and adapter_model.safetensors, as PEFT writes them."""
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        for place, update in self.updates.values():
+            pair = [tensors[place.state + name] for name in update.names]
+            stacks = [t.unbind(0) if place.count else (t,) for t in pair]
+            factors |= dict(zip(place.layers, zip(*stacks, strict=True), strict=True))
+        rank = len(next(iter(factors.values()))[0])
+        write(folder, Saved(factors, self.alpha or float(rank), self.rslora), rank, self.config.dropout, self._target_modules())
+
+    def _put(self, place: Place, factors: tuple[Tensor, Tensor] | None, path: str) -> Update:
+        rank = factors[0].shape[-2] if factors else self.config.rank or _RANK
+        if factors and self.config.from_ and self.config.rank not in (None, rank):
+            raise UsageError(f"--lora-rank {self.config.rank}: the weights of {path} have rank {rank}; leave it out.")
+        scale = (self.alpha or rank) / (math.sqrt(rank) if self.rslora else rank)
+        update: Update
+        if place.count:
+            if self.config.dropout:
+                raise UsageError(f"--lora-dropout: {place.name} is a stack of experts, whose inputs an update does not see.")
+            update = LoraStack(place.parent, place.leaf, rank, scale, self.config.init)
+        else:
+            update = LoraLinear(place.parent, place.leaf, rank, scale, self.config.dropout, self.config.init)
+        if factors:
+            _fill(update, factors, f"{path}: {place.name}")
+        return update
+
+    def _target_modules(self) -> list[str]:
+        """Last names where they mean exactly the adapted layers, otherwise whole ones."""
+        adapted = {name for place, _ in self.updates.values() for name in place.layers}
+        leaves = {name.rpartition(".")[2] for name in adapted}
+        every = {name for place in places(self.model) for name in place.layers}
+        exact = {name for name in every | adapted if name.rpartition(".")[2] in leaves} == adapted
+        return sorted(leaves if exact else adapted)
+
+
+def _named(found: list[Place], given: Saved, path: str) -> list[Place]:
+    """The places of what was read. Raises CheckpointError when the model has no such place."""
+    chosen = [place for place in found if any(name in given.factors for name in place.layers)]
+    known = {name for place in chosen for name in place.layers}
+    if wrong := sorted(known ^ given.factors.keys()):
+        what = "is missing there" if wrong[0] in known else "is no weight of this model"
+        raise CheckpointError(f"{path}: {wrong[0]} {what}: it belongs to another model.")
+    return chosen
+
+
+def _stacked(place: Place, given: Saved) -> tuple[Tensor, Tensor]:
+    pairs = [given.factors[name] for name in place.layers]
+    if not place.count:
+        return pairs[0]
+    return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
+
+
+def _fill(update: Update, factors: tuple[Tensor, Tensor], what: str) -> None:
+    with torch.no_grad():
+        for own, value in zip((update.lora_A, update.lora_B), factors, strict=True):
+            if own.shape != value.shape:
+                raise CheckpointError(f"{what} is for a weight of another shape: {tuple(value.shape)} is not {tuple(own.shape)}.")
+            own.copy_(value)
+

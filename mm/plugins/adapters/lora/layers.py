@@ -1,0 +1,117 @@
+"""Weights with a low-rank update, under the names that they had.
+
+Legend: I inputs, O outputs, R rank, J experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_NORMAL_STD = 0.02  # MiniMind's
+
+
+class Update:
+    """The change B A * scale of one weight; `weight` is the plain parameter. A stack of J weights has J of each."""
+
+    names: tuple[str, str]
+    weight: nn.Parameter
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    scale: float
+    active: bool
+
+    def delta(self) -> Tensor:
+        """What is added to the weight, in the weight's type."""
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            return self.lora_B @ self.lora_A * self.scale
+
+    def remove(self) -> None:
+        """Put back what was there before."""
+        raise NotImplementedError
+
+
+class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both say that there is a weight
+    """A linear layer whose update works on activations: 2 R (I + O) operations a token and no gradient of the weight.
+
+    Made of the layer that `parent` has under the name `leaf`, in whose place it stands, it shares its parameters.
+    """
+
+    names = ("lora_A", "lora_B")
+
+    def __init__(self, parent: nn.Module, leaf: str, rank: int, scale: float, dropout: float, init: str) -> None:
+        plain: nn.Linear = getattr(parent, leaf)
+        super().__init__(plain.in_features, plain.out_features, bias=False, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+        self.lora_A, self.lora_B = _factors(plain.weight, rank, init)
+        self.scale, self.dropout, self.active = scale, dropout, True
+        self._origin = parent, leaf, plain  # in a tuple: modules would become part of this one
+        self.train(plain.training)
+        setattr(parent, leaf, self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x @ weight.T and, where active, the update's share."""
+        y = super().forward(x)
+        if not self.active:
+            return y
+        x = F.dropout(x, self.dropout, self.training)
+        return y + F.linear(F.linear(x, self.lora_A) * self.scale, self.lora_B)
+
+    def remove(self) -> None:
+        """See `Update`."""
+        parent, leaf, plain = self._origin
+        setattr(parent, leaf, plain)
+
+
+class LoraStack(Update):
+    """A parameter of J weights, as routed experts have them: who reads it from its module reads weight + update.
+
+    The update works on the weights, since only the module knows which rows go through which of them; their whole
+    gradient is therefore computed on the way to the factors'.
+    """
+
+    def __init__(self, module: nn.Module, leaf: str, rank: int, scale: float, init: str) -> None:
+        self.module, self.leaf, self.scale, self.active = module, leaf, scale, True
+        self.weight = module.get_parameter(leaf)
+        self.names = (f"{leaf}_lora_A", f"{leaf}_lora_B")
+        self.lora_A, self.lora_B = _factors(self.weight, rank, init)
+        for name, factor in zip(self.names, (self.lora_A, self.lora_B), strict=True):
+            module.register_parameter(name, factor)
+        self._class = type(module)
+        # a class of this module's own: a property there comes before the parameter, which keeps its name in the state
+        module.__class__ = type(self._class.__name__, (self._class,), {leaf: property(_effective(leaf)), f"_{leaf}_update": self})
+
+    def remove(self) -> None:
+        """See `Update`."""
+        self.module.__class__ = self._class
+        for name in self.names:
+            delattr(self.module, name)
+
+
+def _effective(leaf: str) -> Callable[[nn.Module], Tensor]:
+    def effective(module: nn.Module) -> Tensor:
+        # from the module, not from the update: a copy of the module has parameters of its own
+        weight, update = module._parameters[leaf], getattr(type(module), f"_{leaf}_update")
+        assert weight is not None
+        if not update.active:
+            return weight
+        a, b = (module.get_parameter(name) for name in update.names)
+        with torch.autocast(weight.device.type, enabled=False):
+            return torch.add(weight, b @ a, alpha=update.scale)
+
+    return effective
+
+
+def _factors(weight: Tensor, rank: int, init: str) -> tuple[nn.Parameter, nn.Parameter]:
+    """A drawn, B zero: the update is nothing at first."""
+    *stack, outputs, inputs = weight.shape
+    a, b = weight.new_empty((*stack, rank, inputs)), weight.new_zeros((*stack, outputs, rank))
+    if init == "normal":
+        nn.init.normal_(a, std=_NORMAL_STD)
+    else:  # the authors' own code and PEFT: kaiming_uniform_(a=sqrt(5)) of each matrix, which is this bound
+        nn.init.uniform_(a, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
+    return nn.Parameter(a), nn.Parameter(b)

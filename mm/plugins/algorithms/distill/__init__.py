@@ -1,0 +1,39 @@
+"""Knowledge distillation: a student learns from the labels and from a teacher's distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+from attrs.validators import ge, gt, le
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import AlgorithmSpec, Needs
+
+
+@frozen(kw_only=True)
+class DistillConfig:
+    """MiniMind's settings."""
+
+    alpha: float = option(0.5, help="Weight of the cross-entropy; the teacher has the rest.", validator=[ge(0.0), le(1.0)])
+    temperature: float = option(1.5, help="Softens both distributions before they are compared.", validator=gt(0.0))
+    divergence: str = option(
+        "forward",
+        help="Distance of student from teacher: forward KL, reverse KL or Jensen-Shannon (jsd).",
+        choices=("forward", "reverse", "jsd"),
+    )
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    """distill."""
+    yield AlgorithmSpec(
+        name="distill",
+        summary="Knowledge distillation from a teacher of any size or architecture (--teacher-from).",
+        target="mm.plugins.algorithms.distill.algorithm:Distill",
+        config=DistillConfig,
+        needs=lambda config: Needs(data="chat", roles=("policy", "teacher"), given=("teacher",)),
+        defaults={"learning_rate": 5e-6, "global_batch_size": 32, "max_length": 340, "epochs": 6},
+        starts_from=("sft",),
+    )

@@ -1,0 +1,55 @@
+"""The objective of a student under a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.core.errors import UsageError
+from mm.core.training.batch import Packed
+from mm.core.training.distillation import Distillation, linear_distillation
+from mm.core.training.roles import Role
+from mm.core.training.tools import Tools
+from mm.plugins.algorithms.distill import DistillConfig
+
+
+class Distill(Algorithm):
+    """alpha * cross-entropy + (1 - alpha) * T^2 * divergence from the teacher, the mean over the global batch's targets."""
+
+    config: DistillConfig
+
+    def __init__(self, config: DistillConfig, models: Mapping[str, Role], tools: Tools) -> None:
+        super().__init__(config, models, tools)
+        rows = {name: role.model.config.vocab_size for name, role in models.items()}  # type: ignore[union-attr]
+        if rows["policy"] != rows["teacher"]:
+            raise UsageError(
+                f"--teacher-from: the teacher predicts {rows['teacher']} tokens and the student {rows['policy']}; "
+                "distributions over different vocabularies cannot be compared."
+            )
+        self.what = Distillation(alpha=config.alpha, temperature=config.temperature, divergence=config.divergence)
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """Target tokens."""
+        return {"targets": float(batch.num_targets)}
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        """The sum over this pack's targets, divided by all targets of the step (1 where there are none)."""
+
+        def from_teacher(teacher_hidden: Tensor, teacher_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            teacher = teacher_hidden.index_select(0, batch.target_index), teacher_weight
+
+            def from_student(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                return linear_distillation(
+                    hidden.index_select(0, batch.target_index), weight, *teacher, batch.targets, self.what
+                )
+
+            # nested, so that the teacher's output layer is there where a wrapper gathers and frees it around its forward
+            found: tuple[Tensor, Tensor, Tensor] = self.models["policy"](batch, head=from_student)
+            return found
+
+        total, cross_entropy, divergence = self.models["teacher"](batch, head=from_teacher)
+        count = float(batch.num_targets)
+        metrics: Metrics = {"loss": (total.detach(), count), "nll": (cross_entropy, count), "divergence": (divergence, count)}
+        return total / max(1.0, totals["targets"]), metrics

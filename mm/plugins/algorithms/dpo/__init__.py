@@ -1,0 +1,79 @@
+"""Learning from pairs of answers: DPO and its kin, whose settings are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import Attribute, frozen
+from attrs.validators import ge, gt, lt, optional
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import AlgorithmSpec, Needs
+
+# each loss with its usual beta: MiniMind 3's, MiniMind 2's, and those of the papers
+BETAS: Mapping[str, float] = {"sigmoid": 0.15, "sigmoid_norm": 0.1, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1}
+REFERENCE_FREE = ("simpo", "orpo")
+_SMOOTHED = ("sigmoid", "sigmoid_norm", "simpo")
+
+
+def _smoothed(config: DpoConfig, attribute: Attribute[Any], value: float) -> None:
+    if value and config.loss_type not in _SMOOTHED:
+        raise ValueError(f"'label_smoothing' is for --loss-type {', '.join(_SMOOTHED)}; {config.loss_type} has none")
+
+
+def _simpo_only(config: DpoConfig, attribute: Attribute[Any], value: float | None) -> None:
+    if value is not None and config.loss_type != "simpo":
+        raise ValueError(f"'gamma' is for --loss-type simpo; {config.loss_type} has none")
+
+
+def _has_reference(config: DpoConfig, attribute: Attribute[Any], value: bool) -> None:
+    if value and config.loss_type in REFERENCE_FREE:
+        raise ValueError(f"'cache_reference': --loss-type {config.loss_type} has no reference")
+
+
+@frozen(kw_only=True)
+class DpoConfig:
+    """Which loss of a pair, and its strength."""
+
+    loss_type: str = option(
+        "sigmoid",
+        help="sigmoid is DPO; sigmoid_norm averages over tokens (MiniMind 2's); simpo and orpo need no reference.",
+        choices=tuple(BETAS),
+    )
+    beta: float | None = option(
+        None, help=f"Strength; by default {', '.join(f'{beta} for {loss}' for loss, beta in BETAS.items())}.",
+        validator=optional(gt(0.0)),
+    )  # fmt: skip
+    label_smoothing: float = option(
+        0.0, help="Share of pairs that are thought to be labelled the wrong way round.", validator=[ge(0.0), lt(0.5), _smoothed]
+    )
+    gamma: float | None = option(None, help="simpo: the margin that is aimed at; by default 1.", validator=_simpo_only)
+    cache_reference: bool = option(
+        False, help="Compute the reference once for all rows and keep it in the workspace's cache.", validator=_has_reference
+    )
+
+    @property
+    def strength(self) -> float:
+        """`beta`, or the loss's usual one."""
+        return self.beta or BETAS[self.loss_type]
+
+
+def needs(config: DpoConfig) -> Needs:
+    """Pairs, and a reference where the loss has one."""
+    return Needs(data="preference", roles=("policy",) if config.loss_type in REFERENCE_FREE else ("policy", "reference"))
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    """dpo. Settings after MiniMind's."""
+    yield AlgorithmSpec(
+        name="dpo",
+        summary="Learning from pairs of answers: DPO, its length-normalised form, IPO, SimPO, ORPO.",
+        target="mm.plugins.algorithms.dpo.algorithm:Dpo",
+        config=DpoConfig,
+        needs=needs,
+        defaults={"learning_rate": 4e-8, "global_batch_size": 4, "max_length": 1024},
+        starts_from=("sft",),
+    )

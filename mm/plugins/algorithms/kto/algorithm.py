@@ -1,0 +1,105 @@
+"""Kahneman-Tversky optimisation (arXiv:2402.01306)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Metrics, Totals
+from mm.core.training.batch import Packed, Tokens, Unit, pack
+from mm.core.training.tools import stable_seed
+from mm.plugins.algorithms.answers import AnswerAlgorithm
+from mm.plugins.algorithms.kto import KtoConfig
+
+_KL = "kl"
+
+
+class Kto(AnswerAlgorithm):
+    """A good answer gains with sigmoid(beta * (log-ratio - z)), a bad one with the opposite sign; the mean loss over the
+    global batch.
+
+    The baseline z is the policy's divergence from the reference, max(0, mean log-ratio of answers to other prompts):
+    a statistic of the global batch. Each row's other answer is that of a row drawn from (seed, row) out of all rows, so
+    that neither the ranks nor the cutting of a batch changes it.
+    """
+
+    config: KtoConfig
+
+    def prepare(self, units: list[Unit]) -> list[list[Unit]]:
+        """Each unit with the log-ratio of an answer that belongs to another prompt."""
+        gaps = self._gaps([self._mismatched(unit) for unit in units])
+        return [[attrs.evolve(unit, values={**unit.values, _KL: gap}) for unit, gap in zip(units, gaps, strict=True)]]
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """Answers, and the sum of which the baseline is made."""
+        return {"answers": float(len(batch.units)), _KL: sum(unit.values[_KL] for unit in batch.units)}
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        """The sum over this pack's answers, divided by all answers of the step (1 where there are none)."""
+        ratio_N = self.logprobs("policy", batch) - self.reference(batch, column=0)
+        good_N = torch.tensor([unit.values["label"] > 0 for unit in batch.units], dtype=torch.bool)
+        good_N = good_N.to(ratio_N.device, non_blocking=True)
+        baseline = max(0.0, totals[_KL] / max(1.0, totals["answers"]))
+        reward_N = self.config.beta * (ratio_N - baseline)
+        weight_N = torch.where(good_N, self.config.desirable_weight, self.config.undesirable_weight).to(ratio_N.dtype)
+        loss_N = weight_N * (1 - torch.sigmoid(torch.where(good_N, reward_N, -reward_N)))
+        return loss_N.sum() / max(1.0, totals["answers"]), _metrics(loss_N.detach(), ratio_N.detach(), good_N, batch)
+
+    def evaluate(self, units: list[Unit]) -> Metrics:
+        """The loss's metrics, with the baseline of the held-out rows."""
+        (prepared,) = self.prepare(units)
+        totals = self.tools.world.sum(self.counts(pack(prepared)))
+        found: Metrics = {}
+        device = next(self.models["policy"].model.parameters()).device
+        for batch in self.tools.packs(prepared) or [pack([]).to(device)]:  # the empty one names what a rank has none of
+            for name, (total, count) in self.loss(batch, totals)[1].items():
+                before = found.get(name, (torch.zeros_like(total), 0.0))
+                found[name] = before[0] + total, before[1] + count
+        return found
+
+    def as_answers(self, unit: Unit) -> Unit:
+        """The unit's own answer and the mismatched one."""
+        return attrs.evolve(unit, sequences=(*unit.sequences, *self._mismatched(unit).sequences))
+
+    def _gaps(self, units: Sequence[Unit]) -> list[float]:
+        """The log-ratio of each unit's answer."""
+        found: dict[int, float] = {}
+        policy = self.models["policy"]
+        was = policy.model.training
+        policy.train(False)
+        for batch in self.tools.packs([attrs.evolve(unit, row=place) for place, unit in enumerate(units)]):
+            places = [unit.row for unit in batch.units]
+            # each pack's units are renumbered to be found again; the reference is looked up by their rows
+            rows = attrs.evolve(batch, units=tuple(units[place] for place in places))
+            gaps = self.logprobs("policy", batch) - self.reference(rows, column=1)
+            found |= dict(zip(places, gaps.tolist(), strict=True))
+        policy.train(was)
+        return [found[place] for place in range(len(units))]
+
+    def _mismatched(self, unit: Unit) -> Unit:
+        """The unit's prompt with another row's answer."""
+        rows = self.tools.units
+        other = stable_seed(self.tools.seed, unit.row) % len(rows)
+        (own,), (theirs,) = unit.sequences, rows[(other + (other == unit.row)) % len(rows)].sequences
+        begin, start = _begin(own), _begin(theirs)
+        ids = torch.cat([own.ids[:begin], theirs.ids[start:]])
+        learn = torch.cat([torch.zeros(begin, dtype=torch.bool), theirs.fields["learn"][start:]])
+        return attrs.evolve(unit, sequences=(Tokens(ids, {"learn": learn}),))
+
+
+def _begin(sequence: Tokens) -> int:
+    """Where the answer begins."""
+    return int(sequence.fields["learn"].int().argmax())
+
+
+def _metrics(loss_N: Tensor, ratio_N: Tensor, good_N: Tensor, batch: Packed) -> Metrics:
+    answers, good = float(len(batch.units)), sum(unit.values["label"] > 0 for unit in batch.units)
+    return {
+        "loss": (loss_N.sum(), answers),
+        "kl": (loss_N.new_full((), sum(unit.values[_KL] for unit in batch.units)), answers),
+        "good_drift": (torch.where(good_N, ratio_N, 0.0).sum(), float(good)),
+        "bad_drift": (torch.where(good_N, 0.0, ratio_N).sum(), answers - good),
+    }

@@ -1,0 +1,38 @@
+"""Supervised fine-tuning on reasoning, in which the tags around thoughts and answers weigh more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+from attrs.validators import gt, min_len
+
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import AlgorithmSpec, Needs
+
+
+@frozen(kw_only=True)
+class ReasonConfig:
+    """What weighs more, and how much."""
+
+    tag_weight: float = option(10.0, help="Weight of a tag's tokens; every other token weighs 1.", validator=gt(0.0))
+    tag: tuple[str, ...] = option(
+        ("<think>", "</think>", "<answer>", "</answer>"),
+        help="Text that is a tag; may be given several times.",
+        validator=min_len(1),
+    )
+
+
+@hookimpl
+def mm_algorithms() -> Iterable[AlgorithmSpec]:
+    """reason. Settings after MiniMind 2's."""
+    yield AlgorithmSpec(
+        name="reason",
+        summary="Supervised fine-tuning on reasoning; think and answer tags weigh more.",
+        target="mm.plugins.algorithms.reason.algorithm:Reason",
+        config=ReasonConfig,
+        needs=lambda config: Needs(data="chat"),
+        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 720},
+        starts_from=("dpo", "sft"),
+    )

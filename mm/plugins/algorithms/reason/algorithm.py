@@ -1,0 +1,80 @@
+"""Next-token prediction with weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mm.core.contracts import Algorithm, Metrics, Totals, Watch
+from mm.core.training.batch import Packed
+from mm.core.training.heads import linear_cross_entropy
+from mm.core.training.roles import Role
+from mm.core.training.tools import Tools
+from mm.plugins.algorithms.reason import ReasonConfig
+
+
+class Reason(Algorithm):
+    """The weighted mean negative log-likelihood over the global batch's target tokens.
+
+    A tag that is one token of the vocabulary is known by its id. Any other is looked for in the text: the tokens that
+    have a part of it weigh more there, and nowhere else.
+    """
+
+    config: ReasonConfig
+    watch: ClassVar[Mapping[str, Watch]] = {
+        "tags": Watch(low=1e-9, meaning="no tag was met, so every token weighs alike: rows with reasoning, or another --tag")
+    }
+
+    def __init__(self, config: ReasonConfig, models: Mapping[str, Role], tools: Tools) -> None:
+        super().__init__(config, models, tools)
+        self._bytes = tools.tokenizer.id_bytes
+        spelled = {tag.encode() for tag in config.tag}
+        ids = {index: text for index, text in enumerate(self._bytes) if text in spelled}
+        self._ids = torch.tensor(sorted(ids))
+        self._spelled = [re.escape(tag) for tag in sorted(spelled - set(ids.values()), key=len, reverse=True)]
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """The weights of all target tokens."""
+        return {"weights": float(self.weights(batch).sum())}
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        """The weighted sum over this pack's targets, divided by all weights of the step (1 where there are none)."""
+        host_M = self.weights(batch)
+        weights_M = host_M.to(batch.targets.device, non_blocking=True)
+
+        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+            return linear_cross_entropy(hidden.index_select(0, batch.target_index), weight, batch.targets, weights_M=weights_M)
+
+        total = self.models["policy"](batch, head=head)
+        tags = (weights_M != 1).sum().to(total.dtype)
+        metrics: Metrics = {"loss": (total.detach(), float(host_M.sum())), "tags": (tags, float(batch.num_targets))}
+        return total / max(1.0, totals["weights"]), metrics
+
+    def weights(self, batch: Packed) -> Tensor:
+        """weights_M, on the host."""
+        found = [torch.empty(0)]
+        for unit in batch.units:
+            for sequence in unit.sequences:
+                tagged = torch.isin(sequence.ids, self._ids) | self._in_spelled(sequence.ids)
+                learned = sequence.fields["learn"][1:]
+                found.append(torch.where(tagged[1:][learned], self.config.tag_weight, 1.0))
+        return torch.cat(found)
+
+    def _in_spelled(self, ids: Tensor) -> Tensor:
+        """Which tokens have a part of a tag that is several tokens."""
+        found = torch.zeros(len(ids), dtype=torch.bool)
+        if not self._spelled:
+            return found
+        pieces = [self._bytes[i] for i in ids.tolist()]
+        ends = torch.tensor(list(accumulate(map(len, pieces))))
+        for match in re.finditer(b"|".join(self._spelled), b"".join(pieces)):
+            first, last = torch.searchsorted(ends, torch.tensor([match.start(), match.end() - 1]), right=True).tolist()
+            found[first : last + 1] = True
+        return found
+
+
