@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
+from mm.core.settings import TrainSettings
 from mm.core.training.roles import Role
 from mm.core.training.trainer import Trainer
 from mm.core.training.updates import Updates
@@ -202,16 +204,17 @@ def test_no_tensor_is_read_between_log_intervals(
 def scaled(scale: float) -> tuple[Updates, nn.Parameter]:
     model = nn.Linear(3, 1, bias=False)
     nn.init.ones_(model.weight)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=0.0, fused=True)
+    model.config = SimpleNamespace(vocab_size=100)  # type: ignore[assignment]
+    settings = TrainSettings(learning_rate=0.5, weight_decay=0.0, clip_norm=0.0, schedule="constant")
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     roles = {"policy": Role("policy", model, trainable=True)}
-    return Updates(roles, {"policy": [optimizer]}, scaler, 0.0, torch.device("cpu")), model.weight
+    return Updates(roles, settings, scaler, torch.device("cpu"), []), model.weight
 
 
 def step(updates: Updates, weight: nn.Parameter, factor: float) -> dict[str, Any]:
     assert updates.scaler
     updates.scaler.scale((weight * factor).sum()).backward()  # type: ignore[no-untyped-call]
-    return updates.apply(0.5, 0)
+    return updates.apply(0, 10)
 
 
 def test_a_scaler_passes_over_a_step_that_overflows() -> None:
