@@ -123,6 +123,15 @@ def test_a_row_is_shown_token_by_token(folder: Path, tmp_path: Path) -> None:
     assert f"{len(ids)} tokens, {sum(learn)} learned" in "\n".join(lines)
 
 
+def test_rows_before_the_one_that_is_shown_may_be_bad(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n{"text": 3}\n{"text": \n{"text": "b"}\n')
+    assert run(data, "show", str(path), "--row", "4", "--tokenizer", str(folder)).output.startswith(f"{path}:4  text row")
+    for row, reason in (("2", ":2: text is a number"), ("3", ":3: not JSON")):
+        with pytest.raises(DataError, match=reason):
+            run(data, "show", str(path), "--row", row, "--tokenizer", str(folder))
+
+
 def test_a_built_in_source_shows_the_kind_that_is_asked_for(folder: Path) -> None:
     assert "text row" in run(data, "show", "greetings", "--tokenizer", str(folder)).output
     assert "chat row" in run(data, "show", "greetings", "--kind", "chat", "--tokenizer", str(folder)).output
