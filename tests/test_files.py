@@ -51,12 +51,19 @@ def test_strict_json_reads_what_json_writes(value: Any) -> None:
         ("[NaN]", "NaN"), ("-Infinity", "Infinity"), ("1e999", "too large"), ('"\\ud83d"', "surrogate"),
         ("[" * 65 + "]" * 65, "nested"),
         ("[" * 100_000, "nested"), ("9" * 5000, "limit"), ("[1,]", "at character"), ("", "at character 1"),
-        ('"\t"', "control character"),
+        ('"\t"', "control character at character 2$"),
     ],
 )  # fmt: skip
 def test_strict_json_refuses_what_others_cannot_read(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_json(text)
+
+
+def test_a_line_that_was_cut_ends_where_the_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": "cut\r\n{"a": 1}\n')
+    (_, _, cut), (_, _, whole) = entries(path)
+    assert "Unterminated string starting at character 7" in str(cut) and whole == {"a": 1}
 
 
 def test_strict_json_takes_pairs_and_depth_within_reason() -> None:
