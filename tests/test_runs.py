@@ -48,6 +48,25 @@ def test_runs_are_listed_the_newest_first(capsys: pytest.CaptureFixture[str]) ->
     assert all(f"{m['parameters']:,}" in line for m, line in zip(manifests, lines, strict=True))
 
 
+def test_a_run_whose_process_died_is_not_said_to_run(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = Path(shutil.copytree(workspace / "runs/second", tmp_path / "runs/killed"))
+    manifest = json.loads((killed / "manifest.json").read_text())
+    (killed / "manifest.json").write_text(json.dumps({**manifest, "name": "killed", "state": "running"}))
+    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
+
+    def said() -> tuple[str, str]:
+        assert cli.run(["runs"]) == 0
+        listed = capsys.readouterr().out.splitlines()[1].split()[2]
+        assert cli.run(["runs", "show", "killed"]) == 0
+        return listed, capsys.readouterr().out.splitlines()[0].split()[1]
+
+    with exclusive(killed / ".lock", "held"):
+        assert said() == ("running", "running")
+    assert said() == ("interrupted", "interrupted")
+
+
 def test_an_empty_workspace_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
     assert cli.run(["runs"]) == 0

@@ -123,7 +123,7 @@ def _print_table(found: list[RunFolder]) -> None:
         m = run.manifest
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m.get("created", 0)))
         step = f"{m.get('step', 0)}/{m.get('steps', '?')}"
-        table.add_row(run.name, m.get("algorithm", ""), m.get("state", ""), step, f"{m.get('parameters', 0):,}", created)
+        table.add_row(run.name, m.get("algorithm", ""), reading.state(run), step, f"{m.get('parameters', 0):,}", created)
     Console().print(table)
 
 
