@@ -58,14 +58,14 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
     from rich.console import Console
 
     from mm.core.data.sources import kinds_of, read_rows
-    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.core.data.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
     found = next(islice(read_rows(plugins, file, kind), number - 1, None), None)
     if found is None:
         raise UsageError(f"{file} has fewer than {number} rows.")
     position, row = found
-    tokenizer = Tokenizer.load(folder or DEFAULT_FOLDER)
+    tokenizer = Tokenizer.load(folder or DEFAULT)
     encoded = row.encode(tokenizer, max_length)
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
