@@ -87,6 +87,9 @@ def run(argv: Sequence[str]) -> int:
     except click.NoSuchOption as error:
         near = close_match(error.option_name, [o for p in (error.ctx.command.params if error.ctx else []) for o in p.opts])
         return _report(f"No such option: {error.option_name}.{near}", 2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         return _report(error.format_message(), error.exit_code)
     except MMError as error:

@@ -101,6 +101,11 @@ def test_rows_without_text_cannot_train_a_tokenizer(tmp_path: Path) -> None:
         run(tokenizer, "train", str(path), "--out", str(tmp_path / "out"))
 
 
+def test_the_shipped_tokenizer_is_described_by_its_name() -> None:
+    for words in ([], ["--tokenizer", "default"]):
+        assert run(tokenizer, "show", *words).output.startswith("default: 6400 tokens")
+
+
 def test_a_tokenizer_is_described(folder: Path) -> None:
     result = run(tokenizer, "show", "zebra 🙂", "--tokenizer", str(folder))
     made = Tokenizer.load(folder)

@@ -233,6 +233,12 @@ def test_a_folder_without_rows_is_a_usage_error(tmp_path: Path) -> None:
         list(source(tmp_path).rows())
 
 
+def test_plain_text_is_told_how_to_become_rows(tmp_path: Path) -> None:
+    (tmp_path / "书.txt").write_text("第一段。\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r'书\.txt: rows are read from .* lines of \{"text": "\.\.\."\} in a \.jsonl file'):
+        list(source(tmp_path / "书.txt").rows())
+
+
 def test_what_stands_here_is_recognised_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows").mkdir()
     monkeypatch.chdir(tmp_path)

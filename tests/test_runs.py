@@ -13,6 +13,7 @@ import pytest
 
 from mm import cli
 from mm.core.locks import exclusive
+from mm.plugins.commands.pictures import fonts_for
 from mm.testing import tiny_run
 
 SMALL = {
@@ -153,6 +154,28 @@ def test_an_unknown_run_gets_its_close_match(capsys: pytest.CaptureFixture[str])
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as a PNG's header says."""
     return struct.unpack(">II", path.read_bytes()[16:24])
+
+
+def test_letters_that_no_font_has_are_named_once(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    odd = stand_in(workspace, "nobody\U0010fffddraws")
+    (odd / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert cli.run(["runs", "plot", odd.name, "first", "--out", str(tmp_path / "odd.png")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("no installed font has \U0010fffd;") == 1 and len(said.splitlines()) == 1
+    assert not recwarn.list
+    shutil.rmtree(odd)
+
+
+def test_other_fonts_give_the_letters_that_the_first_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import font_manager
+
+    # a mathematical font of matplotlib stands for a Chinese one, which may not be there
+    fonts = [entry for entry in font_manager.fontManager.ttflist if entry.name == "STIXNonUnicode"]
+    (letter, *_) = [code for code in font_manager.get_font(fonts[0].fname).get_charmap() if code > 0xE000]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    assert fonts_for(f"abc{chr(letter)}\u4e8c") == (["DejaVu Sans", "STIXNonUnicode"], "\u4e8c")
 
 
 def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

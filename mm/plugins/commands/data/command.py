@@ -58,7 +58,7 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
     from rich.console import Console
 
     from mm.core.data.sources import kinds_of, open_rows
-    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.core.data.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
     source, reader = open_rows(plugins, file, kind)
@@ -69,7 +69,7 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
     if row is None:
         assert entry.error is not None
         raise entry.error
-    tokenizer = Tokenizer.load(folder or DEFAULT_FOLDER)
+    tokenizer = Tokenizer.load(folder or DEFAULT)
     encoded = row.encode(tokenizer, max_length)
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
