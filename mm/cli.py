@@ -123,9 +123,10 @@ def _report(message: str, code: int) -> int:
 
 def _warn(manager: PluginManager) -> None:
     broken = manager.broken()
-    if broken:
-        names = ", ".join(p.name for p in broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
-        click.echo(f"mm: broken: {names}; mm plugins NAME shows the traceback", err=True)
+    for plugin in broken[:3]:
+        click.echo(f"mm: broken: {plugin.name}: {plugin.reason}; mm plugins {plugin.name} shows the traceback", err=True)
+    if len(broken) > 3:
+        click.echo(f"mm: broken: {len(broken) - 3} more; mm plugins lists them", err=True)
     if stale := stale_parts(Path(__file__).parent):
         names = ", ".join(stale[:3])
         click.echo(f"mm: the installed entry points do not match the source ({names}): run pip install -e .", err=True)

@@ -80,7 +80,10 @@ def check_algorithm(
     from mm.core.conformance.algorithm import AlgorithmSuite
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
-    kind = spec.needs(spec.config() if spec.config else None).data
+    try:
+        kind = spec.needs(spec.config() if spec.config else None).data
+    except Exception:  # check_needs raises it again, and reports it
+        kind = ""
     units = tiny_units(kind, tokenizer, rows=rows, plugins=manager)
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
     return _run(AlgorithmSuite(spec, make_model, units, tokenizer, module))
