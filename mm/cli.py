@@ -87,6 +87,9 @@ def run(argv: Sequence[str]) -> int:
     except click.NoSuchOption as error:
         near = close_match(error.option_name, [o for p in (error.ctx.command.params if error.ctx else []) for o in p.opts])
         return _report(f"No such option: {error.option_name}.{near}", 2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.ClickException as error:
         return _report(error.format_message(), error.exit_code)
     except MMError as error:
@@ -120,9 +123,10 @@ def _report(message: str, code: int) -> int:
 
 def _warn(manager: PluginManager) -> None:
     broken = manager.broken()
-    if broken:
-        names = ", ".join(p.name for p in broken[:3]) + (f" and {len(broken) - 3} more" if len(broken) > 3 else "")
-        click.echo(f"mm: broken: {names}; mm plugins NAME shows the traceback", err=True)
+    for plugin in broken[:3]:
+        click.echo(f"mm: broken: {plugin.name}: {plugin.reason}; mm plugins {plugin.name} shows the traceback", err=True)
+    if len(broken) > 3:
+        click.echo(f"mm: broken: {len(broken) - 3} more; mm plugins lists them", err=True)
     if stale := stale_parts(Path(__file__).parent):
         names = ", ".join(stale[:3])
         click.echo(f"mm: the installed entry points do not match the source ({names}): run pip install -e .", err=True)

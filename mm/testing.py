@@ -76,7 +76,10 @@ def check_algorithm(
     from mm.core.conformance.algorithm import AlgorithmSuite
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
-    kind = spec.needs(spec.config() if spec.config else None).data
+    try:
+        kind = spec.needs(spec.config() if spec.config else None).data
+    except Exception:  # check_needs raises it again, and reports it
+        kind = ""
     typed = tiny_typed_rows(kind, rows=rows, plugins=manager)
     units = None if typed is None else _units(typed, tokenizer)
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731

@@ -48,6 +48,8 @@ def test_convert_says_what_it_chose_and_wrote(workspace: Path, capsys: pytest.Ca
     assert "--to llama: the only format that can hold this model\n" in shown.err
     assert "read back bit for bit" in shown.out
     assert "generation_config.json" in shown.out
+    modes = {path.name: path.stat().st_mode for path in (workspace / "out").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"], "whoever may read the folder may read its weights"
     assert cli.run(["convert", str(workspace / "out"), str(workspace / "back")]) == 0
     assert "--to native: LlamaForCausalLM into our own layout\n" in capsys.readouterr().err
     assert load_model_folder(PluginManager.discover(environ={}), workspace / "back", Backend()).config.hidden_size == 32

@@ -52,6 +52,7 @@ LINES: list[tuple[Any, str, str, str]] = [
     (chat(ASKED, {"role": "assistant", "tool_calls": "[{"}), "tool call", "error", "turn 2: tool_calls is not valid JSON"),
     (chat(ASKED, calling(), tools=[WEATHER]), "tool call", "error", "turn 2: weather: 'city' is a required property"),
     (chat(ASKED, calling(city="Rome", days="2"), tools=[WEATHER]), "tool call", "error", "turn 2: weather: '2' is not of type"),
+    (chat(ASKED, calling(), tools=[WEATHER], system="Be short."), "tool call", "error", "turn 2: weather: 'city' is a required"),
     (chat(ASKED, calling("wether"), tools=[WEATHER]), "tool call", "error", "turn 2: calls 'wether', which is not among"),
     (chat(ASKED, calling(city="Oslo"), tools=[WEATHER]), "", "", ""),
     (LONG, "too long", "warning", "longer than 800 tokens: what does not fit is not learned"),
@@ -99,7 +100,7 @@ def test_every_bad_row_is_named_and_counted(run: Any, rows: Path) -> None:
     assert [(f["line"], f["problem"], f["severity"]) for f in found["findings"]] == [e[:3] for e in expected]
     assert all(f["reason"].startswith(e[3]) for f, e in zip(found["findings"], expected, strict=True))
     assert (found["rows"], found["bad"], found["good"]) == (len(LINES), len(BAD), len(LINES) - len(BAD))
-    assert found["errors"]["tool call"] == {"rows": 4, "share": round(4 / len(LINES), 6)}
+    assert found["errors"]["tool call"] == {"rows": 5, "share": round(5 / len(LINES), 6)}
     assert found["files"] == [{"path": str(rows), "format": "chat", "rows": len(LINES)}]
     assert result.exit_code == 1
 

@@ -101,6 +101,11 @@ def test_rows_without_text_cannot_train_a_tokenizer(tmp_path: Path) -> None:
         run(tokenizer, "train", str(path), "--out", str(tmp_path / "out"))
 
 
+def test_the_shipped_tokenizer_is_described_by_its_name() -> None:
+    for words in ([], ["--tokenizer", "default"]):
+        assert run(tokenizer, "show", *words).output.startswith("default: 6400 tokens")
+
+
 def test_a_tokenizer_is_described(folder: Path) -> None:
     result = run(tokenizer, "show", "zebra 🙂", "--tokenizer", str(folder))
     made = Tokenizer.load(folder)
@@ -121,6 +126,15 @@ def test_a_row_is_shown_token_by_token(folder: Path, tmp_path: Path) -> None:
     assert [int(row[1]) for row in rows] == ids
     assert [row[-1] == "yes" for row in rows] == learn
     assert f"{len(ids)} tokens, {sum(learn)} learned" in "\n".join(lines)
+
+
+def test_rows_before_the_one_that_is_shown_may_be_bad(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n{"text": 3}\n{"text": \n{"text": "b"}\n')
+    assert run(data, "show", str(path), "--row", "4", "--tokenizer", str(folder)).output.startswith(f"{path}:4  text row")
+    for row, reason in (("2", ":2: text is a number"), ("3", ":3: not JSON")):
+        with pytest.raises(DataError, match=reason):
+            run(data, "show", str(path), "--row", row, "--tokenizer", str(folder))
 
 
 def test_a_built_in_source_shows_the_kind_that_is_asked_for(folder: Path) -> None:

@@ -251,3 +251,23 @@ def test_what_a_folder_holds_is_read_in_the_order_of_its_files(tmp_path: Path) -
         assert store.row(index) == Deed(json.loads(Path(position.path).read_text().splitlines()[position.line - 1])["deed"])
 
 
+
+
+def test_a_format_whose_helpers_change_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an edited helper would be given what the old one made."""
+    from importlib import import_module, reload
+
+    from mm.core.data.encoding import code_digest
+
+    package = tmp_path / "some_format"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "helper.py").write_text("def clean(text):\n    return text\n")
+    (package / "format.py").write_text("from some_format.helper import clean\n\n\ndef parse(text):\n    return clean(text)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_module("some_format.format")
+    before = code_digest("some_format.format")
+    assert before == code_digest("some_format.format")
+    (package / "helper.py").write_text("def clean(text):\n    return text.strip()\n")
+    reload(import_module("some_format.helper"))
+    assert code_digest("some_format.format") != before

@@ -51,12 +51,19 @@ def test_strict_json_reads_what_json_writes(value: Any) -> None:
         ("[NaN]", "NaN"), ("-Infinity", "Infinity"), ("1e999", "too large"), ('"\\ud83d"', "surrogate"),
         ("[" * 65 + "]" * 65, "nested"),
         ("[" * 100_000, "nested"), ("9" * 5000, "limit"), ("[1,]", "at character"), ("", "at character 1"),
-        ('"\t"', "control character"),
+        ('"\t"', "control character at character 2$"),
     ],
 )  # fmt: skip
 def test_strict_json_refuses_what_others_cannot_read(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_json(text)
+
+
+def test_a_line_that_was_cut_ends_where_the_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": "cut\r\n{"a": 1}\n')
+    (_, _, cut), (_, _, whole) = entries(path)
+    assert "Unterminated string starting at character 7" in str(cut) and whole == {"a": 1}
 
 
 def test_strict_json_takes_pairs_and_depth_within_reason() -> None:
@@ -224,6 +231,12 @@ def test_a_folder_without_rows_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(UsageError, match=r"is a folder without \.jsonl"):
         list(source(tmp_path).rows())
+
+
+def test_plain_text_is_told_how_to_become_rows(tmp_path: Path) -> None:
+    (tmp_path / "书.txt").write_text("第一段。\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r'书\.txt: rows are read from .* lines of \{"text": "\.\.\."\} in a \.jsonl file'):
+        list(source(tmp_path / "书.txt").rows())
 
 
 def test_what_stands_here_is_recognised_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,3 +246,19 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
 def test_paths_are_recognised(locator: str, expected: bool) -> None:
     (spec,) = files.mm_sources()
     assert spec.recognise(locator) is expected
+
+
+class Careless(TextFormat):
+    def parse(self, row: Mapping[str, Any]) -> Any:
+        return row["body"] if "body" in row else row["text"]["en"]
+
+
+def test_a_format_that_fails_says_at_which_row_and_what_it_should_have_made() -> None:
+    spec = FormatSpec(
+        name="careless", summary="Careless.", target=f"{__name__}:Careless", row="text", recognise=lambda row: True
+    )
+    with pytest.raises(TypeError, match="format careless made a str of a row"):
+        RowReader([spec]).parse(AT, {"body": "x"})
+    with pytest.raises(TypeError) as error:
+        RowReader([spec]).parse(AT, {"text": "x"})
+    assert error.value.__notes__ == [f"while format careless read {AT.path}:{AT.line}"]

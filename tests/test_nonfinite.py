@@ -198,6 +198,27 @@ def test_no_tensor_is_read_between_log_intervals(
         train(tmp_path, plugins, max_steps=12, optimizer="muon", run="muon")
 
 
+class NoNumber(Callback):
+    """Makes the loss of every step no number, and leaves its gradients as they are."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        loss, algorithm = trainer.algorithm.loss, trainer.algorithm
+
+        def spoiled(*arguments: Any) -> Any:
+            value, metrics = loss(*arguments)
+            return value + torch.nan, metrics
+
+        algorithm.loss = spoiled  # type: ignore[method-assign]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_though_its_gradients_are_finite(
+    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+) -> None:
+    watchers.append(NoNumber())
+    with pytest.raises(MMError, match=r"Step 1 gave.*all layers' outputs are finite, the loss is not"):
+        train(tmp_path, plugins)
+
+
 # ---- fp16
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -223,7 +224,9 @@ def test_an_import_error_of_a_part_names_its_plugin(install: Install) -> None:
 
 
 CALLBACKS = HEAD + """
-class Watch:
+from mm.core.contracts import Callback
+
+class Watch(Callback):
     def __init__(self, run): self.run = run
 
 @hookimpl
@@ -250,6 +253,35 @@ def test_callbacks_are_asked_one_by_one(install: Install) -> None:
     strict.strict = True
     with pytest.raises(UsageError, match="MM_PLUGINS_STRICT"):
         strict.callbacks("the run", print)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("    yield Watch(", "    yield Watch or ("), r"<class .*Watch'>, which is no object of a subclass of .*Callback"),
+        (("def __init__", "def on_stp(self): pass\n    def __init__"), "Watch.on_stp: no such event. Did you mean 'on_step'"),
+    ],
+)
+def test_a_callback_that_nothing_would_call_is_said(install: Install, change: tuple[str, str], message: str) -> None:
+    source = CALLBACKS.format(arguments="run", value="run").replace(*change)
+    install("odd", {"callbacks.odd": f"odd_{len(source)}"}, {f"odd_{len(source)}.py": source})
+    reported: list[str] = []
+    assert not PluginManager.discover(environ={}).callbacks("the run", reported.append)
+    (line,) = reported
+    assert re.search(message, line)
+
+
+@pytest.mark.parametrize("name", ["wrong", "wrong.py", "./wrong.py"])
+def test_a_broken_file_is_described_by_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mm.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.py").write_text("raise RuntimeError('why it is broken')")
+    assert run(["-p", "./wrong.py", "plugins", name]) == 0
+    told = capsys.readouterr()
+    assert "Traceback" in told.out and "RuntimeError: why it is broken" in told.err
 
 
 def test_a_plugin_without_parts_is_listed(install: Install) -> None:

@@ -181,3 +181,12 @@ def test_one_command_object_serves_many_lines(plugins: PluginManager) -> None:
     assert "--beta" in first and "--zeta" not in first
     assert "--zeta" in second and "--beta" not in second
     assert second.count("--learning-rate FLOAT") == 1
+
+
+def test_the_algorithms_table_of_a_file_and_a_lone_text_for_a_list_are_answered_with_the_cure() -> None:
+    plugins = PluginManager.discover(environ={})
+    values = {"algo": "sft", "sft_max_steps": 3}
+    with pytest.raises(UsageError, match=r"bare: --max-steps, in a file max_steps above all tables. \(from run.toml\)"):
+        resolve(plugins, [Layer(origin="run.toml", values=values)])
+    with pytest.raises(UsageError, match=r"--data \(run.toml\): .* got 'skills'. Write it as \['skills'\]"):
+        resolve(plugins, [Layer(origin="run.toml", values={"algo": "sft", "data": "skills"})])

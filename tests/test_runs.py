@@ -15,6 +15,7 @@ import pytest
 
 from mm import cli
 from mm.core.locks import exclusive
+from mm.plugins.commands.pictures import fonts_for
 from mm.testing import tiny_run
 
 SMALL = {
@@ -48,6 +49,25 @@ def test_runs_are_listed_the_newest_first(capsys: pytest.CaptureFixture[str]) ->
     manifests = json.loads(capsys.readouterr().out)
     assert [m["name"] for m in manifests] == ["second", "first"]
     assert all(f"{m['parameters']:,}" in line for m, line in zip(manifests, lines, strict=True))
+
+
+def test_a_run_whose_process_died_is_not_said_to_run(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = Path(shutil.copytree(workspace / "runs/second", tmp_path / "runs/killed"))
+    manifest = json.loads((killed / "manifest.json").read_text())
+    (killed / "manifest.json").write_text(json.dumps({**manifest, "name": "killed", "state": "running"}))
+    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
+
+    def said() -> tuple[str, str]:
+        assert cli.run(["runs"]) == 0
+        listed = capsys.readouterr().out.splitlines()[1].split()[2]
+        assert cli.run(["runs", "show", "killed"]) == 0
+        return listed, capsys.readouterr().out.splitlines()[0].split()[1]
+
+    with exclusive(killed / ".lock", "held"):
+        assert said() == ("running", "running")
+    assert said() == ("interrupted", "interrupted")
 
 
 def test_an_empty_workspace_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +156,28 @@ def test_an_unknown_run_gets_its_close_match(capsys: pytest.CaptureFixture[str])
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as a PNG's header says."""
     return struct.unpack(">II", path.read_bytes()[16:24])
+
+
+def test_letters_that_no_font_has_are_named_once(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    odd = stand_in(workspace, "nobody\U0010fffddraws")
+    (odd / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert cli.run(["runs", "plot", odd.name, "first", "--out", str(tmp_path / "odd.png")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("no installed font has \U0010fffd;") == 1 and len(said.splitlines()) == 1
+    assert not recwarn.list
+    shutil.rmtree(odd)
+
+
+def test_other_fonts_give_the_letters_that_the_first_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import font_manager
+
+    # a mathematical font of matplotlib stands for a Chinese one, which may not be there
+    fonts = [entry for entry in font_manager.fontManager.ttflist if entry.name == "STIXNonUnicode"]
+    (letter, *_) = [code for code in font_manager.get_font(fonts[0].fname).get_charmap() if code > 0xE000]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    assert fonts_for(f"abc{chr(letter)}\u4e8c") == (["DejaVu Sans", "STIXNonUnicode"], "\u4e8c")
 
 
 def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from mm.core.contracts import Callback
@@ -141,6 +143,19 @@ def test_at_most_one_save_is_under_way(
     assert most == 1
     assert [e for e in watcher.events if e.startswith("step-")] == [f"step-{n:08d}" for n in range(1, 7)]
     assert len(list(run.checkpoints.iterdir())) == 6
+
+
+def test_a_full_disk_is_named_where_torch_complains_of_something_else() -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 2000:  # what is smaller still fits, and torch then writes the end of its file
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    with pytest.raises(RuntimeError) as raised:
+        torch.save(torch.zeros(1000), Full())
+    assert "No space left on device" not in str(raised.value)
+    assert "No space left on device" in checkpoint._reason(raised.value)
 
 
 @pytest.mark.parametrize("background", [True, False])

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mm.cli import run
 from mm.core.plugins import PluginManager
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "matplotlib", "tokenizers", "safetensors")
@@ -77,6 +78,12 @@ def test_answers_without_torch(results: dict[str, tuple[int, list[str], str]], l
     assert text in output
     assert "Traceback" not in output
     assert (code, loaded) == (expected, [])
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, usage in (([], "Usage: mm [OPTIONS]"), (["tokenizer"], "Usage: mm tokenizer [OPTIONS]")):
+        assert run(words) == 2
+        assert capsys.readouterr().err.startswith(usage)
 
 
 def test_importing_the_package_and_its_test_kit_loads_nothing_heavy() -> None:

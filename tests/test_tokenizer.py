@@ -167,6 +167,13 @@ def test_the_shipped_tokenizer_fits_the_template_and_both_languages() -> None:
         assert len(shipped.encode(text)) <= most
 
 
+def test_the_shipped_tokenizer_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Tokenizer.load("default").vocab_size == 6400
+    tokenizer.save("default")  # what stands there under that name is meant
+    assert Tokenizer.load("default").fingerprint == tokenizer.fingerprint
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]"])
 def test_a_folder_that_is_no_tokenizer_is_a_usage_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -12,8 +12,13 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
+from mm.core.errors import close_match
 from mm.core.hooks import GROUP
+
+if TYPE_CHECKING:
+    from mm.core.contracts import Callback
 
 
 def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[str]:
@@ -75,3 +80,15 @@ def check_hooks(module: ModuleType) -> None:
         raise TypeError(f"{unmarked[0]} is not marked with @hookimpl")
     if not named:
         raise TypeError(f"{module.__name__} implements no hook")
+
+
+def check_callback(found: Callback) -> Callback:
+    """The object, when it is a `Callback` and has no event that nothing calls. Raises TypeError."""
+    from mm.core.contracts import Callback
+
+    if not isinstance(found, Callback):
+        raise TypeError(f"it gave {found!r}, which is no object of a subclass of mm.core.contracts.Callback")
+    for name in dir(found):
+        if name.startswith("on_") and name not in Callback.events and callable(getattr(found, name)):
+            raise TypeError(f"{type(found).__name__}.{name}: no such event.{close_match(name, Callback.events)}")
+    return found

@@ -11,6 +11,20 @@ from pathlib import Path
 from mm.core.errors import UsageError
 
 
+def held(path: Path) -> bool:
+    """Whether a process has the lock file at `path`."""
+    import fcntl
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 @contextmanager
 def exclusive(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file at `path`. Raises UsageError when another process has it: `busy`, in which `{holder}` names it."""

@@ -164,4 +164,5 @@ def _mismatch(option: Option, value: Any, origin: str) -> UsageError:
     kind = option.base_type
     name = f"a list of {typing.get_args(kind)[0].__name__}" if typing.get_origin(kind) is tuple else kind.__name__
     name = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}.get(name, name)
-    return UsageError(f"{option.flag} ({origin}): expected {name}, got {value!r}.")
+    cure = f" Write it as [{value!r}]." if kind == tuple[str, ...] and isinstance(value, str) else ""
+    return UsageError(f"{option.flag} ({origin}): expected {name}, got {value!r}.{cure}")

@@ -16,7 +16,7 @@ import attrs
 import pluggy
 
 from mm.core import hooks
-from mm.core.discovery import check_hooks, entry_points, import_plugin, is_path, matches
+from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches
 from mm.core.errors import MMError, UsageError, close_match
 from mm.core.records import KINDS, Spec
 
@@ -47,6 +47,11 @@ class Plugin:
     def entry(self) -> str:
         """The name within its distribution: `kind.name`."""
         return self.name.rpartition(":")[2]
+
+    @property
+    def reason(self) -> str:
+        """The last line of the error."""
+        return self.error.strip().rpartition("\n")[2]
 
 
 class PluginManager:
@@ -125,7 +130,7 @@ class PluginManager:
         for implementation in self._pluggy.hook.mm_callbacks.get_hookimpls():
             try:
                 function: Callable[..., Iterable[Callback]] = implementation.function  # type: ignore[assignment]
-                found.extend(function(*([run] if implementation.argnames else [])))
+                found.extend(map(check_callback, function(*([run] if implementation.argnames else []))))
             except Exception as error:
                 plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
                 plugin.state, plugin.error = "broken", traceback.format_exc()

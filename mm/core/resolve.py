@@ -225,6 +225,11 @@ def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], selec
         algo = getattr(selection, "algo", "")
         using = f"; this run uses algorithm {algo!r}" if algo else ""
         return f"{flag} is an option of {names}{using}.", True
+    algo = getattr(selection, "algo", "") or ""
+    bare = key.removeprefix(f"{algo.replace('-', '_')}_")
+    if bare != key and bare in known:
+        own = "--" + bare.replace("_", "-")
+        return f"No such option: {flag}. An algorithm's options are bare: {own}, in a file {bare} above all tables.", False
     near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
     return f"No such option: {flag}.{near}", False
 

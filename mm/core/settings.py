@@ -40,7 +40,7 @@ class Selection:
     arch: str = option("", help="Architecture of a new model; leave out with --from.")
     preset: str = option("", help="Named sizes of the architecture.")
     from_: str = option("", help="Start from this run, Hugging Face folder or model folder.")
-    tokenizer: str = option("", help="Tokenizer folder for a new model.")
+    tokenizer: str = option("", help="Tokenizer folder for a new model; default is the one that comes with mm.")
     data: tuple[str, ...] = option(
         (), help="File or built-in source, or NAME:WEIGHT; may be given several times.", on_resume=True
     )

@@ -125,7 +125,11 @@ class _Job:
     def complaint(self, bad: BadRows) -> DataError:
         if self.skip_bad_rows:
             return bad.error(f"{self.source.locator}: none of its {bad.count:,} rows can be used.")
-        return bad.error(f"mm data check {self.source.locator} lists every such row; --skip-bad-rows leaves them out.")
+        where = self.source.locator
+        return bad.error(
+            f"mm data check {where} lists every such row, and its --fix writes the others to a new file; "
+            "mm train --skip-bad-rows leaves them out."
+        )
 
     def _first(self) -> tuple[Position, Mapping[str, Any], Row]:
         """The first row that can be used; it says what the key is made of."""

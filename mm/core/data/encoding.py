@@ -170,8 +170,16 @@ class ChunkBuilder:
 
 
 def code_digest(module: str) -> str:
-    """A hash of the source of a module that is loaded."""
-    return hashlib.sha256(Path(inspect.getfile(sys.modules[module])).read_bytes()).hexdigest()
+    """A hash of the source of a loaded module and of what it uses of its own package."""
+    package, waiting, sources = module.partition(".")[0], [module], dict[str, bytes]()
+    while waiting:
+        name = waiting.pop()
+        if name in sources or name not in sys.modules or name.partition(".")[0] != package:
+            continue
+        sources[name] = Path(inspect.getfile(sys.modules[name])).read_bytes()
+        used = [v for v in vars(sys.modules[name]).values() if inspect.isclass(v) or inspect.isfunction(v)]
+        waiting += [v.__module__ for v in used]
+    return hashlib.sha256(b"".join(sources[name] for name in sorted(sources))).hexdigest()
 
 
 def _format(work: Work) -> Format:

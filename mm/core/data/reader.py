@@ -46,6 +46,11 @@ class RowReader:
             parsed = format.parse(row)
         except DataError as error:
             raise at(position, error) from None
+        except Exception as error:
+            error.add_note(f"while format {spec.name} read {position.path}:{position.line}")
+            raise
+        if not hasattr(parsed, "kind"):
+            raise TypeError(f"format {spec.name} made a {type(parsed).__name__} of a row, not a row with kind and encode")
         if not (spec.fits(row, self.row_kind) or spec.fits(_filled(row), self.row_kind)):
             reason = f"no {spec.name} row, which the first row of the file is (keys: {_keys(row)})"
             raise DataError(reason, position.path, position.line, problem="unknown format")

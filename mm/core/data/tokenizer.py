@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer as Backend
 
+DEFAULT = "default"
 DEFAULT_FOLDER = Path(__file__).with_name("default_tokenizer")
 DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
@@ -37,9 +38,11 @@ class Tokenizer:
         self._template = ChatTemplate(files.template, control, files.special)
 
     @classmethod
-    def load(cls, folder: str | Path = DEFAULT_FOLDER) -> Tokenizer:
-        """Read a folder with tokenizer.json; without an argument, the tokenizer that is shipped. Raises UsageError."""
-        return cls(read_folder(Path(folder)))
+    def load(cls, folder: str | Path = DEFAULT) -> Tokenizer:
+        """Read a folder with tokenizer.json. "default" is the tokenizer that is shipped, unless such a folder is here.
+        Raises UsageError."""
+        shipped = str(folder) == DEFAULT and not Path(DEFAULT).is_dir()
+        return cls(read_folder(DEFAULT_FOLDER if shipped else Path(folder)))
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and chat_template.jinja."""

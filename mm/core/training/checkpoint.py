@@ -106,7 +106,10 @@ def _together(world: World, part: Callable[[], None] | None) -> None:
 def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    return f"{type(error).__name__}: {error}"
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError):  # a full disk is what torch's "unexpected pos" came out of
+        cause = cause.__context__
+    return f"{type(cause or error).__name__}: {cause or error}"
 
 
 def _not_saved(folder: Path, step: int, error: Exception) -> str:

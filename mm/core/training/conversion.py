@@ -71,7 +71,7 @@ class Converter(ABC):
 
         The folder takes its name only when every tensor came back bit for bit. Raises Unsupported before writing.
         """
-        from safetensors.torch import save_file
+        from mm.core.training.models import WEIGHTS, save_weights
 
         config = self.write_config(loaded.config, loaded.tokenizer)
         own = named_tensors(loaded.model)
@@ -79,7 +79,7 @@ class Converter(ABC):
         state = cast(self.rules(loaded.config).to_theirs(own), dtype)
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
         with whole_folder(folder, index=False) as path:
-            save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+            save_weights(state, path / WEIGHTS)
             _write_json(path / "config.json", config)
             _write_json(path / "generation_config.json", generation_config(loaded.tokenizer))
             loaded.tokenizer.save(path)

@@ -88,9 +88,13 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors to a safetensors file. Equal weights give equal bytes.
 
-    `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time.
+    `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time. The library
+    makes files that only their owner may read; these are like any other file.
     """
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def load_model_folder(

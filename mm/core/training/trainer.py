@@ -195,8 +195,9 @@ class Trainer:
                 contexts.enter_context(accumulate(role.module, last))
             with phase("forward"):
                 loss, metrics = self.loss(batch.to(self.device), totals)
-            # data-parallel wrappers average over ranks; the loss is already divided by the global totals
-            loss = loss * self.world.size
+            # data-parallel wrappers average over ranks; the loss is already divided by the global totals. Nothing times a
+            # loss that is no number is none either: its gradients are then not finite, on any rank, though they might be
+            loss = loss * (self.world.size + 0 * loss.detach())
             with phase("backward"):
                 (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
         self.meter.add(metrics)

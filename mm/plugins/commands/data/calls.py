@@ -30,13 +30,14 @@ class SchemaFault(Exception):
     """The schema of a tool that no call can be held against."""
 
 
-def call_faults(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong with the calls, turn by turn. A row without tools has nothing that its calls could contradict.
+def call_faults(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], first: int = 1) -> Iterator[str]:
+    """What is wrong with the calls, turn by turn; `first` is the number of the first one. A row without tools has nothing
+    that its calls could contradict.
 
     Raises SchemaFault.
     """
     schemas = {schema["name"]: schema.get("parameters") for tool in tools for schema in [tool.get("function", tool)]}
-    for number, message in enumerate(messages, 1):
+    for number, message in enumerate(messages, first):
         for call in message.tool_calls if tools else ():
             if call.name not in schemas:
                 yield f"turn {number}: calls {call.name!r}, which is not among the tools of the row"
@@ -53,7 +54,9 @@ def _fault(arguments: Mapping[str, Any], schema: str, name: str) -> str:
         raise SchemaFault(f"the parameters of {name} are no JSON schema ({fault.message} at {fault.json_path})") from None
     except (RecursionError, Unresolvable) as fault:
         raise SchemaFault(f"the parameters of {name} refer to what is not there ({type(fault).__name__})") from None
-    return f"{error.message} at {error.json_path}" if error else ""
+    if not error:
+        return ""
+    return str(error.message) if error.json_path == "$" else f"{error.message} at {error.json_path}"
 
 
 @lru_cache(maxsize=1024)

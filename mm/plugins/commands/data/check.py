@@ -36,13 +36,13 @@ def check(
     gives nothing to learn, and keeps what is only too long.
     """
     from mm.core.data.sources import kinds_of, open_rows
-    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.core.data.tokenizer import DEFAULT, Tokenizer
     from mm.plugins.commands.data.checking import Checker
     from mm.plugins.commands.data.fixing import fixed_file
     from mm.plugins.commands.data.progress import read_with_bar
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
 
-    checker, counts = Checker(Tokenizer.load(folder or DEFAULT_FOLDER), max_length), Counts()
+    checker, counts = Checker(Tokenizer.load(folder or DEFAULT), max_length), Counts()
     report = JsonReport() if as_json else TextReport(warnings)
     with fixed_file(out, files) as fixed:
         for name in files:

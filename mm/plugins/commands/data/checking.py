@@ -49,26 +49,27 @@ class Checker:
             assert entry.error is not None
             return [Finding(entry.position, entry.error.problem, entry.error.reason)]
         try:
-            found = [Finding(entry.position, problem, reason, True) for problem, reason in self._warnings(entry.row)]
+            first = 0 if (entry.raw or {}).get("system") else 1  # a text beside the turns is none of them
+            found = [Finding(entry.position, problem, reason, True) for problem, reason in self._warnings(entry.row, first)]
         except DataError as error:
             error = at(entry.position, error)
             return [Finding(entry.position, error.problem, error.reason)]
         return found
 
-    def _warnings(self, row: Row) -> Iterator[tuple[str, str]]:
+    def _warnings(self, row: Row, first: int) -> Iterator[tuple[str, str]]:
         """Problem and reason. Raises DataError for what is worse."""
-        yield from self._of_calls(row)
+        yield from self._of_calls(row, first)
         yield from self._of_length(row)
         digest = hashlib.blake2b(repr(row).encode(), digest_size=8).digest()
         if digest in self._seen:
             yield REPEATED, "the same row stands further up"
         self._seen.add(digest)
 
-    def _of_calls(self, row: Row) -> Iterator[tuple[str, str]]:
+    def _of_calls(self, row: Row, first: int) -> Iterator[tuple[str, str]]:
         from mm.plugins.commands.data.calls import SchemaFault, call_faults
 
         try:
-            fault = next(call_faults(getattr(row, "messages", ()), getattr(row, "tools", ())), None)
+            fault = next(call_faults(getattr(row, "messages", ()), getattr(row, "tools", ()), first), None)
         except SchemaFault as error:
             yield TOOL_SCHEMA, str(error)
             return

@@ -57,15 +57,19 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned."""
     from rich.console import Console
 
-    from mm.core.data.sources import kinds_of, read_rows
-    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.core.data.sources import kinds_of, open_rows
+    from mm.core.data.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
-    found = next(islice(read_rows(plugins, file, kind), number - 1, None), None)
-    if found is None:
+    source, reader = open_rows(plugins, file, kind)
+    entry = next(islice(reader.read(source), number - 1, None), None)
+    if entry is None:
         raise UsageError(f"{file} has fewer than {number} rows.")
-    position, row = found
-    tokenizer = Tokenizer.load(folder or DEFAULT_FOLDER)
+    position, row = entry.position, entry.row
+    if row is None:
+        assert entry.error is not None
+        raise entry.error
+    tokenizer = Tokenizer.load(folder or DEFAULT)
     encoded = row.encode(tokenizer, max_length)
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""

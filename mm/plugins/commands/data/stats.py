@@ -27,10 +27,10 @@ def stats(
     plugins: PluginManager, file: str, folder: Path | None, max_length: int, kind: str, as_json: bool, png: Path | None
 ) -> None:
     """Count what is in FILE: lengths, roles, languages, what is learned, and what --max-length cuts off."""
-    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+    from mm.core.data.tokenizer import DEFAULT, Tokenizer
     from mm.plugins.commands.data.statistics import Statistics
 
-    found = Statistics(Tokenizer.load(folder or DEFAULT_FOLDER), max_length)
+    found = Statistics(Tokenizer.load(folder or DEFAULT), max_length)
     _collect(plugins, file, kind, found)
     if not found.rows:
         raise UsageError(f"{file} has no row that can be used; mm data check says why.")

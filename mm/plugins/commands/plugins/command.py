@@ -61,7 +61,8 @@ def show(manager: PluginManager, name: str) -> None:
 def new(manager: PluginManager, name: str, kind: str, out: str) -> None:
     """Write a package with a working part called NAME, its tests and a README."""
     folder = scaffold.write(manager, name, kind, Path(out))
-    click.echo(f"Wrote {folder}. Next:\n  pip install -e {folder}\n  mm plugins check {kind}.{name}\n  pytest {folder}")
+    steps = (f"pip install -e {folder}", f"mm plugins check {kind}.{name}", f"pip install pytest && pytest {folder}")
+    click.echo("\n  ".join((f"Wrote {folder}. Next:", *steps)))
 
 
 @plugins.command()

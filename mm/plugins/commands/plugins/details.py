@@ -31,7 +31,7 @@ def describe(manager: PluginManager, name: str) -> str:
         ]
         if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
             texts.append(_lines(f"{plugin.name} is broken.", _origin(plugin)) + f"\n\n{plugin.error.strip()}")
-        elif plugin.state == "active" and not plugin.records and not plugin.blocked and name in (plugin.name, plugin.entry):
+        elif plugin.state == "active" and not plugin.records and not plugin.blocked and name in part_names(plugin, plugin.entry):
             texts.append(_lines(f"{plugin.name} brings no part.", _origin(plugin)))
     if not texts:
         raise UsageError(unknown(manager, name))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
+from mm.core.discovery import is_path
 from mm.core.errors import UsageError, close_match
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import KINDS, Spec
@@ -47,6 +50,8 @@ def find(manager: PluginManager, name: str) -> list[tuple[Plugin, Spec]]:
 def unknown(manager: PluginManager, name: str) -> str:
     """The message for a name that means nothing active, with what is near it and why it may be missing."""
     for plugin in manager.plugins:
+        if plugin.state == "active" and not plugin.records and name in part_names(plugin, plugin.entry):
+            return f"{name!r} brings no part: there is nothing to check."
         if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
             return f"{name!r} is broken: mm plugins {name} shows the traceback."
         for part, block in plugin.blocked.items():
@@ -62,8 +67,14 @@ def names_of(plugin: Plugin, spec: Spec) -> set[str]:
 
 
 def part_names(plugin: Plugin, part: str) -> set[str]:
-    """What a part `kind.name` of a plugin answers to."""
-    return {part, part.partition(".")[2] or part, plugin.name, plugin.entry}
+    """What a part `kind.name` of a plugin answers to; one of a file also to the file, as it may be written."""
+    names = {part, plugin.name, plugin.entry}
+    if part != plugin.value:  # which has dots of its own
+        names.add(part.partition(".")[2] or part)
+    if is_path(plugin.value):
+        near = os.path.relpath(plugin.value)
+        names |= {Path(near).name, Path(near).stem, near, os.path.join(".", near)}
+    return names
 
 
 def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
@@ -97,7 +108,7 @@ def _rows_of(plugin: Plugin) -> list[Row]:
     for part, block in plugin.blocked.items():
         found.append(Row(**_entry(part), state="blocked", reason=f"blocked by {block}", **shared))
     if plugin.state == "broken":
-        reason = plugin.error.strip().rpartition("\n")[2]
+        reason = plugin.reason
         found.append(Row(**_entry(plugin.entry), state="broken", reason=reason, **shared))
     return found or [Row(kind="-", name=plugin.entry, summary=f"Implements {', '.join(plugin.hooks)}.", **shared)]
 

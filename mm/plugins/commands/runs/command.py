@@ -22,8 +22,18 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
     """List the runs of this workspace, the newest first."""
-    if ctx.invoked_subcommand:
-        return
+    if not ctx.invoked_subcommand:
+        _list(as_json)
+
+
+@runs.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """List the runs, as `mm runs` alone does."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
     found = Workspace.here().runs()
     if as_json:
         _print_json([run.manifest for run in found])
@@ -52,6 +62,8 @@ def show(name: str, as_json: bool) -> None:
         for part in manifest.get(kind, []):
             counts = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['digest'][:12]}"
             click.echo(f"{kind:<24} {part['locator']}: {counts}")
+    for path in sorted(run.evals.glob("*.json")):
+        click.echo(f"{'evaluation':<24} {path}")
     for note in manifest.get("notes", []):
         click.echo(f"{'note':<24} {note}")
     click.echo("settings")
@@ -127,7 +139,7 @@ def _print_table(found: list[RunFolder]) -> None:
         m = run.manifest
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m.get("created", 0)))
         step = f"{m.get('step', 0)}/{m.get('steps', '?')}"
-        table.add_row(run.name, m.get("algorithm", ""), m.get("state", ""), step, f"{m.get('parameters', 0):,}", created)
+        table.add_row(run.name, m.get("algorithm", ""), reading.state(run), step, f"{m.get('parameters', 0):,}", created)
     Console().print(table)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mm.core.errors import UsageError, close_match
 from mm.core.workspace import RunFolder
+from mm.plugins.commands.pictures import pyplot, save
 from mm.plugins.commands.runs.reading import metric_lines
 
 
@@ -28,22 +29,13 @@ def plot_runs(runs: Sequence[RunFolder], metrics: Sequence[str], out: Path, *, a
 
     One panel a metric holds all runs; `apart`, each run has a column of its own.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = [[run] for run in runs] if apart else [list(runs)]
     shape = (len(metrics), len(columns))
-    figure, axes = pyplot.subplots(*shape, figsize=(5.5 * shape[1], 4 * shape[0]), squeeze=False)
+    figure, axes = pyplot().subplots(*shape, figsize=(5.5 * shape[1], 4 * shape[0]), squeeze=False)
     for row, metric in zip(axes, metrics, strict=True):
         for axis, shown in zip(row, columns, strict=True):
             _panel(axis, shown, metric)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    pyplot.close(figure)
-    return out
+    return save(figure, out)
 
 
 def _panel(axis: Any, runs: Sequence[RunFolder], metric: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mm.core.locks import held
 from mm.core.run import read_toml
 from mm.core.workspace import RunFolder
 
@@ -24,10 +25,16 @@ def settings(run: RunFolder) -> dict[str, Any]:
     return read_toml(run.path / "run.toml")
 
 
+def state(run: RunFolder) -> str:
+    """The state in the manifest; "interrupted" for a run whose process ended without a word."""
+    said = str(run.manifest.get("state", ""))
+    return "interrupted" if said == "running" and not held(run.path / ".lock") else said
+
+
 def figures(run: RunFolder) -> dict[str, Any]:
     """How far it came, the best evaluation, and the last value of each metric."""
     manifest = run.manifest
-    found = {key: manifest[key] for key in _FACTS if manifest.get(key) not in (None, "")}
+    found = {key: manifest[key] for key in _FACTS if manifest.get(key) not in (None, "")} | {"state": state(run)}
     found |= {f"best {key}": value for key, value in manifest.get("best", {}).items()}
     for line in metric_lines(run):
         found |= {name: value for name, value in line.items() if name not in _CLOCKS}

@@ -57,15 +57,15 @@ def train(
 
 @tokenizer.command()
 @click.argument("text", required=False)
-@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
-def show(text: str | None, folder: Path | None) -> None:
+@click.option("--tokenizer", "name", default="default", show_default=True, help="A folder, a run or a model.")
+def show(text: str | None, name: str) -> None:
     """Describe a tokenizer, and how it cuts TEXT."""
-    from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
     from mm.core.data.vocabulary import readable
+    from mm.plugins.commands.tokenizer.report import open_tokenizer
 
-    found = Tokenizer.load(folder or DEFAULT_FOLDER)
+    found = open_tokenizer(name, Workspace.here())
     names = {found.bos_id: "begin", found.eos_id: "end", found.pad_id: "padding"}
-    click.echo(f"{folder or DEFAULT_FOLDER}: {found.vocab_size} tokens, fingerprint {found.fingerprint}")
+    click.echo(f"{name}: {found.vocab_size} tokens, fingerprint {found.fingerprint}")
     click.echo(f"chat template {found.template_digest if found.template else 'none'}")
     for index, name in sorted((i, name) for i, name in names.items() if i is not None):
         click.echo(f"{index:>6}  {found.id_bytes[index].decode()}  ({name})")
@@ -90,10 +90,10 @@ def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str,
     from rich.console import Console
 
     from mm.core.data.tokenizer_training import texts_of
-    from mm.plugins.commands.tokenizer.report import DEFAULT, open_tokenizer, report_of, samples, table_of
+    from mm.plugins.commands.tokenizer.report import open_tokenizer, report_of, samples, table_of
 
     workspace = Workspace.here()
-    opened = {name: open_tokenizer(name, workspace) for name in tokenizers or (DEFAULT,)}
+    opened = {name: open_tokenizer(name, workspace) for name in tokenizers or ("default",)}
     texts = samples() | {locator: list(texts_of(_rows(plugins, locator))) for locator in data}
     reports = [report_of(name, found, texts) for name, found in opened.items()]
     if as_json:

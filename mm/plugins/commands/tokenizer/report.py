@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
+from mm.core.data.tokenizer import DEFAULT, Tokenizer
 from mm.core.errors import UsageError
 from mm.core.workspace import Workspace, find_model
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-DEFAULT = "default"
 _SAMPLES = Path(__file__).with_name("samples.jsonl")
 _DIGIT_ROWS = 60
 
@@ -45,9 +44,7 @@ def report_of(name: str, tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]
 
 def open_tokenizer(text: str, workspace: Workspace) -> Tokenizer:
     """The shipped tokenizer ("default"), a tokenizer folder's, or a run's or model's. Raises UsageError otherwise."""
-    if text == DEFAULT:
-        return Tokenizer.load(DEFAULT_FOLDER)
-    if (Path(text) / "tokenizer.json").is_file():
+    if text == DEFAULT or (Path(text) / "tokenizer.json").is_file():
         return Tokenizer.load(text)
     try:
         return Tokenizer.load(find_model(text, workspace))

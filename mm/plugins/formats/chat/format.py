@@ -8,7 +8,7 @@ from typing import Any
 from mm.core.contracts import Format
 from mm.core.data.messages import conversation_of
 from mm.core.data.rows import ChatRow
-from mm.plugins.formats.turns import parse_turns, with_system
+from mm.plugins.formats.turns import beside_system, parse_turns
 
 
 class ChatFormat(Format):
@@ -17,6 +17,5 @@ class ChatFormat(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
         """The conversation, which must end with the assistant. Raises DataError naming the turn and what is wrong."""
-        turns = conversation_of(row)
-        messages, tools = parse_turns(row, with_system(row, turns) if isinstance(turns, list) else turns)
-        return ChatRow(messages, tools)
+        messages, tools = parse_turns(row, conversation_of(row))
+        return ChatRow(beside_system(row, messages), tools)

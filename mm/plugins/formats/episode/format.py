@@ -9,7 +9,7 @@ from mm.core.contracts import Format
 from mm.core.data.messages import conversation_of, kind_of
 from mm.core.errors import DataError, Problem
 from mm.plugins.formats.episode.row import EpisodeRow
-from mm.plugins.formats.turns import parse_turns, with_system, without_answer
+from mm.plugins.formats.turns import beside_system, parse_turns, without_answer
 
 
 class EpisodeFormat(Format):
@@ -21,9 +21,7 @@ class EpisodeFormat(Format):
         if not isinstance(expected, list):
             problem: Problem = "missing field" if expected is None else "wrong type"
             raise DataError(f"gt is {kind_of(expected)}, expected a list", problem=problem)
-        turns = conversation_of(row)
-        turns = with_system(row, turns) if isinstance(turns, list) else turns
-        messages, tools = parse_turns(row, turns, complete=False)
+        messages, tools = parse_turns(row, conversation_of(row), complete=False)
         if expected and not tools:
             raise DataError(f"gt expects {len(expected)} calls, and the row has no tools", problem="missing field")
-        return EpisodeRow(without_answer(messages), tools, row, tuple(expected))
+        return EpisodeRow(without_answer(beside_system(row, messages)), tools, row, tuple(expected))

@@ -9,7 +9,7 @@ from mm.core.contracts import Format
 from mm.core.data.messages import conversation_of
 from mm.core.errors import DataError
 from mm.plugins.formats.prompt.row import PromptRow
-from mm.plugins.formats.turns import parse_turns, said_by, with_system, without_answer
+from mm.plugins.formats.turns import beside_system, parse_turns, said_by, without_answer
 
 
 class PromptFormat(Format):
@@ -22,6 +22,6 @@ class PromptFormat(Format):
         if turns is not None and row.get("prompt") is not None:
             raise DataError("both prompt and a conversation: leave one of them out")
         name = "prompt" if turns is None else "conversation"
-        asked = with_system(row, said_by(row.get("prompt") if turns is None else turns, "user", name))
+        asked = said_by(row.get("prompt") if turns is None else turns, "user", name)
         messages, tools = parse_turns(row, asked, complete=False)
-        return PromptRow(without_answer(messages), tools, row)
+        return PromptRow(without_answer(beside_system(row, messages)), tools, row)

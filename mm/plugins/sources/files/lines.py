@@ -18,4 +18,4 @@ def read_lines(path: str, file: BinaryIO) -> Iterator[Found]:
             return
         line = line.removeprefix(BOM) if number == 1 else line
         if line.strip():
-            yield decode(line, Position(path=path, line=number))
+            yield decode(line.rstrip(b"\r\n"), Position(path=path, line=number))

@@ -76,7 +76,8 @@ class Files(Source):
             nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise UsageError(f"{self.locator} does not exist.{close_match(path.name, nearby)}")
         if not path.name.endswith(SUFFIXES):
-            raise UsageError(f"{self.locator}: rows are read from {' '.join(SUFFIXES)} files, and folders of them.")
+            plain = ' Plain text becomes rows as lines of {"text": "..."} in a .jsonl file.' if path.suffix == ".txt" else ""
+            raise UsageError(f"{self.locator}: rows are read from {' '.join(SUFFIXES)} files, and folders of them.{plain}")
         return (self.locator,)
 
     @cached_property
