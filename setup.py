@@ -29,7 +29,12 @@ PARTS = {
     "tool": {"mm.plugins.tools": ["calculate", "search", "time", "weather"]},
     "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
     "tracker": {"mm.plugins.trackers": ["jsonl", "tensorboard"]},
-    "stage": {"mm.plugins.stages": ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]},
+    "stage": {
+        "mm.plugins.stages": [
+            "download", "tokenizer", "pretrain", "sft", "lora", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "eval",
+            "convert",
+        ]
+    },
     "command": {
         "mm.plugins.commands": [
             "train", "run", "chat", "generate", "eval", "data", "tokenizer", "convert", "info", "runs", "plugins",

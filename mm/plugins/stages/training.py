@@ -17,7 +17,7 @@ from mm.core.options import Option, options_of
 from mm.core.pipeline import digest
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.resolve import Layer, Resolved, Section, check_values, section_of
+from mm.core.resolve import Layer, Resolved, check_values, compose, section_of
 from mm.core.settings import COMMON
 from mm.core.workspace import checkpoints, fingerprint, write_text
 
@@ -30,14 +30,13 @@ class TrainStage(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
-        """The common options, the algorithm's own, and those of every architecture for a stage that makes a model."""
+        """Those of a training with this algorithm, and of every architecture for a stage that makes a model."""
         algorithm = plugins.get("algorithm", spec.algorithm)
-        parts = [algorithm] if algorithm.config else []
         # a bare --preset means the stage that makes the model, not those that continue it
         fixed = {*_FIXED} if _makes_model(algorithm) else {*_FIXED, "arch", "preset"}
+        sections = compose(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})])
         if _makes_model(algorithm):
-            parts += [s for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
-        sections = [*(Section(name=name, config=config) for name, config in COMMON), *map(section_of, parts)]
+            sections += [section_of(s) for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
         return [o for section in sections for o in section.options if o.key not in fixed]
 
     def check(self) -> None:

@@ -1,0 +1,20 @@
+"""The stage `agent`."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import StageSpec
+
+
+@hookimpl
+def mm_stages() -> Iterable[StageSpec]:
+    """The fine-tuned model, trained on."""
+    yield StageSpec(
+        name="agent",
+        summary="Reinforcement learning over turns with tools.",
+        target="mm.plugins.stages.training:TrainStage",
+        algorithm="agent",
+        needs=("run:sft",),
+        gives=("run:agent",),
+        defaults={"reward": ("gt", "call-count"), "tool": ("calculate", "search", "time", "weather"), "max_new_tokens": 96},
+    )

@@ -1,0 +1,19 @@
+"""The stage `lora`."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import StageSpec
+
+
+@hookimpl
+def mm_stages() -> Iterable[StageSpec]:
+    """The fine-tuned model, trained on."""
+    yield StageSpec(
+        name="lora",
+        summary="Train a LoRA adapter on conversations.",
+        target="mm.plugins.stages.training:TrainStage",
+        algorithm="lora",
+        needs=("run:sft",),
+        gives=("run:lora",),
+    )

@@ -1,0 +1,21 @@
+"""The stage `ppo`."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import StageSpec
+
+
+@hookimpl
+def mm_stages() -> Iterable[StageSpec]:
+    """The fine-tuned model, trained on."""
+    yield StageSpec(
+        name="ppo",
+        summary="Reinforcement learning with a critic.",
+        target="mm.plugins.stages.training:TrainStage",
+        algorithm="ppo",
+        needs=("run:sft",),
+        gives=("run:ppo",),
+        defaults={"reward": ("exact", "format:0.2"), "max_new_tokens": 64},
+        presets=("rl",),
+    )

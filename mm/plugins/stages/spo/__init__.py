@@ -1,0 +1,21 @@
+"""The stage `spo`."""
+
+from collections.abc import Iterable
+
+from mm.core.hooks import hookimpl
+from mm.core.records import StageSpec
+
+
+@hookimpl
+def mm_stages() -> Iterable[StageSpec]:
+    """The fine-tuned model, trained on."""
+    yield StageSpec(
+        name="spo",
+        summary="Reinforcement learning against a tracked value.",
+        target="mm.plugins.stages.training:TrainStage",
+        algorithm="spo",
+        needs=("run:sft",),
+        gives=("run:spo",),
+        defaults={"reward": ("exact", "format:0.2"), "max_new_tokens": 64},
+        presets=("rl",),
+    )
