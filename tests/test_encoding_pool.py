@@ -209,6 +209,7 @@ import resource, sys
 from pathlib import Path
 from mm.core.data.cache import build_or_open
 from mm.core.data.tokenizer import Tokenizer
+from mm.plugins.formats import text
 from mm.plugins.sources.files.source import Files
 rise = []
 def progress(rows, fraction): rise.append(fraction)

@@ -44,7 +44,7 @@ def in_child(code: str, workspace: Path, **options: Any) -> subprocess.Completed
     lines = [f"{k}={v!r}" for k, v in ({"resume": True, "run": "a", "workspace": str(workspace)} | options).items()]
     script = f"""
 import os, resource, sys
-import mm, mm.cli, mm.core.training.session
+import mm, mm.cli, mm.core.training.session, mm.backends.cpu.attention  # a user without rights cannot import later
 from mm.core.errors import MMError
 def go(**more):
     try:
