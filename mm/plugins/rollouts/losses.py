@@ -53,7 +53,8 @@ def cispo(tokens: Tokens, low: float, high: float) -> Tensor:
 def gspo(tokens: Tokens, low: float, high: float) -> Tensor:
     """The surrogate with one ratio a completion, exp of the mean of log ratios (GSPO, arXiv:2507.18071, eq. 7)."""
     log_M = tokens.logprobs_M - tokens.old_M
-    mean_N = torch.zeros_like(tokens.length_N).index_add(0, tokens.document_M, log_M) / tokens.length_N.clamp(min=1)
+    sum_N = log_M.new_zeros(len(tokens.length_N)).index_add(0, tokens.document_M, log_M)
+    mean_N = sum_N / tokens.length_N.clamp(min=1)
     ratio_M = mean_N.exp()[tokens.document_M]
     return -torch.minimum(ratio_M * tokens.advantages_M, ratio_M.clamp(1 - low, 1 + high) * tokens.advantages_M)
 
