@@ -287,7 +287,7 @@ def test_what_does_not_come_back_is_not_kept(
     def flip(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
         save_file({**tensors, "model.norm.weight": -tensors["model.norm.weight"]}, path, metadata)
 
-    monkeypatch.setattr("safetensors.torch.save_file", flip)
+    monkeypatch.setattr("mm.core.training.models.save_file", flip)
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not come back"):
         plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
