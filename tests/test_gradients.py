@@ -43,7 +43,7 @@ def gradients(rows: Sequence[Unit], micro_batch_tokens: int, algorithm: str = "s
         world=World(), roles=roles, algorithm=plugins().load("algorithm", algorithm)(None, roles, None), feed=None,  # type: ignore[arg-type]
         callbacks=[], evaluate=lambda trainer: {},
     )  # fmt: skip
-    trainer._update = lambda: None  # type: ignore[method-assign]  # keep the gradients
+    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     trainer.train_step(list(rows))
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

@@ -61,7 +61,10 @@ def argument_fault(arguments: Mapping[str, Any], schema: Mapping[str, Any], name
         raise SchemaFault(f"the parameters of {name} are no JSON schema ({fault.message} at {fault.json_path})") from None
     except (RecursionError, Unresolvable) as fault:
         raise SchemaFault(f"the parameters of {name} refer to what is not there ({type(fault).__name__})") from None
-    return f"{error.message[:_LONGEST]} at {error.json_path}" if error else ""
+    if not error:
+        return ""
+    where = "" if error.json_path == "$" else f" at {error.json_path}"
+    return f"{error.message[:_LONGEST]}{where}"
 
 
 @lru_cache(maxsize=1024)
@@ -88,7 +91,9 @@ def _additional(validator: Any, value: Any, instance: Any, schema: Any) -> Itera
         yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, value, instance, schema)
 
 
-_Validator = extend(
-    Draft202012Validator,
-    {"additionalProperties": _additional, **dict.fromkeys(("pattern", "patternProperties", "format", "$dynamicRef"))},
-)
+def _ignored(validator: Any, value: Any, instance: Any, schema: Any) -> None:
+    """A keyword that is not looked at."""
+
+
+_IGNORED = ("pattern", "patternProperties", "format", "$dynamicRef", "unevaluatedProperties")
+_Validator = extend(Draft202012Validator, {"additionalProperties": _additional, **dict.fromkeys(_IGNORED, _ignored)})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PREFIX = "mm."
 # the first pattern that is found in an operator's name says its group
 _PATTERNS = {
-    "communication": r"nccl|gloo|hccl|c10d|all_?reduce|all_?gather|reduce_?scatter|barrier",
+    "communication": r"[a-z]ccl|gloo|c10d|all_?reduce|all_?gather|reduce_?scatter|barrier",
     "optimizer": r"adam|_foreach_|muon|Optimizer\.",
     "compiled kernels": r"triton|inductor|cpp_fused|compiled|graph_\d",
     "attention": r"attention|flash|varlen",

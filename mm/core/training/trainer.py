@@ -168,7 +168,7 @@ class Trainer:
             self._backward(batch, totals, last=index == len(micro) - 1)
         self._recent[self.progress.step] = units
         with phase("optimizer"):
-            self._update()
+            self.meter.add(self.updates.apply(self.progress.step, self.horizon))
         self.progress.step += 1
         self.progress.tokens += int(totals["mm.tokens"])
 
@@ -213,9 +213,6 @@ class Trainer:
                 if auxiliary is not None:
                     loss = loss + auxiliary
         return loss, metrics
-
-    def _update(self) -> None:
-        self.meter.add(self.updates.apply(self.progress.step, self.horizon))
 
     # ---- at intervals
 

@@ -180,7 +180,7 @@ class Rollout(Algorithm):
         """What a loss sees of a pack."""
         document_M, length_N = document_of(batch)
         old_M = self.field(batch, "old") if "old" in batch.fields else logprobs_M.detach()
-        return Tokens(logprobs_M, old_M, self.field(batch, "advantages"), document_M, length_N)
+        return Tokens(batch, logprobs_M, old_M, self.field(batch, "advantages"), document_M, length_N)
 
     def share(self, totals: Totals) -> float:
         """The count of a metric of which every pack of every rank gives a part: they add up to 1 a step."""

@@ -11,14 +11,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.core.training.batch import Packed
+from mm.core.training.batch import Packed, sum_by_document
 
 
 @attrs.frozen(eq=False)
 class Tokens:
-    """What a loss sees: log-probabilities now and when the tokens were drawn, advantages, the completion of each
-    position, and how many positions each completion has."""
+    """What a loss sees of a pack: log-probabilities now and when the tokens were drawn, advantages, the completion of
+    each position, and how many positions each completion has."""
 
+    batch: Packed
     logprobs_M: Tensor
     old_M: Tensor
     advantages_M: Tensor
@@ -34,8 +35,7 @@ class Tokens:
 def document_of(batch: Packed) -> tuple[Tensor, Tensor]:
     """(document_M, length_N) of a pack, without asking the device for anything."""
     document_M = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.target_index, right=True)
-    length_N = torch.zeros(len(batch.lengths), device=document_M.device)
-    return document_M, length_N.index_add_(0, document_M, torch.ones_like(document_M, dtype=length_N.dtype))
+    return document_M, sum_by_document(torch.ones_like(document_M, dtype=torch.float32), batch)
 
 
 def clipped(tokens: Tokens, low: float, high: float) -> Tensor:
@@ -53,8 +53,7 @@ def cispo(tokens: Tokens, low: float, high: float) -> Tensor:
 def gspo(tokens: Tokens, low: float, high: float) -> Tensor:
     """The surrogate with one ratio a completion, exp of the mean of log ratios (GSPO, arXiv:2507.18071, eq. 7)."""
     log_M = tokens.logprobs_M - tokens.old_M
-    sum_N = log_M.new_zeros(len(tokens.length_N)).index_add(0, tokens.document_M, log_M)
-    mean_N = sum_N / tokens.length_N.clamp(min=1)
+    mean_N = sum_by_document(log_M, tokens.batch) / tokens.length_N.clamp(min=1)
     ratio_M = mean_N.exp()[tokens.document_M]
     return -torch.minimum(ratio_M * tokens.advantages_M, ratio_M.clamp(1 - low, 1 + high) * tokens.advantages_M)
 
