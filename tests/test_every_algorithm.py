@@ -100,7 +100,7 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
     plugins = PluginManager.discover(environ={})
     resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
-    trainer._update = lambda: None  # type: ignore[method-assign]  # keep the gradients
+    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     with torch.no_grad():  # a policy that is no longer the reference, whose B is no longer zero
         for number, (_, parameter) in enumerate(trainer.roles["policy"].model.named_parameters()):
             generator = torch.Generator().manual_seed(number)

@@ -53,7 +53,7 @@ def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.T
     resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
     units = trainer.feed.next()
-    trainer._update = lambda: None  # type: ignore[method-assign]  # keep the gradients
+    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     trainer.train_step(units)
     parameters = trainer.roles["policy"].model.named_parameters()
     return {name: p.grad for name, p in parameters if p.grad is not None}, [len(trainer.micro_batches(units))]
