@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mm.core.layers import Layer
     from mm.core.plugins import Plugin, PluginManager
-    from mm.core.resolve import Layer
     from mm.core.training.generation import Generation, TextModel
     from mm.core.workspace import RunFolder
 
@@ -169,7 +169,7 @@ def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = Non
 def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
     """Arguments above the environment above the file."""
     from mm.core.api import flat_layer
-    from mm.core.resolve import Layer, environment_layer
+    from mm.core.layers import Layer, environment_layer
     from mm.core.run import read_toml
 
     layers = [flat_layer(options), environment_layer()]

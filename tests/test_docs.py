@@ -27,9 +27,9 @@ import pytest
 
 from mm.cli import mm, split_plugin_options
 from mm.core.discovery import is_path
+from mm.core.layers import Layer
 from mm.core.pipeline import _check_options, expand, stage_options
 from mm.core.plugins import PluginManager
-from mm.core.resolve import Layer
 from mm.core.run import read_toml
 from mm.plugins.commands.plugins import scaffold
 

@@ -11,8 +11,9 @@ import mm as package
 from mm.cli import mm
 from mm.core import api
 from mm.core.errors import UsageError
+from mm.core.layers import Layer, environment_layer
 from mm.core.plugins import PluginManager
-from mm.core.resolve import Layer, compose, environment_layer, resolve
+from mm.core.resolve import compose, resolve
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 from mm.testing import plugin_manager

@@ -15,9 +15,10 @@ import attrs
 
 from mm.core.choices import DEFAULT_TOKENIZER, choose, choose_backend
 from mm.core.errors import UsageError
+from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
-from mm.core.resolve import Layer, Resolved, backend_name, check_values, compose, resolve, select
+from mm.core.resolve import Resolved, backend_name, check_values, compose, resolve, select
 from mm.core.run import read_toml
 from mm.core.workspace import RunFolder, Workspace
 

@@ -11,9 +11,10 @@ from typing import Any
 import attrs
 
 from mm.core.errors import UsageError
+from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Needs, Probe, SourceSpec
-from mm.core.resolve import Layer, backend_name, needs_from, read_config, select
+from mm.core.resolve import backend_name, needs_from, read_config, select
 from mm.core.run import Run
 from mm.core.settings import RolloutParts, Selection
 from mm.core.workspace import Workspace

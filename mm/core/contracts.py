@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from mm.core.data.order import Order
     from mm.core.data.rows import Row
+    from mm.core.layers import Layer
     from mm.core.options import Option
     from mm.core.plugins import PluginManager
     from mm.core.records import StageSpec
-    from mm.core.resolve import Layer
     from mm.core.training.batch import Packed, Unit
     from mm.core.training.roles import Role
     from mm.core.training.tools import Tools

@@ -12,11 +12,13 @@ import attrs
 from attrs import frozen
 
 from mm.core.choices import choose_backend, choose_engine
+from mm.core.composition import Section, check_owners, compose_selected, section_of
 from mm.core.errors import UsageError
+from mm.core.layers import Layer, merge
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
-from mm.core.resolve import Layer, Section, check_keys, check_owners, compose_selected, merge, read_config, section_of
+from mm.core.resolve import check_keys, read_config
 
 _MODEL = "model"
 

@@ -15,10 +15,10 @@ import attrs
 from mm.core.api import flat_layer
 from mm.core.contracts import Stage, StageResult
 from mm.core.errors import UsageError, close_match
+from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.resolve import Layer
 from mm.core.workspace import Workspace, write_text
 
 Say = Callable[[str], None]

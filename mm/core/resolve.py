@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from mm.core.composition import PREFIXED, Section, compose_selected, section_of
 from mm.core.errors import UsageError, close_match
-from mm.core.options import Option, build, coerce, options_of
+from mm.core.layers import ENVIRONMENT, Layer, merge
+from mm.core.options import Option, build, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs, Spec
 from mm.core.run import Run
 from mm.core.settings import COMMON, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
-
-ENVIRONMENT = "MM_TRAIN_"
-# kinds whose parts have prefixed options, and the field that picks them, in the selections that have it
-_PREFIXED = (
-    ("architecture", "arch"), ("backend", "backend"), ("adapter", "adapter"), ("engine", "engine"), ("reward", "reward"),
-    ("tool", "tool"), ("tracker", "tracker"),
-)  # fmt: skip
-
-
-@attrs.frozen(kw_only=True)
-class Layer:
-    """Values of one origin. `textual` values are parsed; `lenient` unknown keys only warn (the environment)."""
-
-    origin: str
-    values: Mapping[str, Any]
-    textual: bool = False
-    lenient: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -40,13 +24,6 @@ class Resolved:
     run: Run
     sources: Mapping[str, str]
     warnings: tuple[str, ...] = ()
-
-
-def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
-    """The `MM_TRAIN_*` variables."""
-    environ = os.environ if environ is None else environ
-    values = {k.removeprefix(ENVIRONMENT).lower(): v for k, v in environ.items() if k.startswith(ENVIRONMENT)}
-    return Layer(origin="environment", values=values, textual=True, lenient=True)
 
 
 def select(layers: Sequence[Layer], plugins: PluginManager | None = None) -> Selection:
@@ -79,11 +56,6 @@ def backend_name(text: str) -> tuple[str, int | None]:
     return name, int(card) if colon else None
 
 
-def part_name(locator: str) -> str:
-    """The part's name in `NAME` or `NAME:DETAIL` (a backend's card, a reward's weight)."""
-    return locator.partition(":")[0]
-
-
 def needs_from(plugins: PluginManager, layers: Sequence[Layer]) -> Needs | None:
     """What the selected algorithm needs with the settings that the layers give it; None without an algorithm."""
     algo = select(layers).algo
@@ -93,32 +65,6 @@ def needs_from(plugins: PluginManager, layers: Sequence[Layer]) -> Needs | None:
     assert isinstance(spec, AlgorithmSpec)
     return spec.needs(read_config(spec.config, [*layers, _defaults(plugins, select(layers))], spec.name) if spec.config else None)
 
-
-def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
-    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
-    for kind, field in _PREFIXED:
-        chosen = getattr(selection, field, "")
-        for name in chosen if isinstance(chosen, tuple) else (chosen,):
-            if name and name != "auto":
-                yield plugins.get(kind, part_name(name))
-
-
-@attrs.frozen(kw_only=True)
-class Section:
-    """One config class of a composed run; `prefix` stands before its options' names."""
-
-    name: str
-    config: type
-    prefix: str = ""
-
-    @property
-    def options(self) -> list[Option]:
-        """The options of this section."""
-        return options_of(self.config, section=self.name, prefix=self.prefix)
-
-    def read(self, layers: Sequence[Layer]) -> Any:
-        """An instance of the config from the layers (highest first)."""
-        return build(self.config, self.options, merge(layers, self.options)[0])
 
 def compose(plugins: PluginManager, layers: Sequence[Layer]) -> list[Section]:
     """The sections of a training that the layers select, with those of the roles and parts that its algorithm needs.
@@ -133,47 +79,11 @@ def compose(plugins: PluginManager, layers: Sequence[Layer]) -> list[Section]:
     return compose_selected(plugins, selections, common, _role_sections(needs) if needs is not None else ())
 
 
-def compose_selected(
-    plugins: PluginManager, selections: Sequence[Any], common: Iterable[tuple[str, type]], roles: Iterable[Section] = ()
-) -> list[Section]:
-    """The sections of what selections name: common settings and the algorithm's own bare, every other part's and role's
-    prefixed with its name. Raises UsageError when two parts claim one option.
-
-
-    A selection is a training's, or any other with some of its fields.
-    """
-    sections = [*(Section(name=name, config=config) for name, config in common), *roles]
-    parts: list[Spec] = []
-    for selection in selections:
-        algo = getattr(selection, "algo", "")
-        found = [*([plugins.get("algorithm", algo)] if algo else []), *selected_parts(plugins, selection)]
-        parts += [spec for spec in found if spec.config and spec not in parts]
-    sections += map(section_of, parts)
-    check_owners(option for section in sections for option in section.options)
-    return sections
-
-
-def check_owners(options: Iterable[Option]) -> None:
-    """Raise UsageError when two sections claim one option."""
-    owner: dict[str, str] = {}
-    for option in options:
-        if option.key in owner:
-            raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {option.section}.")
-        owner[option.key] = option.section
-
-
 def _role_sections(needs: Needs) -> Iterator[Section]:
     for role in needs.roles:
         if role != "policy":
             config = TrainedRoleSettings if role in needs.trainable else RoleSettings
             yield Section(name=f"role.{role}", config=config, prefix=role)
-
-
-def section_of(spec: Spec) -> Section:
-    """The section of a part with a config: an algorithm's options are bare, every other's have its name before them."""
-    assert spec.config is not None
-    prefix = "" if spec.kind == "algorithm" else spec.name
-    return Section(name=f"{spec.kind}.{spec.name}", config=spec.config, prefix=prefix)
 
 
 def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:
@@ -263,20 +173,6 @@ def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
     return Layer(origin=f"preset {selection.preset}", values={f"{prefix}_{k}": v for k, v in sizes.items()})
 
 
-def merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The value of each option that a layer (highest first) gives, by flat key, and the origin of every option."""
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for option in options:
-        layer = next((layer for layer in layers if option.key in layer.values), None)
-        if layer is None:
-            sources[option.key] = "default"
-            continue
-        values[option.key] = coerce(option, layer.values[option.key], layer.origin, textual=layer.textual)
-        sources[option.key] = layer.origin
-    return values, sources
-
-
 def _all_with_config(plugins: PluginManager) -> list[Spec]:
-    kinds = ("algorithm", *(kind for kind, _ in _PREFIXED))
+    kinds = ("algorithm", *(kind for kind, _ in PREFIXED))
     return [spec for kind in kinds for spec in plugins.specs(kind) if spec.config]

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import attrs
 
+from mm.core.composition import section_of
 from mm.core.options import Option
 from mm.core.records import Spec
-from mm.core.resolve import section_of
 
 HEAVY = ("torch", "transformers", "numpy", "pandas")
 

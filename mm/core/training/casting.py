@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mm.core.backend import Backend
+from mm.core.composition import section_of
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import Needs
-from mm.core.resolve import section_of
 from mm.core.run import Run
 from mm.core.say import Say
 from mm.core.training import models

@@ -12,9 +12,9 @@ import attrs
 import torch
 
 from mm.core.choices import choose_engine, needs_of
+from mm.core.composition import part_name, section_of
 from mm.core.contracts import Engine, Reward, Tool
 from mm.core.errors import UsageError
-from mm.core.resolve import part_name, section_of
 from mm.core.training.batch import pack, split_by_tokens
 from mm.core.training.models import LoadedModel, freeze
 from mm.core.training.tools import Tools

@@ -10,8 +10,8 @@ from attrs.validators import ge
 
 from mm.core import inference
 from mm.core.inference import Inference, InferenceSelection
+from mm.core.layers import Layer
 from mm.core.options import option, options_of
-from mm.core.resolve import Layer
 from mm.core.workspace import Workspace
 from mm.plugins.commands.parts import COMMAND_LINE, PartsCommand, Selected, given_layers, peek
 

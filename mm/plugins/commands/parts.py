@@ -11,9 +11,10 @@ import click
 
 from mm.core.choices import choose
 from mm.core.errors import UsageError
+from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.resolve import Layer, compose, environment_layer, select, selectors, unknown_option
+from mm.core.resolve import compose, select, selectors, unknown_option
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 

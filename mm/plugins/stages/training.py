@@ -11,13 +11,15 @@ import attrs
 
 from mm.core import api
 from mm.core.choices import needs_of
+from mm.core.composition import section_of
 from mm.core.contracts import Stage, StageResult
 from mm.core.data.corpus import open_source
+from mm.core.layers import Layer
 from mm.core.options import Option, options_of
 from mm.core.pipeline import digest
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.resolve import Layer, Resolved, check_values, compose, section_of
+from mm.core.resolve import Resolved, check_values, compose
 from mm.core.settings import COMMON
 from mm.core.workspace import checkpoints, fingerprint, write_text
 

@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 
 from mm.core.choices import probe_of
+from mm.core.composition import section_of
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, Spec
-from mm.core.resolve import section_of
 from mm.plugins.commands.plugins.listing import names_of, part_names, unknown
 
 _SHOWN = ("name", "summary", "config")

@@ -13,10 +13,11 @@ from attrs.validators import ge, optional
 from mm.core import api
 from mm.core.contracts import Stage, StageResult
 from mm.core.inference import Inference, resolve_inference
+from mm.core.layers import Layer
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.resolve import Layer, read_config
+from mm.core.resolve import read_config
 from mm.core.workspace import RunFolder, fingerprint, write_text
 from mm.plugins.commands.runs.plot import plot_runs
 from mm.plugins.evaluations import report

@@ -1,0 +1,88 @@
+"""Which options a selection of parts has: a section for the common settings, for the algorithm and for each other part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from mm.core.errors import UsageError
+from mm.core.layers import Layer, merge
+from mm.core.options import Option, build, options_of
+from mm.core.plugins import PluginManager
+from mm.core.records import Spec
+
+# kinds whose parts have prefixed options, and the field that picks them, in the selections that have it
+PREFIXED = (
+    ("architecture", "arch"), ("backend", "backend"), ("adapter", "adapter"), ("engine", "engine"), ("reward", "reward"),
+    ("tool", "tool"), ("tracker", "tracker"),
+)  # fmt: skip
+
+
+def part_name(locator: str) -> str:
+    """The part's name in `NAME` or `NAME:DETAIL` (a backend's card, a reward's weight)."""
+    return locator.partition(":")[0]
+
+
+def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
+    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
+    for kind, field in PREFIXED:
+        chosen = getattr(selection, field, "")
+        for name in chosen if isinstance(chosen, tuple) else (chosen,):
+            if name and name != "auto":
+                yield plugins.get(kind, part_name(name))
+
+
+@attrs.frozen(kw_only=True)
+class Section:
+    """One config class of a composed run; `prefix` stands before its options' names."""
+
+    name: str
+    config: type
+    prefix: str = ""
+
+    @property
+    def options(self) -> list[Option]:
+        """The options of this section."""
+        return options_of(self.config, section=self.name, prefix=self.prefix)
+
+    def read(self, layers: Sequence[Layer]) -> Any:
+        """An instance of the config from the layers (highest first)."""
+        return build(self.config, self.options, merge(layers, self.options)[0])
+
+
+def section_of(spec: Spec) -> Section:
+    """The section of a part with a config: an algorithm's options are bare, every other's have its name before them."""
+    assert spec.config is not None
+    prefix = "" if spec.kind == "algorithm" else spec.name
+    return Section(name=f"{spec.kind}.{spec.name}", config=spec.config, prefix=prefix)
+
+
+def compose_selected(
+    plugins: PluginManager, selections: Sequence[Any], common: Iterable[tuple[str, type]], roles: Iterable[Section] = ()
+) -> list[Section]:
+    """The sections of what selections name: common settings and the algorithm's own bare, every other part's and role's
+    prefixed with its name. Raises UsageError when two parts claim one option.
+
+
+    A selection is a training's, or any other with some of its fields.
+    """
+    sections = [*(Section(name=name, config=config) for name, config in common), *roles]
+    parts: list[Spec] = []
+    for selection in selections:
+        algo = getattr(selection, "algo", "")
+        found = [*([plugins.get("algorithm", algo)] if algo else []), *selected_parts(plugins, selection)]
+        parts += [spec for spec in found if spec.config and spec not in parts]
+    sections += map(section_of, parts)
+    check_owners(option for section in sections for option in section.options)
+    return sections
+
+
+def check_owners(options: Iterable[Option]) -> None:
+    """Raise UsageError when two sections claim one option."""
+    owner: dict[str, str] = {}
+    for option in options:
+        if option.key in owner:
+            raise UsageError(f"{option.flag} is claimed by both {owner[option.key]} and {option.section}.")
+        owner[option.key] = option.section
