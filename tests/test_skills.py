@@ -7,9 +7,12 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.plugins.sources.skills import checks, corpus, tools, verifiable
+from mm.core.data.corpus import open_source
+from mm.core.errors import UsageError
+from mm.plugins.sources.skills import calls, checks, corpus, reasoning, tools, verifiable
 from mm.plugins.sources.skills.corpus import conversations
 from mm.plugins.sources.skills.world import MOST_PEOPLE
+from mm.testing import plugin_manager
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +116,33 @@ def test_placeholders_and_answers(data):
         assert row["chosen"][0] == row["rejected"][0] and row["chosen"] != row["rejected"]
 
 
-def test_half_of_the_demonstrations_are_wrong():
-    rows = verifiable.cases(random.Random(5), 2000)
+@pytest.mark.parametrize(
+    "make", [verifiable.cases, lambda draw, count: calls.cases(draw, single=0, double=count)], ids=["verifiable", "two calls"]
+)
+def test_half_of_the_demonstrations_are_wrong(make):
+    rows = make(random.Random(5), 2000)
     right = sum(checks.score(case.item("seen"), case.reply["content"]) for case in rows)
     assert 0.45 < right / len(rows) < 0.55
+
+
+def test_what_an_adapter_and_a_reasoner_learn_is_right_and_new(data):
+    asked = {turns["content"] for row in data["sft"] for turns in row["conversations"]}
+    for case in (*verifiable.adapted(random.Random(5), 400), *reasoning.cases(random.Random(5), 400, reasoning.LONGER)):
+        assert checks.score(case.item("seen"), case.reply["content"])
+        assert case.question not in asked
+
+
+@pytest.mark.parametrize(("locator", "file", "kind"), [("skills:lora:3", "lora", "chat"), ("skills:reason", "reason", "chat")])
+def test_a_file_of_the_corpus_is_named_by_the_locator(locator, file, kind):
+    source = open_source(plugin_manager(), locator, kind)
+    rows = [dict(row) for _, row in source.rows()]
+    assert rows == corpus.generate(3 if "3" in locator else 0)[file]
+    assert source.digest() != open_source(plugin_manager(), "skills:3", kind).digest()
+
+
+def test_a_file_that_the_corpus_has_not_is_named_with_those_that_it_has():
+    with pytest.raises(UsageError, match="no file 'reson'.*reason.*Files: pretrain, sft"):
+        list(open_source(plugin_manager(), "skills:reson", "chat").rows())
 
 
 @given(st.sampled_from(verifiable.TASKS), st.integers(0, 10**6), st.randoms(use_true_random=False))

@@ -219,7 +219,7 @@ def test_shown_replies_of_sft_pass_where_they_should():
     world = make_world(0)
     cases = corpus.conversing(0, world, facts.plan(world), 0.2)
     for case in cases:
-        if case.suite in ("facts", "chat", "reason", "tool_answer", "agent_answer"):
+        if case.suite in ("facts", "chat", "reason", "tool_answer"):
             assert checks.score(case.item("seen"), case.reply["content"])
         elif case.suite == "tool":
             (call,) = json.loads(case.reply["tool_calls"])

@@ -227,8 +227,9 @@ class ConverterSpec(Spec):
 class StageSpec(Spec):
     """A step of `mm run`. `needs` and `gives` name artifacts and so fix the order; `after` are artifacts, as patterns
     such as `run:*`, that it does not need but waits for where a stage of the same call gives them. `presets` names the
-    groups of stages that it belongs to; `algorithm` is set for a stage that trains, and `defaults` are then its
-    settings."""
+    groups of stages that it belongs to. `algorithm` is set for a stage that trains, from the first of its `needs`, and
+    `defaults` are then its settings; `takes` says which of them are artifacts, the first of several that is there, unless
+    the user says otherwise: `{"teacher_from": ("run:spo", "run:sft")}`."""
 
     kind: ClassVar[str] = "stage"
     hook: ClassVar[str] = "mm_stages"
@@ -237,6 +238,7 @@ class StageSpec(Spec):
     gives: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
+    takes: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     presets: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     algorithm: str = ""

@@ -52,11 +52,11 @@ class TrainStage(Stage):
         kind = needs_of(self.plugins, resolved.run).data
         run = resolved.run
         digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
-        start = next(artifacts[need] for need in self.spec.needs if need in artifacts)
+        taken = [artifacts[self.spec.needs[0]], *self._taken(artifacts).values()]
         # logging, saving and where it ran do not change what comes out; where it stops does
         ending = (*api.STOPPING, *(["eval_interval"] if run.train.patience else []))
         idle = {o.key for o in run.options if o.info.on_resume} - set(ending) | set(_FIXED)
-        return {**{k: v for k, v in values.items() if k not in idle}, "data": digests, "start": fingerprint(start)}
+        return {**{k: v for k, v in values.items() if k not in idle}, "data": digests, "start": [*map(fingerprint, taken)]}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """The plan of the training, as far as what it starts from exists."""
@@ -97,14 +97,20 @@ class TrainStage(Stage):
         makes_model = _makes_model(self.plugins.get("algorithm", self.spec.algorithm))
         key = "tokenizer" if makes_model else "from"
         fixed = {"algo": self.spec.algorithm}
-        start = next((artifacts[need] for need in self.spec.needs if need in artifacts), None)
-        if start is not None:
-            fixed[key] = str(start)
+        if self.spec.needs[0] in artifacts:
+            fixed[key] = str(artifacts[self.spec.needs[0]])
+        taken = {name: str(path) for name, path in self._taken(artifacts).items()}
         return [
             Layer(origin=f"stage {self.spec.name}", values=fixed),
             *self.layers,
-            Layer(origin=f"defaults of stage {self.spec.name}", values=self.spec.defaults),
+            Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **taken}),
         ]
+
+    def _taken(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
+        """The artifacts that fill settings which the user has left open."""
+        given = {key for layer in self.layers for key in layer.values}
+        found = {k: next((artifacts[n] for n in names if n in artifacts), None) for k, names in self.spec.takes.items()}
+        return {key: path for key, path in found.items() if path is not None and key not in given}
 
     def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
         return api.new_run(self.plugins, self._layers(artifacts), self.workspace, lambda line: None)

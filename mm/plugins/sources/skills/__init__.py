@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from mm.core.hooks import hookimpl
 from mm.core.records import SourceSpec
 
-# what `--data` takes: the name, with a seed for another corpus of the same kind
-LOCATOR = re.compile(r"skills(?::(\d+))?")
+# what `--data` takes: the name, one of its files, and a seed for another corpus of the same kind
+LOCATOR = re.compile(r"skills(?::(?P<file>[a-z]+))?(?::(?P<seed>\d+))?")
 
 
 @hookimpl
 def mm_sources() -> Iterable[SourceSpec]:
-    """skills, or skills:SEED."""
+    """skills or skills:FILE, each with :SEED."""
     yield SourceSpec(
         name="skills",
-        summary="A seeded corpus of checkable skills in Chinese and English (skills, skills:SEED).",
+        summary="A seeded corpus of checkable skills in Chinese and English (skills, skills:SEED, skills:FILE:SEED).",
         target="mm.plugins.sources.skills.source:Skills",
         recognise=lambda locator: LOCATOR.fullmatch(locator) is not None,
         provides=("text", "chat", "preference", "prompt", "episode"),

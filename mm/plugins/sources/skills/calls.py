@@ -62,6 +62,11 @@ UNKNOWN: dict[str, tuple[Word, ...]] = {
 }
 
 
+# A call that was made: about which of the values, and when.
+Made = tuple[int, int]
+WRONG = 0.5
+
+
 class Request(NamedTuple):
     """A question for one tool about one value or, with wording -1, two."""
 
@@ -85,16 +90,16 @@ class Request(NamedTuple):
         """What the tool says to that call, as the answer quotes it."""
         return str(next(iter(run_tool(self.tool, self.arguments(at), moment).values())))
 
-    def reply(self, moments: Sequence[int]) -> str:
+    def reply(self, made: Sequence[Made]) -> str:
         """The final answer, one sentence a call."""
         form = REPLIES[self.tool][self.language]
-        said = [form.format(x=x, r=self.result(at, moments[at])) for at, x in enumerate(self.values)]
+        said = [form.format(x=self.values[at], r=self.result(at, moment)) for at, moment in made]
         return ("" if self.language == "zh" else " ").join(said)
 
-    def calls(self, moments: Sequence[int]) -> list[Turn]:
+    def calls(self, made: Sequence[Made]) -> list[Turn]:
         """The calls, each with its answer."""
         turns = []
-        for at, moment in enumerate(moments):
+        for at, moment in made:
             arguments = self.arguments(at)
             turns += [calling(self.tool, arguments), answered(run_tool(self.tool, arguments, moment))]
         return turns
@@ -172,12 +177,23 @@ def call_case(draw: random.Random, request: Request) -> Case:
 
 
 def answer_case(draw: random.Random, request: Request, held: bool) -> Case:
-    """The question, the calls and their results; right is the sentence that quotes the result."""
-    moments = [moment(draw, request, at, held) for at in range(len(request.values))]
-    prompt = [offer(draw, request.tool), user(request.text), *request.calls(moments)]
-    reply = request.reply(moments)
-    suite = "tool_answer" if len(moments) == 1 else "agent_answer"
-    return Case(suite, prompt, assistant(reply), {"equals": reply}, request.tool)
+    """The question, the call and its result; right is the sentence that quotes the result."""
+    made = [(0, moment(draw, request, 0, held))]
+    prompt = [offer(draw, request.tool), user(request.text), *request.calls(made)]
+    reply = request.reply(made)
+    return Case("tool_answer", prompt, assistant(reply), {"equals": reply}, request.tool)
+
+
+def double_case(draw: random.Random, request: Request) -> Case:
+    """A question about two values, in half of the cases answered hastily: after the first call, or by making it twice.
+
+    On purpose, as in `verifiable`: the episodes of reinforcement learning must sometimes succeed and sometimes fail.
+    """
+    both = [(at, moment(draw, request, at, False)) for at in (0, 1)]
+    made = both if draw.random() >= WRONG else draw.choice((both[:1], both[:1] * 2))
+    prompt = [offer(draw, request.tool), user(request.text), *request.calls(made)]
+    expected = [request.result(*one) for one in both]
+    return Case("two_calls", prompt, assistant(request.reply(made)), {"contains": expected}, request.tool)
 
 
 def first_call(answer: Case) -> Case:
@@ -190,7 +206,7 @@ def episode(draw: random.Random, request: Request) -> Case:
     """The question only: the calls are the model's to make, at moment 0, so that every run sees the same results."""
     prompt = [offer(draw, request.tool), user(request.text)]
     expected = [request.result(at, 0) for at in range(len(request.values))]
-    return Case("agent", prompt, assistant(""), {"contains": expected}, f"{request.tool}/{len(expected)}")
+    return Case("agent", prompt, assistant(""), {"contains": expected}, request.tool)
 
 
 def drawn(draw: random.Random, calls: int, count: int) -> list[Request]:
@@ -206,7 +222,7 @@ def cases(draw: random.Random, single: int, double: int) -> list[Case]:
         answer_case(draw, request, False) if i // 5 % 4 else call_case(draw, request)
         for i, request in enumerate(drawn(draw, 1, single))
     ]
-    return rows + [answer_case(draw, request, False) for request in drawn(draw, 2, double)]
+    return rows + [double_case(draw, request) for request in drawn(draw, 2, double)]
 
 
 def episodes(draw: random.Random, count: int) -> list[Case]:
@@ -227,6 +243,5 @@ def held(draw: random.Random, split: str, each: int) -> dict[str, dict[str, list
         one, two = requests(split, 1, tier == "never"), requests(split, 2, tier == "never")
         suites["tool"][tier] = [call_case(draw, request) for request in first(one, each)]
         suites["tool_answer"][tier] = [answer_case(draw, request, True) for request in first(one, each)]
-        mixed = [*first(one, each // 2), *first(two, each - each // 2)]
-        suites["agent"][tier] = [episode(draw, request) for request in mixed]
+        suites["agent"][tier] = [episode(draw, request) for request in (*first(one, each // 2), *first(two, each))]
     return suites

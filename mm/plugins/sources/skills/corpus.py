@@ -1,7 +1,8 @@
 """What goes into which file.
 
 Names and rows: `pretrain` text; `sft` conversations; `preference` pairs; `prompts` questions with a checkable
-answer; `agent` episodes with the values their end must give; `dev` and `test` evaluation items.
+answer; `agent` episodes with the values their end must give; `lora` and `reason` conversations of a skill that `sft` does
+not show; `dev` and `test` evaluation items.
 """
 
 import json
@@ -19,7 +20,8 @@ from mm.plugins.sources.skills.world import World, make_world
 
 T = TypeVar("T")
 
-NAMES = ("pretrain", "sft", "preference", "prompts", "agent", *HELD_OUT)
+TRAINING = ("pretrain", "sft", "preference", "prompts", "agent", "lora", "reason")
+NAMES = (*TRAINING, *HELD_OUT)
 PASSES = 24
 LINES = {
     lines.sum_line: 1000,
@@ -58,7 +60,7 @@ def conversing(seed: int, world: World, kept: facts.Plan, scale: float) -> list[
 
     draw = random.Random(f"{seed}/sft")
     cases = facts.cases(draw, kept.asked, count(2 * len(kept.asked)))
-    cases += calls.cases(draw, single=count(920), double=count(120))
+    cases += calls.cases(draw, single=count(920), double=count(200))
     cases += chat.cases(draw, world, count(200))
     cases += preference.cases(draw, count(300))
     cases += reasoning.cases(draw, count(680))
@@ -81,14 +83,19 @@ def generate(seed: int = 0, people: int = 16, *, scale: float = 1.0) -> dict[str
     kept = facts.plan(world)
     cases = conversing(seed, world, kept, scale)
     episodes = calls.episodes(random.Random(f"{seed}/agent"), scaled(400, scale))
+    adapted = verifiable.adapted(random.Random(f"{seed}/lora"), scaled(800, scale))
+    longer = reasoning.cases(random.Random(f"{seed}/reason"), scaled(800, scale), reasoning.LONGER)
     data: dict[str, list[Row]] = {
         "pretrain": [{"text": line} for line in pretraining(seed, world, kept, scale)],
         "sft": [case.row() for case in cases],
         "preference": preference.pairs(random.Random(f"{seed}/preference"), scaled(300, scale)),
         "prompts": verifiable.prompts(random.Random(f"{seed}/prompts"), scaled(1600, scale)),
         "agent": [agent_row(case) for case in episodes],
+        "lora": [case.row() for case in adapted],
+        "reason": [case.row() for case in longer],
     }
-    trained = [*cases, *map(calls.first_call, (c for c in cases if c.suite == "tool_answer")), *episodes]
+    called = [calls.first_call(case) for case in cases if case.suite == "tool_answer"]
+    trained = [*cases, *called, *episodes, *adapted, *longer]
     for split in HELD_OUT:
         draw = random.Random(f"{seed}/{split}")
         data[split] = suites.items(draw, world, kept, trained, scaled(PASSES, scale), split)
@@ -97,7 +104,7 @@ def generate(seed: int = 0, people: int = 16, *, scale: float = 1.0) -> dict[str
 
 def conversations(data: dict[str, list[Row]]) -> Iterator[list[Turn]]:
     """Every conversation of the training files, both of each pair: what held-out questions must not occur in."""
-    for row in (*data["sft"], *data["prompts"], *data["agent"]):
+    for row in (row for name in ("sft", "prompts", "agent", "lora", "reason") for row in data[name]):
         yield row["conversations"]
     for row in data["preference"]:
         yield from (row["chosen"], row["rejected"])

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mm.core.contracts import Position, Source
-from mm.core.errors import UsageError
+from mm.core.errors import UsageError, close_match
 from mm.plugins.sources.skills import LOCATOR, corpus
 
-# kind of row -> the corpus's file
+# kind of row -> the corpus's file where the locator names none
 _FILES = {"text": "pretrain", "chat": "sft", "preference": "preference", "prompt": "prompts", "episode": "agent"}
 
 
@@ -21,20 +22,30 @@ class Skills(Source):
     """Generated when it is read; the same seed gives the same rows on any machine."""
 
     def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
-        """The rows of the kind that is needed. Raises UsageError for a kind that the corpus does not have."""
-        if self.row_kind not in _FILES:
-            raise UsageError(
-                f"--data {self.locator}: the corpus has {' and '.join(_FILES)} rows, not {self.row_kind!r}."
-            )
-        name = _FILES[self.row_kind]
+        """The rows of the kind that is needed, or of the file that is named.
+
+        Raises UsageError for a kind or a file that the corpus does not have.
+        """
+        name = self.file
+        if name is None:
+            raise UsageError(f"--data {self.locator}: the corpus has {' and '.join(_FILES)} rows, not {self.row_kind!r}.")
         for number, row in enumerate(generated(self.seed)[name], 1):
-            yield Position(path=f"{self.locator}/{name}", line=number), row
+            yield Position(path=f"skills:{self.seed}/{name}", line=number), row
 
     def digest(self) -> str:
         """A hash of the rows; of all kinds where none is asked for."""
-        names = [_FILES[self.row_kind]] if self.row_kind in _FILES else list(_FILES.values())
+        names = [self.file] if self.file else list(_FILES.values())
         rows = [generated(self.seed)[name] for name in names]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def file(self) -> str | None:
+        """The corpus's file that is read. Raises UsageError where the locator names another."""
+        named: str | None = self._locator["file"]
+        if named is not None and named not in corpus.TRAINING:
+            near = close_match(named, corpus.TRAINING)
+            raise UsageError(f"--data {self.locator}: the corpus has no file {named!r}.{near} Files: {', '.join(corpus.TRAINING)}.")
+        return named or _FILES.get(self.row_kind)
 
     def make(self, folder: Path, seed: int) -> dict[str, int]:
         """Write the corpus's files, one a stage; answers the number of rows of each."""
@@ -43,8 +54,13 @@ class Skills(Source):
     @property
     def seed(self) -> int:
         """The seed in the locator, or 0."""
+        return int(self._locator["seed"] or 0)
+
+    @property
+    def _locator(self) -> re.Match[str]:
         found = LOCATOR.fullmatch(self.locator)
-        return int(found.group(1) or 0) if found else 0
+        assert found is not None, self.locator
+        return found
 
 
 @lru_cache(maxsize=2)

@@ -19,11 +19,12 @@ SIZES = {
     "facts": {"seen": 60, "new": 40, "never": 48},
     "tool": {"seen": 40, "new": 40, "never": 40},
     "tool_answer": {"seen": 40, "new": 40, "never": 40},
-    "agent": {"seen": 40, "new": 40, "never": 40},
+    "agent": {"seen": 64, "new": 60, "never": 60},
     "reason": {"seen": 40, "new": 40, "never": 40},
+    "reason_longer": {"seen": 40, "new": 40, "never": 40},
     "polite": {"seen": 40, "new": 40, "never": 40},
     "chat": {"seen": 40, "new": 40, "never": 50},
-    **{task: {"seen": 45, "new": 40, "never": 40} for task in verifiable.TASKS},
+    **{task: {"seen": 45, "new": 40, "never": 40} for task in (*verifiable.TASKS, verifiable.ADAPTED)},
 }
 SUITES = tuple(SIZES)
 
@@ -61,6 +62,7 @@ def held_out(draw: random.Random, world: World, kept: facts.Plan, split: str) ->
         "facts": facts.held(kept, split),
         **calls.held(draw, split, SIZES["tool"]["new"] // 4),
         "reason": reasoning.held(split),
+        "reason_longer": reasoning.held(split, reasoning.LONGER),
         "polite": preference.held(split),
         "chat": chat.held(draw, world, split),
         **verifiable.held(split),

@@ -11,11 +11,14 @@ from mm.plugins.sources.skills.splits import LANGUAGES, by_hash, halves, three_w
 from mm.plugins.sources.skills.turns import Case, Row, assistant, user
 
 TASKS = ("max", "sort", "reverse", "add")
+# a skill that only the file `lora` shows, always rightly
+ADAPTED = "double"
 ASKED = {
     "max": {"zh": "哪个更大：{}", "en": "Which is larger: {}"},
     "sort": {"zh": "从小到大排列：{}", "en": "Sort the digits: {}"},
     "reverse": {"zh": "倒过来写：{}", "en": "Write backwards: {}"},
     "add": {"zh": "求和：{}", "en": "Add up: {}"},
+    ADAPTED: {"zh": "写两遍：{}", "en": "Write twice: {}"},
 }
 WRONG = 0.5
 UNTAGGED = 0.4
@@ -40,6 +43,8 @@ class Problem(NamedTuple):
             return max(self.given.split(), key=int)
         if self.task == "add":
             return str(sum(map(int, self.given.split("+"))))
+        if self.task == ADAPTED:
+            return self.given * 2
         return "".join(sorted(self.given)) if self.task == "sort" else self.given[::-1]
 
     def mistake(self, draw: random.Random) -> str:
@@ -101,6 +106,12 @@ def cases(draw: random.Random, count: int) -> list[Case]:
     return [problem.case(demonstrate(draw, problem)) for problem in drawn(draw, count)]
 
 
+def adapted(draw: random.Random, count: int) -> list[Case]:
+    """Demonstrations of the skill that an adapter is to learn."""
+    pool = problems(ADAPTED, "train")
+    return [problem.case(f"<answer>{problem.answer}</answer>") for problem in draw.sample(pool, min(count, len(pool)))]
+
+
 def prompts(draw: random.Random, count: int) -> list[Row]:
     """Rows for reinforcement learning: the last turn is a placeholder, the answer stands beside it."""
     return [
@@ -119,7 +130,7 @@ def held(split: str) -> dict[str, dict[str, list[Case]]]:
     That 7+8 is 15 may stand in a line of pretraining or in a trace; as a question of `add` it is new.
     """
     suites: dict[str, dict[str, list[Case]]] = {}
-    for task in TASKS:
+    for task in (*TASKS, ADAPTED):
         never = [Problem(task, x, LANGUAGES[i % 2]) for i, x in enumerate(halves(larger(task))[split])]
         tiers = {"new": by_hash(problems(task, split), lambda p: p.text), "never": never}
         suites[task] = {tier: [p.case(f"<answer>{p.answer}</answer>") for p in group] for tier, group in tiers.items()}

@@ -16,5 +16,6 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="agent",
         needs=("run:sft",),
         gives=("run:agent",),
+        presets=("all",),
         defaults={"reward": ("gt", "call-count"), "tool": ("calculate", "search", "time", "weather"), "max_new_tokens": 96},
     )

@@ -16,5 +16,5 @@ def mm_stages() -> Iterable[StageSpec]:
         needs=("run:sft",),
         gives=("export",),
         after=("report",),
-        presets=("all", "serve"),
+        presets=("all", "core", "serve"),
     )

@@ -8,13 +8,16 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The fine-tuned model, trained on."""
+    """The pretrained model, fine-tuned as sft does it and under a teacher: the best that the stages before it gave."""
     yield StageSpec(
         name="distill",
-        summary="Learn from a larger model's logits.",
+        summary="Fine-tune the pretrained model on a trained one's logits.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="distill",
-        needs=("run:sft",),
+        needs=("run:pretrain", "run:sft"),
+        after=("run:ppo", "run:grpo", "run:spo"),
         gives=("run:distill",),
+        takes={"teacher_from": ("run:spo", "run:ppo", "run:grpo", "run:sft")},
+        presets=("all",),
         aliases=("distillation",),
     )

@@ -16,4 +16,5 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="dpo",
         needs=("run:sft",),
         gives=("run:dpo",),
+        presets=("all",),
     )

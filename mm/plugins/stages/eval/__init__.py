@@ -16,5 +16,5 @@ def mm_stages() -> Iterable[StageSpec]:
         needs=("run:pretrain", "run:sft"),
         gives=("report",),
         after=("run:*",),
-        presets=("all", "core"),
+        presets=("all", "core", "rl"),
     )

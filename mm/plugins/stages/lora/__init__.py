@@ -16,4 +16,6 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="lora",
         needs=("run:sft",),
         gives=("run:lora",),
+        defaults={"data": ("skills:lora",)},
+        presets=("all",),
     )

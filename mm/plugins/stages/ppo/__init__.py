@@ -17,5 +17,5 @@ def mm_stages() -> Iterable[StageSpec]:
         needs=("run:sft",),
         gives=("run:ppo",),
         defaults={"reward": ("exact", "format:0.2"), "max_new_tokens": 64},
-        presets=("rl",),
+        presets=("all", "rl"),
     )

@@ -16,4 +16,6 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="reason",
         needs=("run:sft",),
         gives=("run:reason",),
+        defaults={"data": ("skills:reason",)},
+        presets=("all",),
     )
