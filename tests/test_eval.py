@@ -26,7 +26,7 @@ from mm.core.training.models import new_model, save_model_folder
 from mm.core.workspace import Workspace, fingerprint
 from mm.plugins.evaluations.measure import measure
 from mm.plugins.evaluations.settings import EvalSettings
-from mm.plugins.sources.skills import checks, corpus, evaluation
+from mm.plugins.sources.skills import checks, corpus
 from mm.testing import tiny_tokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
