@@ -26,7 +26,7 @@ from mm.core.training.models import new_model, save_model_folder
 from mm.core.workspace import Workspace, fingerprint
 from mm.plugins.evaluations.measure import measure
 from mm.plugins.evaluations.settings import EvalSettings
-from mm.plugins.sources.skills import checks, corpus, evaluation
+from mm.plugins.sources.skills import checks, corpus
 from mm.testing import tiny_tokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -171,18 +171,19 @@ def test_models_stand_side_by_side_and_reports_are_kept(call: Any, workspace: Wo
 
 
 class HalfRight(Engine):
-    """Answers every second prompt with what passes its check, and the others with nothing."""
+    """Answers every second item with what passes its check, and the others with nothing."""
 
     def __init__(self, tokenizer: Tokenizer, items: Sequence[Any]) -> None:
         self.tokenizer = tokenizer
-        self.answers = [checks.reference(item) if i % 2 == 0 else "?" for i, item in enumerate(items)]
+        halved = [(item["suite"], checks.reference(item) if i % 2 == 0 else "?") for i, item in enumerate(items)]
+        # episodes are asked after all others
+        self.answers = iter([answer for last in (False, True) for suite, answer in halved if (suite == "agent") == last])
 
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
         found = []
-        for index, (request, answer) in enumerate(zip(requests, self.answers, strict=True)):
-            ids = (*self.tokenizer.encode(answer), request.stop[0])
-            for token in ids:
-                assert on_token is not None
+        for index, request in enumerate(requests):
+            ids = (*self.tokenizer.encode(next(self.answers)), request.stop[0])
+            for token in ids if on_token else ():
                 on_token(index, token, 0.0)
             found.append(Completion(ids=ids, logprobs=(0.0,) * len(ids), finish_reason="stop"))
         return found
@@ -192,7 +193,7 @@ class HalfRight(Engine):
 
 
 def test_skills_have_shares_with_wilsons_interval(plugins: PluginManager, tmp_path: Path) -> None:
-    items, tokenizer = evaluation.single_turn(corpus.generate(0)["dev"]), Tokenizer.load()
+    items, tokenizer = corpus.generate(0)["dev"], Tokenizer.load()
     opened: Any = SimpleNamespace(engine=HalfRight(tokenizer, items), loaded=SimpleNamespace(tokenizer=tokenizer))
     settings = EvalSettings(skills=True, split="dev")
     figures = measure(plugins, opened, settings, tmp_path, print)["skills"]

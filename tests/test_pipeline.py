@@ -237,7 +237,7 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     assert [sum(figure["total"] for figure in r["skills"]) for r in report["reports"]] == [8, 8]
     kept = json.loads((artifacts["run:sft"].parent / "evals" / "skills-test.json").read_text())
     assert kept == report["reports"][1] and kept["model"]["fingerprint"] == fingerprint(artifacts["run:sft"])
-    assert len(report["samples"]) == 6 and (artifacts["report"].parent / "loss.png").exists()
+    assert len(report["samples"]) == 7 and (artifacts["report"].parent / "loss.png").exists()
     shown = capsys.readouterr().err
     assert "skills, test split" in shown and shown.index("[eval]") < shown.index("[convert]")
     assert mm.run(stages, workspace=tmp_path, **options) == artifacts

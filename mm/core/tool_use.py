@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mm.core.data.messages import ToolCall
+from mm.core.data.replies import Call
 from mm.core.data.tool_schema import call_fault, functions_of
 from mm.core.errors import DataError, MMError
 
 if TYPE_CHECKING:
     from mm.core.contracts import Tool
     from mm.core.plugins import PluginManager
+
+T = TypeVar("T")
 
 
 def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
@@ -30,7 +32,7 @@ def offered(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:
     return [{"type": "function", "function": dict(tool.schema)} for tool in tools.values()]
 
 
-def call(tools: Mapping[str, Tool], asked: ToolCall | DataError) -> str:
+def call(tools: Mapping[str, Tool], asked: Call) -> str:
     """The result as JSON text. A call that cannot be read, that asks for an unknown tool or does not fit its schema,
     and arguments that the tool refuses give `{"error": ...}`, so that the model can mend it.
 
@@ -53,6 +55,29 @@ def call(tools: Mapping[str, Tool], asked: ToolCall | DataError) -> str:
         return _text(result)
     except (TypeError, ValueError) as error:
         raise MMError(f"Tool {asked.name!r} gave what is no JSON value: {error}.") from error
+
+
+def take_turns(
+    talks: Sequence[T],
+    draw: Callable[[Sequence[T], int], Sequence[Sequence[Call]]],
+    answer: Callable[[T, list[str]], bool],
+    tools: Mapping[str, Tool],
+    most: int,
+) -> list[T]:
+    """The one loop of turns with tools: `draw` a turn of each talk, make the calls in it, `answer` with their results.
+
+    A talk goes on while its turns call and `answer` says True. Returns those whose turn number `most` still called:
+    these calls are not made.
+    """
+    going = list(talks)
+    for turn in range(most):
+        if not going:
+            break
+        calling = [(talk, calls) for talk, calls in zip(going, draw(going, turn), strict=True) if calls]
+        if turn == most - 1:
+            return [talk for talk, _ in calling]
+        going = [talk for talk, calls in calling if answer(talk, [call(tools, one) for one in calls])]
+    return []
 
 
 def _text(value: Any) -> str:

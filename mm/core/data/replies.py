@@ -10,6 +10,9 @@ import attrs
 from mm.core.data.messages import Message, ToolCall, embedded_json, parse_call
 from mm.core.errors import DataError
 
+# a call, or what is wrong with how it is written
+Call = ToolCall | DataError
+
 # A JSON string is skipped as one, for it may hold the closing tag; where quotes do not pair, the first tag closes.
 _CALL = re.compile(
     r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL
@@ -56,7 +59,7 @@ def split_calls(text: str) -> tuple[str, list[CallBlock]]:
     return _CALL.sub("", text), blocks
 
 
-def read_call(block: CallBlock) -> ToolCall | DataError:
+def read_call(block: CallBlock) -> Call:
     """The call, or what is wrong with how it is written."""
     try:
         if not block.closed:
@@ -66,12 +69,12 @@ def read_call(block: CallBlock) -> ToolCall | DataError:
         return error
 
 
-def read_calls(text: str) -> list[ToolCall | DataError]:
+def read_calls(text: str) -> list[Call]:
     """The tool calls of a turn in their order, each read or with what is wrong with it. Thoughts call nothing."""
     return [read_call(block) for block in split_calls(without_thinking(text))[1]]
 
 
-def with_calls(message: Message) -> tuple[Message, list[ToolCall | DataError]]:
+def with_calls(message: Message) -> tuple[Message, list[Call]]:
     """The assistant's turn with its calls taken out of the text, and the calls.
 
     Where one of them cannot be read, the text stays as it is: a history can only hold calls that are.

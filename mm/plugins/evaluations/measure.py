@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mm.core.data.corpus import open_corpus
 from mm.core.data.sources import kinds_of, read_rows
+from mm.core.episodes import Player
 from mm.core.errors import UsageError
 from mm.core.settings import TrainSettings
+from mm.core.tool_use import open_tools
 from mm.plugins.evaluations.progress import Counting
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import corpus, evaluation
@@ -42,7 +44,7 @@ def measure(
     if settings.data:
         found["text"] = [_text(plugins, opened, locator, settings, cache, say) for locator in settings.data]
     if settings.skills:
-        found["skills"] = [_plain(figure) for figure in _skills(opened, settings)]
+        found["skills"] = [_plain(figure) for figure in _skills(plugins, opened, settings)]
     return found
 
 
@@ -88,12 +90,16 @@ def _text(
     }  # fmt: skip
 
 
-def _skills(opened: TextModel, settings: EvalSettings) -> list[Figure]:
-    items = _limited(evaluation.single_turn(corpus.generate(settings.skills_seed)[settings.split]), settings)
+def player_of(plugins: PluginManager, opened: TextModel) -> Player:
+    """The opened model with the tools that the skills' episodes call."""
+    tools = open_tools(plugins, evaluation.TOOLS)
+    return Player(engine=opened.engine, tokenizer=opened.loaded.tokenizer, tools=tools)
+
+
+def _skills(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[Figure]:
+    items = _limited(corpus.generate(settings.skills_seed)[settings.split], settings)
     with Counting(f"skills {settings.split}", len(items), "items") as counting:
-        return evaluation.evaluate(
-            opened.engine, opened.loaded.tokenizer, items, seed=settings.seed, on_item=counting.add
-        )
+        return evaluation.evaluate(player_of(plugins, opened), items, seed=settings.seed, on_item=counting.add)
 
 
 def _limited(found: Sequence[T], settings: EvalSettings) -> Sequence[T]:

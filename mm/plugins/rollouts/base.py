@@ -108,8 +108,7 @@ class Rollout(Algorithm):
         found = self.engine.generate([self.request(sample) for sample in samples])
         policy.train(True)
         for sample, completion in zip(samples, found, strict=True):
-            sample.extend(completion)
-            sample.text = self.tools.tokenizer.decode(completion.ids)
+            sample.extend(completion, self.tools.tokenizer.decode(completion.ids))
 
     def request(self, sample: Sample, turn: int = 0) -> Request:
         """What the engine is asked for a sample."""

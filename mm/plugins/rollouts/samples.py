@@ -11,22 +11,20 @@ from torch import Tensor
 
 from mm.core.contracts import Completion
 from mm.core.data.rows import Row
+from mm.core.episodes import Episode
 from mm.core.training.batch import Tokens, Unit
 
 
 @attrs.define(eq=False, kw_only=True)
-class Sample:
-    """One completion of a prompt. `ids` are all its tokens, the prompt first; `learn` marks those that the policy drew
-    and `logprobs` are the engine's for them (0 elsewhere). `fields` are further tensors of that length."""
+class Sample(Episode):
+    """One completion of a prompt, of one turn or of several. `learn` marks the ids that the policy drew and `logprobs`
+    are the engine's for them (0 elsewhere). `fields` are further tensors of that length."""
 
     unit: Unit
     row: Row
     key: tuple[int, ...]
-    ids: list[int]
     learn: list[bool]
     logprobs: list[float]
-    text: str = ""
-    finish_reason: str = ""
     rewards: dict[str, float | None] = attrs.field(factory=dict)
     reward: float = 0.0
     advantage: float = 0.0
@@ -48,17 +46,16 @@ class Sample:
         """Tokens that the policy drew."""
         return sum(self.learn)
 
-    def extend(self, completion: Completion) -> None:
+    def extend(self, completion: Completion, text: str) -> None:
         """Append what the policy drew."""
-        self.ids += completion.ids
+        super().extend(completion, text)
         self.learn += [True] * len(completion.ids)
         self.logprobs += completion.logprobs
-        self.finish_reason = completion.finish_reason
 
     def observe(self, ids: Iterable[int]) -> None:
         """Append tokens that came from elsewhere: they are read and not learned."""
         found = list(ids)
-        self.ids += found
+        super().observe(found)
         self.learn += [False] * len(found)
         self.logprobs += [0.0] * len(found)
 

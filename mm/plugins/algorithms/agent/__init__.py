@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from attrs import frozen
 from attrs.validators import gt
 
+from mm.core.episodes import MAX_TOTAL_TOKENS, MAX_TURNS
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AlgorithmSpec
@@ -19,8 +20,10 @@ class AgentConfig(GrpoConfig):
     """How long an episode may be. --max-new-tokens bounds a turn."""
 
     num_generations: int = option(4, help="Episodes drawn for each prompt.", validator=gt(0))
-    max_turns: int = option(3, help="Most turns of the assistant in an episode.", validator=gt(0))
-    max_total_tokens: int = option(2500, help="Longest episode with its prompt and the tools' answers.", validator=gt(1))
+    max_turns: int = option(MAX_TURNS, help="Most turns of the assistant in an episode.", validator=gt(0))
+    max_total_tokens: int = option(
+        MAX_TOTAL_TOKENS, help="Longest episode with its prompt and the tools' answers.", validator=gt(1)
+    )
 
 
 @hookimpl

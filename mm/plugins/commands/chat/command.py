@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,9 +16,10 @@ from mm.plugins.commands import dialogue
 
 if TYPE_CHECKING:
     from mm.core.contracts import Tool
+    from mm.core.data.replies import Call
     from mm.core.training.generation import TextModel
 
-_ROUNDS = 8  # of calls before an answer
+_TURNS = 8  # of the model's, for one of the user's
 _HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)", "/help": "this list"}
 
 
@@ -62,15 +63,12 @@ class Conversation:
 
     def turn(self, text: str) -> None:
         """Answer a turn of the user's; one that fails or is interrupted leaves no trace in the conversation."""
+        from mm.core.tool_use import take_turns
+
         asked = [*self.messages, {"role": "user", "content": text}]
         try:
-            for _ in range(_ROUNDS):
-                before = len(asked)
-                asked += self._answer(asked)
-                if len(asked) == before + 1:
-                    break
-            else:
-                dialogue.say(f"stopped: the model has called tools in {_ROUNDS} turns running")
+            if take_turns([asked], self._draw, _answer, self.tools, _TURNS):
+                dialogue.say(f"stopped: the model has called tools in {_TURNS} turns running")
         except UsageError as error:
             dialogue.say(f"{error}\n/reset forgets the conversation.")
         except KeyboardInterrupt:
@@ -79,12 +77,13 @@ class Conversation:
         else:
             self.messages = asked
 
-    def _answer(self, asked: list[Any]) -> list[Any]:
-        """The model's next turn and, where it calls tools, what they answer."""
+    def _draw(self, talks: Sequence[list[Any]], turn: int) -> list[list[Call]]:
+        """Append the model's next turn; the calls in it."""
         from mm.core.data.replies import with_calls
-        from mm.core.tool_use import call, offered
+        from mm.core.tool_use import offered
         from mm.core.training.generation import answer
 
+        (asked,) = talks
         # every turn draws anew: with one seed, a question asked again would get its very answer again
         found = self.model.generate(
             asked, seed=self.seed + len(asked), on_text=dialogue.write, tools=offered(self.tools) or None, **self.options
@@ -92,13 +91,9 @@ class Conversation:
         click.echo()
         dialogue.say(f"({dialogue.summary(found)})")
         said = answer(found.text, self.options["thinking"])
-        if not self.tools:
-            return [said]
-        said, calls = with_calls(said)
-        results = [call(self.tools, one) for one in calls]
-        for result in results:
-            click.echo(f"<tool_response> {result}")
-        return [said, *({"role": "tool", "content": result} for result in results)]
+        said, calls = with_calls(said) if self.tools else (said, [])
+        asked.append(said)
+        return [calls]
 
     def command(self, line: str) -> bool:
         """Do what a line that begins with '/' says; False to leave."""
@@ -111,6 +106,14 @@ class Conversation:
         elif line != "/exit":
             dialogue.say(f"There is no {line.split()[0]}.{close_match(line, _HELP)} /help lists what there is.")
         return line != "/exit"
+
+
+def _answer(asked: list[Any], results: list[str]) -> bool:
+    """Show the model and the user what its calls gave."""
+    for result in results:
+        click.echo(f"<tool_response> {result}")
+        asked.append({"role": "tool", "content": result})
+    return True
 
 
 def _newest(workspace: Workspace) -> str:

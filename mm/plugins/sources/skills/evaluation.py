@@ -7,16 +7,20 @@ from typing import Any
 
 import attrs
 
-from mm.core.contracts import Engine, Request, Sampling
+from mm.core.contracts import Request, Sampling
 from mm.core.data.messages import parse_conversation
 from mm.core.data.tokenizer import Tokenizer
+from mm.core.episodes import Episode, Player
 from mm.plugins.sources.skills.checks import interval, score
 
-# The agent suite needs tools to be run between the turns.
+# An item of these suites is an episode: the model calls tools, and its last reply is scored.
 MULTI_TURN = ("agent",)
+# The plugins that these episodes call.
+TOOLS = ("calculate", "search", "time", "weather")
 # Manners are a share of what a model says, not of its one likeliest answer; everything else is decoded greedily.
 SAMPLED = ("polite",)
 _LONGEST = {"cloze": 16}
+
 
 @attrs.frozen(kw_only=True)
 class Figure:
@@ -38,46 +42,54 @@ class Figure:
         return interval(self.right, self.total)
 
 
-def single_turn(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The items that one completion answers."""
-    return [item for item in items if item["suite"] not in MULTI_TURN]
+@attrs.define(eq=False, kw_only=True)
+class Answer(Episode):
+    """What a model made of an item, special tokens removed from its turns; `key` names its random stream."""
+
+    item: Mapping[str, Any]
+    key: tuple[int, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the last reply passes the item's check."""
+        return score(self.item, self.turns[-1])
 
 
 def evaluate(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    items: Sequence[Mapping[str, Any]],
-    *,
-    seed: int = 0,
-    on_item: Callable[[], None] = lambda: None,
+    player: Player, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
 ) -> list[Figure]:
-    """Generate for single-turn items and score them; `on_item` is called as each one ends."""
-    completions = complete(engine, tokenizer, items, seed=seed, on_item=on_item)
+    """Ask the items and score the answers; `on_item` is called as each one ends."""
     counted: dict[tuple[str, str], list[bool]] = {}
-    for item, text in zip(items, completions, strict=True):
-        counted.setdefault((item["suite"], item["tier"]), []).append(score(item, text))
+    for answer in answers(player, items, seed=seed, on_item=on_item):
+        counted.setdefault((answer.item["suite"], answer.item["tier"]), []).append(answer.right)
     return [Figure(suite=s, tier=t, right=sum(passed), total=len(passed)) for (s, t), passed in counted.items()]
 
 
-def complete(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    items: Sequence[Mapping[str, Any]],
-    *,
-    seed: int,
-    on_item: Callable[[], None] = lambda: None,
-) -> list[str]:
-    """The model's text for each item, special tokens removed."""
-    requests = [
-        Request(
-            ids=tuple(prompt_ids(item, tokenizer)),
-            max_new_tokens=_LONGEST.get(item["suite"], 96),
-            stop=(tokenizer.eos_id,),
-            sampling=Sampling(temperature=1.0 if item["suite"] in SAMPLED else 0.0),
-            key=(seed, index),
-        )
-        for index, item in enumerate(items)
+def answers(
+    player: Player, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
+) -> list[Answer]:
+    """The model's answer to each item, in their order. The player has the tools (`TOOLS`)."""
+    found = [
+        Answer(ids=prompt_ids(item, player.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
     ]
+    episodes = [answer for answer in found if answer.item["suite"] in MULTI_TURN]
+    _reply(player, [answer for answer in found if answer.item["suite"] not in MULTI_TURN], on_item)
+    ended = 0
+
+    def count(going: int) -> None:
+        nonlocal ended
+        for _ in range(len(episodes) - going - ended):
+            on_item()
+        ended = len(episodes) - going
+
+    player.play(episodes, lambda answer, turn: _request(answer, player.tokenizer, turn), count)
+    count(0)
+    return found
+
+
+def _reply(player: Player, asked: Sequence[Answer], on_item: Callable[[], None]) -> None:
+    """One turn each, in which nothing is called."""
+    requests = [_request(answer, player.tokenizer) for answer in asked]
     left = [request.max_new_tokens for request in requests]
 
     def count(index: int, token: int, logprob: float) -> None:
@@ -85,7 +97,16 @@ def complete(
         if not left[index] or token in requests[index].stop:
             on_item()
 
-    return [tokenizer.decode(completion.ids) for completion in engine.generate(requests, on_token=count)]
+    for answer, completion in zip(asked, player.engine.generate(requests, on_token=count), strict=True):
+        answer.extend(completion, player.tokenizer.decode(completion.ids))
+
+
+def _request(answer: Answer, tokenizer: Tokenizer, turn: int = 0) -> Request:
+    suite = answer.item["suite"]
+    return Request(
+        ids=tuple(answer.ids), max_new_tokens=_LONGEST.get(suite, 96), stop=(tokenizer.eos_id,),
+        sampling=Sampling(temperature=1.0 if suite in SAMPLED else 0.0), key=(*answer.key, turn),
+    )  # fmt: skip
 
 
 def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:

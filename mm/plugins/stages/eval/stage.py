@@ -21,6 +21,7 @@ from mm.core.resolve import read_config
 from mm.core.workspace import RunFolder, fingerprint, write_text
 from mm.plugins.commands.runs.plot import plot_runs
 from mm.plugins.evaluations import report
+from mm.plugins.evaluations.measure import player_of
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.evaluations.table import print_reports
 from mm.plugins.sources.skills import corpus, evaluation
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mm.core.training.generation import TextModel
 
 _MODELS = (("run:pretrain", "before"), ("run:sft", "after"))
-_SAMPLES = ("facts", "tool", "tool_answer", "reason", "polite", "chat")
+_SAMPLES = ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat")
 
 
 @frozen(kw_only=True)
@@ -77,7 +78,7 @@ class Evaluate(Stage):
             report.keep(found, "")
             reports.append(found)
             if label == "after":
-                samples = _samples(opened, settings)
+                samples = _samples(self.plugins, opened, settings)
         self._write(artifacts, reports, samples)
         return StageResult({"report": self._folder() / "eval.json"}, self._summary(reports))
 
@@ -112,14 +113,13 @@ class Evaluate(Stage):
         return read_config(EvalOptions, self.layers, "eval")  # type: ignore[no-any-return]
 
 
-def _samples(opened: TextModel, settings: EvalSettings) -> list[list[tuple[str, str]]]:
+def _samples(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[list[tuple[str, str]]]:
     items = corpus.generate(settings.skills_seed)[settings.split]
     shown = [next(i for i in items if i["suite"] == suite) for suite in _SAMPLES]
-    texts = evaluation.complete(opened.engine, opened.loaded.tokenizer, shown, seed=0)
-    return [_conversation(item, text) for item, text in zip(shown, texts, strict=True)]
+    return [_conversation(answer) for answer in evaluation.answers(player_of(plugins, opened), shown, seed=0)]
 
 
-def _conversation(item: Mapping[str, Any], answer: str) -> list[tuple[str, str]]:
+def _conversation(answer: evaluation.Answer) -> list[tuple[str, str]]:
     """The turns that can be read, then the model's: a call is shown as the template writes it."""
-    turns = [t for t in item["conversations"] if t["role"] != "system"]
-    return [*((t["role"], t["content"] or f"calls {t.get('tool_calls', '')}") for t in turns), ("assistant", answer)]
+    turns = [t for t in answer.item["conversations"] if t["role"] != "system"]
+    return [*((t["role"], t["content"] or f"calls {t.get('tool_calls', '')}") for t in turns), ("assistant", answer.text)]
