@@ -114,7 +114,8 @@ def test_a_stage_waits_for_what_it_does_not_need(plugins: PluginManager) -> None
 
 def test_the_preset_all_evaluates_before_it_converts(plugins: PluginManager) -> None:
     names = [s.name for s in ordered(expand(plugins, ["all"]))]
-    assert names == ["download", "tokenizer", "pretrain", "sft", "eval", "convert"]
+    trained = ["agent", "dpo", "grpo", "lora", "ppo", "reason", "spo", "distill"]
+    assert names == ["download", "tokenizer", "pretrain", "sft", *trained, "eval", "convert"]
 
 
 def test_what_is_up_to_date_is_skipped(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:

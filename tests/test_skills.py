@@ -141,7 +141,7 @@ def test_a_file_of_the_corpus_is_named_by_the_locator(locator, file, kind):
 
 
 def test_a_file_that_the_corpus_has_not_is_named_with_those_that_it_has():
-    with pytest.raises(UsageError, match="no file 'reson'.*reason.*Files: pretrain, sft"):
+    with pytest.raises(UsageError, match=r"no file 'reson'.*reason.*Files: pretrain, sft"):
         list(open_source(plugin_manager(), "skills:reson", "chat").rows())
 
 

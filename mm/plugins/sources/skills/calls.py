@@ -185,12 +185,12 @@ def answer_case(draw: random.Random, request: Request, held: bool) -> Case:
 
 
 def double_case(draw: random.Random, request: Request) -> Case:
-    """A question about two values, in half of the cases answered hastily: after the first call, or by making it twice.
+    """A question about two values, in half of the cases answered hastily, after the first call.
 
     On purpose, as in `verifiable`: the episodes of reinforcement learning must sometimes succeed and sometimes fail.
     """
     both = [(at, moment(draw, request, at, False)) for at in (0, 1)]
-    made = both if draw.random() >= WRONG else draw.choice((both[:1], both[:1] * 2))
+    made = both if draw.random() >= WRONG else both[:1]
     prompt = [offer(draw, request.tool), user(request.text), *request.calls(made)]
     expected = [request.result(*one) for one in both]
     return Case("two_calls", prompt, assistant(request.reply(made)), {"contains": expected}, request.tool)

@@ -43,8 +43,8 @@ class Skills(Source):
         """The corpus's file that is read. Raises UsageError where the locator names another."""
         named: str | None = self._locator["file"]
         if named is not None and named not in corpus.TRAINING:
-            near = close_match(named, corpus.TRAINING)
-            raise UsageError(f"--data {self.locator}: the corpus has no file {named!r}.{near} Files: {', '.join(corpus.TRAINING)}.")
+            near, known = close_match(named, corpus.TRAINING), ", ".join(corpus.TRAINING)
+            raise UsageError(f"--data {self.locator}: the corpus has no file {named!r}.{near} Files: {known}.")
         return named or _FILES.get(self.row_kind)
 
     def make(self, folder: Path, seed: int) -> dict[str, int]:
