@@ -1,18 +1,20 @@
-"""What each stage after sft moves: held-out skills before and after, for several seeds of corpus and training.
+"""What each stage of `mm run all` moves: held-out skills before and after it, for several seeds of corpus and training.
 
     python benchmarks/stages.py --seeds 0 1 2 --split test --out stages
+    python benchmarks/stages.py --seeds 0 1 2 --split test --out stages-moe --arch moe
 
-Each seed is a workspace of its own: tokenizer, pretrain and sft as in examples/demo.toml, then every stage from that
-model, then `mm eval`. The settings below were tuned on the dev split of seed 0. Two seeds run at a time, each on one core.
+Each seed is a workspace of its own, in which `mm run all` runs with the settings of examples/demo.toml, tuned on the dev
+split of seed 0. Two seeds run at a time, each on one core. A second call goes on where the first one was broken off.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,75 +22,82 @@ from typing import Any
 from mm.plugins.sources.skills.checks import interval
 
 ROOT = Path(__file__).parents[1]
-RL = ["--reward", "exact", "--max-new-tokens", "32", "--kl-coef", "0.02", "--eval-rows", "50", "--log-interval", "20"]
-# stage -> its options, and the suites (tier `new`) that it is to move
-STAGES: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "dpo": (["--learning-rate", "5e-5", "--epochs", "2", "--global-batch-size", "8"], ("polite",)),
-    "grpo": ([*RL, "--learning-rate", "2e-4", "--max-steps", "150"], ("max", "sort", "reverse", "add")),
-    "spo": ([*RL, "--learning-rate", "2e-4", "--max-steps", "150"], ("max", "sort", "reverse", "add")),
-    "ppo": (
-        [*RL, "--learning-rate", "2e-4", "--critic-learning-rate", "1e-3", "--global-batch-size", "64", "--max-steps", "300"],
-        ("max", "sort", "reverse", "add"),
-    ),
+CONFIG = str(ROOT / "examples" / "demo.toml")
+VERIFIABLE = ("max", "sort", "reverse", "add")
+# stage -> the suites that it is to move, and the model that it is compared with: where it started, or for distillation
+# the same student after the same steps without a teacher
+STAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "sft": (("facts", "tool", "tool_answer", "reason", "chat"), "pretrain"),
+    "lora": (("double",), "sft"),
+    "reason": (("reason_longer",), "sft"),
+    "dpo": (("polite",), "sft"),
+    "grpo": (VERIFIABLE, "sft"),
+    "spo": (VERIFIABLE, "sft"),
+    "ppo": (VERIFIABLE, "sft"),
+    "distill": (VERIFIABLE, "sft"),
+    "agent": (("agent",), "sft"),
 }
+# the rows of each stage, with the seed of the corpus
+DATA: dict[str, tuple[str, ...]] = {
+    "tokenizer": ("skills:{}", "classics"),
+    "pretrain": ("skills:{}", "classics"),
+    "lora": ("skills:lora:{}:0.5", "skills:{}:0.5"),
+    "reason": ("skills:reason:{}:0.5", "skills:{}:0.5"),
+    **dict.fromkeys(("sft", "dpo", "grpo", "spo", "ppo", "distill", "agent"), ("skills:{}",)),
+}
+Report = Mapping[str, Any]
 
 
-def mm(workspace: Path, *words: str) -> str:
-    """One command line; its output."""
+def train(workspace: Path, seed: int, split: str, further: Sequence[str]) -> dict[str, Report]:
+    """Run the whole pipeline in a workspace; the report of every model, by the name of its stage."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    data = [f"--{stage}-data={locator.format(seed)}" for stage, locators in DATA.items() for locator in locators]
+    words = ["run", "all", "--config", CONFIG, f"--seed={seed}", f"--split={split}", *data, *further]
     command = [sys.executable, "-m", "mm", *words]
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True)
+    # two processes that each spin for the other's core would lose more than they gain
+    done = subprocess.run(
+        command, cwd=workspace, env={**os.environ, "OMP_WAIT_POLICY": "passive"}, capture_output=True, text=True
+    )
+    (workspace / "output.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-    return done.stdout
+    found = json.loads((workspace / "reports" / "eval.json").read_text(encoding="utf-8"))
+    return {report["model"]["name"]: report for report in found["reports"]}
 
 
-def train(workspace: Path, seed: int, stages: list[str], split: str) -> list[dict[str, Any]]:
-    """The reports of sft and of each stage."""
-    workspace.mkdir(parents=True, exist_ok=True)
-    data = [f"--{stage}-data=skills:{seed}" for stage in ("tokenizer", "pretrain", "sft")]
-    config = str(ROOT / "examples" / "demo.toml")
-    mm(workspace, "run", "tokenizer", "pretrain", "sft", "--config", config, f"--seed={seed}", *data, "--pretrain-data=classics")
-    start = json.loads((workspace / ".mm" / "stages.json").read_text())["sft"]["artifacts"]["run:sft"]
-    sft = Path(start).parent.name
-    for stage in stages:
-        if not (workspace / "runs" / stage / "model").exists():
-            words = ("--algo", stage, "--from", sft, "--run", stage, "--data", f"skills:{seed}", f"--seed={seed}")
-            mm(workspace, "train", *words, *STAGES[stage][0])
-    words = ("--skills", "--split", split, "--skills-seed", str(seed), "--json")
-    found: list[dict[str, Any]] = json.loads(mm(workspace, "eval", sft, *stages, *words))
-    return found
+def share(report: Report, suites: Sequence[str], *, others: bool = False) -> str:
+    """The pooled share of the suites' tier `new` (or that of all other suites), with its interval."""
+    chosen = [f for f in report["skills"] if (f["suite"] in suites) != others and f["tier"] == "new"]
+    right, total = sum(f["right"] for f in chosen), sum(f["total"] for f in chosen)
+    low, high = interval(right, total)
+    return f"{right / total:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def share(report: dict[str, Any], suites: tuple[str, ...]) -> tuple[int, int]:
-    """(right, asked) of the suites' tier `new`."""
-    chosen = [f for f in report["skills"] if f["suite"] in suites and f["tier"] == "new"]
-    return sum(f["right"] for f in chosen), sum(f["total"] for f in chosen)
-
-
-def rows(found: dict[int, list[dict[str, Any]]], stages: list[str]) -> Iterator[str]:
-    """The table's lines."""
+def rows(found: Mapping[int, Mapping[str, Report]]) -> Iterator[str]:
+    """The table's lines: what is to move, then all the other suites."""
     yield "| stage | held-out items | " + " | ".join(f"seed {seed}: before -> after" for seed in found) + " |"
     yield "|---|---|" + "---|" * len(found)
-    for number, stage in enumerate(stages, 1):
-        suites = STAGES[stage][1]
-        cells = []
-        for reports in found.values():
-            pair = [share(reports[0], suites), share(reports[number], suites)]
-            cells.append(" -> ".join(f"{r / t:.2f} [{interval(r, t)[0]:.2f}, {interval(r, t)[1]:.2f}]" for r, t in pair))
-        yield f"| {stage} | {', '.join(suites)} | {' | '.join(cells)} |"
+    for stage, (suites, before) in STAGES.items():
+        for others in (False, True):
+            name = "| all others |" if others else f"| {', '.join(suites)} |"
+            pairs = [(share(reports[n], suites, others=others) for n in (before, stage)) for reports in found.values()]
+            yield f"| {'' if others else stage} {name} " + " | ".join(" -> ".join(pair) for pair in pairs) + " |"
 
 
 def main() -> None:
     """Parse the command line; train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--arch", choices=("dense", "moe"), default="dense")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--out", type=Path, default=Path("stages"))
     args = parser.parse_args()
     with ThreadPoolExecutor(2) as pool:
-        jobs = {seed: pool.submit(train, args.out.resolve() / str(seed), seed, args.stages, args.split) for seed in args.seeds}
-        print("\n".join(rows({seed: job.result() for seed, job in jobs.items()}, args.stages)))
+        jobs = {
+            seed: pool.submit(train, args.out.resolve() / str(seed), seed, args.split, [f"--arch={args.arch}"])
+            for seed in args.seeds
+        }
+        print("\n".join(rows({seed: job.result() for seed, job in jobs.items()})))
 
 
 if __name__ == "__main__":
