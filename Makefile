@@ -15,7 +15,7 @@ PIP = .venv/bin/pip install -q -c constraints.txt
 	touch $@
 
 demo: .venv/installed
-	.venv/bin/mm run all --config examples/demo.toml
+	.venv/bin/mm run core --config examples/demo.toml
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -n 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,32 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     own = {k: v for k, v in options.items() if not k.startswith(("pretrain", "tokenizer", "preset", "eval"))}
     third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **own)
     assert third["run:sft"] not in (artifacts["run:sft"], again["run:sft"])
+
+
+def test_a_stage_takes_its_teacher_from_the_stages_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("text", "chat"):
+        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
+    chat = str(tmp_path / "chat.jsonl")
+    shared = {"max_steps": 1, "global_batch_size": 2, "threads": 1, "backend": "cpu", "dtype": "fp32", "max_length": 128}
+    tuned = {**shared, "sft_data": chat, "distill_data": chat}
+    options = {
+        **tuned, "tokenizer_vocab_size": 320, "tokenizer_data": tmp_path / "text.jsonl", "preset": "tiny",
+        "pretrain_data": tmp_path / "text.jsonl", "pretrain_arch": "dense", "pretrain_dense_hidden_size": 16,
+        "pretrain_dense_num_hidden_layers": 1,
+    }  # fmt: skip
+    stages = ["tokenizer", "pretrain", "sft", "distill"]
+    artifacts = mm.run(stages, workspace=tmp_path, **options)
+
+    def settings(path: Path) -> dict[str, Any]:
+        return tomllib.loads((path.parent / "run.toml").read_text())
+
+    found = settings(artifacts["run:distill"])
+    assert found["from"] == str(artifacts["run:pretrain"]) and found["teacher"]["from"] == str(artifacts["run:sft"])
+    mm.run(stages, workspace=tmp_path, **options)
+    assert "[distill] up to date" in capsys.readouterr().err
+    # another teacher is another training, and one that the user names stands above the stages'
+    again = mm.run(["sft", "distill"], workspace=tmp_path, **tuned, sft_learning_rate=1e-3)
+    assert settings(again["run:distill"])["teacher"]["from"] == str(again["run:sft"]) != found["teacher"]["from"]
+    teacher = str(artifacts["run:pretrain"])
+    named = mm.run(["distill"], workspace=tmp_path, **shared, distill_data=chat, distill_teacher_from=teacher)
+    assert settings(named["run:distill"])["teacher"]["from"] == str(artifacts["run:pretrain"])
