@@ -1,10 +1,11 @@
 """What each stage of `mm run all` moves: held-out skills before and after it, for several seeds of corpus and training.
 
-    python benchmarks/stages.py --seeds 0 1 2 --split test --out stages
+    python benchmarks/stages.py --seeds 0 1 2 --split test --control --out stages
     python benchmarks/stages.py --seeds 0 1 2 --split test --out stages-moe --arch moe
 
 Each seed is a workspace of its own, in which `mm run all` runs with the settings of examples/demo.toml, tuned on the dev
-split of seed 0. Two seeds run at a time, each on one core. A second call goes on where the first one was broken off.
+split of seed 0. Two run at a time, each on one core. A second call goes on where the first one was broken off. The control
+(`--control`) is a workspace a seed in which pretraining stops after its first step: what sft reaches without it.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ DATA: dict[str, tuple[str, ...]] = {
 Report = Mapping[str, Any]
 
 
-def train(workspace: Path, seed: int, split: str, further: Sequence[str]) -> dict[str, Report]:
-    """Run the whole pipeline in a workspace; the report of every model, by the name of its stage."""
+def train(workspace: Path, seed: int, split: str, stages: Sequence[str], further: Sequence[str]) -> dict[str, Report]:
+    """Run stages in a workspace; the report of every model, by the name of its stage."""
     workspace.mkdir(parents=True, exist_ok=True)
-    data = [f"--{stage}-data={locator.format(seed)}" for stage, locators in DATA.items() for locator in locators]
-    words = ["run", "all", "--config", CONFIG, f"--seed={seed}", f"--split={split}", *data, *further]
+    named = {*stages, *(DATA if "all" in stages else ())}
+    data = [f"--{s}-data={locator.format(seed)}" for s, locators in DATA.items() if s in named for locator in locators]
+    words = ["run", *stages, "--config", CONFIG, f"--seed={seed}", f"--split={split}", *data, *further]
     command = [sys.executable, "-m", "mm", *words]
     # two processes that each spin for the other's core would lose more than they gain
     done = subprocess.run(
@@ -74,7 +76,7 @@ def share(report: Report, suites: Sequence[str], *, others: bool = False) -> str
 
 
 def rows(found: Mapping[int, Mapping[str, Report]]) -> Iterator[str]:
-    """The table's lines: what is to move, then all the other suites."""
+    """The table's lines: what is to move, then all the other suites; and sft without pretraining."""
     yield "| stage | held-out items | " + " | ".join(f"seed {seed}: before -> after" for seed in found) + " |"
     yield "|---|---|" + "---|" * len(found)
     for stage, (suites, before) in STAGES.items():
@@ -82,6 +84,10 @@ def rows(found: Mapping[int, Mapping[str, Report]]) -> Iterator[str]:
             name = "| all others |" if others else f"| {', '.join(suites)} |"
             pairs = [(share(reports[n], suites, others=others) for n in (before, stage)) for reports in found.values()]
             yield f"| {'' if others else stage} {name} " + " | ".join(" -> ".join(pair) for pair in pairs) + " |"
+    if all("control" in reports for reports in found.values()):
+        suites = STAGES["sft"][0]
+        alone = [share(reports["control"], suites) for reports in found.values()]
+        yield f"| sft without pretraining | {', '.join(suites)} | " + " | ".join(alone) + " |"
 
 
 def main() -> None:
@@ -90,14 +96,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arch", choices=("dense", "moe"), default="dense")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    parser.add_argument("--control", action="store_true", help="also measure sft without pretraining")
     parser.add_argument("--out", type=Path, default=Path("stages"))
     args = parser.parse_args()
+    out, arch = args.out.resolve(), f"--arch={args.arch}"
+    core = ("tokenizer", "pretrain", "sft", "eval")
     with ThreadPoolExecutor(2) as pool:
-        jobs = {
-            seed: pool.submit(train, args.out.resolve() / str(seed), seed, args.split, [f"--arch={args.arch}"])
-            for seed in args.seeds
-        }
-        print("\n".join(rows({seed: job.result() for seed, job in jobs.items()})))
+        runs = {s: pool.submit(train, out / str(s), s, args.split, ["all"], [arch]) for s in args.seeds}
+        alone, asked = ["--pretrain-max-steps=1", arch], args.seeds if args.control else []
+        controls = {s: pool.submit(train, out / f"{s}-control", s, args.split, core, alone) for s in asked}
+        found = {s: dict(run.result()) for s, run in runs.items()}
+        for s, run in controls.items():
+            found[s]["control"] = run.result()["sft"]
+    print("\n".join(rows(found)))
 
 
 if __name__ == "__main__":
