@@ -254,6 +254,22 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     own = {k: v for k, v in options.items() if not k.startswith(("pretrain", "tokenizer", "preset", "eval"))}
     third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **own)
     assert third["run:sft"] not in (artifacts["run:sft"], again["run:sft"])
+    # a further model is asked alone, and in another way all of them are
+    adapted = {**own, "lora_data": own.pop("sft_data"), "eval_limit": 8}
+    capsys.readouterr()
+    found = mm.run(["lora", "eval"], workspace=tmp_path, **adapted)
+    shown = capsys.readouterr().err
+    assert [word for word in shown.split("\n") if word.endswith((" is asked", " was measured before"))] == [
+        f"pretrain: {artifacts['run:pretrain'].parent.name} was measured before",
+        f"sft: {third['run:sft'].parent.name} is asked", f"lora: {found['run:lora'].parent.name} is asked",
+    ]  # fmt: skip
+    assert "without a line: pretrain, sft, lora." in shown
+    report = json.loads(found["report"].read_text())
+    assert [r["model"]["name"] for r in report["reports"]] == ["pretrain", "sft", "lora"]
+    assert report["pictures"] == [str(tmp_path / "reports" / f"{name}.png") for name in ("loss", "lora")]
+    assert all(Path(picture).exists() for picture in report["pictures"])
+    mm.run(["eval"], workspace=tmp_path, eval_limit=9)
+    assert capsys.readouterr().err.count(" is asked") == 3
 
 
 def test_a_stage_takes_its_teacher_from_the_stages_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,9 @@ import pytest
 
 from mm import cli
 from mm.core.locks import exclusive
+from mm.core.workspace import RunFolder
 from mm.plugins.commands.pictures import fonts_for
+from mm.plugins.commands.runs.plot import plot_runs, telling
 from mm.testing import tiny_run
 
 SMALL = {
@@ -178,6 +180,27 @@ def test_other_fonts_give_the_letters_that_the_first_has_not(monkeypatch: pytest
     (letter, *_) = [code for code in font_manager.get_font(fonts[0].fname).get_charmap() if code > 0xE000]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
     assert fonts_for(f"abc{chr(letter)}\u4e8c") == (["DejaVu Sans", "STIXNonUnicode"], "\u4e8c")
+
+
+@pytest.mark.parametrize(
+    ("logged", "shown"),
+    [
+        ([["loss", "reward", "kl"]], ("reward",)),
+        ([["policy_loss", "reward"]], ("reward",)),
+        ([["loss", "accuracy", "margin"]], ("accuracy", "margin")),
+        ([["loss", "nll"]], ("loss",)),
+        ([["loss", "reward"], ["loss", "accuracy", "margin"]], ("loss",)),
+    ],
+)
+def test_a_plot_shows_what_tells_most(logged: list[list[str]], shown: tuple[str, ...], tmp_path: Path) -> None:
+    runs = [RunFolder(tmp_path / str(number)) for number in range(len(logged))]
+    for run, names in zip(runs, logged, strict=True):
+        run.path.mkdir()
+        # the first line of a run has only held-out figures
+        lines = [{"step": 0, "held_out/loss": 1.0}, {"step": 1, **dict.fromkeys(names, 0.5)}]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert telling(runs) == shown
+    assert plot_runs(runs, telling(runs), tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +15,9 @@ from mm.core.settings import TrainSettings
 from mm.core.tool_use import open_tools
 from mm.plugins.evaluations.progress import Counting
 from mm.plugins.evaluations.settings import EvalSettings
-from mm.plugins.sources.skills import corpus, evaluation
+from mm.plugins.sources.skills import evaluation
 from mm.plugins.sources.skills.evaluation import Figure
+from mm.plugins.sources.skills.source import generated
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +47,7 @@ def measure(
     if settings.data:
         found["text"] = [_text(plugins, opened, locator, settings, cache, say) for locator in settings.data]
     if settings.skills:
-        found["skills"] = [_plain(figure) for figure in _skills(plugins, opened, settings)]
+        found["skills"] = [figure.as_dict() for figure in _skills(plugins, opened, settings)]
     return found
 
 
@@ -96,8 +99,17 @@ def player_of(plugins: PluginManager, opened: TextModel) -> Player:
     return Player(engine=opened.engine, tokenizer=opened.loaded.tokenizer, tools=tools)
 
 
+def items_digest(settings: EvalSettings) -> str:
+    """A hash of the items that are asked: a corpus that has changed asks others."""
+    return hashlib.sha256(json.dumps(list(_items(settings)), ensure_ascii=False).encode()).hexdigest()
+
+
+def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
+    return _limited(generated(settings.skills_seed)[settings.split], settings)
+
+
 def _skills(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[Figure]:
-    items = _limited(corpus.generate(settings.skills_seed)[settings.split], settings)
+    items = _items(settings)
     with Counting(f"skills {settings.split}", len(items), "items") as counting:
         return evaluation.evaluate(player_of(plugins, opened), items, seed=settings.seed, on_item=counting.add)
 
@@ -109,11 +121,3 @@ def _limited(found: Sequence[T], settings: EvalSettings) -> Sequence[T]:
     from mm.core.data.order import permutation
 
     return [found[i] for i in sorted(permutation(len(found), settings.seed, 0)[: settings.limit].tolist())]
-
-
-def _plain(figure: Figure) -> dict[str, Any]:
-    low, high = figure.interval
-    return {
-        "suite": figure.suite, "tier": figure.tier, "right": figure.right, "total": figure.total,
-        "share": round(figure.share, 4), "low": round(low, 4), "high": round(high, 4),
-    }  # fmt: skip

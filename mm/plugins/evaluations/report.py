@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import attrs
 from mm.core.errors import UsageError
 from mm.core.inference import Inference
 from mm.core.workspace import Workspace, fingerprint, run_of, write_text
-from mm.plugins.evaluations.measure import measure
+from mm.plugins.evaluations.measure import items_digest, measure
 from mm.plugins.evaluations.settings import EvalSettings
 
 if TYPE_CHECKING:
@@ -34,15 +35,20 @@ def evaluate(
     say: Say,
 ) -> dict[str, Any]:
     """Measure an opened model and answer the report, as JSON values; `model` is what the user called it."""
+    started = time.time()
+    about = describe(model, opened, how, settings)
+    figures = measure(plugins, opened, settings, workspace.cache, say)
+    date = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
+    return {"date": date, "seconds": round(time.time() - started, 3), **about, **figures}
+
+
+def describe(model: str, opened: TextModel, how: Inference, settings: EvalSettings) -> dict[str, Any]:
+    """The part of a report that stands before anything is measured: what its figures depend on."""
     from mm.core.training.runfolder import versions
 
-    started = time.time()
-    figures = measure(plugins, opened, settings, workspace.cache, say)
     loaded = opened.loaded
     assert loaded.path is not None
     return {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
-        "seconds": round(time.time() - started, 3),
         "model": {
             "name": model, "path": str(loaded.path), "fingerprint": fingerprint(loaded.path),
             "architecture": loaded.architecture, "parameters": sum(p.numel() for p in loaded.model.parameters()),
@@ -54,8 +60,28 @@ def evaluate(
         },
         "settings": attrs.asdict(settings),
         "versions": versions(),
-        **figures,
+        **({"items": items_digest(settings)} if settings.skills else {}),
     }  # fmt: skip
+
+
+def known(about: dict[str, Any]) -> dict[str, Any] | None:
+    """The kept report of this very model, asked the same in the same way, under the name that it has now; or None.
+
+    `about` is what `describe` gave.
+    """
+    run, wanted = run_of(Path(about["model"]["path"])), _decisive(about)
+    for path in sorted(run.evals.glob("*.json")) if run else ():
+        with suppress(ValueError, KeyError):  # a file that is no report
+            report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if _decisive(report) == wanted:
+                return {**report, "model": about["model"]}
+    return None
+
+
+def _decisive(report: dict[str, Any]) -> Any:
+    """What the figures depend on, as JSON has it; not what the model is called or where it lies."""
+    model = {key: value for key, value in report["model"].items() if key not in ("name", "path")}
+    return json.loads(json.dumps([model, *(report[key] for key in ("backend", "settings", "versions")), report.get("items")]))
 
 
 def default_name(settings: EvalSettings) -> str:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = dict[str, Any]
+_NAMED = 4  # suites at most that a row names
+_MOVED = "what each stage moved: n new items of the suites that its data teaches; rest: those of all other suites"
 
 
 def table_of(reports: Sequence[Report]) -> Table:
@@ -54,6 +56,35 @@ def print_reports(reports: Sequence[Report], *, stderr: bool = False) -> None:
     console.print(table_of(reports))
     for note in notes_of(reports):
         console.print(note, highlight=False)
+
+
+def print_moved(lines: Sequence[dict[str, Any]], stages: Sequence[str]) -> None:
+    """What each stage moved, on stderr; `stages` are all, of which some may have no line."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if lines:
+        console.print(f"\n{_MOVED}", soft_wrap=True)
+        console.print(moved_table(lines))
+    if missing := [stage for stage in stages if stage not in {line["stage"] for line in lines}]:
+        console.print(f"Not on rows of this skills corpus, so without a line: {', '.join(missing)}.", highlight=False)
+
+
+def moved_table(lines: Sequence[dict[str, Any]]) -> Table:
+    """A row a stage."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("teaches", overflow="fold")
+    for column in ("n", "before", "after", "rest", "after"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for line in lines:
+        suites = ", ".join(line["suites"]) if len(line["suites"]) <= _NAMED else f"{len(line['suites'])} suites"
+        others = [f"{f['share']:.2f}" if f else "-" for f in (line["others_before"], line["others_after"])]
+        shares = [_share(f) if f else "-" for f in (line["before"], line["after"])]
+        table.add_row(line["stage"], suites, str(line["after"]["total"]), *shares, *others)
+    return table
 
 
 def _share(figure: dict[str, Any]) -> str:

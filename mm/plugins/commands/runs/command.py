@@ -90,15 +90,18 @@ def diff(first: str, second: str, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--metric", "metrics", multiple=True, help="Metric with its held-out values; several times.  [default: loss]")
+@click.option(
+    "--metric", "metrics", multiple=True,
+    help="Metric with its held-out values; several times.  [default: reward, accuracy and margin, or loss]",
+)  # fmt: skip
 @click.option("--apart", is_flag=True, help="Draw each run in a panel of its own.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
 def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path) -> None:
     """Draw metrics of one or several runs over their steps."""
-    from mm.plugins.commands.runs.plot import plot_runs
+    from mm.plugins.commands.runs.plot import plot_runs, telling
 
-    workspace = Workspace.here()
-    click.echo(plot_runs([workspace.existing(name) for name in names], metrics or ("loss",), out, apart=apart))
+    found = [Workspace.here().existing(name) for name in names]
+    click.echo(plot_runs(found, metrics or telling(found), out, apart=apart))
 
 
 @runs.command()

@@ -12,6 +12,15 @@ from mm.core.workspace import RunFolder
 from mm.plugins.commands.pictures import pyplot, save
 from mm.plugins.commands.runs.reading import metric_lines
 
+# what tells how a training went, best first: rewards of completions, pairs told apart, the loss
+_TELLING = (("reward",), ("accuracy", "margin"), ("loss",))
+
+
+def telling(runs: Sequence[RunFolder]) -> tuple[str, ...]:
+    """The metrics that tell most about these runs, of those that all of them have."""
+    logged = [{name for row in metric_lines(run) for name in row} for run in runs]
+    return next((names for names in _TELLING if all(have.issuperset(names) for have in logged)), _TELLING[-1])
+
 
 def read_metric(run: RunFolder, metric: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric in metrics.jsonl. Raises UsageError with close matches when it is not there."""

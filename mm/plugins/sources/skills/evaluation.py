@@ -11,7 +11,9 @@ from mm.core.contracts import Request, Sampling
 from mm.core.data.messages import parse_conversation
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.episodes import Episode, Player
+from mm.plugins.sources.skills import LOCATOR
 from mm.plugins.sources.skills.checks import interval, score
+from mm.plugins.sources.skills.source import Skills
 
 # An item of these suites is an episode: the model calls tools, and its last reply is scored.
 MULTI_TURN = ("agent",)
@@ -40,6 +42,14 @@ class Figure:
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of the share."""
         return interval(self.right, self.total)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a report has it."""
+        low, high = self.interval
+        return {
+            "suite": self.suite, "tier": self.tier, "right": self.right, "total": self.total,
+            "share": round(self.share, 4), "low": round(low, 4), "high": round(high, 4),
+        }  # fmt: skip
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -118,9 +128,11 @@ def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode_prompt(messages, tools)
 
 
-def by_suite(figures: Sequence[Figure]) -> dict[str, dict[str, Figure]]:
-    """suite -> tier -> figure, in the order of their first appearance."""
-    found: dict[str, dict[str, Figure]] = {}
-    for figure in figures:
-        found.setdefault(figure.suite, {})[figure.tier] = figure
-    return found
+def seed_of(locator: str) -> int | None:
+    """The seed of this corpus in a `--data` text; None for other data."""
+    return Skills(None, locator, "").seed if LOCATOR.fullmatch(locator) else None
+
+
+def file_of(locator: str, row_kind: str, seed: int) -> str | None:
+    """The file of this corpus that a `--data` text of rows of a kind means; None where it is not the corpus of this seed."""
+    return Skills(None, locator, row_kind).file if seed_of(locator) == seed else None

@@ -27,6 +27,16 @@ SIZES = {
     **{task: {"seen": 45, "new": 40, "never": 40} for task in (*verifiable.TASKS, verifiable.ADAPTED)},
 }
 SUITES = tuple(SIZES)
+# The suites that each of the corpus's training files teaches.
+TEACHES = {
+    "pretrain": ("cloze",),
+    "sft": ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat", *verifiable.TASKS),
+    "preference": ("polite",),
+    "prompts": verifiable.TASKS,
+    "agent": ("agent",),
+    "lora": (verifiable.ADAPTED,),
+    "reason": ("reason_longer",),
+}
 
 
 def distinct(cases: list[Case]) -> list[Case]:

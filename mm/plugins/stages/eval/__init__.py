@@ -8,10 +8,10 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The skills before and after fine-tuning, a plot of the losses, sample conversations."""
+    """The skills of every trained model, what each training moved, its curve, sample conversations."""
     yield StageSpec(
         name="eval",
-        summary="Measure the skills on held-out items, plot the losses, show samples.",
+        summary="Measure every trained model's skills on held-out items, plot the curves, show samples.",
         target="mm.plugins.stages.eval.stage:Evaluate",
         needs=("run:pretrain", "run:sft"),
         gives=("report",),

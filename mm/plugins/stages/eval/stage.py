@@ -1,12 +1,13 @@
-"""The evaluation stage: the skills before and after fine-tuning, the losses as a picture, a short conversation."""
+"""The evaluation stage: the skills of every trained model, what each training moved, its curve, sample conversations."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from attrs import frozen
 from attrs.validators import ge, optional
 
@@ -18,19 +19,20 @@ from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.resolve import read_config
-from mm.core.workspace import RunFolder, fingerprint, write_text
-from mm.plugins.commands.runs.plot import plot_runs
+from mm.core.workspace import fingerprint, write_text
 from mm.plugins.evaluations import report
-from mm.plugins.evaluations.measure import player_of
+from mm.plugins.evaluations.measure import items_digest
+from mm.plugins.evaluations.moved import Trained, moved
 from mm.plugins.evaluations.settings import EvalSettings
-from mm.plugins.evaluations.table import print_reports
-from mm.plugins.sources.skills import corpus, evaluation
+from mm.plugins.evaluations.table import print_moved, print_reports
+from mm.plugins.stages.eval.pictures import draw
+from mm.plugins.stages.eval.samples import samples
 
 if TYPE_CHECKING:
     from mm.core.training.generation import TextModel
 
-_MODELS = (("run:pretrain", "before"), ("run:sft", "after"))
-_SAMPLES = ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat")
+# those whose figures are shown one by one; the samples are the last one's
+BASE = ("pretrain", "sft")
 
 
 @frozen(kw_only=True)
@@ -38,13 +40,13 @@ class EvalOptions:
     """What is measured."""
 
     split: str = option("test", help="Items that are asked.", choices=("dev", "test"))
-    skills_seed: int = option(0, help="Seed of the skills corpus that the model learned from.")
+    skills_seed: int | None = option(None, help="Seed of the skills corpus; by default that of the data.")
     limit: int | None = option(None, help="Most items that are asked.", validator=optional(ge(1)))
     backend: str = option("auto", help="Chip.")
 
 
 class Evaluate(Stage):
-    """Writes `reports/eval.json` and `reports/loss.png`, and prints the table and the samples."""
+    """Writes `reports/eval.json` and the pictures, and prints tables and samples."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
@@ -56,70 +58,78 @@ class Evaluate(Stage):
         self._options()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """Both models and the options."""
-        options = self._options()
-        models = {name: fingerprint(artifacts[name]) for name, _ in _MODELS}
-        return {"models": models, "split": options.split, "seed": options.skills_seed, "limit": options.limit}
+        """The models, the items, and how they are asked."""
+        trained = self._trained(artifacts)
+        settings = self._settings(trained)
+        models = {one.name: fingerprint(one.model) for one in trained}
+        return {"models": models, "items": items_digest(settings), "settings": attrs.asdict(settings)}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """One line."""
-        return f"skills of the {self._options().split} split before and after sft -> {self._folder()}"
+        return f"skills of the {self._options().split} split of every trained model -> {self._folder}"
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Measure, plot, show."""
-        options = self._options()
-        how, _ = resolve_inference(self.plugins, [Layer(origin="stage", values={"backend": options.backend})])
+        trained = self._trained(artifacts)
+        settings = self._settings(trained)
+        how, _ = resolve_inference(self.plugins, [Layer(origin="stage", values={"backend": self._options().backend})])
         api.activate(self.plugins, how.backend, self.say)
-        settings = EvalSettings(skills=True, split=options.split, skills_seed=options.skills_seed, limit=options.limit)
-        reports, samples = [], []
-        for artifact, label in _MODELS:
-            opened = self._open(artifacts[artifact], how)
-            found = report.evaluate(self.plugins, label, opened, how, settings, self.workspace, self.say)
-            report.keep(found, "")
-            reports.append(found)
-            if label == "after":
-                samples = _samples(self.plugins, opened, settings)
-        self._write(artifacts, reports, samples)
-        return StageResult({"report": self._folder() / "eval.json"}, self._summary(reports))
+        starts = [start for one in trained if (start := one.start(self.workspace))]
+        names = {one.model: one.name for one in (*starts, *trained)}
+        reports = {model: self._measured(name, model, how, settings) for model, name in names.items()}
+        lines = moved(self.plugins, self.workspace, trained, reports, settings.skills_seed)
+        base = [one.model for one in trained if one.name in BASE]
+        shown = samples(self.plugins, self._open(base[-1], how), settings)
+        pictures = draw(trained, BASE, self._folder, self.say)
+        values = {
+            "reports": list(reports.values()), "moved": lines, "pictures": pictures,
+            "samples": [[{"role": role, "content": text} for role, text in turns] for turns in shown],
+        }  # fmt: skip
+        write_text(self._folder / "eval.json", json.dumps(values, indent=1, ensure_ascii=False))
+        print_reports([reports[model] for model in base], stderr=True)
+        print_moved(lines, [one.name for one in trained])
+        for turns in shown:
+            self.say("\n" + "\n".join(f"{role + ':':<11}{text}" for role, text in turns))
+        self.say(f"\ncurves: {', '.join(pictures)}")
+        return StageResult({"report": self._folder / "eval.json"}, self._summary(trained, reports))
+
+    def _measured(self, name: str, model: Path, how: Inference, settings: EvalSettings) -> dict[str, Any]:
+        opened = self._open(model, how)
+        if found := report.known(report.describe(name, opened, how, settings)):
+            self.say(f"{name}: {model.parent.name} was measured before")
+            return found
+        self.say(f"{name}: {model.parent.name} is asked")
+        found = report.evaluate(self.plugins, name, opened, how, settings, self.workspace, self.say)
+        report.keep(found, "")
+        return found
 
     def _open(self, model: Path, how: Inference) -> TextModel:
         from mm.core.training import generation
 
         return generation.load(self.plugins, str(model), self.workspace, how)
 
-    def _write(
-        self, artifacts: Mapping[str, Path], reports: list[dict[str, Any]], samples: list[list[tuple[str, str]]]
-    ) -> None:
-        runs = [RunFolder(artifacts[name].parent) for name, _ in _MODELS]
-        plot_runs(runs, ["loss"], self._folder() / "loss.png", apart=True)
-        values = {
-            "reports": reports,
-            "samples": [[{"role": role, "content": text} for role, text in turns] for turns in samples],
-        }
-        write_text(self._folder() / "eval.json", json.dumps(values, indent=1, ensure_ascii=False))
-        print_reports(reports, stderr=True)
-        for turns in samples:
-            self.say("\n" + "\n".join(f"{role + ':':<11}{text}" for role, text in turns))
-        self.say(f"\nlosses: {self._folder() / 'loss.png'}")
+    def _trained(self, artifacts: Mapping[str, Path]) -> list[Trained]:
+        """Every model that a stage gave, the pretrained one first and the fine-tuned one next."""
+        found = {name.removeprefix("run:"): path for name, path in artifacts.items() if name.startswith("run:")}
+        stages = sorted(found, key=lambda stage: BASE.index(stage) if stage in BASE else len(BASE))
+        return [Trained.of(found[stage], stage) for stage in stages]
 
-    def _summary(self, reports: list[dict[str, Any]]) -> str:
-        shares = [sum(f["right"] for f in r["skills"]) / max(1, sum(f["total"] for f in r["skills"])) for r in reports]
-        return f"all items right {shares[0]:.2f} before, {shares[1]:.2f} after; {self._folder() / 'eval.json'}"
+    def _settings(self, trained: Sequence[Trained]) -> EvalSettings:
+        options = self._options()
+        # sft's seed before that of other stages, and of pretraining, which may have had other data
+        seeds = [one.seed() for one in sorted(trained, key=lambda one: one.name != BASE[-1])]
+        seed = next((s for s in (options.skills_seed, *seeds) if s is not None), 0)
+        return EvalSettings(skills=True, split=options.split, skills_seed=seed, limit=options.limit)
 
+    def _summary(self, trained: Sequence[Trained], reports: Mapping[Path, dict[str, Any]]) -> str:
+        found = {one.name: reports[one.model]["skills"] for one in trained}
+        shares = {name: sum(f["right"] for f in fs) / max(1, sum(f["total"] for f in fs)) for name, fs in found.items()}
+        shown = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        return f"all items right: {shown}; {self._folder / 'eval.json'}"
+
+    @property
     def _folder(self) -> Path:
         return self.workspace.path / "reports"
 
     def _options(self) -> EvalOptions:
         return read_config(EvalOptions, self.layers, "eval")  # type: ignore[no-any-return]
-
-
-def _samples(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[list[tuple[str, str]]]:
-    items = corpus.generate(settings.skills_seed)[settings.split]
-    shown = [next(i for i in items if i["suite"] == suite) for suite in _SAMPLES]
-    return [_conversation(answer) for answer in evaluation.answers(player_of(plugins, opened), shown, seed=0)]
-
-
-def _conversation(answer: evaluation.Answer) -> list[tuple[str, str]]:
-    """The turns that can be read, then the model's: a call is shown as the template writes it."""
-    turns = [t for t in answer.item["conversations"] if t["role"] != "system"]
-    return [*((t["role"], t["content"] or f"calls {t.get('tool_calls', '')}") for t in turns), ("assistant", answer.text)]
