@@ -272,6 +272,23 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err.count(" is asked") == 3
 
 
+def test_a_mixture_of_experts_goes_through_the_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("text", "chat", "preference"):
+        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
+    artifacts = mm.run(
+        ["tokenizer", "pretrain", "sft", "dpo", "eval", "convert"], workspace=tmp_path, arch="moe", preset="tiny", max_steps=1,
+        tokenizer_vocab_size=320, tokenizer_data=tmp_path / "text.jsonl", pretrain_data=tmp_path / "text.jsonl",
+        sft_data=tmp_path / "chat.jsonl", dpo_data=tmp_path / "preference.jsonl", moe_hidden_size=32, moe_num_hidden_layers=1,
+        global_batch_size=2, threads=1, backend="cpu", eval_limit=4, max_length=128,
+    )  # fmt: skip
+    reports = json.loads(artifacts["report"].read_text())["reports"]
+    assert [(r["model"]["name"], r["model"]["architecture"]) for r in reports] == [(n, "moe") for n in ("pretrain", "sft", "dpo")]
+    assert json.loads((artifacts["export"] / "config.json").read_text())["model_type"] == "qwen2_moe"
+    opened = [mm.load(artifacts[name], backend="cpu", dtype="fp32") for name in ("run:sft", "export")]
+    said = [model.generate("hello", max_new_tokens=8, temperature=0).text for model in opened]
+    assert said[0] == said[1] != ""
+
+
 def test_a_stage_takes_its_teacher_from_the_stages_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("text", "chat"):
         (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
