@@ -35,7 +35,7 @@ class Rollout(Algorithm):
 
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
-        self.rollouts, self.metrics = 0, dict[str, Any]()
+        self.rollouts, self.failed, self.metrics = 0, 0, dict[str, Any]()
         if not tools.rewards:
             raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
 
@@ -57,7 +57,7 @@ class Rollout(Algorithm):
         self.compare(groups)
         samples = [sample for group in groups for sample in group]
         self.remember(samples)
-        self.metrics = host_metrics(groups, tuple(self.tools.rewards))
+        self.metrics = self.measured_on_host(groups)
         self._log(samples)
         self.rollouts += 1
         return self._mini_batches(samples)
@@ -72,7 +72,7 @@ class Rollout(Algorithm):
         samples = [Sample.of(unit, self.tools.row(unit.row), (self.tools.seed, -1, unit.row, 0)) for unit in units]
         self.complete(samples)
         self.judge(samples)
-        return host_metrics([[sample] for sample in samples], tuple(self.tools.rewards))
+        return self.measured_on_host([[sample] for sample in samples])
 
     def state_dict(self) -> dict[str, Any]:
         """How many rollouts there were: the next one's draws depend on it."""
@@ -127,6 +127,7 @@ class Rollout(Algorithm):
     def judge(self, samples: Sequence[Sample]) -> None:
         """Every reward by name, and their weighted sum."""
         scores = self.tools.score([sample.unit.row for sample in samples], [sample.text for sample in samples])
+        self.failed += sum(scores.failed.values())
         for index, sample in enumerate(samples):
             sample.rewards = scores.of(index)
             sample.reward = scores.total[index] - self._overlong(sample)
@@ -177,6 +178,11 @@ class Rollout(Algorithm):
             return token_logprobs(chosen, weight, batch.targets, temperature=self.config.temperature)
 
         return head
+
+    def measured_on_host(self, groups: Groups) -> Metrics:
+        """Figures that need no model: rewards, and those that failed since the last such figures, lengths, spread."""
+        failed, self.failed = self.failed, 0
+        return host_metrics(groups, tuple(self.tools.rewards), failed)
 
     # ---- for losses
 
