@@ -87,3 +87,10 @@ def test_an_absent_chip_is_skipped_with_its_reason() -> None:
     checks = check_backend(spec, module="mm.backends.cpu")
     assert not failures(checks)
     assert {check.detail for check in checks if check.name == "device"} == {"skipped: it is at the repair shop"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [spec.name for spec in PLUGINS.specs("algorithm")])
+def test_every_algorithm_passes_with_experts(name: str) -> None:
+    spec = PLUGINS.get("algorithm", name)
+    assert_passed(check_algorithm(spec, architecture="moe", plugins=PLUGINS, module=PLUGINS.owner(spec).value))

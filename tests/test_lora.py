@@ -278,11 +278,47 @@ def test_peft_loads_what_is_saved(base: RunFolder, tuned: RunFolder, tmp_path: P
     assert all(torch.allclose(one[name], two[name], atol=1e-7) for name in one)
 
 
+# The last names that vLLM 0.33 expects of updates, by class of model: those that its joined layers (qkv_proj,
+# gate_up_proj) are made of, and its other linear layers. Facts of packed_modules_mapping and get_expert_mapping there.
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_SWIGLU = {"gate_proj", "up_proj", "down_proj"}
+_VLLM = {
+    "LlamaForCausalLM": _ATTENTION | _SWIGLU, "Qwen3ForCausalLM": _ATTENTION | _SWIGLU,
+    "Qwen3MoeForCausalLM": _ATTENTION | {f"experts.{j}.{leaf}" for j in range(4) for leaf in _SWIGLU},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arch", "preset", "to", "target"),
+    [("dense", "tiny", "llama", ()), ("dense", "tiny3", "qwen3", ()), ("moe", "tiny3", "qwen3-moe", ("experts.*", "q_proj"))],
+)
+def test_the_files_keep_vllms_rules(arch: str, preset: str, to: str, target: tuple[str, ...], tmp_path: Path) -> None:
+    """Read from its source (vllm/lora/peft_helper.py, utils.py, lora_model.py of 0.33.0), not run: no vLLM is here."""
+    tiny_run(tmp_path, "pretrain", run="base", arch=arch, preset=preset, max_steps=1)
+    run = tiny_run(tmp_path, "sft", from_="base", run="tuned", adapter="lora", lora_target=target, max_steps=1)
+    config = json.loads((run.model / "adapter/adapter_config.json").read_text())
+    assert config.keys() >= {"r", "lora_alpha", "target_modules"} and isinstance(config["r"], int)
+    assert (config["bias"], config["r"], config["lora_alpha"]) == ("none", 16, 16)  # its default bound of the rank is 16
+    refused = {"modules_to_save", "use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "layer_replication", "use_bdlora"}
+    assert not any(config.get(name) for name in refused)
+    exported = mm.convert(tmp_path / "runs/base/model", tmp_path / "exported", to=to)
+    weights = load_file(exported / "model.safetensors")
+    (kind,) = json.loads((exported / "config.json").read_text())["architectures"]
+    updates = load_file(run.model / "adapter/adapter_model.safetensors")
+    assert updates
+    for name, update in updates.items():
+        prefix, _, rest = name.partition("base_model.model.")
+        module, letter, end = rest.rsplit(".", 2)
+        assert (prefix, end) == ("", "weight") and letter in ("lora_A", "lora_B")
+        last = module[module.index("experts.") :] if ".experts." in module else module.rpartition(".")[2]
+        assert last in _VLLM[kind]
+        weight = weights[f"{module}.weight"]  # it takes the place of a weight of the exported model
+        assert update.shape == ((16, weight.shape[1]) if letter == "lora_A" else (weight.shape[0], 16))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-

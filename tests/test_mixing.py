@@ -15,6 +15,7 @@ from mm.core.data.order import RowOrder
 from mm.core.data.weights import split_weight, split_weights
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
+from mm.core.training.batch import Unit
 from mm.core.training.distributed import World
 from mm.core.training.feed import Feed
 from mm.testing import tiny_run
@@ -123,8 +124,8 @@ class _Lengths:
     lengths = np.arange(1, 30)
 
     @staticmethod
-    def unit(index: int) -> int:
-        return index
+    def unit(index: int) -> Unit:
+        return Unit((), row=index)
 
 
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(1, 6))
@@ -136,7 +137,9 @@ def test_the_stream_does_not_depend_on_the_number_of_ranks(world_size: int, batc
         for rank in range(world_size)
     ]
     for _ in range(batches):
-        assert sorted(alone.next()) == sorted(row for rank in ranks for row in rank.next())  # type: ignore[type-var]
+        expected = sorted((unit.row, unit.repeat) for unit in alone.next())
+        assert expected == sorted((unit.row, unit.repeat) for rank in ranks for unit in rank.next())
+        assert len(set(expected)) == batch_size
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=4), st.data())

@@ -12,11 +12,15 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from mm.core.training.batch import Tokens, Unit, pack
+from mm.core.training.distributed import World
 from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.ppo import PpoConfig
 from mm.plugins.algorithms.ppo.algorithm import Ppo
+from mm.plugins.algorithms.spo import SpoConfig
+from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
+from mm.plugins.rollouts.losses import kl
 
 LENGTHS = (3, 1, 5)
 
@@ -111,3 +115,101 @@ def test_uncertain_prompts_come_more_often() -> None:
     again = Prioritised(range(16), tracker, 0.05, seed=1)
     again.load_state_dict(order.state_dict())
     assert again.take(4) == order.take(4)
+
+
+# ---- what is told apart by formulas
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_each_estimate_of_the_kl_is_schulmans(estimator: str) -> None:
+    """r = p_reference / p: -log r, (log r)^2 / 2, (r - 1) - log r; the first and the last without bias."""
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(50, generator=generator, dtype=torch.float64).log_softmax(0) for _ in range(2))
+    found = kl(estimator, p, q)
+    for x, y, value in zip(p.tolist(), q.tolist(), found.tolist(), strict=True):
+        r = math.exp(y) / math.exp(x)
+        assert value == pytest.approx({"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[estimator])
+    if estimator != "k2":
+        assert (p.exp() * found).sum().item() == pytest.approx((p.exp() * (p - q)).sum().item())
+
+
+def ppo_on(new: list[float], said: list[float], **fields: list[float]) -> tuple[Ppo, Any, Any]:
+    """A step of a PPO whose models say `new` log-probabilities and the values `said` of one completion with these fields."""
+    known = {"old": new, "values": said, "returns": said, "advantages": [0.0] * len(new)} | fields
+    padded = {name: torch.tensor([0.0, *row], dtype=torch.float64) for name, row in known.items()}
+    padded |= {"learn": torch.arange(len(new) + 1) >= 1, "engine": padded["old"]}
+    batch = pack([Unit((Tokens(torch.ones(len(new) + 1, dtype=torch.long), padded),))])
+    models: Any = {
+        "policy": lambda batch, head: torch.tensor(new, dtype=torch.float64),
+        "critic": lambda batch, head: torch.tensor(said, dtype=torch.float64),
+    }
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    ppo = Ppo(PpoConfig(value_clip=0.2, value_coef=0.5, kl_stop=0.25), models, tools)
+    return ppo, batch, ppo.loss(batch, {**ppo.counts(batch), "mm.micro": 1.0})
+
+
+def test_a_value_is_learned_no_faster_than_its_clip() -> None:
+    values, old, returns = [0.0, 0.5, 1.0, -1.0], [0.0, 0.0, 0.9, 0.5], [1.0, 1.0, 0.0, -2.0]
+    total = 0.0
+    for value, before, target in zip(values, old, returns, strict=True):
+        near = min(max(value, before - 0.2), before + 0.2)
+        total += 0.5 * max((value - target) ** 2, (near - target) ** 2)
+    _, _, (loss, metrics) = ppo_on([-1.0] * 4, values, values=old, returns=returns)
+    assert loss.item() == pytest.approx(0.5 * total / 4) and metrics["value_loss"][0].item() == pytest.approx(total / 4)
+
+
+def test_a_rollout_is_dropped_when_the_policy_has_moved() -> None:
+    """The mean of r - 1 - log r over the drawn tokens, against --kl-stop 0.25; asked once for each step."""
+    for step, drop in ((0.1, False), (0.6, False), (0.7, True), (-1.5, True)):
+        ppo, _, _ = ppo_on([-1.0 + step] * 3, [0.0] * 3, old=[-1.0] * 3)
+        assert (math.exp(step) - 1 - step > 0.25) == drop
+        assert ppo.after_step(1) is drop
+        assert ppo.after_step(2) is False
+
+
+def test_the_weight_of_the_kl_follows_its_target() -> None:
+    """arXiv:1909.08593, section 2.2: beta (1 + 0.1 clip(KL / target - 1, -0.2, 0.2))."""
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    for gap, factor in ((0.1, 1.0), (0.11, 1.01), (5.0, 1.02), (0.0, 0.98)):
+        ppo = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
+        ppo._adapt([torch.full((3,), gap), torch.full((1,), gap), torch.empty(0)])
+        assert ppo.kl_coef == pytest.approx(0.5 * factor)
+        other = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
+        other.load_state_dict(ppo.state_dict())
+        assert other.kl_coef == ppo.kl_coef
+    fixed = Ppo(PpoConfig(kl_coef=0.5), {}, tools)
+    fixed._adapt([torch.full((3,), 9.0)])
+    assert fixed.kl_coef == 0.5
+
+
+def test_the_kl_is_taken_from_the_reward_of_each_token() -> None:
+    tools: Any = SimpleNamespace(rewards={"some": None}, seed=0)
+    sample: Any = SimpleNamespace(reward=2.0)
+    found = Ppo(PpoConfig(kl_coef=0.5), {}, tools).rewards(sample, torch.tensor([1.0, -2.0, 4.0]))
+    assert found.tolist() == [-0.5, 1.0, 0.0]
+
+
+def test_one_value_for_all_prompts_is_minimind_s() -> None:
+    """`--value-tracker global`: every prompt is compared with one value, which forgets by the change of the mean."""
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    config = SpoConfig(value_tracker="global", normalise=False, kl_half_life=0.06, rho_low=0.5, rho_high=0.96)
+    spo = Spo(config, {}, tools)
+    assert spo.order("as it was", [0, 1]) == "as it was"
+
+    def answered(row: int, reward: float, logprob: float) -> Any:
+        unit = SimpleNamespace(row=row)
+        return SimpleNamespace(unit=unit, reward=reward, advantage=0.0, logprobs=[0.0, logprob, logprob], learn=[False, True, True])
+
+    first = [answered(0, 1.0, -1.0), answered(1, 0.0, -1.0), answered(2, 1.0, -1.0)]
+    spo.compare([[sample] for sample in first])
+    assert [sample.advantage for sample in first] == pytest.approx([0.5, -0.5, 0.5])
+    # alpha and beta begin with 1; nothing is known of how the policy moved, so 0.96 of them is kept
+    alpha, beta = 0.96 + 2 / 3, 0.96 + 1 / 3
+    second = [answered(9, 0.25, -1.06)]
+    spo.compare([second])
+    assert second[0].advantage == pytest.approx(0.25 - alpha / (alpha + beta))
+    # 0.06 further: half is kept
+    third = [answered(3, 1.0, -1.06)]
+    spo.compare([third])
+    alpha, beta = alpha / 2 + 0.25, beta / 2 + 0.75
+    assert third[0].advantage == pytest.approx(1 - alpha / (alpha + beta))

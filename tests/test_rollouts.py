@@ -3,48 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import drawing
 import pytest
 import torch
 
 import mm
-from mm.core.contracts import Reward
-from mm.core.data.rows import Row
 from mm.core.errors import UsageError
-from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
-from mm.core.records import RewardSpec
-from mm.testing import plugin_manager, tiny_run
+from mm.core.workspace import RunFolder
+from mm.testing import tiny_run
 
-ROWS = [{"prompt": f"say {word}"} for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
 TINY = {"num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 4, "threads": 1, "log_interval": 1}
-
-
-class Vowels(Reward):
-    """The share of vowels in a completion."""
-
-    def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
-        return [sum(c in "aeiou" for c in text) / max(1, len(text)) for text in completions]
-
-
-@hookimpl
-def mm_rewards() -> Iterable[RewardSpec]:
-    yield RewardSpec(name="vowels", summary="Vowels.", target=f"{__name__}:Vowels")
 
 
 @pytest.fixture(scope="module")
 def plugins() -> PluginManager:
-    return plugin_manager(__name__)
+    return drawing.plugins()
 
 
-def train(plugins: PluginManager, folder: Path, algo: str = "grpo", **options: Any) -> Any:
-    return tiny_run(folder, algo, plugins=plugins, rows=ROWS, **{**TINY, **options})
+def train(plugins: PluginManager, folder: Path, algo: str = "grpo", **options: Any) -> RunFolder:
+    return tiny_run(folder, algo, plugins=plugins, **{"rows": drawing.PROMPTS, **TINY, **options})
 
 
-def logged(run: Any, name: str) -> list[float]:
+def samples(run: RunFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.path / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def logged(run: RunFolder, name: str) -> list[float]:
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line[name] for line in lines if name in line and "learning_rate" in line]
 
@@ -65,25 +53,38 @@ def test_each_raises_its_reward(algo: str, plugins: PluginManager, tmp_path: Pat
     assert max(logged(run, "engine_gap")) < 1e-4
 
 
-@pytest.mark.parametrize("options", [
-    {"algo": "grpo", "loss_type": "dapo", "dynamic_sampling": True, "passes": 2, "mini_batches": 2},
-    {"algo": "ppo", "mini_batches": 2, "kl_target": 0.1},
-    {"algo": "spo", "num_generations": 2},
-], ids=["grpo", "ppo", "spo"])  # fmt: skip
-def test_a_resume_goes_on_as_if_nothing_had_happened(options: dict[str, Any], plugins: PluginManager, tmp_path: Path) -> None:
-    settings = {**options, "max_steps": 6, "run": "a", "learning_rate": 1e-3}
-    whole = train(plugins, tmp_path / "whole", **settings)
-    train(plugins, tmp_path / "cut", **settings, stop_after_steps=3)  # in the middle of a rollout's mini-batches
-    cut = mm.train(options["algo"], resume=True, run="a", workspace=tmp_path / "cut", plugins=plugins, quiet=True)
+RESUMED: dict[str, dict[str, Any]] = {
+    "grpo": {"loss_type": "dapo", "dynamic_sampling": True, "passes": 2, "mini_batches": 2},
+    "grpo with experts": {**drawing.SMALL_EXPERTS, "passes": 2, "mini_batches": 2},
+    "rloo": {"mini_batches": 2},
+    "reinforce-pp": {"mini_batches": 2},
+    "ppo": {"mini_batches": 2, "kl_target": 0.1},
+    "spo": {"num_generations": 2},
+    "agent": {**drawing.AGENT, "mini_batches": 2, "global_batch_size": 3},
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resume_goes_on_as_if_nothing_had_happened(case: str, plugins: PluginManager, tmp_path: Path) -> None:
+    algo = case.split()[0]
+    settings = {**RESUMED[case], "max_steps": 6, "run": "a", "learning_rate": 1e-3, "samples_logged": 99}
+    if algo == "agent":
+        settings |= {"rows": drawing.EPISODES, "from_": drawing.caller(tmp_path).model}
+    whole = train(plugins, tmp_path / "whole", algo, **settings)
+    train(plugins, tmp_path / "cut", algo, **settings, stop_after_steps=3)  # in the middle of a rollout's mini-batches
+    cut = mm.train(algo, resume=True, run="a", workspace=tmp_path / "cut", plugins=plugins, quiet=True)
     for name in ("loss", "reward", "kl"):
         assert logged(cut, name) == logged(whole, name)
+    assert (cut.path / "rollouts.jsonl").read_bytes() == (whole.path / "rollouts.jsonl").read_bytes()
     files = [next(run.checkpoints.glob("step-00000006")) / "model.safetensors" for run in (whole, cut)]
     assert files[0].read_bytes() == files[1].read_bytes()
+    if algo == "agent":
+        assert {'"result"' in line["completion"] for line in samples(cut)} == {True, False}
 
 
 def test_samples_are_written_to_be_read(plugins: PluginManager, tmp_path: Path) -> None:
     run = train(plugins, tmp_path, samples_logged=3)
-    lines = [json.loads(line) for line in (run.path / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = samples(run)
     assert [line["step"] for line in lines] == [0, 0, 0, 1, 1, 1]
     assert "say " in lines[0]["prompt"] and lines[0]["rewards"].keys() == {"vowels"}
     assert abs(sum(line["reward"] for line in lines)) > 0 and all(line["tokens"] <= 8 for line in lines)

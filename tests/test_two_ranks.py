@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_rollout_ranks
 import torch
 from safetensors.torch import load_file
 
@@ -42,6 +43,8 @@ EXPERTS = {
 }  # fmt: skip
 # rows a step: micro-batches on the ranks are uneven; one row leaves a rank without any
 BATCHES = (7, 1)
+# drawn by an algorithm, and dealt to several steps
+DRAWING = "grpo in mini-batches"
 
 
 def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.Tensor], list[int]]:
@@ -110,6 +113,7 @@ def rank_main(workspace: Path, out: Path) -> None:
     found = {(batch, arch): gradients(workspace, batch, arch) for batch in BATCHES for arch in ("dense", "moe")}
     torch.save(found, out / f"rank{os.environ.get('RANK', '0')}.pt")
     runs(workspace)
+    test_rollout_ranks.run_cases(workspace, [DRAWING])
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +197,7 @@ def test_two_ranks_agree_when_to_stop(folders: tuple[Path, Path]) -> None:
         assert (asked["state"], asked["step"], asked["stop_reason"]) == ("stopped", 3, "the last rank wants it")
     samples = [(folder / "runs/ended/samples.jsonl").read_text().splitlines() for folder in folders]
     assert [json.loads(line)["step"] for line in samples[1]] == [0, 1, 2] and len(samples[0]) == 3
+
+
+def test_two_ranks_draw_and_learn_what_one_does(folders: tuple[Path, Path]) -> None:
+    test_rollout_ranks.assert_equal(*folders, DRAWING)

@@ -29,11 +29,12 @@ class Tokens:
 @attrs.frozen(eq=False)
 class Unit:
     """What is never cut: a document (one sequence), a pair (two), an episode. `row` is its index in the data;
-    `values` are numbers of the whole unit."""
+    `values` are numbers of the whole unit. `repeat` is how often the row came before among those that were taken with it."""
 
     sequences: tuple[Tokens, ...]
     row: int = -1
     values: Mapping[str, float] = attrs.field(factory=dict)
+    repeat: int = 0
 
     @property
     def num_tokens(self) -> int:

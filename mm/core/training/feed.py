@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from mm.core.data.order import Order, partition
 from mm.core.data.store import Store
 from mm.core.training.batch import Unit
@@ -19,7 +21,7 @@ class Feed:
         self.store, self.order, self.batch_size, self.world = store, order, batch_size, world
 
     def steps(self, epochs: int) -> int:
-        """Optimizer steps in that many passes; the last batch runs on into the next pass where rows are left over."""
+        """Global batches in that many passes; the last batch runs on into the next pass where rows are left over."""
         return max(1, math.ceil(epochs * len(self.order) / self.batch_size))
 
     def next(self) -> list[Unit]:
@@ -30,7 +32,10 @@ class Feed:
         """This rank's units of the next `count` rows."""
         indices = self.order.take(count)
         mine = partition([int(self.store.lengths[i]) for i in indices], self.world.size)[self.world.rank]
-        return [self.store.unit(indices[i]) for i in mine]
+        units = [self.store.unit(indices[i]) for i in mine]
+        if len(set(indices)) == len(indices):
+            return units
+        return [attrs.evolve(unit, repeat=indices[:i].count(unit.row)) for unit, i in zip(units, mine, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor."""

@@ -16,6 +16,7 @@ from mm.core.composition import part_name, section_of
 from mm.core.contracts import Engine, Reward, Tool
 from mm.core.errors import UsageError
 from mm.core.training.batch import pack, split_by_tokens
+from mm.core.training.metrics import rewind_lines
 from mm.core.training.models import LoadedModel, freeze
 from mm.core.training.tools import Tools
 from mm.core.workspace import Workspace
@@ -116,11 +117,17 @@ class Lending:
 
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:
-    """Appends samples to the run's `rollouts.jsonl`, on the main rank."""
+    """Appends samples to the run's `rollouts.jsonl`, on the main rank. The first ones replace those that a run which was
+    cut off wrote behind its last checkpoint."""
+    path, begun = folder / ROLLOUTS, False
 
     def log(samples: Sequence[Mapping[str, Any]]) -> None:
-        if main and folder.is_dir():
-            with (folder / ROLLOUTS).open("a", encoding="utf-8") as file:
+        nonlocal begun
+        if main and samples and folder.is_dir():
+            if not begun and "step" in samples[0]:
+                rewind_lines(path, samples[0]["step"] - 1)
+            begun = True
+            with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
 
     return log

@@ -25,7 +25,8 @@ class Rollout(Algorithm):
     """An algorithm that learns from completions of its own. A subclass says what a completion is worth against what was
     expected (`compare`), and how the policy follows (`loss`); rows are prompts, and `global_batch_size` counts them.
 
-    The draws of a completion come from (seed, rollout, row, sample, turn), so they do not depend on ranks or slots.
+    The draws of a completion come from its key (seed, rollout, attempt, row, repeat, sample) and the turn, so they do not
+    depend on ranks or slots.
     Old log-probabilities are the present ones where a rollout is used once (the ratio is then 1 and only its gradient
     counts), otherwise the trainer's own before the first update: the engine's differ by its rounding, and are watched.
     """
@@ -34,7 +35,7 @@ class Rollout(Algorithm):
 
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
-        self.rollouts, self.metrics = 0, dict[str, Any]()
+        self.rollouts, self.failed, self.metrics = 0, 0, dict[str, Any]()
         if not tools.rewards:
             raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
 
@@ -44,6 +45,11 @@ class Rollout(Algorithm):
 
     # ---- contract
 
+    @property
+    def steps(self) -> int:
+        """Every mini-batch of every pass."""
+        return int(self.config.passes * self.config.mini_batches)
+
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         """Draw, judge and compare; then the mini-batches of all passes."""
         self.refresh()
@@ -51,10 +57,10 @@ class Rollout(Algorithm):
         self.compare(groups)
         samples = [sample for group in groups for sample in group]
         self.remember(samples)
-        self.metrics = host_metrics(groups, tuple(self.tools.rewards))
+        self.metrics = self.measured_on_host(groups)
         self._log(samples)
         self.rollouts += 1
-        return self._mini_batches([sample.as_unit() for sample in samples])
+        return self._mini_batches(samples)
 
     def counts(self, batch: Packed) -> dict[str, float]:
         """Completions, and the tokens drawn for them."""
@@ -66,7 +72,7 @@ class Rollout(Algorithm):
         samples = [Sample.of(unit, self.tools.row(unit.row), (self.tools.seed, -1, unit.row, 0)) for unit in units]
         self.complete(samples)
         self.judge(samples)
-        return host_metrics([[sample] for sample in samples], tuple(self.tools.rewards))
+        return self.measured_on_host([[sample] for sample in samples])
 
     def state_dict(self) -> dict[str, Any]:
         """How many rollouts there were: the next one's draws depend on it."""
@@ -88,14 +94,13 @@ class Rollout(Algorithm):
         """Give the engine the policy's present weights."""
         self.engine.update(self.models["policy"].model.state_dict().items(), version=self.rollouts)
 
-    def draw(self, units: Sequence[Unit]) -> Groups:
-        """The judged completions of each prompt."""
-        seed, config = self.tools.seed, self.config
+    def draw(self, units: Sequence[Unit], attempt: int = 0) -> Groups:
+        """The judged completions of each prompt; `attempt` counts the calls in this rollout, as a prompt may come again."""
         groups = []
         for unit in units:
             row = self.tools.row(unit.row)
-            keys = [(seed, self.rollouts, unit.row, number) for number in range(config.num_generations)]
-            groups.append([Sample.of(unit, row, key) for key in keys])
+            prompt = (self.tools.seed, self.rollouts, attempt, unit.row, unit.repeat)
+            groups.append([Sample.of(unit, row, (*prompt, number)) for number in range(self.config.num_generations)])
         samples = [sample for group in groups for sample in group]
         self.complete(samples)
         self.judge(samples)
@@ -122,6 +127,7 @@ class Rollout(Algorithm):
     def judge(self, samples: Sequence[Sample]) -> None:
         """Every reward by name, and their weighted sum."""
         scores = self.tools.score([sample.unit.row for sample in samples], [sample.text for sample in samples])
+        self.failed += sum(scores.failed.values())
         for index, sample in enumerate(samples):
             sample.rewards = scores.of(index)
             sample.reward = scores.total[index] - self._overlong(sample)
@@ -173,6 +179,11 @@ class Rollout(Algorithm):
 
         return head
 
+    def measured_on_host(self, groups: Groups) -> Metrics:
+        """Figures that need no model: rewards, and those that failed since the last such figures, lengths, spread."""
+        failed, self.failed = self.failed, 0
+        return host_metrics(groups, tuple(self.tools.rewards), failed)
+
     # ---- for losses
 
     def tokens(self, batch: Packed, logprobs_M: Tensor) -> Tokens:
@@ -207,12 +218,17 @@ class Rollout(Algorithm):
         metrics, self.metrics = self.metrics, {}
         return {**found, **metrics}
 
-    def _mini_batches(self, units: list[Unit]) -> list[list[Unit]]:
-        """Every pass in an order of its own, dealt into equally many mini-batches on every rank."""
-        dealt = []
+    def _mini_batches(self, samples: Sequence[Sample]) -> list[list[Unit]]:
+        """Every pass in an order of its own, dealt into mini-batches; which of them a completion is in is decided among
+        those of all ranks, so a rank may have none for a step."""
+        keys = [key for part in self.tools.world.gather([sample.key for sample in samples]) for key in part]
+        units, count = [sample.as_unit() for sample in samples], max(1, min(self.config.mini_batches, len(keys)))
+        dealt: list[list[Unit]] = []
         for number in range(self.config.passes):
-            order = sorted(range(len(units)), key=lambda i: stable_seed(self.tools.seed, self.rollouts, number, i))
-            dealt += [[units[i] for i in sorted(order[k :: self.config.mini_batches])] for k in range(self.config.mini_batches)]
+            order = sorted(keys, key=lambda key: (stable_seed(number, *key), key))
+            place = {key: index % count for index, key in enumerate(order)}
+            for mine in range(count):
+                dealt.append([unit for unit, s in zip(units, samples, strict=True) if place[s.key] == mine])
         return dealt
 
     def _log(self, samples: Sequence[Sample]) -> None:

@@ -16,12 +16,16 @@ RANGES = {
     "no_spread": Watch(high=0.8, meaning="most groups have equal rewards and teach nothing: other prompts or rewards"),
     "entropy": Watch(low=0.02, meaning="the policy has become almost deterministic: more KL, a lower learning rate"),
     "truncated": Watch(high=0.5, meaning="most completions reach --max-new-tokens: raise it, or reward shorter ones"),
-    "failed_rewards": Watch(high=0.0, meaning="a reward had no answer for some completions: see rollouts.jsonl"),
+    "failed_rewards": Watch(high=0.0, meaning="a reward raised or gave no number, and was left out: see rollouts.jsonl"),
 }
 
 
-def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str]) -> Metrics:
-    """Figures of a rollout that the host knows: rewards, lengths, truncation, groups without spread."""
+def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str], failed: int) -> Metrics:
+    """Figures of a rollout that the host knows: rewards, lengths, truncation, groups without spread.
+
+    A reward's mean is over the completions to which it applies, `/none` the share of the others. `failed` is how many
+    answers a reward owes.
+    """
     samples = [sample for group in groups for sample in group]
     count = float(len(samples))
     found: dict[str, tuple[float, float]] = {
@@ -31,7 +35,8 @@ def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str]) -> 
     for name in rewards:
         given = [value for s in samples if (value := s.rewards[name]) is not None]
         found[f"reward/{name}"] = (sum(given), float(len(given)))
-    found["failed_rewards"] = (float(sum(v is None for s in samples for v in s.rewards.values())), count)
+        found[f"reward/{name}/none"] = (count - len(given), count)
+    found["failed_rewards"] = (float(failed), count)
     found["truncated"] = (float(sum(s.finish_reason == "length" for s in samples)), count)
     flat = sum(len({s.reward for s in group}) == 1 for group in groups if len(group) > 1)
     found["no_spread"] = (float(flat), float(sum(len(group) > 1 for group in groups)))

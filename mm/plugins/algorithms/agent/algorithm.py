@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mm.core.data.tool_schema import functions_of
 from mm.core.episodes import Player
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.rollouts.samples import Sample
@@ -14,6 +15,7 @@ class Agent(Grpo):
 
     def complete(self, samples: Sequence[Sample]) -> None:
         """Turns until an episode stops calling, or may not go on. Its text is the transcript that rewards read."""
+        self._tell_missing(samples)
         player = Player(
             engine=self.engine, tokenizer=self.tools.tokenizer, tools=self.tools.tools,
             max_turns=self.config.max_turns, max_total_tokens=self.config.max_total_tokens,
@@ -22,3 +24,9 @@ class Agent(Grpo):
         policy.train(False)
         player.play(samples, self.request)
         policy.train(True)
+
+    def _tell_missing(self, samples: Sequence[Sample]) -> None:
+        """Say which tools a prompt offers that no --tool runs, once for each."""
+        offered = {name for sample in samples for name in functions_of(getattr(sample.row, "tools", ()))}
+        for name in sorted(offered - self.tools.tools.keys()):
+            self.tools.warn(f"rows offer the tool {name}, which no --tool runs: calls of it are answered with an error")

@@ -21,17 +21,17 @@ _EPS = 1e-4
 class Grpo(Rollout):
     """A completion's advantage is its reward against the mean of its group, for each of its tokens."""
 
-    def draw(self, units: Sequence[Unit]) -> Groups:
+    def draw(self, units: Sequence[Unit], attempt: int = 0) -> Groups:
         """With dynamic sampling, groups without spread make room for further prompts (DAPO, arXiv:2503.14476, eq. 11)."""
-        groups = super().draw(units)
+        groups = super().draw(units, attempt)
         if not self.config.dynamic_sampling:
             return groups
-        for _ in range(self.config.most_resamples):
+        for more in range(self.config.most_resamples):
             kept = [group for group in groups if len({s.reward for s in group}) > 1]
             missing = int(self.tools.world.sum({"missing": float(len(groups) - len(kept))})["missing"])
             if not missing:
                 break
-            groups = kept + super().draw(self.tools.more_rows(missing))
+            groups = kept + super().draw(self.tools.more_rows(missing), attempt + more + 1)
         return groups
 
     def compare(self, groups: Groups) -> None:

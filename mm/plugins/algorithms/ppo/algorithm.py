@@ -38,14 +38,14 @@ class Ppo(Rollout):
         old = self.logprobs("policy", samples)
         reference = self.logprobs("reference", samples) if "reference" in self.models else old
         values = self.per_token("critic", samples, self.value_of)
-        self._adapt(old, reference)
-        advantages = [
-            self.generalised(self.rewards(s, o - r), v) for s, o, r, v in zip(samples, old, reference, values, strict=True)
-        ]
+        gaps = [o - r for o, r in zip(old, reference, strict=True)]
+        self._adapt(gaps)
+        advantages = [self.generalised(self.rewards(s, g), v) for s, g, v in zip(samples, gaps, values, strict=True)]
         returns = [a + v for a, v in zip(advantages, values, strict=True)]
         middle, spread = over_ranks(self.tools.world, torch.cat(advantages).tolist() if advantages else [])
         whitened = [(a - middle) / (spread + 1e-8) for a in advantages]
-        for name, field in (("old", old), ("values", values), ("returns", returns), ("advantages", whitened)):
+        fields = {"old": old, "kl": gaps, "values": values, "returns": returns, "advantages": whitened}
+        for name, field in fields.items():
             self.add_field(samples, name, field)
         for sample, advantage in zip(samples, advantages, strict=True):
             sample.advantage = float(advantage.mean()) if len(advantage) else 0.0
@@ -80,6 +80,9 @@ class Ppo(Rollout):
             **self.measured(batch, tokens), "policy_loss": (policy.detach(), share), "value_loss": (value.detach(), share),
             "value": (self.field(batch, "values").sum(), count), "return": (self.field(batch, "returns").sum(), count),
         }  # fmt: skip
+        if "reference" in self.models:
+            metrics["kl"] = (self.field(batch, "kl").sum(), count)
+            metrics["kl_coef"] = (torch.tensor(self.kl_coef * share), share)
         return policy + config.value_coef * value, metrics
 
     def value_of(self, batch: Packed) -> Callable[[Tensor, Tensor], Tensor]:
@@ -113,10 +116,9 @@ class Ppo(Rollout):
         self._moved = moved if self._moved is None else self._moved + moved
         self._drawn = drawn
 
-    def _adapt(self, old: Sequence[Tensor], reference: Sequence[Tensor]) -> None:
+    def _adapt(self, gaps: Sequence[Tensor]) -> None:
         """Raise or lower the KL's weight by up to 2% a rollout (arXiv:1909.08593, section 2.2)."""
         if self.config.kl_target is None:
             return
-        gaps = [float((o - r).mean()) for o, r in zip(old, reference, strict=True) if len(o)]
-        error = over_ranks(self.tools.world, gaps)[0] / self.config.kl_target - 1
+        error = over_ranks(self.tools.world, [float(gap.mean()) for gap in gaps if len(gap)])[0] / self.config.kl_target - 1
         self.kl_coef *= 1 + 0.1 * max(-0.2, min(0.2, error))

@@ -40,7 +40,7 @@ def read_samples(path: Path, last: int) -> list[dict[str, Any]]:
         with path.open(encoding="utf-8") as file:
             lines = [line for line in deque(file, maxlen=last + 1) if line.endswith("\n")][-last:]
     except FileNotFoundError:
-        raise UsageError(f"Run {path.parent.name} has no samples: its algorithm does not answer prompts.") from None
+        raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.") from None
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:

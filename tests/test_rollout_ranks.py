@@ -1,0 +1,158 @@
+"""Two ranks draw what one rank draws, and learn what it learns, in one mini-batch or several.
+
+One of these cases is trained by test_two_ranks, where two ranks run anyhow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import drawing
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mm.core.training.distributed import World
+from mm.plugins.rollouts.base import Rollout
+from mm.plugins.rollouts.samples import Sample
+from mm.testing import tiny_run
+
+TINY = {
+    "num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 3, "threads": 1, "log_interval": 1,
+    "max_steps": 4, "learning_rate": 1e-3, "micro_batch_tokens": 90,
+}  # fmt: skip
+ROWS = [{"prompt": "say " + " and ".join(drawing.WORDS[: 1 + n % 3]) + f" {n}"} for n in range(7)]
+TWICE = {"passes": 2, "mini_batches": 3, "max_steps": 8}
+CASES: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "grpo in mini-batches": {**TWICE, "loss_type": "dapo", "dynamic_sampling": True},
+    "grpo with experts": {**drawing.SMALL_EXPERTS, "moe_router_aux_loss_coef": 0.5},
+    "grpo of one prompt": {"global_batch_size": 1},
+    "reinforce-pp": {"mini_batches": 2},
+    "rloo": {},
+    "ppo": {**TWICE, "num_generations": 2, "kl_target": 0.1, "kl_stop": 1e-3},
+    "spo": {"num_generations": 1, "global_batch_size": 5},
+    "spo for all prompts": {"num_generations": 2, "value_tracker": "global"},
+    "agent": {**drawing.AGENT, "micro_batch_tokens": 1000},
+}
+
+
+def run_cases(workspace: Path, cases: Iterable[str]) -> None:
+    """Train each case, and keep every completion that this rank drew."""
+    torch.set_num_threads(1)
+    rank = os.environ.get("RANK", "0")
+    drawn: list[dict[str, Any]] = []
+    log = Rollout._log
+
+    def keep(self: Rollout, samples: list[Sample]) -> None:
+        drawn.extend({"key": s.key, "ids": s.ids, "reward": s.reward, "advantage": s.advantage} for s in samples)
+
+    Rollout._log = keep  # type: ignore[method-assign]
+    plugins = drawing.plugins()
+    for case in cases:
+        algo = case.split()[0]
+        options = {"rows": ROWS, **({} if "arch" in CASES[case] else drawing.SMALL), **TINY, **CASES[case]}
+        if algo == "agent":
+            options = {n: v for n, v in options.items() if not n.startswith("dense")}
+            options |= {"rows": drawing.EPISODES, "from_": workspace / "caller"}
+        tiny_run(workspace, algo, plugins=plugins, run=case.replace(" ", "-"), **options)
+        (workspace / f"{case}.{rank}.json").write_text(json.dumps(drawn))
+        drawn.clear()
+    Rollout._log = log  # type: ignore[method-assign]
+
+
+def two_ranks(workspace: Path, cases: list[str]) -> list[subprocess.Popen[str]]:
+    """Both, started: the same in processes of their own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    code = f"from pathlib import Path; import test_rollout_ranks as t; t.run_cases(Path({str(workspace)!r}), {cases!r})"
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared["PYTHONPATH"] = str(Path(__file__).parent)
+    env = [{**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in (0, 1)]
+    quiet: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    return [subprocess.Popen([sys.executable, "-c", code], env=e, **quiet) for e in env]
+
+
+def train_both(one: Path, two: Path, cases: list[str]) -> None:
+    """The cases on one rank and, at the same time, on two."""
+    if any(case.startswith("agent") for case in cases):
+        for folder in (one, two):
+            (folder / "caller").symlink_to(drawing.caller(folder).model)
+    started = two_ranks(two, cases)
+    try:
+        run_cases(one, cases)
+        said = [process.communicate(timeout=300)[1] for process in started]
+        assert [p.returncode for p in started] == [0, 0], "\n".join(said)
+    finally:
+        for process in started:
+            process.kill()
+
+
+def drawn(folder: Path, case: str) -> dict[tuple[int, ...], dict[str, Any]]:
+    """The completions of all ranks by their keys; no two ranks drew one."""
+    every = [sample for file in sorted(folder.glob(f"{case}.?.json")) for sample in json.loads(file.read_text())]
+    found = {tuple(sample.pop("key")): sample for sample in every}
+    assert len(found) == len(every)
+    return found
+
+
+def assert_equal(one: Path, two: Path, case: str) -> None:
+    alone, both = drawn(one, case), drawn(two, case)
+    assert alone.keys() == both.keys() and len(alone) > 4
+    for key, sample in alone.items():
+        assert both[key]["ids"] == sample["ids"]
+        assert (both[key]["reward"], both[key]["advantage"]) == pytest.approx((sample["reward"], sample["advantage"]), abs=1e-3)
+    name = case.replace(" ", "-")
+    logs = [[json.loads(text) for text in (f / f"runs/{name}/metrics.jsonl").read_text().splitlines()] for f in (one, two)]
+    assert [line.keys() for line in logs[0]] == [line.keys() for line in logs[1]]
+    norm = "policy/grad_norm" if case.startswith("ppo") else "grad_norm"
+    assert all(line[norm] > 1e-3 for line in logs[0])
+    for first, second in zip(*logs, strict=True):
+        for figure in first.keys() - {"seconds", "engine_gap", "engine_gap_max", "router/load", "router/dead", "router/entropy"}:
+            assert second[figure] == pytest.approx(first[figure], rel=1e-3, abs=2e-5), figure
+    models = [load_file(folder / f"runs/{name}/model/model.safetensors") for folder in (one, two)]
+    for name in models[0]:
+        torch.testing.assert_close(models[0][name], models[1][name], atol=2e-5, rtol=1e-4, msg=lambda text: f"{case}: {text}")
+
+
+@pytest.mark.slow
+def test_two_ranks_draw_and_learn_what_one_does(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    train_both(tmp_path / "one", tmp_path / "two", list(CASES))
+    for case in CASES:
+        assert_equal(tmp_path / "one", tmp_path / "two", case)
+
+
+def test_mini_batches_are_those_of_one_rank() -> None:
+    """However completions lie on ranks, which of them share a step is the same, and ranks make equally many steps."""
+    from types import SimpleNamespace
+
+    class Part(World):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, rest]
+
+    samples: list[Any] = [SimpleNamespace(key=(0, 0, row, number)) for row in range(5) for number in range(3)]
+    for sample in samples:
+        sample.as_unit = lambda sample=sample: sample.key
+    config = SimpleNamespace(passes=2, mini_batches=4)
+    deal = lambda world, some: Rollout._mini_batches(  # noqa: E731
+        SimpleNamespace(tools=SimpleNamespace(world=world), config=config), some  # type: ignore[arg-type]
+    )
+    whole = deal(World(), samples)
+    assert [len(batch) for batch in whole] == [4, 4, 4, 3] * 2 and whole[:4] != whole[4:]
+    for cut in (0, 1, 7):
+        rest = [sample.key for sample in samples[cut:]]
+        first = deal(Part(), samples[:cut])
+        rest = [sample.key for sample in samples[:cut]]
+        second = deal(Part(), samples[cut:])
+        assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
+    few = deal(World(), samples[:2])
+    assert [len(batch) for batch in few] == [1, 1] * 2  # no step without any completion

@@ -1,0 +1,252 @@
+"""What a rollout promises: ids that are only ever drawn, prompts that come again, groups with spread, bounds, warnings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import drawing
+import pytest
+
+import mm
+from mm.core.contracts import Completion, Request, Reward
+from mm.core.data.rows import Row
+from mm.core.errors import MMError
+from mm.core.hooks import hookimpl
+from mm.core.plugins import PluginManager
+from mm.core.records import RewardSpec
+from mm.core.training.batch import Packed, Unit
+from mm.core.training.watchdog import Watchdog
+from mm.core.workspace import RunFolder
+from mm.plugins.engines.local.engine import LocalEngine
+from mm.plugins.rollouts.base import Rollout
+from mm.plugins.rollouts.samples import Sample
+from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
+
+TINY = {
+    "num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 4, "threads": 1,
+    "log_interval": 1, "samples_logged": 999,
+}  # fmt: skip
+TOKENIZER = tiny_tokenizer()
+
+
+class Picky(Reward):
+    """The share of vowels for the first four prompts, always 1 for the others; None, NaN or an error on request."""
+
+    def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
+        found: list[float | None] = []
+        for row, vowels in zip(rows, drawing.Vowels(None)(rows, completions), strict=True):
+            word = row.messages[0].content.split()[1]  # type: ignore[attr-defined]
+            found.append({"nan": float("nan"), "none": None}.get(word, vowels if word in drawing.WORDS[:4] else 1.0))
+        return found
+
+
+@hookimpl
+def mm_rewards() -> Iterable[RewardSpec]:
+    yield RewardSpec(name="picky", summary="Picky.", target=f"{__name__}:Picky")
+
+
+@pytest.fixture(scope="module")
+def plugins() -> PluginManager:
+    return plugin_manager(__name__, "drawing")
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drawing.caller(tmp_path_factory.mktemp("caller")).model
+
+
+@attrs.define
+class Seen:
+    """What passed through the engine, the samples of each rollout, and the packs that models were called with."""
+
+    asked: list[tuple[Request, Completion]] = attrs.field(factory=list)
+    rollouts: list[list[Sample]] = attrs.field(factory=list)
+    dealt: list[list[Unit]] = attrs.field(factory=list)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    found, generate, deal = Seen(), LocalEngine.generate, Rollout._mini_batches
+
+    def generating(self: Any, requests: Sequence[Request], on_token: Any = None) -> list[Completion]:
+        completions = generate(self, requests, on_token)
+        found.asked += zip(requests, completions, strict=True)
+        return completions
+
+    def dealing(self: Any, samples: Sequence[Sample]) -> list[list[Unit]]:
+        found.rollouts.append(list(samples))
+        dealt = deal(self, samples)
+        found.dealt += dealt
+        return dealt
+
+    monkeypatch.setattr(LocalEngine, "generate", generating)
+    monkeypatch.setattr(Rollout, "_mini_batches", dealing)
+    return found
+
+
+def train(plugins: PluginManager, folder: Path, algo: str = "grpo", **options: Any) -> RunFolder:
+    return tiny_run(folder, algo, plugins=plugins, **{"rows": drawing.PROMPTS, **drawing.SMALL, **TINY, **options})
+
+
+def play(plugins: PluginManager, folder: Path, caller: Path, **options: Any) -> RunFolder:
+    settings = {**TINY, **drawing.AGENT, "global_batch_size": 3, "from_": caller, "max_steps": 1, **options}
+    return tiny_run(folder, "agent", plugins=plugins, rows=drawing.EPISODES, **settings)
+
+
+def lines(run: RunFolder, file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.path / file).read_text(encoding="utf-8").splitlines()]
+
+
+def logged(run: RunFolder, name: str) -> list[float]:
+    return [line[name] for line in lines(run, "metrics.jsonl") if name in line and "learning_rate" in line]
+
+
+# ---- ids
+
+
+def test_what_is_learned_is_what_was_drawn(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+    train(plugins, tmp_path, passes=2, mini_batches=2)
+    drawn = {(*request.ids, *completion.ids) for request, completion in seen.asked}
+    learned = [sequence for batch in seen.dealt for unit in batch for sequence in unit.sequences]
+    assert {tuple(tokens.ids.tolist()) for tokens in learned} == drawn and len(drawn) == 16
+    # an untrained model writes what no text would be cut into, so ids made of its text again would be others
+    again = [TOKENIZER.encode(TOKENIZER.decode(completion.ids)) for _, completion in seen.asked]
+    assert sum(tuple(ids) != completion.ids for ids, (_, completion) in zip(again, seen.asked, strict=True)) > 8
+    for sample in seen.rollouts[0]:
+        assert sample.learn == [False] * sample.prompt_length + [True] * sample.length
+
+
+def test_an_episode_only_grows_and_its_tools_are_not_learned(
+    plugins: PluginManager, seen: Seen, caller: Path, tmp_path: Path
+) -> None:
+    play(plugins, tmp_path, caller, max_turns=2, max_total_tokens=420)
+    turns = sorted(seen.asked, key=lambda pair: pair[0].key)
+    assert len(turns) > len(seen.rollouts[0])
+    for sample in seen.rollouts[0]:
+        mine = [pair for pair in turns if pair[0].key[:-1] == sample.key]
+        ids, learn = list(mine[0][0].ids), [False] * sample.prompt_length
+        for number, (request, completion) in enumerate(mine):
+            assert request.key[-1] == number and list(request.ids[: len(ids)]) == ids
+            learn += [False] * (len(request.ids) - len(ids)) + [True] * len(completion.ids)
+            ids = [*request.ids, *completion.ids]
+        assert (sample.ids, sample.learn) == (ids, learn)
+        assert len(mine) <= 2 and len(ids) <= 420
+        unlearned = TOKENIZER.decode([i for i, drawn in zip(ids, learn, strict=True) if not drawn][sample.prompt_length :])
+        assert unlearned.count("<tool_response>") == sum(len(given) for given in sample.results)
+    assert any(sample.results for sample in seen.rollouts[0])
+
+
+def test_a_tool_that_is_not_there_is_said(plugins: PluginManager, caller: Path, tmp_path: Path) -> None:
+    told = "rows offer the tool calculate, which no --tool runs: calls of it are answered with an error"
+    assert told in play(plugins, tmp_path / "a", caller, tool=["search"]).manifest["notes"]
+    assert told not in play(plugins, tmp_path / "b", caller).manifest["notes"]
+
+
+# ---- prompts
+
+
+def test_a_prompt_that_comes_again_is_drawn_anew(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+    train(plugins, tmp_path, rows=drawing.PROMPTS[:2], max_steps=1)
+    (samples,) = seen.rollouts
+    assert sorted(sample.unit.row for sample in samples) == [0] * 8 + [1] * 8
+    assert len({sample.key for sample in samples}) == len({tuple(sample.ids) for sample in samples}) == 16
+
+
+def test_groups_without_spread_make_room(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+    options = {"reward": "picky", "global_batch_size": 4, "max_steps": 1}
+    plain = train(plugins, tmp_path / "plain", **options)
+    assert logged(plain, "no_spread")[0] > 0
+    seen.asked.clear()
+    run = train(plugins, tmp_path / "dynamic", dynamic_sampling=True, most_resamples=20, **options)
+    samples = seen.rollouts[-1]
+    assert len(samples) == 16 and logged(run, "no_spread") == [0.0]
+    assert {drawing.PROMPTS[sample.unit.row]["prompt"].split()[1] for sample in samples} <= set(drawing.WORDS[:4])
+    # the rows came from the run's own order, and no draw was made twice
+    assert len(seen.asked) > 16 and len({request.key for request, _ in seen.asked}) == len(seen.asked)
+    bounded = train(plugins, tmp_path / "bounded", dynamic_sampling=True, most_resamples=0, **options)
+    assert logged(bounded, "no_spread") == logged(plain, "no_spread")
+
+
+def test_epochs_count_prompts(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+    run = train(plugins, tmp_path, epochs=2, max_steps=None, passes=2, mini_batches=2)
+    assert run.manifest["step"] == 2 * (8 // 4) * 2 * 2
+    assert sorted(s.unit.row for rollout in seen.rollouts for s in rollout) == sorted([*range(8)] * 2 * 4)
+
+
+@pytest.mark.parametrize("budget", [1, 40])
+def test_models_are_given_no_more_than_the_budget(
+    budget: int, plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm.core.training.roles import Role
+
+    packs: list[Packed] = []
+    forward = Role.__call__
+    monkeypatch.setattr(Role, "__call__", lambda self, batch, head: (packs.append(batch), forward(self, batch, head))[1])
+    train(plugins, tmp_path, "ppo", num_generations=2, micro_batch_tokens=budget)
+    assert len(packs) > 20 and all(len(batch.units) == 1 or batch.num_tokens <= budget for batch in packs)
+
+
+# ---- rewards
+
+
+def test_a_long_completion_costs(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+    """DAPO, arXiv:2503.14476, eq. 13, with L_max 8 and L_cache 5."""
+    train(plugins, tmp_path, overlong_buffer=5, max_steps=4, num_generations=8)
+    costs = {}
+    for sample in (s for rollout in seen.rollouts for s in rollout):
+        given = sample.rewards["vowels"]
+        assert given is not None
+        costs[sample.length] = round(given - sample.reward, 6)
+    assert costs == {n: 0.0 if n <= 3 else min(1.0, (n - 3) / 5) for n in costs} and {8} < costs.keys()
+
+
+def test_a_reward_that_owes_an_answer_is_told_from_one_that_does_not_apply(plugins: PluginManager, tmp_path: Path) -> None:
+    rows = [{"prompt": "say one"}, {"prompt": "say none"}]
+    run = train(plugins, tmp_path / "none", rows=rows, reward=["picky"], global_batch_size=2, max_steps=1)
+    assert (logged(run, "reward/picky/none"), logged(run, "failed_rewards")) == ([0.5], [0.0])
+    assert not any("failed_rewards" in note for note in run.manifest["notes"])
+    rows[1] = {"prompt": "say nan"}
+    options = {"rows": rows, "reward": "picky", "global_batch_size": 2, "max_steps": 1}
+    with pytest.raises(MMError, match=r"Reward 'picky' failed on .*tiny_rows\.jsonl:2: ValueError: nan is no score"):
+        train(plugins, tmp_path / "nan", **options)
+    run = train(plugins, tmp_path / "skipped", skip_failed_rewards=True, **options)
+    assert (logged(run, "reward/picky/none"), logged(run, "failed_rewards")) == ([0.5], [0.5])
+    assert any(note.startswith("step 1: failed_rewards is 0.5: a reward raised") for note in run.manifest["notes"])
+
+
+# ---- what is kept and told
+
+
+def test_what_a_lost_stretch_drew_is_not_kept_twice(plugins: PluginManager, tmp_path: Path) -> None:
+    options = {"max_steps": 6, "run": "a", "save_interval": 2, "keep_checkpoints": 9}
+    whole = train(plugins, tmp_path / "whole", **options)
+    cut = train(plugins, tmp_path / "cut", stop_after_steps=4, **options)
+    shutil.rmtree(cut.checkpoints / "step-00000004")  # as if it had been killed before that was written
+    again = mm.train("grpo", resume=True, run="a", workspace=tmp_path / "cut", plugins=plugins, quiet=True)
+    assert (again.path / "rollouts.jsonl").read_bytes() == (whole.path / "rollouts.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("engine_gap", 0.1), ("clip_fraction", 0.5), ("no_spread", 0.9), ("entropy", 0.001), ("truncated", 0.7),
+        ("failed_rewards", 0.1),
+    ],
+)  # fmt: skip
+def test_a_figure_out_of_its_range_is_said_once_with_its_meaning(name: str, value: float) -> None:
+    told: list[str] = []
+    dog: Any = Watchdog(told.append)
+    trainer = SimpleNamespace(algorithm=Rollout, progress=SimpleNamespace(step=7))
+    well = {"engine_gap": 0.01, "clip_fraction": 0.1, "no_spread": 0.5, "entropy": 0.5, "truncated": 0.1, "failed_rewards": 0.0}
+    watching: Callable[[dict[str, float]], None] = lambda metrics: dog.on_log(trainer, metrics)  # noqa: E731
+    watching(well)
+    assert told == []
+    watching({**well, name: value})
+    watching({**well, name: value})
+    assert told == [f"step 7: {name} is {value:.3g}: {Rollout.watch[name].meaning}"]
