@@ -36,7 +36,7 @@ from mm.plugins.engines.local import LocalConfig
 
 ROWS = {"a": "(a) transformers, padded, float32", "trl": "TRL, float32", "trl-bf16": "TRL, bf16", "mm": "mm"}
 GENERATIONS, KL, LEARNING_RATE = 8, 0.04, 1e-6
-WORDS = "the sea a stone river light house green under small old night walks sings to and of by".split()
+WORDS = ("the", "sea", "stone", "river", "light", "house", "green", "under", "small", "old", "night", "walks", "sings", "to")
 
 
 @attrs.define
