@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from typing import Any
+
+from rounds import peak_bytes
 
 from mm.core.contracts import Callback
 from mm.core.hooks import hookimpl
@@ -64,11 +65,6 @@ def work(args: argparse.Namespace) -> None:
         last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
     seconds = (Clock.ends[-1] - Clock.ends[0]) / (STEPS - 1)
     print(json.dumps({"seconds": seconds, "peak": peak_bytes() - before, "loss": last["loss"]}))
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:

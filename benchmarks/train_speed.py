@@ -15,18 +15,16 @@ causal kernel.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import random
-import resource
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
+
+from rounds import WARM_UP, Clock, Round, interleaved
 
 # documents a step, padded length, fill, whether only the second half of each document is learned
 TASKS = {
@@ -42,13 +40,10 @@ ROWS = {
     "compiled": "mm --compile",
 }
 STEPS = 2
-# kernels are built in the first round, allocators settle in the second
-WARM_UP = 2
 
 
-def lengths(task: str, seed: int) -> list[int]:
-    """Document lengths of one step: spread evenly over u ** (1 / fill - 1), whose mean is the fill."""
-    count, longest, fill, _ = TASKS[task]
+def spread(count: int, longest: int, fill: float, seed: int) -> list[int]:
+    """Lengths spread evenly over longest * u ** (1 / fill - 1), whose mean is the fill, in a seeded order."""
     draw = random.Random(seed)
     drawn = [max(2, round(longest * ((i + draw.random()) / count) ** (1 / fill - 1))) for i in range(count)]
     draw.shuffle(drawn)
@@ -61,8 +56,9 @@ def documents(task: str, seed: int, vocab_size: int) -> list[tuple[Any, Any]]:
 
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for length in lengths(task, seed):
-        learned = torch.arange(length) >= (length // 2 if TASKS[task][3] else 0)
+    count, longest, fill, half = TASKS[task]
+    for length in spread(count, longest, fill, seed):
+        learned = torch.arange(length) >= (length // 2 if half else 0)
         found.append((torch.randint(vocab_size, (length,), generator=generator), learned))
     return found
 
@@ -146,69 +142,29 @@ def dense_config(args: argparse.Namespace) -> Any:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Answer each line of standard input, a round's number, with the measured round."""
+    """Measure round after round."""
     import torch
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     step = (padded if args.worker in "ab" else packed)(args)
-    before = peak_bytes()
-    for line in sys.stdin:
-        wall, cpu, tokens = time.perf_counter(), time.process_time(), 0
-        for index in range(STEPS):
-            tokens += step(int(line) * STEPS + index)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps({"tokens": tokens, "wall": wall, "cpu": cpu, "peak": peak_bytes() - before}), flush=True)
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    clock = Clock()
+    number = clock.turn()
+    while True:
+        tokens = sum(step(number * STEPS + index) for index in range(STEPS))
+        number = clock.turn(tokens=tokens)
 
 
 # ---- the table
 
 
-def measure(args: argparse.Namespace, task: str) -> dict[str, list[dict[str, float]]]:
-    """Rounds of every row, in turn, the warm-up first."""
-    workers = {row: start(args, task, row) for row in args.rows}
-    found: dict[str, list[dict[str, float]]] = {row: [] for row in workers}
-    for number in range(WARM_UP + args.rounds):
-        for row, worker in workers.items():
-            found[row].append(undisturbed(worker, number, args.threads))
-    for worker in workers.values():
-        worker.communicate()
-    return found
-
-
-def start(args: argparse.Namespace, task: str, row: str) -> subprocess.Popen[str]:
+def command(args: argparse.Namespace, task: str, row: str) -> list[str]:
     """A row's process."""
     options = {"worker": row, "task": task, "threads": args.threads, "preset": args.preset, "optimizer": args.optimizer}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
 
 
-def undisturbed(worker: subprocess.Popen[str], number: int, threads: int) -> dict[str, float]:
-    """A round that had its cores to itself, or the tenth attempt; warm-up rounds are taken as they are."""
-    for attempt in range(10):
-        answer = ask(worker, number + 1000 * attempt)
-        if number < WARM_UP or threads == 1 or answer["cpu"] > 0.95 * threads * answer["wall"]:
-            break
-    return answer
-
-
-def ask(worker: subprocess.Popen[str], number: int) -> dict[str, float]:
-    """One round of a worker."""
-    assert worker.stdin and worker.stdout
-    print(number, file=worker.stdin, flush=True)
-    line = worker.stdout.readline()
-    if not line:
-        raise SystemExit(f"a worker ended early: {worker.args!r}")
-    answer: dict[str, float] = json.loads(line)
-    return answer
-
-
-def report(task: str, clock: str, found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+def report(task: str, clock: str, found: dict[str, list[Round]]) -> Iterator[str]:
     """The table's lines; `clock` is "wall" or "cpu"."""
     count, longest, _, half = TASKS[task]
     measured = {row: rounds[WARM_UP:] for row, rounds in found.items()}
@@ -241,7 +197,8 @@ def main() -> None:
     print(f"python {platform.python_version()}, {versions}, {args.preset}, {args.threads} threads, {args.rounds} rounds\n")
     clock = "cpu" if args.threads == 1 else "wall"
     for task in [t for t in TASKS if t != "short"] if args.task == "all" else [args.task]:
-        print("\n".join(report(task, clock, measure(args, task))) + "\n", flush=True)
+        found = interleaved({row: command(args, task, row) for row in args.rows}, args.rounds, args.threads)
+        print("\n".join(report(task, clock, found)) + "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,71 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
 from torch import Tensor, nn
 
-import mm
-from mm.core.backend import Backend
-from mm.core.plugins import PluginManager
 from mm.core.training.batch import Unit, pack
 from mm.core.training.distillation import Distillation, linear_distillation
-from mm.core.training.distributed import World
-from mm.core.training.models import load_model_folder
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
 from mm.plugins.algorithms.dpo import DpoConfig
 from mm.plugins.algorithms.dpo.algorithm import Dpo
 from mm.plugins.algorithms.dpo.losses import LOSSES, Side
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.plugins.algorithms.kto.algorithm import Kto
-from mm.testing import tiny_run, tiny_tokenizer, tiny_units
+from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers
 
-PLUGINS = PluginManager.discover(environ={})
+__all__ = ["folders", "one_thread"]
 ROWS = [
     {"prompt": f"say {n}", "chosen": f"number {n} " * (1 + n % 4), "rejected": f"no {'way ' * (n % 5)}{n}"} for n in range(6)
 ]  # fmt: skip
-ROLES = ("policy", "reference")
-# for policy and reference: our folder, and the same weights for transformers
-Folders = dict[str, tuple[Path, Path]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    root, found = tmp_path_factory.mktemp("peers"), {}
-    for seed, name in enumerate(ROLES):
-        run = tiny_run(root, "pretrain", run=name, seed=seed, max_steps=2, learning_rate=3e-2)
-        found[name] = run.model, mm.convert(run.model, root / f"{name}-llama", to="llama")
-    return found
 
 
 def ours(kind: Any, config: Any, folders: Folders, units: list[Unit]) -> tuple[float, dict[str, Tensor], Any]:
     """(loss, the policy's gradients, the algorithm)."""
-    models = {name: load_model_folder(PLUGINS, folder, Backend()).model for name, (folder, _) in folders.items()}
-    roles = {name: Role(name, model, trainable=name == "policy") for name, model in models.items()}
-    tools = Tools(tokenizer=tiny_tokenizer(), world=World(), seed=3, more_rows=lambda n: units[:n], units=units)
-    algorithm = kind(config, roles, tools)
+    algorithm = our_algorithm(kind, config, folders, units)
     with torch.no_grad():
         (prepared,) = algorithm.prepare(units)
     batch = pack(prepared)
     loss, _ = algorithm.loss(batch, algorithm.counts(batch))
     loss.backward()
-    return float(loss.detach()), {n: p.grad for n, p in models["policy"].named_parameters() if p.grad is not None}, algorithm
+    return float(loss.detach()), gradients_of(algorithm.models["policy"].model), algorithm
 
 
 def split(unit: Unit, place: int) -> tuple[list[int], list[int]]:
@@ -91,21 +61,6 @@ def theirs(trainer: Any, config: Any, folders: Folders, examples: list[dict[str,
     return float(loss.detach()), made.model
 
 
-def assert_same(loss: float, gradients: dict[str, Tensor], other: float, model: nn.Module) -> None:
-    assert loss == pytest.approx(other, rel=1e-5)
-    own = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    assert own.keys() == gradients.keys()
-    for name, expected in own.items():
-        torch.testing.assert_close(gradients[name], expected, atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def settings(folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder), "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none",
-        "per_device_train_batch_size": len(ROWS),
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("loss_type", ["sigmoid", "sigmoid_norm", "ipo"])
 def test_dpo(loss_type: str, folders: Folders, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer
@@ -117,7 +72,7 @@ def test_dpo(loss_type: str, folders: Folders, tmp_path: Path) -> None:
         examples.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     loss, gradients, _ = ours(Dpo, DpoConfig(loss_type=loss_type, beta=0.3), folders, units)
     rows = [{**e, "prompt": "a", "chosen": "b", "rejected": "c"} for e in examples]
-    other, model = theirs(DPOTrainer, DPOConfig(loss_type=loss_type, beta=0.3, **settings(tmp_path)), folders, rows)
+    other, model = theirs(DPOTrainer, DPOConfig(loss_type=loss_type, beta=0.3, **settings(tmp_path, len(ROWS))), folders, rows)
     assert_same(loss, gradients, other, model)
 
 
@@ -133,7 +88,7 @@ def test_kto(folders: Folders, tmp_path: Path) -> None:
         (prompt, answer), (_, other_answer) = split(unit, 0), split(algorithm._mismatched(unit), 0)
         ids = {"prompt_ids": prompt, "completion_ids": answer, "KL_completion_ids": other_answer}
         examples.append({**row, "prompt": "a", "completion": "b", **ids})
-    other, model = theirs(KTOTrainer, KTOConfig(**config, **settings(tmp_path)), folders, examples)
+    other, model = theirs(KTOTrainer, KTOConfig(**config, **settings(tmp_path, len(ROWS))), folders, examples)
     assert_same(loss, gradients, other, model)
 
 

@@ -13,14 +13,18 @@ import attrs
 import torch
 from torch import Tensor
 
+from mm.core.training.shared import Shared, find_shared
+
 
 @attrs.frozen(eq=False)
 class Tokens:
     """One token sequence. `fields` are tensors of the same length: `learn` (bool: is this token a target?), and
-    whatever an algorithm adds in `prepare` (advantages, reference log-probabilities)."""
+    whatever an algorithm adds in `prepare` (advantages, reference log-probabilities). `prompt`: so many first tokens that
+    other sequences of a pack are likely to begin with too; they are then computed once."""
 
     ids: Tensor
     fields: Mapping[str, Tensor] = attrs.field(factory=dict)
+    prompt: int = 0
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -50,7 +54,7 @@ class Packed:
     same on the host), `fields` (token-aligned tensors), `documents` (for each document its unit's index in this pack
     and its place in that unit) and `units`. `targets_M` and `target_index_M`: the learned positions, where
     `target_index` is the position whose hidden state predicts `targets`; both are made on the host, so that selecting
-    them never synchronises the device.
+    them never synchronises the device. `shared` says which tokens are computed once, where there are equal prompts.
     """
 
     input_ids: Tensor
@@ -62,6 +66,7 @@ class Packed:
     fields: dict[str, Tensor] = attrs.field(factory=dict)
     documents: tuple[tuple[int, int], ...] = ()
     units: tuple[Unit, ...] = ()
+    shared: Shared | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -81,7 +86,8 @@ class Packed:
 
         names = ("input_ids", "position_ids", "cu_seqlens", "target_index", "targets")
         moved: dict[str, Any] = {name: move(getattr(self, name)) for name in names}
-        return attrs.evolve(self, **moved, fields={name: move(value) for name, value in self.fields.items()})
+        shared = self.shared and self.shared.to(move)
+        return attrs.evolve(self, **moved, shared=shared, fields={name: move(value) for name, value in self.fields.items()})
 
 
 def pack(units: Sequence[Unit]) -> Packed:
@@ -103,6 +109,7 @@ def pack(units: Sequence[Unit]) -> Packed:
         fields={name: torch.cat([s.fields[name] for s in sequences]) for name in sorted(names)},
         documents=tuple((u, i) for u, unit in enumerate(units) for i in range(len(unit.sequences))),
         units=tuple(units),
+        shared=find_shared([s.ids[: s.prompt] for s in sequences], starts, starts[-1]),
     )
 
 

@@ -215,12 +215,12 @@ def _named(callbacks: list[Callback]) -> dict[str, Callback]:
 
 
 def _unit_state(unit: Unit) -> dict[str, Any]:
-    sequences = [{"ids": s.ids, "fields": dict(s.fields)} for s in unit.sequences]
+    sequences = [{"ids": s.ids, "fields": dict(s.fields), "prompt": s.prompt} for s in unit.sequences]
     return {"sequences": sequences, "row": unit.row, "values": dict(unit.values)}
 
 
 def _unit(state: dict[str, Any]) -> Unit:
-    sequences = tuple(Tokens(s["ids"], s["fields"]) for s in state["sequences"])
+    sequences = tuple(Tokens(s["ids"], s["fields"], s.get("prompt", 0)) for s in state["sequences"])
     return Unit(sequences, state["row"], state["values"])
 
 

@@ -46,7 +46,8 @@ def explain(trainer: Trainer, step: int, units: list[Unit]) -> str:
 
 
 def _replay(trainer: Trainer, units: list[Unit]) -> _Finding | None:
-    micro = trainer.micro_batches(units)
+    # every document with rows of its own, so that those of a tensor can be named
+    micro = [attrs.evolve(batch, shared=None) for batch in trainer.micro_batches(units)]
     totals = trainer.totals(micro)
     # compiled code calls no hook that came after it
     with unwrapped(trainer.roles.values()), torch.compiler.set_stance("force_eager"):

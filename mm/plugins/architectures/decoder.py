@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mm.core.training.shared import sharing
 from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
 from mm.plugins.architectures.fast_decode import FastDecode
 from mm.plugins.architectures.layers import Block, RMSNorm
@@ -74,7 +75,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DenseConfig, attention: Attention, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.config, self.attention = config, attention
+        self.config, self.attention, self._sharing = config, attention, sharing(attention)
         self.model = Trunk(config, feed_forward)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
@@ -105,13 +106,22 @@ class Decoder(nn.Module):
         continues what its slot holds. Auxiliary values are None where no block gave one.
         """
         if cache is None:
-            hidden_TE, auxiliaries = self.model(batch.input_ids, batch.position_ids, batch, self.attention)
+            hidden_TE, auxiliaries = self._hidden(batch)
         else:
             step = Prefill(cache, batch, self.attention)
             hidden_TE, auxiliaries = self.model(batch.input_ids, step.positions_T, batch, step.attend, cached=True)
             step.commit()
         found = [a for a in auxiliaries if a is not None]
         return (head or logits)(hidden_TE, self.lm_head.weight), found or None
+
+    def _hidden(self, batch: Packed) -> tuple[Tensor, list[Any]]:
+        """What the trunk answers; where documents begin alike it computes, and answers auxiliary values of, rows."""
+        if batch.shared is None:
+            found: tuple[Tensor, list[Any]] = self.model(batch.input_ids, batch.position_ids, batch, self._sharing)
+            return found
+        ids_U, positions_U = (x_T.index_select(0, batch.shared.token_U) for x_T in (batch.input_ids, batch.position_ids))
+        hidden_UE, auxiliaries = self.model(ids_U, positions_U, batch, self._sharing)
+        return batch.shared.to_tokens(hidden_UE), auxiliaries
 
     def counts(self, batch: Packed) -> dict[str, float]:
         """What the auxiliary loss divides by, on the host."""

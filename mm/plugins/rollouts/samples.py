@@ -65,7 +65,7 @@ class Sample(Episode):
             "learn": torch.tensor(self.learn), "engine": torch.tensor(self.logprobs), "advantages": self._advantages(),
             **self.fields,
         }  # fmt: skip
-        return Unit((Tokens(torch.tensor(self.ids), fields),), row=self.unit.row)
+        return Unit((Tokens(torch.tensor(self.ids), fields, prompt=self.prompt_length),), row=self.unit.row)
 
     def log(self, step: int, prompt: str) -> Mapping[str, Any]:
         """The line of rollouts.jsonl."""

@@ -37,6 +37,8 @@ class MoE(Decoder):
         result, routed = super().forward(batch, head=head, cache=cache)
         if routed is None:
             return result, None
+        if batch.shared is not None:
+            routed = [(batch.shared.to_tokens(p_UJ), e_Uk[batch.shared.row_T]) for p_UJ, e_Uk in routed]
         probabilities_LTJ, experts_LTk = (torch.stack(parts) for parts in zip(*routed, strict=True))
         chosen_LTJ = torch.zeros_like(probabilities_LTJ).scatter_(-1, experts_LTk, 1.0)
         return result, (probabilities_LTJ, chosen_LTJ, batch.cu_seqlens)
