@@ -41,5 +41,6 @@ benchmarks: .venv/installed-dev
 	.venv/bin/python benchmarks/train_speed.py
 	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/decode.py
+	.venv/bin/python benchmarks/grpo_speed.py
 	.venv/bin/python benchmarks/startup.py
 	.venv/bin/python benchmarks/needle.py

@@ -1,0 +1,248 @@
+"""The rows of grpo_speed.py, each run as a process of its own: `mm train`, transformers with a padded update, TRL."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rounds import Clock, now
+from train_speed import spread
+
+from mm.core.contracts import Callback, Completion, OnToken, Request
+from mm.core.hooks import hookimpl
+from mm.core.records import EngineSpec
+from mm.plugins.engines.local import LocalConfig
+
+GENERATIONS, KL, LEARNING_RATE = 8, 0.04, 1e-6
+WORDS = ("the", "sea", "stone", "river", "light", "house", "green", "under", "small", "old", "night", "walks", "sings", "to")
+
+
+@attrs.define
+class Work:
+    """What a worker is to do, and what it found out about the round under way."""
+
+    args: argparse.Namespace
+    clock: Clock = attrs.field(factory=Clock)
+    figures: dict[str, float] = attrs.field(factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion, in every round."""
+        return spread(GENERATIONS * self.args.prompts, self.args.new, self.args.fill, seed=0)
+
+    def rollout(self, action: Callable[[], Any]) -> Any:
+        """Its answer; its time counts as the rollout's."""
+        start = now()
+        answer = action()
+        for name, before, after in zip(("rollout_wall", "rollout_cpu"), start, now(), strict=True):
+            self.figures[name] = self.figures.get(name, 0.0) + after - before
+        return answer
+
+    def turn(self) -> None:
+        """One round ends, the next one begins."""
+        self.clock.turn(**self.figures)
+        self.figures = {}
+
+
+def prompts(args: argparse.Namespace) -> list[str]:
+    """Prompts of --prompt words and 0 to 7 further ones."""
+    return [" ".join(WORDS[(i * 7 + n * n) % len(WORDS)] for n in range(args.prompt + i % 8)) for i in range(args.prompts)]
+
+
+# ---- mm: a real run, whose engine is told where completions end. This file is also the plugin that gives it
+
+
+class RoundEnds(Callback):
+    """Tells the clock where steps end."""
+
+    def on_start(self, trainer: Any) -> None:
+        """The first round begins."""
+        WORK.turn()
+
+    def on_step(self, trainer: Any) -> None:
+        """The next one."""
+        WORK.turn()
+
+
+@hookimpl
+def mm_callbacks(run: Any) -> Iterable[Callback]:
+    """The clock."""
+    yield RoundEnds()
+
+
+@hookimpl
+def mm_engines() -> Iterable[EngineSpec]:
+    """The local engine with set lengths."""
+    yield EngineSpec(name="set-lengths", summary="For benchmarks.", target=f"{__name__}:set_lengths", config=LocalConfig)
+
+
+def set_lengths(config: LocalConfig, model: Any, backend: Any) -> Any:
+    """The local engine; its completions end where the round's rule says."""
+    from mm.plugins.engines.local.engine import LocalEngine
+
+    class SetLengths(LocalEngine):
+        def update(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
+            WORK.rollout(lambda: LocalEngine.update(self, named_tensors, version))
+
+        def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
+            ends = zip(requests, WORK.lengths, strict=True)
+            cut = [attrs.evolve(request, max_new_tokens=length, stop=()) for request, length in ends]
+            found: list[Completion] = WORK.rollout(lambda: LocalEngine.generate(self, cut, on_token))
+            WORK.figures |= {"read": sum(len(r.ids) for r in requests), "drawn": sum(len(c.ids) for c in found)}
+            return found
+
+    return SetLengths(config, model, backend)
+
+
+def ours(args: argparse.Namespace) -> None:
+    """`mm train` until the last round."""
+    import mm
+    from mm.testing import plugin_manager
+
+    mm.train(
+        "grpo", workspace=args.folder / "workspace", run="timed", from_=args.folder / "model", data=args.folder / "rows.jsonl",
+        engine="set-lengths", reward="length", num_generations=GENERATIONS, max_new_tokens=args.new, kl_coef=KL,
+        learning_rate=LEARNING_RATE, global_batch_size=args.prompts, max_steps=10**5, eval_ratio=0.0, backend="cpu",
+        threads=args.threads, compile=args.compile, quiet=True, plugins=plugin_manager(sys.modules[__name__]),
+    )  # fmt: skip
+
+
+# ---- transformers and TRL
+
+
+def llama(args: argparse.Namespace) -> Any:
+    """transformers' Llama of the same weights; its completions end where the round's rule says, by the token that ends."""
+    import torch
+    from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
+
+    class Ends(LogitsProcessor):
+        def __init__(self, end: int) -> None:
+            self.end, self.step, self.lengths = end, 0, torch.tensor(WORK.lengths)
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            self.step += 1
+            scores[:, self.end] = -torch.inf
+            last = self.lengths == self.step
+            scores[last] = -torch.inf
+            scores[last, self.end] = 0.0
+            return scores
+
+    class Llama(LlamaForCausalLM):  # type: ignore[misc]
+        def generate(self, *inputs: Any, **options: Any) -> Any:
+            end = self.generation_config.eos_token_id
+            ends = LogitsProcessorList([Ends(end)])
+            ids = WORK.rollout(lambda: LlamaForCausalLM.generate(self, *inputs, logits_processor=ends, **options))
+            asked = options["attention_mask"]
+            places = (ids[:, asked.shape[1] :] == end).int().argmax(1)
+            WORK.figures |= {"read": int(asked.sum()), "drawn": int((places + 1).sum())}
+            return ids
+
+    return Llama.from_pretrained(args.folder / "llama", dtype=torch.float32)
+
+
+def padded(args: argparse.Namespace) -> None:
+    """Steps as MiniMind's trainer makes them: `generate`, log-probabilities of both models over padded rows, an update."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.folder / "llama", padding_side="left")
+    policy, reference = llama(args).train(), llama(args).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE)
+    while True:
+        WORK.turn()
+        ids, mask, kept = drawn(tokenizer, policy, args)
+        texts = tokenizer.batch_decode(ids[:, -kept.shape[1] :], skip_special_tokens=True)
+        rewards = torch.tensor([len(text) / 100 for text in texts]).view(-1, GENERATIONS)
+        advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).view(-1, 1)
+        with torch.no_grad():
+            expected = logprobs(reference, ids, mask, kept.shape[1])
+        found = logprobs(policy, ids, mask, kept.shape[1])
+        gap = expected - found
+        each = -(found - found.detach()).exp() * advantages + KL * (gap.exp() - gap - 1)
+        ((each * kept).sum(1) / kept.sum(1)).mean().backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def drawn(tokenizer: Any, policy: Any, args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Prompts with their completions, left and right padded: (ids, attention mask, which completion tokens count)."""
+    import torch
+
+    chats = [[{"role": "user", "content": text}] for text in prompts(args) for _ in range(GENERATIONS)]
+    asked = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
+    )
+    policy.eval()
+    ids = policy.generate(**asked, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=args.new)
+    policy.train()
+    width = asked["input_ids"].shape[1]
+    ends = (ids[:, width:] == tokenizer.eos_token_id).int().argmax(1)
+    kept = torch.arange(ids.shape[1] - width) <= ends[:, None]
+    return ids, torch.cat((asked["attention_mask"], kept.long()), 1), kept.float()
+
+
+def logprobs(model: Any, ids: Any, mask: Any, count: int) -> Any:
+    """Of the last `count` tokens of each row."""
+    logits = model(ids, attention_mask=mask, logits_to_keep=count + 1, use_cache=False).logits[:, :-1]
+    return logits.log_softmax(-1).gather(2, ids[:, -count:, None]).squeeze(2)
+
+
+def trl(args: argparse.Namespace) -> None:
+    """TRL's trainer until the last round."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Ends(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *arguments: Any, **more: Any) -> None:
+            WORK.turn()
+
+        def on_step_end(self, *arguments: Any, **more: Any) -> None:
+            WORK.turn()
+
+    config = GRPOConfig(
+        output_dir=str(args.folder / "trl"), use_cpu=True, bf16=args.worker == "trl-bf16", gradient_checkpointing=False,
+        num_generations=GENERATIONS, per_device_train_batch_size=GENERATIONS * args.prompts, max_completion_length=args.new,
+        beta=KL, learning_rate=LEARNING_RATE, max_steps=10**5, logging_steps=10**5, save_strategy="no", report_to="none",
+        disable_tqdm=True,
+    )  # fmt: skip
+    GRPOTrainer(
+        model=llama(args), args=config, callbacks=[Ends()], processing_class=AutoTokenizer.from_pretrained(args.folder / "llama"),
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in prompts(args)]),
+        reward_funcs=lambda completions, **_: [len(turns[0]["content"]) / 100 for turns in completions],
+    ).train()  # fmt: skip
+
+
+def sizes() -> argparse.ArgumentParser:
+    """The options of the table that its rows need too."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--prompts", type=int, default=1, help="prompts a step")
+    parser.add_argument("--prompt", type=int, default=24, help="words of a prompt")
+    parser.add_argument("--new", type=int, default=128, help="longest completion, in tokens")
+    parser.add_argument("--fill", type=float, default=0.6, help="mean completion length, as a share of the longest")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="of our row")
+    return parser
+
+
+def main() -> None:
+    """Measure one row until there are no more rounds."""
+    global WORK
+    import torch
+
+    parser = argparse.ArgumentParser(parents=[sizes()])
+    parser.add_argument("worker")
+    parser.add_argument("folder", type=Path)
+    WORK = Work(parser.parse_args())
+    torch.set_num_threads(WORK.args.threads)
+    torch.manual_seed(0)
+    {"a": padded, "mm": ours}.get(WORK.args.worker, trl)(WORK.args)
+
+
+if __name__ == "__main__":
+    main()
