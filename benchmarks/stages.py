@@ -25,6 +25,8 @@ from mm.plugins.sources.skills.checks import interval
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "examples" / "demo.toml")
 VERIFIABLE = ("max", "sort", "reverse", "add")
+# manners have few new pairs of topic and wording: topics that training never names are counted with them
+TIERS = {"polite": ("new", "never")}
 # stage -> the suites that it is to move, and the model that it is compared with: where it started, or for distillation
 # the same student after the same steps without a teacher
 STAGES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -68,8 +70,9 @@ def train(workspace: Path, seed: int, split: str, stages: Sequence[str], further
 
 
 def share(report: Report, suites: Sequence[str], *, others: bool = False) -> str:
-    """The pooled share of the suites' tier `new` (or that of all other suites), with its interval."""
-    chosen = [f for f in report["skills"] if (f["suite"] in suites) != others and f["tier"] == "new"]
+    """The pooled share of the suites' held-out tier (or that of all other suites), with its interval."""
+    held = [f for f in report["skills"] if f["tier"] in TIERS.get(f["suite"], ("new",))]
+    chosen = [f for f in held if (f["suite"] in suites) != others]
     right, total = sum(f["right"] for f in chosen), sum(f["total"] for f in chosen)
     low, high = interval(right, total)
     return f"{right / total:.2f} [{low:.2f}, {high:.2f}]"
