@@ -14,7 +14,6 @@ from test_every_algorithm import ROWS
 from torch import Tensor
 
 from mm.core import api
-from mm.core.plugins import PluginManager
 from mm.core.training import session
 from mm.core.training.trainer import Trainer
 from mm.core.workspace import Workspace
@@ -103,7 +102,9 @@ def gradients(workspace: Path, case: str, budget: int) -> tuple[dict[str, Tensor
     return found, len(trainer.micro_batches(units))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow if case in ("rloo", "reinforce-pp", "spo") else ()) for case in CASES
+])  # fmt: skip
 def test_many_micro_batches_are_one_batch(case: str, workspace: Path) -> None:
     whole, one = gradients(workspace, case, 10**6)
     cut, many = gradients(workspace, case, 1)

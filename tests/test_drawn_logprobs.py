@@ -34,8 +34,10 @@ CONFIGS = {
     "moe, gen 3": MoEConfig(**SIZES, **GEN3, **GEN3_EXPERTS),
 }
 SAMPLINGS = {
-    "as it is": Sampling(), "warm": Sampling(temperature=1.7), "cold and filtered": Sampling(temperature=0.6, top_p=0.9, top_k=20),
-}  # fmt: skip
+    "as it is": Sampling(),
+    "warm": Sampling(temperature=1.7),
+    "cold and filtered": Sampling(temperature=0.6, top_p=0.9, top_k=20),
+}
 
 
 def make(name: str) -> nn.Module:

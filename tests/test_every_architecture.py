@@ -41,10 +41,10 @@ def needs_of(name: str) -> Needs:
 
 
 def cases() -> list[Any]:
-    """Experts in the default suite, for dense models are what most other tests train."""
+    """Experts in the default suite, for dense models are what most other tests train; of grpo's kin grpo stands for all."""
     every = [(arch, name) for arch in ("moe", "dense") for name in ALGORITHMS]
-    slow = pytest.mark.slow
-    return [pytest.param(arch, name, id=f"{arch}-{name}", marks=slow if arch == "dense" else ()) for arch, name in every]
+    slow = {(arch, name) for arch, name in every if arch == "dense" or name in ("rloo", "reinforce-pp", "spo")}
+    return [pytest.param(*case, id="-".join(case), marks=pytest.mark.slow if case in slow else ()) for case in every]
 
 
 @pytest.mark.parametrize(("arch", "name"), cases())

@@ -197,8 +197,8 @@ def test_one_value_for_all_prompts_is_minimind_s() -> None:
     assert spo.order("as it was", [0, 1]) == "as it was"
 
     def answered(row: int, reward: float, logprob: float) -> Any:
-        unit = SimpleNamespace(row=row)
-        return SimpleNamespace(unit=unit, reward=reward, advantage=0.0, logprobs=[0.0, logprob, logprob], learn=[False, True, True])
+        drawn = {"logprobs": [0.0, logprob, logprob], "learn": [False, True, True]}
+        return SimpleNamespace(unit=SimpleNamespace(row=row), reward=reward, advantage=0.0, **drawn)
 
     first = [answered(0, 1.0, -1.0), answered(1, 0.0, -1.0), answered(2, 1.0, -1.0)]
     spo.compare([[sample] for sample in first])

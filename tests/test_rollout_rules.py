@@ -175,7 +175,9 @@ def test_groups_without_spread_make_room(plugins: PluginManager, seen: Seen, tmp
 
 def test_epochs_count_prompts(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
     run = train(plugins, tmp_path, epochs=2, max_steps=None, passes=2, mini_batches=2)
-    assert run.manifest["step"] == 2 * (8 // 4) * 2 * 2
+    assert run.manifest["step"] == run.manifest["steps"] == 2 * (8 // 4) * 2 * 2
+    plan = mm.plan("grpo", config=run.path / "run.toml", run="other", workspace=tmp_path, plugins=plugins)
+    assert "16 of 4 rows" in plan and "4 with the same rows" in plan
     assert sorted(s.unit.row for rollout in seen.rollouts for s in rollout) == sorted([*range(8)] * 2 * 4)
 
 

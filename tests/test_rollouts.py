@@ -64,7 +64,9 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow if case in ("rloo", "reinforce-pp") else ()) for case in RESUMED
+])  # fmt: skip
 def test_a_resume_goes_on_as_if_nothing_had_happened(case: str, plugins: PluginManager, tmp_path: Path) -> None:
     algo = case.split()[0]
     settings = {**RESUMED[case], "max_steps": 6, "run": "a", "learning_rate": 1e-3, "samples_logged": 99}

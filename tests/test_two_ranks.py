@@ -199,5 +199,18 @@ def test_two_ranks_agree_when_to_stop(folders: tuple[Path, Path]) -> None:
     assert [json.loads(line)["step"] for line in samples[1]] == [0, 1, 2] and len(samples[0]) == 3
 
 
+@pytest.mark.slow
+def test_torchrun_starts_them(tmp_path: Path) -> None:
+    """As the guide says, with the two dashes; one rank alone tells of the run."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    line = "--nproc-per-node 2 -m mm -- train --algo sft --arch dense --preset tiny --data rows.jsonl --max-steps 2 --run here"
+    environ = {**os.environ, "MM_WORKSPACE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "torch.distributed.run", *line.split(), "--backend", "cpu", "--threads", "1"]
+    found = subprocess.run(words, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("run: ") == 1 and found.stderr.count("chat units") == 1
+    assert json.loads((tmp_path / "runs/here/manifest.json").read_text())["world_size"] == 2
+
+
 def test_two_ranks_draw_and_learn_what_one_does(folders: tuple[Path, Path]) -> None:
     test_rollout_ranks.assert_equal(*folders, DRAWING)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
 from mm.core.resolve import Resolved, backend_name, check_values, compose, resolve, select
 from mm.core.run import read_toml
+from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
-
-Say = Callable[[str], None]
 
 # where a run stopped is no reason to stop there again
 STOPPING = ("stop_after_steps", "max_time")
@@ -31,7 +29,8 @@ _ONCE = (*STOPPING, "profile")
 
 
 def start(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
-    """Train, and answer the run's folder. Raises UsageError before anything is written."""
+    """Train, and answer the run's folder. Of several ranks one tells. Raises UsageError before anything is written."""
+    say = say if is_main() else silent
     resolved = resume_run(plugins, layers, workspace, say) if resume else new_run(plugins, layers, workspace, say)
     activate(plugins, resolved.run.select.backend, say)
     from mm.core.training import session

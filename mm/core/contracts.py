@@ -57,11 +57,6 @@ class Algorithm:
     def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
         self.config, self.models, self.tools = config, models, tools
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps that `prepare` makes of a global batch: what a pass over the rows is reckoned by."""
-        return 1
-
     def order(self, order: Order, rows: Sequence[int]) -> Order:
         """What decides which of the training rows come next; `order` is the default."""
         return order

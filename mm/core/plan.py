@@ -32,7 +32,9 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     tokenizer = Tokenizer.load(folder)
     rows, tokens, data = _data(plugins, run, tokenizer)
     settings = run.train
-    steps = settings.max_steps or max(1, -(-settings.epochs * rows // settings.global_batch_size))
+    each = needs_of(plugins, run).steps
+    steps = settings.max_steps or max(1, -(-settings.epochs * rows // settings.global_batch_size)) * each
+    again = f", {each} with the same rows" if each > 1 else ""
     per_step = tokens / max(1, rows) * settings.global_batch_size
     lines = [
         ("algorithm", run.select.algo),
@@ -40,7 +42,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
         ("model", name),
         ("tokenizer", f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})"),
         ("data", f"{data}: {rows:,} rows, about {tokens:,} tokens an epoch"),
-        ("steps", f"{steps:,} of {settings.global_batch_size} rows, about {per_step:,.0f} tokens each"),
+        ("steps", f"{steps:,} of {settings.global_batch_size} rows, about {per_step:,.0f} tokens each{again}"),
         ("output", str(workspace.run(run.select.run).path)),
     ]
     if config is not None:

@@ -104,7 +104,7 @@ class Needs:
 
     A role begins as a copy of the policy's start, unless it is in `given`: then the user names its model. Those in
     `scalar` answer one number a position instead of logits. `generates`: the algorithm draws completions, so an engine
-    is built, and engine, rewards and tools may be selected.
+    is built, and engine, rewards and tools may be selected. `steps`: optimizer steps made of a global batch.
     """
 
     data: str
@@ -113,6 +113,7 @@ class Needs:
     given: tuple[str, ...] = ()
     scalar: tuple[str, ...] = ()
     generates: bool = False
+    steps: int = 1
 
 
 @attrs.frozen(kw_only=True)

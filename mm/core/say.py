@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 Say = Callable[[str], None]
+
+
+def is_main() -> bool:
+    """Whether this process is, or will be, the rank that writes and prints: known before the ranks have met."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def silent(line: str) -> None:

@@ -72,11 +72,6 @@ class World:
             raise MMError(f"The ranks differ in {what}: {values}.")
 
 
-def is_main() -> bool:
-    """Whether this process will be the rank that writes, known before the ranks have met."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def join_world(backend: Backend) -> World:
     """The world of this process: torchrun's, if its variables are set, otherwise one rank."""
     if "RANK" not in os.environ:

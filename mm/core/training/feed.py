@@ -15,14 +15,16 @@ from mm.core.training.distributed import World
 
 
 class Feed:
-    """Rows of a store, `batch_size` a global batch. The stream of rows does not depend on the number of ranks."""
+    """Rows of a store, `batch_size` a global batch, of which `batch_steps` optimizer steps are made. The stream of rows
+    does not depend on the number of ranks."""
 
-    def __init__(self, store: Store, order: Order, batch_size: int, world: World) -> None:
+    def __init__(self, store: Store, order: Order, batch_size: int, world: World, batch_steps: int = 1) -> None:
         self.store, self.order, self.batch_size, self.world = store, order, batch_size, world
+        self.batch_steps = batch_steps
 
     def steps(self, epochs: int) -> int:
-        """Global batches in that many passes; the last batch runs on into the next pass where rows are left over."""
-        return max(1, math.ceil(epochs * len(self.order) / self.batch_size))
+        """Optimizer steps in that many passes; the last batch runs on into the next pass where rows are left over."""
+        return max(1, math.ceil(epochs * len(self.order) / self.batch_size)) * self.batch_steps
 
     def next(self) -> list[Unit]:
         """This rank's units of the next global batch."""

@@ -18,11 +18,11 @@ from mm.core.data.tokenizer import Tokenizer
 from mm.core.plugins import PluginManager
 from mm.core.resolve import Resolved, backend_name
 from mm.core.run import Run
-from mm.core.say import Say
+from mm.core.say import Say, is_main
 from mm.core.training import models, runfolder
 from mm.core.training.callbacks.build import build_callbacks
 from mm.core.training.casting import Casting
-from mm.core.training.distributed import World, is_main, join_world
+from mm.core.training.distributed import World, join_world
 from mm.core.training.evaluate import HeldOut, evaluate
 from mm.core.training.feed import Feed
 from mm.core.training.lending import Lending
@@ -157,7 +157,8 @@ def _trainer(
 ) -> Trainer:
     run, world, settings = lending.run, lending.world, lending.run.train
     rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
-    feed = Feed(corpus.store, corpus.order(rows, settings.seed), settings.global_batch_size, world)
+    order, steps = corpus.order(rows, settings.seed), needs_of(lending.plugins, run).steps
+    feed = Feed(corpus.store, order, settings.global_batch_size, world, steps)
     tools = lending.tools(feed)
     algorithm = lending.plugins.load("algorithm", run.select.algo)(run.algorithm, roles, tools)
     feed.order = algorithm.order(feed.order, rows)

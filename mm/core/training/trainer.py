@@ -61,7 +61,7 @@ class Trainer:
         self.roles, self.algorithm, self.feed = roles, algorithm, feed
         self.device = backend.device(world.local_rank)
         self.dtype = backend.default_dtype() if settings.dtype == "auto" else settings.dtype
-        self.horizon = settings.max_steps or feed.steps(settings.epochs) * algorithm.steps
+        self.horizon = settings.max_steps or feed.steps(settings.epochs)
         self.notes = backend.notes
         self.scaler = backend.scaler(self.dtype)
         self.updates = Updates(roles, settings, self.scaler, self.device, self.notes)

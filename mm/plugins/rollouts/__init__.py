@@ -37,5 +37,6 @@ def needs(config: RolloutConfig, *, data: str = "prompt", reference: bool, criti
     """Prompts, an engine and these roles."""
     roles = ("policy",) + ("reference",) * reference + ("critic",) * critic
     return Needs(
-        data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, scalar=("critic",) * critic, generates=True
-    )
+        data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, scalar=("critic",) * critic, generates=True,
+        steps=config.passes * config.mini_batches,
+    )  # fmt: skip

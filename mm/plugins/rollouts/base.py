@@ -45,11 +45,6 @@ class Rollout(Algorithm):
 
     # ---- contract
 
-    @property
-    def steps(self) -> int:
-        """Every mini-batch of every pass."""
-        return int(self.config.passes * self.config.mini_batches)
-
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         """Draw, judge and compare; then the mini-batches of all passes."""
         self.refresh()

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mm.core import api
+from mm.core.say import is_main
 from mm.core.workspace import Workspace
 from mm.plugins.commands.parts import PartsCommand, given_layers
 
@@ -27,4 +28,5 @@ def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool
         click.echo(api.plan(ctx.obj, layers, Workspace.here(), say=say, resume=resume))
         return
     folder = api.start(ctx.obj, layers, Workspace.here(), resume=resume, say=say)
-    click.echo(f"run: {folder.path}")
+    if is_main():
+        click.echo(f"run: {folder.path}")
