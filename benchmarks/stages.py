@@ -85,7 +85,7 @@ def rows(found: Mapping[int, Mapping[str, Report]]) -> Iterator[str]:
     for stage, (suites, before) in STAGES.items():
         for others in (False, True):
             name = "| all others |" if others else f"| {', '.join(suites)} |"
-            pairs = [(share(reports[n], suites, others=others) for n in (before, stage)) for reports in found.values()]
+            pairs = [[share(reports[n], suites, others=others) for n in (before, stage)] for reports in found.values()]
             yield f"| {'' if others else stage} {name} " + " | ".join(" -> ".join(pair) for pair in pairs) + " |"
     if all("control" in reports for reports in found.values()):
         suites = STAGES["sft"][0]
