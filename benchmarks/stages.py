@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from mm.plugins.sources.skills.checks import interval
+from mm.plugins.sources.skills.verifiable import TASKS
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "examples" / "demo.toml")
-VERIFIABLE = ("max", "sort", "reverse", "add")
 # manners have few new pairs of topic and wording: topics that training never names are counted with them
 TIERS = {"polite": ("new", "never")}
 # stage -> the suites that it is to move, and the model that it is compared with: where it started, or for distillation
@@ -34,10 +34,10 @@ STAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "lora": (("double",), "sft"),
     "reason": (("reason_longer",), "sft"),
     "dpo": (("polite",), "sft"),
-    "grpo": (VERIFIABLE, "sft"),
-    "spo": (VERIFIABLE, "sft"),
-    "ppo": (VERIFIABLE, "sft"),
-    "distill": (VERIFIABLE, "sft"),
+    "grpo": (TASKS, "sft"),
+    "spo": (TASKS, "sft"),
+    "ppo": (TASKS, "sft"),
+    "distill": (TASKS, "sft"),
     "agent": (("agent",), "sft"),
 }
 # the rows of each stage, with the seed of the corpus

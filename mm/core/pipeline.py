@@ -19,9 +19,8 @@ from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
+from mm.core.say import Say
 from mm.core.workspace import Workspace, write_text
-
-Say = Callable[[str], None]
 
 
 @attrs.define

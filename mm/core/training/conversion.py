@@ -118,7 +118,7 @@ def convert(
     for what cannot be done.
     """
     from mm.core.backend import Backend
-    from mm.core.training.models import load_model_folder, merge_adapter
+    from mm.core.training.models import load_model_folder
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: expected {', '.join(DTYPES)}.")
@@ -127,16 +127,22 @@ def convert(
     _check_out(folder, source.resolve(), force)
     loaded = load_model_folder(plugins, source, Backend(), changes)
     if adapter is not None:
-        part, _, saved = adapter.partition(":")
-        if not saved:
-            raise UsageError(f"--adapter {adapter}: expected NAME:PATH, as in {part}:runs/NAME/model/adapter.")
-        merge_adapter(plugins, loaded.model, part, Path(saved))
+        _merge(plugins, loaded, adapter)
     name = to or _choose(plugins, loaded, read_config(source), say)
     if name == NATIVE:
         _write_native(plugins, loaded, folder, _torch_dtype(dtype))
     else:
         _accepting(plugins, loaded, name).write(loaded, folder, _torch_dtype(dtype))
     return folder
+
+
+def _merge(plugins: PluginManager, loaded: LoadedModel, adapter: str) -> None:
+    from mm.core.training.models import merge_adapter
+
+    part, _, saved = adapter.partition(":")
+    if not saved:
+        raise UsageError(f"--adapter {adapter}: expected NAME:PATH, as in {part}:runs/NAME/model/adapter.")
+    merge_adapter(plugins, loaded.model, part, Path(saved))
 
 
 def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:

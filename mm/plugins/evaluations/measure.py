@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mm.core.data.corpus import open_corpus
 from mm.core.data.sources import kinds_of, read_rows
 from mm.core.episodes import Player
 from mm.core.errors import UsageError
+from mm.core.say import Say
 from mm.core.settings import TrainSettings
 from mm.core.tool_use import open_tools
 from mm.plugins.evaluations.progress import Counting
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.core.training.generation import TextModel
 
-Say = Callable[[str], None]
 T = TypeVar("T")
 
 _KINDS = ("text", "chat")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import attrs
 
 from mm.core.errors import UsageError
 from mm.core.inference import Inference
+from mm.core.say import Say
 from mm.core.workspace import Workspace, fingerprint, run_of, write_text
 from mm.plugins.evaluations.measure import items_digest, measure
 from mm.plugins.evaluations.settings import EvalSettings
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.core.training.generation import TextModel
 
-Say = Callable[[str], None]
 
 
 def evaluate(
