@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from mm.core.contracts import Position, Source
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import DataError, UsageError
-from mm.core.records import SourceSpec, Spec
+from mm.core.records import SourceSpec
+from mm.core.spec import Spec
 from mm.plugins.commands.data.command import data
 from mm.plugins.commands.tokenizer.command import tokenizer
 from mm.plugins.formats import chat, text

@@ -252,8 +252,6 @@ def test_what_a_folder_holds_is_read_in_the_order_of_its_files(tmp_path: Path) -
         assert store.row(index) == Deed(json.loads(Path(position.path).read_text().splitlines()[position.line - 1])["deed"])
 
 
-
-
 def test_a_format_whose_helpers_change_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else an edited helper would be given what the old one made."""
     from importlib import import_module, reload

@@ -66,14 +66,14 @@ def assert_learned(tokenizer: Tokenizer, row: Row, encoded: Encoded) -> None:
     conversations: list[Any] = [(getattr(row, "messages", ()), getattr(row, "begin", 0))]
     if isinstance(row, PreferenceRow):
         conversations = [(row.chosen, row.begin), (row.rejected, row.begin)]
-    for unit in encoded.units:
-        for (messages, begin), sequence in zip(conversations, unit, strict=True):
-            expected = [] if isinstance(row, PromptRow) else list(said_by_the_assistant(messages, begin))
-            runs = learned_texts(tokenizer, sequence)
-            whole = len(runs) if not encoded.truncated else len(runs) - 1
-            assert runs[:whole] == expected[:whole] and len(runs) <= len(expected)
-            assert encoded.truncated or len(runs) == len(expected)
-            assert all(answer.startswith(run) for run, answer in zip(runs, expected, strict=False))
+    sequences = [sequence for unit in encoded.units for sequence in unit]
+    for (messages, begin), sequence in zip(conversations, sequences, strict=bool(sequences)):
+        expected = [] if isinstance(row, PromptRow) else list(said_by_the_assistant(messages, begin))
+        runs = learned_texts(tokenizer, sequence)
+        whole = len(runs) if not encoded.truncated else len(runs) - 1
+        assert runs[:whole] == expected[:whole] and len(runs) <= len(expected)
+        assert encoded.truncated or len(runs) == len(expected)
+        assert all(answer.startswith(run) for run, answer in zip(runs, expected, strict=False))
 
 
 def check_row(formats: list[FormatSpec], tokenizer: Tokenizer, raw: Any, max_length: int) -> bool:

@@ -102,7 +102,7 @@ def test_every_built_in_part_is_called_as_its_entry_point_says() -> None:
 def test_what_stands_at_the_top_of_the_package() -> None:
     found = {p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
     assert found - {"web"} == {
-        "core", "plugins", "backends", "converters", "cli.py", "testing.py", "__init__.py", "__main__.py", "py.typed"
+        "core", "plugins", "backends", "converters", "cli.py", "testing", "__init__.py", "__main__.py", "py.typed"
     }  # fmt: skip
 
 

@@ -245,4 +245,3 @@ def test_held_out_rows_of_no_file_are_trained_on(tmp_path: Path) -> None:
     assert {int(row) >= 60 for row in corpus.first(held, 9)} == {True, False}
     with pytest.raises(UsageError, match=r"--data .*a.jsonl: all of its rows are held out"):
         corpus.order(rows[rows >= 60], 1)
-

@@ -278,3 +278,16 @@ def test_kto_evaluates_with_its_baseline(tmp_path: Path) -> None:
     assert held[1]["held_out/loss"] < 0.5 and held[1]["held_out/kl"] != 0
 
 
+def test_kto_reads_a_pair_as_a_good_and_a_bad_answer() -> None:
+    found = tiny_units("unpaired", TOKENIZER, rows=ROWS, plugins=PLUGINS) or []
+    assert [unit.values for unit in found] == [unit.values for unit in verdicts()]
+    for unit, expected in zip(found, verdicts(), strict=True):
+        (one,), (other,) = unit.sequences, expected.sequences
+        assert one.ids.equal(other.ids) and one.fields["learn"].equal(other.fields["learn"])
+
+
+def test_kto_finds_rows_in_the_corpus(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, "kto", data="skills", eval_ratio=0.1, **SMALL)
+    held = [json.loads(text) for text in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(line["held_out/loss"]) for line in held if "held_out/loss" in line)
+    assert run.manifest["state"] == "finished"

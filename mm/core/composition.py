@@ -11,7 +11,7 @@ from mm.core.errors import UsageError
 from mm.core.layers import Layer, merge
 from mm.core.options import Option, build, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import Spec
+from mm.core.spec import Spec
 
 # kinds whose parts have prefixed options, and the field that picks them, in the selections that have it
 PREFIXED = (

@@ -18,7 +18,8 @@ import pluggy
 from mm.core import hooks
 from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches
 from mm.core.errors import MMError, UsageError, close_match
-from mm.core.records import KINDS, Spec
+from mm.core.records import KINDS
+from mm.core.spec import Spec
 
 if TYPE_CHECKING:
     from mm.core.contracts import Callback

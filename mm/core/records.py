@@ -6,48 +6,12 @@ help and option errors stay free of torch. A field that a record does not have m
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import attrs
 
-_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-
-
-def _check_name(record: object, attribute: attrs.Attribute[str], value: str) -> None:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"{attribute.name}={value!r}: a name is lower-case letters, digits, '-', '_' and '.'")
-
-
-def _check_target(record: object, attribute: attrs.Attribute[str], value: str) -> None:
-    if not isinstance(value, str) or not _TARGET.fullmatch(value):
-        raise ValueError(f"target={value!r}: expected 'module:attribute'")
-
-
-def _check_config(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not attrs.has(value):
-        raise ValueError(f"config={value!r}: expected an attrs class")
-
-
-@attrs.frozen(kw_only=True)
-class Spec:
-    """What every kind of part declares. `config` is the attrs class whose fields become the part's options."""
-
-    kind: ClassVar[str] = ""
-    hook: ClassVar[str] = ""
-
-    name: str = attrs.field(validator=_check_name)
-    summary: str
-    target: str = attrs.field(validator=_check_target)
-    config: type | None = attrs.field(default=None, validator=_check_config)
-
-    def load(self) -> Any:
-        """Import and return the implementation. Raises whatever importing the target raises."""
-        module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+from mm.core.spec import Spec, check_config
 
 
 @attrs.frozen
@@ -88,7 +52,7 @@ class ArchitectureSpec(Spec):
     kind: ClassVar[str] = "architecture"
     hook: ClassVar[str] = "mm_architectures"
 
-    config: type = attrs.field(validator=_check_config)
+    config: type = attrs.field(validator=check_config)
     presets: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
 

@@ -12,9 +12,10 @@ from mm.core.errors import UsageError, close_match
 from mm.core.layers import ENVIRONMENT, Layer, merge
 from mm.core.options import Option, build, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs, Spec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs
 from mm.core.run import Run
 from mm.core.settings import COMMON, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
+from mm.core.spec import Spec
 
 
 @attrs.frozen(kw_only=True)

@@ -21,6 +21,7 @@ from mm.core.records import AlgorithmSpec, Needs
 from mm.core.settings import Selection, TrainSettings
 from mm.core.training.batch import Packed, Unit, pack
 from mm.core.training.distributed import World
+from mm.core.training.objective import Objective
 from mm.core.training.roles import Role
 from mm.core.training.tools import Tools
 from mm.core.training.trainer import Trainer
@@ -99,10 +100,10 @@ class AlgorithmSuite(Suite):
     def gradient(self, packs: list[Packed]) -> tuple[float, Tensor]:
         """(loss, gradient of all trainable parameters) summed over micro-batches, in float64."""
         algorithm, roles = self.make()
-        totals = _totals(algorithm, roles, packs)
-        value = 0.0
+        objective = Objective(algorithm, roles)
+        totals, value = objective.totals(packs), 0.0
         for batch in packs:
-            loss = _loss(algorithm, roles, batch, totals)
+            loss, _ = objective.loss(batch, totals)
             loss.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
         trained = [p for role in roles.values() if role.trainable for p in role.model.parameters()]
@@ -135,7 +136,7 @@ class AlgorithmSuite(Suite):
         """Metrics are (sum, count) with the sum a detached scalar tensor."""
         algorithm, roles = self.make()
         batch = pack(self.minibatch)
-        _, metrics = algorithm.loss(batch, _totals(algorithm, roles, [batch]))
+        _, metrics = algorithm.loss(batch, Objective(algorithm, roles).totals([batch]))
         for name, (total, _count) in metrics.items():
             assert isinstance(total, Tensor) and total.shape == (), f"metric {name!r}: the sum is no scalar tensor"
             assert not total.requires_grad, f"metric {name!r} is not detached"
@@ -157,8 +158,8 @@ class AlgorithmSuite(Suite):
     def check_empty_pack(self) -> None:
         """A pack without rows gives a loss of zero that reaches every trained parameter, with zero gradients."""
         algorithm, roles = self.make()
-        empty = pack([])
-        loss = _loss(algorithm, roles, empty, _totals(algorithm, roles, [empty]))
+        empty, objective = pack([]), Objective(algorithm, roles)
+        loss, _ = objective.loss(empty, objective.totals([empty]))
         assert float(loss.detach()) == 0, f"the loss is {float(loss.detach())}"
         loss.backward()  # type: ignore[no-untyped-call]
         for role in (r for r in roles.values() if r.trainable):
@@ -204,8 +205,8 @@ class AlgorithmSuite(Suite):
             with torch.no_grad():
                 minibatches = algorithm.prepare(self.units)
                 batch = pack(minibatches[0])
-                totals = _totals(algorithm, roles, [batch])
-            losses.append(float(_loss(algorithm, roles, batch, totals).detach()))
+            loss, _ = trainer.objective.loss(batch, trainer.objective.totals([batch]))
+            losses.append(float(loss.detach()))
             for minibatch in minibatches:
                 trainer.train_step(minibatch)
                 if algorithm.after_step(step + 1):
@@ -219,21 +220,3 @@ class _Letters(Reward):
 
     def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
         return [sum(c.isalpha() for c in text) / max(1, len(text)) for text in completions]
-
-
-def _totals(algorithm: Algorithm, roles: dict[str, Role], packs: list[Packed]) -> dict[str, float]:
-    totals: dict[str, float] = {"mm.micro": float(len(packs))}
-    for batch in packs:
-        for counts in (algorithm.counts(batch), *(role.counts(batch) for role in roles.values())):
-            for name, value in counts.items():
-                totals[name] = totals.get(name, 0.0) + value
-    return totals
-
-
-def _loss(algorithm: Algorithm, roles: dict[str, Role], batch: Packed, totals: dict[str, float]) -> Tensor:
-    """As the trainer adds it up: the algorithm's loss and the models' auxiliary losses."""
-    loss, _ = algorithm.loss(batch, totals)
-    for role in roles.values():
-        auxiliary = role.auxiliary_loss(totals)
-        loss = loss if auxiliary is None else loss + auxiliary
-    return loss

@@ -11,7 +11,7 @@ import attrs
 
 from mm.core.composition import section_of
 from mm.core.options import Option
-from mm.core.records import Spec
+from mm.core.spec import Spec
 
 HEAVY = ("torch", "transformers", "numpy", "pandas")
 

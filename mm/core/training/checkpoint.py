@@ -157,7 +157,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     state = _state(trainer)
     dcp.load(state, checkpoint_id=path / STATE, no_dist=trainer.world.size == 1)
     for role in (r for r in trainer.roles.values() if r.trainable):
-        optimizers = tuple(trainer.optimizers[role.name])
+        optimizers = tuple(trainer.updates.optimizers[role.name])
         set_optimizer_state_dict(role.model, optimizers, optim_state_dict=state[f"optimizer.{role.name}"])
     _restore(trainer, _unpickle(state[f"host.{trainer.world.rank}"]))
 
@@ -169,7 +169,7 @@ def _file(role: str) -> str:
 def _state(trainer: Trainer) -> dict[str, Any]:
     state: dict[str, Any] = {f"host.{trainer.world.rank}": _pickle(_host_state(trainer))}
     for role in (r for r in trainer.roles.values() if r.trainable):
-        state[f"optimizer.{role.name}"] = get_optimizer_state_dict(role.model, tuple(trainer.optimizers[role.name]))
+        state[f"optimizer.{role.name}"] = get_optimizer_state_dict(role.model, tuple(trainer.updates.optimizers[role.name]))
     return state
 
 

@@ -16,9 +16,7 @@ from mm.core.training.roles import unwrapped
 if TYPE_CHECKING:
     import numpy as np
 
-    from mm.core.contracts import Algorithm
     from mm.core.data.store import Store
-    from mm.core.training.roles import Role
     from mm.core.training.trainer import Trainer
 
 
@@ -71,9 +69,5 @@ def bits_per_byte(nll: float, size: float) -> float:
 
 
 def _measure(trainer: Trainer, batch: Packed, meter: Meter) -> None:
-    totals: dict[str, float] = {}
-    parts: tuple[Algorithm | Role, ...] = (trainer.algorithm, *trainer.roles.values())
-    for part in parts:
-        totals.update(part.counts(batch))
     with unwrapped(trainer.roles.values()):
-        meter.add(trainer.loss(batch.to(trainer.device), totals)[1])
+        meter.add(trainer.loss(batch, trainer.objective.totals([batch]))[1])

@@ -36,7 +36,7 @@ def explained(backend: Backend, report: Callable[[], str]) -> Iterator[None]:
 def held(trainer: Trainer) -> str:
     """What each part of a training holds, and the settings that make it less, with their present values."""
     parameters = [p for role in trainer.roles.values() for p in role.model.parameters()]
-    optimizers = [o for found in trainer.optimizers.values() for o in found]
+    optimizers = [o for found in trainer.updates.optimizers.values() for o in found]
     parts = {
         "parameters": _size(parameters),
         "gradients": _size(p.grad for p in parameters if p.grad is not None),

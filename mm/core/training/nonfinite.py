@@ -48,12 +48,12 @@ def explain(trainer: Trainer, step: int, units: list[Unit]) -> str:
 def _replay(trainer: Trainer, units: list[Unit]) -> _Finding | None:
     # every document with rows of its own, so that those of a tensor can be named
     micro = [attrs.evolve(batch, shared=None) for batch in trainer.micro_batches(units)]
-    totals = trainer.totals(micro)
+    totals = trainer.objective.totals(micro, trainer.world)
     # compiled code calls no hook that came after it
     with unwrapped(trainer.roles.values()), torch.compiler.set_stance("force_eager"):
         for batch in micro:
             with _watched(trainer, batch) as (findings, ran):
-                loss, _ = trainer.loss(batch.to(trainer.device), totals)
+                loss, _ = trainer.loss(batch, totals)
             everything = {unit.row for unit in batch.units}
             if findings:
                 return findings[0]

@@ -76,7 +76,7 @@ class Role:
         return found
 
     def auxiliary_loss(self, totals: Totals) -> Tensor | None:
-        """The auxiliary loss of the calls since the last one, or None; added to the loss by the trainer alone."""
+        """The auxiliary loss of the calls since the last one, or None; added by the objective alone."""
         pieces, self._auxiliary = self._auxiliary, []
         own = {name.removeprefix(self._prefix): n for name, n in totals.items() if name.startswith(self._prefix)}
         losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]  # type: ignore[operator]

@@ -21,6 +21,7 @@ from mm.core.training.feed import Feed
 from mm.core.training.memory import explained, held
 from mm.core.training.metrics import Meter
 from mm.core.training.nonfinite import explain
+from mm.core.training.objective import Objective
 from mm.core.training.optim import learning_rate
 from mm.core.training.profiling import phase
 from mm.core.training.roles import Role
@@ -59,13 +60,13 @@ class Trainer:
     ) -> None:
         self.settings, self.backend, self.world = settings, backend, world
         self.roles, self.algorithm, self.feed = roles, algorithm, feed
+        self.objective = Objective(algorithm, roles)
         self.device = backend.device(world.local_rank)
         self.dtype = backend.default_dtype() if settings.dtype == "auto" else settings.dtype
         self.horizon = settings.max_steps or feed.steps(settings.epochs)
         self.notes = backend.notes
         self.scaler = backend.scaler(self.dtype)
         self.updates = Updates(roles, settings, self.scaler, self.device, self.notes)
-        self.optimizers = self.updates.optimizers
         self.progress = Progress()
         self.meter = Meter()
         self.stop = StopFlag()
@@ -161,7 +162,7 @@ class Trainer:
         """One optimizer step on this rank's share of a mini-batch, cut into micro-batches by the token budget."""
         with phase("data"):
             micro = self.micro_batches(units)
-            totals = self.totals(micro)
+            totals = self.objective.totals(micro, self.world)
         # ranks run equally many forwards, or a collective would wait for ever: the short ones add empty packs
         micro += [pack([])] * (int(totals["mm.micro"]) - len(micro))
         for index, batch in enumerate(micro):
@@ -176,25 +177,12 @@ class Trainer:
         """The packs of a mini-batch, on the host."""
         return [pack(group) for group in split_by_tokens(units, self.settings.micro_batch_tokens)]
 
-    def totals(self, micro: list[Packed]) -> dict[str, float]:
-        """What the losses of these packs divide by, summed over the ranks."""
-        counted: dict[str, float] = {"mm.tokens": float(sum(b.num_tokens for b in micro))}
-        # an empty pack fixes the names, so that a rank without rows agrees with the others on what is summed
-        parts: tuple[Algorithm | Role, ...] = (self.algorithm, *self.roles.values())
-        for batch in micro or [pack([])]:
-            for part in parts:
-                for name, value in part.counts(batch).items():
-                    counted[name] = counted.get(name, 0.0) + value
-        totals = self.world.sum(counted)
-        totals["mm.micro"] = self.world.max(len(micro))
-        return totals
-
     def _backward(self, batch: Packed, totals: dict[str, float], last: bool) -> None:
         with ExitStack() as contexts:
             for role in self.roles.values():
                 contexts.enter_context(accumulate(role.module, last))
             with phase("forward"):
-                loss, metrics = self.loss(batch.to(self.device), totals)
+                loss, metrics = self.loss(batch, totals)
             # data-parallel wrappers average over ranks; the loss is already divided by the global totals. Nothing times a
             # loss that is no number is none either: its gradients are then not finite, on any rank, though they might be
             loss = loss * (self.world.size + 0 * loss.detach())
@@ -203,16 +191,9 @@ class Trainer:
         self.meter.add(metrics)
 
     def loss(self, batch: Packed, totals: dict[str, float]) -> tuple[Tensor, Metrics]:
-        """The algorithm's loss and the models' auxiliary losses: the one place where they meet."""
+        """The objective's, on the device and in the precision of the run."""
         with self.backend.autocast(self.dtype):
-            loss, metrics = self.algorithm.loss(batch, totals)
-            for role in self.roles.values():
-                prefix = f"{role.name}/" if len(self.optimizers) > 1 else ""
-                metrics |= {prefix + name: pair for name, pair in role.auxiliary_metrics().items()}
-                auxiliary = role.auxiliary_loss(totals)
-                if auxiliary is not None:
-                    loss = loss + auxiliary
-        return loss, metrics
+            return self.objective.loss(batch.to(self.device), totals)
 
     # ---- at intervals
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mm.core.training.generation import TextModel
 
 
-
 def evaluate(
     plugins: PluginManager,
     model: str,

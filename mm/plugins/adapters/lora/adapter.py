@@ -138,4 +138,3 @@ def _fill(update: Update, factors: tuple[Tensor, Tensor], what: str) -> None:
             if own.shape != value.shape:
                 raise CheckpointError(f"{what} is for a weight of another shape: {tuple(value.shape)} is not {tuple(own.shape)}.")
             own.copy_(value)
-

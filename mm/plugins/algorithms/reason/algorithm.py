@@ -76,5 +76,3 @@ class Reason(Algorithm):
             first, last = torch.searchsorted(ends, torch.tensor([match.start(), match.end() - 1]), right=True).tolist()
             found[first : last + 1] = True
         return found
-
-

@@ -91,6 +91,3 @@ class Prioritised:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.batches = state["batches"]
-
-
-

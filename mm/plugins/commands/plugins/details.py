@@ -13,7 +13,8 @@ from mm.core.composition import section_of
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, Spec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
+from mm.core.spec import Spec
 from mm.plugins.commands.plugins.listing import names_of, part_names, unknown
 
 _SHOWN = ("name", "summary", "config")

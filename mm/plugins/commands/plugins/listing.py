@@ -13,7 +13,8 @@ import attrs
 from mm.core.discovery import is_path
 from mm.core.errors import UsageError, close_match
 from mm.core.plugins import Plugin, PluginManager
-from mm.core.records import KINDS, Spec
+from mm.core.records import KINDS
+from mm.core.spec import Spec
 
 
 @attrs.frozen(kw_only=True)

@@ -12,8 +12,6 @@ def recognise(row: Mapping[str, Any]) -> bool:
     return "instruction" in row and "output" in row
 
 
-
-
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
     """The part."""

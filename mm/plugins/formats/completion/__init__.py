@@ -12,8 +12,6 @@ def recognise(row: Mapping[str, Any]) -> bool:
     return "prompt" in row and "completion" in row and "label" not in row
 
 
-
-
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
     """The part."""

@@ -8,15 +8,21 @@ from typing import Any
 from mm.core.contracts import Format
 from mm.core.data.messages import kind_of
 from mm.core.errors import DataError
+from mm.plugins.formats.preference.format import PreferenceFormat
 from mm.plugins.formats.turns import answered
-from mm.plugins.formats.unpaired.row import UnpairedRow
+from mm.plugins.formats.unpaired import recognise
+from mm.plugins.formats.unpaired.row import JudgedPairRow, UnpairedRow
 
 
 class UnpairedFormat(Format):
-    """`prompt` and `completion`, each a text, a message or a list of messages, and `label`: true for a good one."""
+    """`prompt` and `completion`, each a text, a message or a list of messages, and `label`: true for a good one. A pair of
+    preferences is read too: its chosen answer is good, its rejected one is not."""
 
-    def parse(self, row: Mapping[str, Any]) -> UnpairedRow:
-        """The answer. Raises DataError naming the field and what is wrong."""
+    def parse(self, row: Mapping[str, Any]) -> UnpairedRow | JudgedPairRow:
+        """The answer or the pair. Raises DataError naming the field and what is wrong."""
+        if not recognise(row):
+            pair = PreferenceFormat().parse(row)
+            return JudgedPairRow(pair.chosen, pair.rejected, pair.tools, pair.begin)
         label = row.get("label")
         if label is None:
             raise DataError("no label", problem="missing field")

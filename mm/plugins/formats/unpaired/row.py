@@ -1,4 +1,4 @@
-"""The row of an answer with a verdict."""
+"""The rows of answers with a verdict."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import attrs
 
 from mm.core.data.messages import Message
 from mm.core.data.rows import Encoded, Render
+from mm.plugins.formats.preference.row import PreferenceRow
 
 if TYPE_CHECKING:
     from mm.core.data.tokenizer import Tokenizer
@@ -37,3 +38,20 @@ class UnpairedRow:
     def texts(self, render: Render) -> list[str]:
         """The conversation."""
         return [render(self.messages, self.tools)]
+
+
+@attrs.frozen
+class JudgedPairRow(PreferenceRow):
+    """A pair of preferences as two answers with a verdict each: a unit for the chosen one and a unit for the rejected one."""
+
+    kind: ClassVar[str] = "unpaired"
+
+    def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
+        """Both sides, each encoded by itself."""
+        sides = ((self.chosen, True), (self.rejected, False))
+        found = [UnpairedRow(said, self.tools, self.begin, label).encode(tokenizer, max_length) for said, label in sides]
+        return Encoded(
+            units=[unit for one in found for unit in one.units],
+            values=[values for one in found for values in one.values],
+            truncated=any(one.truncated for one in found),
+        )

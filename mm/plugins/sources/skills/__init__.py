@@ -18,5 +18,5 @@ def mm_sources() -> Iterable[SourceSpec]:
         summary="A seeded corpus of checkable skills in Chinese and English (skills, skills:SEED, skills:FILE:SEED).",
         target="mm.plugins.sources.skills.source:Skills",
         recognise=lambda locator: LOCATOR.fullmatch(locator) is not None,
-        provides=("text", "chat", "preference", "prompt", "episode"),
+        provides=("text", "chat", "preference", "unpaired", "prompt", "episode"),
     )

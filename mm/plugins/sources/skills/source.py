@@ -15,7 +15,10 @@ from mm.core.errors import UsageError, close_match
 from mm.plugins.sources.skills import LOCATOR, corpus
 
 # kind of row -> the corpus's file where the locator names none
-_FILES = {"text": "pretrain", "chat": "sft", "preference": "preference", "prompt": "prompts", "episode": "agent"}
+_FILES = {
+    "text": "pretrain", "chat": "sft", "preference": "preference", "unpaired": "preference", "prompt": "prompts",
+    "episode": "agent",
+}  # fmt: skip
 
 
 class Skills(Source):
@@ -34,7 +37,7 @@ class Skills(Source):
 
     def digest(self) -> str:
         """A hash of the rows; of all kinds where none is asked for."""
-        names = [self.file] if self.file else list(_FILES.values())
+        names = [self.file] if self.file else dict.fromkeys(_FILES.values())
         rows = [generated(self.seed)[name] for name in names]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 

@@ -1,0 +1,57 @@
+"""A step of `mm run`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from mm.core.layers import Layer
+    from mm.core.options import Option
+    from mm.core.plugins import PluginManager
+    from mm.core.records import StageSpec
+    from mm.core.workspace import Workspace
+
+
+@attrs.frozen
+class StageResult:
+    """What a stage did: artifact name -> path, and one line for the summary."""
+
+    artifacts: Mapping[str, Path]
+    summary: str = ""
+
+
+class Stage(ABC):
+    """A step of `mm run`. `layers` are the options given for it (highest first), all of them in `options`; `say` prints."""
+
+    def __init__(
+        self, spec: StageSpec, plugins: PluginManager, workspace: Workspace, layers: Sequence[Layer], say: Callable[[str], None]
+    ) -> None:
+        self.spec, self.plugins, self.workspace, self.layers, self.say = spec, plugins, workspace, list(layers), say
+
+    @classmethod
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+        """The options that a stage of this record takes."""
+        return []
+
+    def check(self) -> None:  # noqa: B027  a stage without options has nothing to check
+        """Raise UsageError for an option's value that cannot be; called for every stage before the first one runs."""
+
+    @abstractmethod
+    def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
+        """What the output depends on, as JSON values; the stage is skipped while they and its output stand.
+
+        Raises UsageError for settings that cannot be.
+        """
+
+    @abstractmethod
+    def plan(self, artifacts: Mapping[str, Path]) -> str:
+        """What `run` would do, for `--dry-run`. Touches nothing; artifacts of planned stages may not exist yet."""
+
+    @abstractmethod
+    def run(self, artifacts: Mapping[str, Path]) -> StageResult:
+        """Do it."""

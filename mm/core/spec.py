@@ -1,0 +1,45 @@
+"""What the records of every kind share: a name, a summary, the target that implements the part, and its options."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any, ClassVar
+
+import attrs
+
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def _check_name(record: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(f"{attribute.name}={value!r}: a name is lower-case letters, digits, '-', '_' and '.'")
+
+
+def _check_target(record: object, attribute: attrs.Attribute[str], value: str) -> None:
+    if not isinstance(value, str) or not _TARGET.fullmatch(value):
+        raise ValueError(f"target={value!r}: expected 'module:attribute'")
+
+
+def check_config(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not attrs.has(value):
+        raise ValueError(f"config={value!r}: expected an attrs class")
+
+
+@attrs.frozen(kw_only=True)
+class Spec:
+    """What every kind of part declares. `config` is the attrs class whose fields become the part's options."""
+
+    kind: ClassVar[str] = ""
+    hook: ClassVar[str] = ""
+
+    name: str = attrs.field(validator=_check_name)
+    summary: str
+    target: str = attrs.field(validator=_check_target)
+    config: type | None = attrs.field(default=None, validator=check_config)
+
+    def load(self) -> Any:
+        """Import and return the implementation. Raises whatever importing the target raises."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,29 @@
+"""For authors of plugins: the conformance kit of each kind, and tiny models, tokenizers and runs to test with.
+
+    def test_conformance():
+        spec = plugin_manager("mm_focal").get("algorithm", "focal")
+        assert_passed(check_algorithm(spec))
+
+Importing this package imports no torch.
+"""
+
+from mm.core.conformance.suite import Check
+from mm.testing.checks import (
+    assert_passed,
+    check_adapter,
+    check_algorithm,
+    check_architecture,
+    check_backend,
+    check_converter,
+    check_part,
+    check_reward,
+    check_tool,
+)
+from mm.testing.plugins import fake_distribution, plugin_manager
+from mm.testing.tiny import tiny_model, tiny_rows, tiny_run, tiny_tokenizer, tiny_units
+
+__all__ = [
+    "Check", "assert_passed", "check_adapter", "check_algorithm", "check_architecture", "check_backend", "check_converter",
+    "check_part", "check_reward", "check_tool", "fake_distribution", "plugin_manager", "tiny_model", "tiny_rows",
+    "tiny_run", "tiny_tokenizer", "tiny_units",
+]  # fmt: skip

@@ -1,0 +1,158 @@
+"""The conformance kit of each kind of part. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mm.core.conformance.rows import ROWS, parse_rows
+from mm.core.conformance.suite import Check, Suite, options_of_part
+from mm.core.plugins import PluginManager
+from mm.core.records import (
+    AdapterSpec,
+    AlgorithmSpec,
+    ArchitectureSpec,
+    BackendSpec,
+    ConverterSpec,
+    EngineSpec,
+    RewardSpec,
+    ToolSpec,
+)  # fmt: skip
+from mm.core.spec import Spec
+from mm.testing.tiny import tiny_model, tiny_tokenizer, tiny_typed_rows, units_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mm.core.contracts import Engine
+
+
+def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
+    """The checks of a chip; after the declaration they are skipped where its probe says that it is absent.
+
+    `module` is where the part is declared, when that cannot be seen from its record.
+    """
+    from mm.core.conformance.backend import BackendSuite
+
+    return _run(BackendSuite(spec, tiny_model(), module))
+
+
+def check_architecture(spec: ArchitectureSpec, *, module: str | None = None) -> list[Check]:
+    """The checks of a model, on the smallest of its presets."""
+    from mm.core.conformance.architecture import ArchitectureSuite
+
+    return _run(ArchitectureSuite(spec, module))
+
+
+def check_algorithm(
+    spec: AlgorithmSpec,
+    *,
+    architecture: str = "dense",
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    plugins: PluginManager | None = None,
+    module: str | None = None,
+) -> list[Check]:
+    """The checks of an algorithm on tiny models; `rows` are JSON rows, which a kind of the author's own needs."""
+    from mm.core.conformance.algorithm import AlgorithmSuite
+
+    manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
+    try:
+        kind = spec.needs(spec.config() if spec.config else None).data
+    except Exception:  # check_needs raises it again, and reports it
+        kind = ""
+    typed = tiny_typed_rows(kind, rows=rows, plugins=manager)
+    units = None if typed is None else units_of(typed, tokenizer)
+    make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
+    engine = next((s for s in manager.specs("engine") if isinstance(s, EngineSpec) and not s.backends), None)
+    make_engine = None if engine is None else lambda model: _engine(engine, model)
+    parts = [part for kind in ("adapter", "engine", "reward", "tool") for part in manager.specs(kind) if part.config]
+    part_options = {option.key for part in parts for option in options_of_part(part)}
+    return _run(AlgorithmSuite(
+        spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or (), part_options=part_options
+    ))  # fmt: skip
+
+
+def check_adapter(
+    spec: AdapterSpec, *, architecture: str = "dense", plugins: PluginManager | None = None, module: str | None = None
+) -> list[Check]:
+    """The checks of an adapter, on a tiny model."""
+    from mm.core.conformance.adapter import AdapterSuite
+
+    manager = plugins or PluginManager.discover()
+    return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module))
+
+
+def check_converter(
+    spec: ConverterSpec, *, plugins: PluginManager | None = None, module: str | None = None
+) -> list[Check]:
+    """The checks of a checkpoint format, on the smallest preset that it can hold."""
+    from mm.core.conformance.converter import ConverterSuite
+
+    architecture = (plugins or PluginManager.discover()).get("architecture", spec.architecture)
+    assert isinstance(architecture, ArchitectureSpec)
+    return _run(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
+
+
+def check_reward(
+    spec: RewardSpec, *, rows: Sequence[Mapping[str, Any]] | None = None, config: Any = None,
+    plugins: PluginManager | None = None, module: str | None = None,
+) -> list[Check]:  # fmt: skip
+    """The checks of a reward, on a few prompts and episodes or on `rows` (JSON rows of prompts); one whose defaults do not
+    suffice is skipped without a `config`."""
+    from mm.core.conformance.reward import RewardSuite
+
+    manager = plugins or PluginManager.discover()
+    asked = {"prompt": rows} if rows is not None else {kind: ROWS[kind] for kind in ("prompt", "episode")}
+    parsed = [row for kind, found in asked.items() for row in parse_rows(kind, found, manager)]
+    return list(RewardSuite(spec, parsed, config, module).run())
+
+
+def check_tool(spec: ToolSpec, *, module: str | None = None) -> list[Check]:
+    """The checks of a tool."""
+    from mm.core.conformance.tool import ToolSuite
+
+    return list(ToolSuite(spec, module).run())
+
+
+def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
+    """The checks of a part of any kind; those without a kit of their own get the declaration's."""
+    if isinstance(spec, BackendSpec):
+        return check_backend(spec, module=module)
+    if isinstance(spec, ArchitectureSpec):
+        return check_architecture(spec, module=module)
+    if isinstance(spec, AlgorithmSpec):
+        return check_algorithm(spec, plugins=plugins, module=module)
+    if isinstance(spec, ConverterSpec):
+        return check_converter(spec, plugins=plugins, module=module)
+    if isinstance(spec, RewardSpec):
+        return check_reward(spec, plugins=plugins, module=module)
+    if isinstance(spec, ToolSpec):
+        return check_tool(spec, module=module)
+    if isinstance(spec, AdapterSpec):
+        return check_adapter(spec, plugins=plugins, module=module)
+    return list(Suite(spec, module).run())
+
+
+def _run(suite: Suite) -> list[Check]:
+    """On one thread: the models are so small that a second one only waits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return list(suite.run())
+    finally:
+        torch.set_num_threads(before)
+
+
+def _engine(spec: EngineSpec, model: nn.Module) -> Engine:
+    from mm.core.backend import Backend
+
+    engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())
+    return engine
+
+
+def assert_passed(checks: Iterable[Check]) -> None:
+    """Raise AssertionError listing the checks that failed."""
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
+    assert not failed, "\n".join(failed)

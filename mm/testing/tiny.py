@@ -1,0 +1,106 @@
+"""Tiny tokenizers, models, rows and runs. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm.core.conformance.rows import ROWS, parse_rows
+from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec, ArchitectureSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mm.core.data.rows import Row
+    from mm.core.data.tokenizer import Tokenizer
+    from mm.core.training.batch import Unit
+    from mm.core.workspace import RunFolder
+
+
+def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
+    """A byte-level tokenizer of a few merges; equal each time."""
+    from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+
+    texts = [row["text"] for row in ROWS["text"]] + [turn["content"] for row in ROWS["chat"] for turn in row["messages"]]
+    return train_tokenizer(texts * 3, TrainingOptions(vocab_size=vocab_size))
+
+
+def tiny_model(
+    architecture: str = "dense", vocab_size: int = 300, seed: int = 0, *, plugins: PluginManager | None = None
+) -> nn.Module:
+    """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
+    from mm.core.conformance.architecture import small_model
+
+    spec = (plugins or PluginManager.discover()).get("architecture", architecture)
+    assert isinstance(spec, ArchitectureSpec)
+    return small_model(spec, vocab_size, seed)
+
+
+def tiny_rows(kind: str) -> list[dict[str, Any]]:
+    """JSON rows of a built-in kind: text, chat, preference, unpaired, prompt or episode; none for another."""
+    return list(ROWS.get(kind, []))
+
+
+def tiny_units(
+    kind: str,
+    tokenizer: Tokenizer,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    plugins: PluginManager | None = None,
+) -> list[Unit] | None:
+    """Rows of a kind as units, read by the format that gives it; None when there is no such format or no rows."""
+    typed = tiny_typed_rows(kind, rows=rows, plugins=plugins)
+    return None if typed is None else units_of(typed, tokenizer)
+
+
+def tiny_typed_rows(
+    kind: str, *, rows: Sequence[Mapping[str, Any]] | None = None, plugins: PluginManager | None = None
+) -> list[Row] | None:
+    """Rows of a kind as the format that gives it reads them; None when there is no such format or no rows."""
+    return parse_rows(kind, tiny_rows(kind) if rows is None else rows, plugins or PluginManager.discover()) or None
+
+
+def units_of(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Unit]:
+    import torch
+
+    from mm.core.training.batch import Tokens, Unit
+
+    units = []
+    for number, row in enumerate(rows):
+        encoded = row.encode(tokenizer, 512)
+        for index, unit in enumerate(encoded.units):
+            values = encoded.values[index] if encoded.values else {}
+            sequences = tuple(Tokens(torch.tensor(ids), {"learn": torch.tensor(learn)}) for ids, learn in unit)
+            units.append(Unit(sequences, row=number, values=values))
+    return units
+
+
+def tiny_run(
+    workspace: Path, algo: str, *, plugins: PluginManager | None = None, rows: Any = None, **options: Any
+) -> RunFolder:
+    """Train two steps of a new tiny dense model on the CPU, as `mm.train` does; `options` change or add settings."""
+    import json
+
+    import mm
+
+    manager = plugins or PluginManager.discover()
+    spec = manager.get("algorithm", algo)
+    assert isinstance(spec, AlgorithmSpec)
+    tiny_tokenizer().save(_made(workspace / "tiny_tokenizer"))
+    data = _made(workspace) / "tiny_rows.jsonl"
+    rows = rows or tiny_rows(spec.needs(spec.config() if spec.config else None).data)
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tiny = {
+        "arch": "dense", "preset": "tiny", "tokenizer": workspace / "tiny_tokenizer", "data": data, "backend": "cpu",
+        "max_steps": 2, "global_batch_size": 2, "max_length": 128, "eval_ratio": 0.0, "dtype": "fp32",
+    }  # fmt: skip
+    if options.get("from_"):
+        tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
+    return mm.train(algo, workspace=workspace, plugins=manager, quiet=True, **{**tiny, **options})
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
