@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks import two_ranks
 
 import mm
 from mm.core import api
@@ -111,8 +109,9 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
     return {name: p.grad for name, p in parameters if p.grad is not None}, len(trainer.micro_batches(units))
 
 
-def rank_main(workspace: Path) -> None:
+def rank_main(folder: str) -> None:
     """What each rank does, in a process of its own."""
+    workspace = Path(folder)
     torch.set_num_threads(1)
     found = {case: first_gradients(workspace, case) for case in CASES}
     torch.save(found, workspace / f"rank{os.environ['RANK']}.pt")
@@ -121,20 +120,8 @@ def rank_main(workspace: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_have_one_ranks_gradients(tmp_path: Path) -> None:
     start(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    code = f"from pathlib import Path; import test_every_algorithm as t; t.rank_main(Path({str(tmp_path)!r}))"
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared["PYTHONPATH"] = str(Path(__file__).parent)
-    env = [{**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in (0, 1)]
-    started = [subprocess.Popen([sys.executable, "-c", code], env=e, stderr=subprocess.PIPE, text=True) for e in env]
-    try:
-        said = [process.communicate(timeout=300)[1] for process in started]
-        assert [p.returncode for p in started] == [0, 0], "\n".join(said)
-    finally:
-        for process in started:
-            process.kill()
+    with two_ranks("test_every_algorithm", "rank_main", tmp_path):
+        pass
     ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1)]
     for case in CASES:
         alone, micro = first_gradients(tmp_path, case)

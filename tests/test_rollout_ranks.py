@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import drawing
 import pytest
 import torch
+from ranks import two_ranks
 from safetensors.torch import load_file
 
 from mm.core.training.distributed import World
@@ -44,8 +42,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def run_cases(workspace: Path, cases: Iterable[str]) -> None:
+def run_cases(folder: str, *cases: str) -> None:
     """Train each case, and keep every completion that this rank drew."""
+    workspace = Path(folder)
     torch.set_num_threads(1)
     rank = os.environ.get("RANK", "0")
     drawn: list[dict[str, Any]] = []
@@ -68,32 +67,13 @@ def run_cases(workspace: Path, cases: Iterable[str]) -> None:
     Rollout._log = log  # type: ignore[method-assign]
 
 
-def two_ranks(workspace: Path, cases: list[str]) -> list[subprocess.Popen[str]]:
-    """Both, started: the same in processes of their own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    code = f"from pathlib import Path; import test_rollout_ranks as t; t.run_cases(Path({str(workspace)!r}), {cases!r})"
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared["PYTHONPATH"] = str(Path(__file__).parent)
-    env = [{**os.environ, **shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in (0, 1)]
-    quiet: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    return [subprocess.Popen([sys.executable, "-c", code], env=e, **quiet) for e in env]
-
-
-def train_both(one: Path, two: Path, cases: list[str]) -> None:
+def train_both(one: Path, two: Path, cases: Iterable[str]) -> None:
     """The cases on one rank and, at the same time, on two."""
-    if any(case.startswith("agent") for case in cases):
-        for folder in (one, two):
-            (folder / "caller").symlink_to(drawing.caller(folder).model)
-    started = two_ranks(two, cases)
-    try:
-        run_cases(one, cases)
-        said = [process.communicate(timeout=300)[1] for process in started]
-        assert [p.returncode for p in started] == [0, 0], "\n".join(said)
-    finally:
-        for process in started:
-            process.kill()
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "caller").symlink_to(drawing.caller(folder).model)
+    with two_ranks("test_rollout_ranks", "run_cases", two, *cases):
+        run_cases(str(one), *cases)
 
 
 def drawn(folder: Path, case: str) -> dict[tuple[int, ...], dict[str, Any]]:
@@ -125,8 +105,7 @@ def assert_equal(one: Path, two: Path, case: str) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_draw_and_learn_what_one_does(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    train_both(tmp_path / "one", tmp_path / "two", list(CASES))
+    train_both(tmp_path / "one", tmp_path / "two", CASES)
     for case in CASES:
         assert_equal(tmp_path / "one", tmp_path / "two", case)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import test_rollout_ranks
 import torch
+from ranks import two_ranks
 from safetensors.torch import load_file
 
 from mm.core import api
@@ -22,7 +23,7 @@ from mm.core.errors import StorageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.training import checkpoint, session
+from mm.core.training import checkpoint, saver, session
 from mm.core.training.trainer import Trainer
 from mm.core.workspace import Workspace
 from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
@@ -79,18 +80,30 @@ def runs(workspace: Path) -> None:
 
 
 def failed(train: Callable[..., Any]) -> None:
-    """A run whose second checkpoint cannot be written by the rank that writes: every rank hears of it, and ends."""
-    seal = checkpoint.seal
+    """A run whose second checkpoint cannot be written by the rank that writes: every rank hears of it at the same step,
+    though the thread of the last one ends when the others have long known it."""
+    seal, write, start = checkpoint.seal, checkpoint.write, saver.Saver.start
 
     def full(folder: Path) -> None:
         if "00000002" in folder.name:
             raise OSError(28, "No space left on device")
         seal(folder)
 
-    checkpoint.seal = full
+    def late(snapshot: checkpoint.Snapshot, *arguments: Any) -> Path:
+        try:
+            return write(snapshot, *arguments)
+        finally:
+            time.sleep(1.0 if os.environ.get("RANK") == "1" and snapshot.step == 2 else 0)
+
+    def awaited(self: saver.Saver, trainer: Trainer) -> None:
+        start(self, trainer)
+        while trainer.world.size > 1 and trainer.world.main and trainer.progress.step == 2 and not self.failed:
+            time.sleep(0.01)
+
+    checkpoint.seal, saver.write, saver.Saver.start = full, late, awaited  # type: ignore[method-assign]
     with pytest.raises(StorageError, match=r"Step 2 could not be saved.*No space left on device.*step-00000001"):
         train(run="full", save_interval=1)
-    checkpoint.seal = seal
+    checkpoint.seal, saver.write, saver.Saver.start = seal, write, start  # type: ignore[method-assign]
 
 
 class AsksAlone(Callback):
@@ -107,13 +120,14 @@ def mm_callbacks(run: Run) -> list[Callback]:
     return [AsksAlone()]
 
 
-def rank_main(workspace: Path, out: Path) -> None:
+def rank_main(folder: str) -> None:
     """What each rank does, in a process of its own."""
+    workspace = Path(folder)
     torch.set_num_threads(1)
     found = {(batch, arch): gradients(workspace, batch, arch) for batch in BATCHES for arch in ("dense", "moe")}
-    torch.save(found, out / f"rank{os.environ.get('RANK', '0')}.pt")
+    torch.save(found, workspace / f"rank{os.environ.get('RANK', '0')}.pt")
     runs(workspace)
-    test_rollout_ranks.run_cases(workspace, [DRAWING])
+    test_rollout_ranks.run_cases(folder, DRAWING)
 
 
 @pytest.fixture(scope="module")
@@ -124,26 +138,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (folder / "tokenizer").mkdir()
         tiny_tokenizer().save(folder / "tokenizer")
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks: list[dict[str, str]] = [{**shared, "RANK": str(r), "LOCAL_RANK": str(r)} for r in (0, 1)]
-    started = [_start(two, rank) for rank in ranks]
-    try:
-        rank_main(one, one)
-        ended = [process.communicate(timeout=120)[1] for process in started]
-        assert [p.returncode for p in started] == [0, 0], "\n".join(ended)
-    finally:
-        for process in started:
-            process.kill()
+    with two_ranks("test_two_ranks", "rank_main", two):
+        rank_main(str(one))
     return one, two
-
-
-def _start(folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
-    code = f"from pathlib import Path; import test_two_ranks as t; t.rank_main(Path({str(folder)!r}), Path({str(folder)!r}))"
-    env = {**os.environ, **variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
 @pytest.mark.parametrize("arch", ["dense", "moe"])

@@ -45,8 +45,9 @@ class Saver:
             self._thread.join()
 
     def finished(self, *, wait: bool = False) -> Path | None:
-        """A checkpoint that came to stand since this was last asked. Raises StorageError for a save that failed."""
-        if self._thread and (wait or not self._thread.is_alive()):
+        """A checkpoint that came to stand since this was last asked. `wait` lets a save under way end, and raises
+        StorageError for one that failed: on every rank alike, where a rank that only looks may know of it first."""
+        if self._thread and (wait or not (self._thread.is_alive() or self.failed)):
             self._thread.join()
             self._thread = None
             error, self._error = self._error, None

@@ -229,10 +229,11 @@ class Trainer:
             with phase("checkpoint"):
                 self._saved(wait=True)
                 self.saver.start(self)
-                self._saved()
+                self._saved(wait=not self.settings.background_save)
 
     def _saved(self, *, wait: bool = False) -> None:
-        """Tell the callbacks of a checkpoint that has come to stand. Raises StorageError for one that could not."""
+        """Tell the callbacks of a checkpoint that has come to stand; waited for on every rank, raises StorageError for one
+        that could not."""
         if self.saver and (path := self.saver.finished(wait=wait)):
             self.emit("on_save", path)
 
