@@ -39,6 +39,7 @@ lint: .venv/installed-dev
 
 benchmarks: .venv/installed-dev
 	.venv/bin/python benchmarks/train_speed.py
+	.venv/bin/python benchmarks/moe_speed.py
 	.venv/bin/python benchmarks/memory.py
 	.venv/bin/python benchmarks/decode.py
 	.venv/bin/python benchmarks/grpo_speed.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import attrs
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mm.backends.cpu.backend import CpuBackend
+from mm.cli import run
 from mm.core.records import active_parameters
 from mm.core.training.attention import packed_attention
 from mm.core.training.batch import Tokens, Unit, pack
@@ -193,6 +195,21 @@ def test_autocast_stays_close_and_trains_float32_parameters(generation: str) -> 
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
+def test_a_copy_in_half_precision_routes_as_the_trainer_does() -> None:
+    """What the engine holds beside a policy trained under autocast: the same tokens to the same experts."""
+    wide = {**SMALL, "hidden_size": 256, "num_experts": 8, "num_hidden_layers": 1}
+    for generation in (MoEConfig(**wide), MoEConfig(**wide, **GEN3, **GEN3_EXPERTS)):
+        model = MoE(generation, packed_attention).eval()
+        router, x_TE = model.blocks[0].mlp, torch.randn(4096, 256).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = router._route(x_TE)
+        for dtype in (torch.bfloat16, torch.float16):
+            half = copy.deepcopy(model).to(dtype)
+            assert half.blocks[0].mlp.experts.up_proj.dtype == dtype
+            assert all(a.equal(b) for a, b in zip(half.blocks[0].mlp._route(x_TE), expected, strict=True))
+        assert {p.dtype for p in model.to(torch.float64).parameters()} == {torch.float64}
+
+
 @pytest.mark.slow
 def test_compiled_blocks_compute_the_same() -> None:
     model = make(GENERATIONS["gen2"])
@@ -300,3 +317,8 @@ def test_a_role_keeps_its_own_counts_and_only_what_is_learned_from() -> None:
     assert policy.auxiliary_metrics() == {}
     without = MoE(attrs.evolve(model.config, router_aux_loss_coef=0.0), packed_attention)
     assert without.auxiliary_loss(without(batch)[1], without.counts(batch)) is None
+
+
+def test_presets_are_shown_with_what_is_active(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "moe"]) == 0
+    assert "minimind2-moe (145M, 91.95M of them active)" in capsys.readouterr().out

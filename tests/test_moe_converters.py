@@ -100,6 +100,19 @@ def test_the_shared_expert_passes_a_gate_of_one_half(plugins: PluginManager, tok
         assert all(torch.equal(back[name], t.to(dtype).float()) for name, t in named_tensors(loaded.model).items())
 
 
+def test_half_of_what_a_foreign_file_holds_is_exact(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The shared expert's last matrix is halved on the way in; half of a small float16 may be none."""
+    folder, name = tmp_path / "hf", "model.layers.0.mlp.shared_expert.down_proj.weight"
+    plugins.load("converter", "qwen2-moe")().write(make(plugins, SHAPES["qwen2-moe"], tokenizer), folder, torch.float16)
+    state = load_file(folder / "model.safetensors")
+    odd = torch.arange(1, 2 * state[name].numel(), 2, dtype=torch.int16).view(torch.float16)  # odd last bits, from the smallest
+    save_file({**state, name: odd.view_as(state[name])}, folder / "model.safetensors", {"format": "pt"})
+    back = load_model_folder(plugins, folder, Backend())
+    assert torch.equal(back.model.blocks[0].mlp.shared_expert.down_proj.weight.double() * 2, odd.view_as(state[name]).double())
+    convert(plugins, str(folder), tmp_path / "again", "qwen2-moe", "fp16")
+    assert torch.equal(load_file(tmp_path / "again" / "model.safetensors")[name], odd.view_as(state[name]))
+
+
 def written_by_transformers(folder: Path, name: str, tokenizer: Tokenizer, zero: bool = True, **changes: Any) -> Path:
     import transformers
 

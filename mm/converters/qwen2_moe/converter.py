@@ -75,4 +75,4 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _halve(tensor: Tensor) -> Tensor:
-    return tensor / 2
+    return tensor.float() / 2  # what is half of float16's smallest values is no float16

@@ -57,6 +57,19 @@ class Experts(nn.Module):
         return experts
 
 
+class Router(nn.Linear):
+    """x_TE -> a score for each expert. A cast of the model to half precision leaves its weights as they are: rounded, close
+    scores would change places (Switch, arXiv:2101.03961), and a copy for generation would send tokens elsewhere."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        def wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.itemsize >= tensor.itemsize else tensor.to(moved.device)
+
+        super()._apply(wide, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
 class MixtureOfExperts(nn.Module):
     """Softmax router, top-k experts and, where the config has one, an ungated shared expert."""
 
@@ -64,7 +77,7 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.num_experts, self.top_k = config.num_experts, config.num_experts_per_tok
         self.normalise = config.norm_topk_prob
-        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.gate = Router(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config)
         self.shared_expert = SwiGLU(config.hidden_size, config.shared_ffn_size) if config.shared_ffn_size else None
 
@@ -90,7 +103,7 @@ class MixtureOfExperts(nn.Module):
 
     def _route(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(probabilities_TJ, weights_Tk, experts_Tk), the floats in float32."""
-        # in the weights' own type: rounded to half precision, close scores would change places (Switch, arXiv:2101.03961)
+        # in the weights' own type, as the router keeps them
         with torch.autocast(x_TE.device.type, enabled=False):
             probabilities_TJ = self.gate(x_TE.to(self.gate.weight.dtype)).float().softmax(-1)
         weights_Tk, experts_Tk = probabilities_TJ.topk(self.top_k, dim=-1)

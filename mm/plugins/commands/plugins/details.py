@@ -13,7 +13,7 @@ from mm.core.composition import section_of
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, active_parameters
 from mm.core.spec import Spec
 from mm.plugins.commands.plugins.listing import names_of, part_names, unknown
 
@@ -64,9 +64,13 @@ def _fact(spec: Spec, name: str) -> str:
         needs = spec.needs(spec.config() if spec.config else None)
         return f"{needs.data} rows; roles {', '.join(needs.roles)}; trains {', '.join(needs.trainable)}"
     if isinstance(spec, ArchitectureSpec) and name == "presets":
-        counts = {preset: spec.config(**sizes).num_parameters() for preset, sizes in spec.presets.items()}
-        return ", ".join(f"{preset} ({count / 1e6:.4g}M)" for preset, count in counts.items())
+        return ", ".join(f"{preset} ({_size(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
     return _plain(value)
+
+
+def _size(config: Any) -> str:
+    total, active = config.num_parameters(), active_parameters(config)
+    return f"{total / 1e6:.4g}M" + (f", {active / 1e6:.4g}M of them active" if active < total else "")
 
 
 def _plain(value: Any) -> str:
