@@ -40,8 +40,8 @@ def evaluate(trainer: Trainer, held: HeldOut) -> dict[str, float]:
     units = [store.unit(rows[i]) for i in mine]
     for role in trainer.roles.values():
         role.train(False)
-    with torch.no_grad():
-        with trainer.backend.autocast(trainer.dtype), trainer.algorithm.tools.reading(store):
+    with torch.no_grad(), trainer.algorithm.tools.reading(store):
+        with trainer.backend.autocast(trainer.dtype):
             own = trainer.algorithm.evaluate(units)
         meter.add(own or {})
         # an empty pack fixes the names of the metrics on a rank without rows

@@ -18,7 +18,7 @@ from mm.core.errors import UsageError
 from mm.core.training.batch import pack, split_by_tokens
 from mm.core.training.metrics import rewind_lines
 from mm.core.training.models import LoadedModel, freeze
-from mm.core.training.tools import Tools
+from mm.core.training.tools import Tools, of_store
 from mm.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class Lending:
 
     def tools(self, feed: Feed) -> Tools:
         """Everything that the run's algorithm may use."""
-        settings, store = self.run.train, feed.store
+        settings = self.run.train
         device = self.backend.device(self.world.local_rank)
         rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
         return Tools(
-            tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take, row=store.row,
-            position=store.position, units=store, data_digest=store.digest, cache=Workspace(self.folder.path.parents[1]).cache,
+            tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take,
+            cache=Workspace(self.folder.path.parents[1]).cache,
             packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
-            warn=self._warn, **rollout,
+            warn=self._warn, **of_store(feed.store), **rollout,
         )  # fmt: skip
 
     def _warn(self, text: str) -> None:

@@ -33,12 +33,12 @@ class Units(Protocol):
 class Tools:
     """What a run lends its algorithm.
 
-    `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, `row(unit.row)` the row
-    that a unit was made of, for kinds that are kept, `position(unit.row)` where it stands, and `packs` micro-batches on
-    the device by the run's token budget. `units` are those of all rows by `Unit.row`, held-out ones too, `data_digest`
-    names their content, and `cache` is a folder for what could be computed again. An algorithm that generates has an
-    `engine`, the `rewards` with their weights by name, the `tools` by name, and `log` for samples to read. `warn` says
-    something once.
+    `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, and `packs` micro-batches
+    on the device by the run's token budget. `row(unit.row)` is the row that a unit was made of, for kinds that are kept,
+    `position(unit.row)` where it stands, `units` are those of all rows by `Unit.row`, held-out ones too, and
+    `data_digest` names their content; while a run is measured on another file, these four are that file's. `cache` is a
+    folder for what could be computed again. An algorithm that generates has an `engine`, the `rewards` with their weights
+    by name, the `tools` by name, and `log` for samples to read. `warn` says something once.
     """
 
     tokenizer: Tokenizer
@@ -69,17 +69,27 @@ class Tools:
 
     @contextmanager
     def reading(self, store: Store) -> Iterator[None]:
-        """Inside, rows and positions are those of another store: that of the held-out rows."""
-        before = self.row, self.position
-        self.row, self.position = store.row, store.position
+        """Inside, all that belongs to a store is another one's: that of the held-out rows."""
+        now = of_store(store)
+        before = {name: getattr(self, name) for name in now}
+        self._set(now)
         try:
             yield
         finally:
-            self.row, self.position = before
+            self._set(before)
+
+    def _set(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def generator(self, *key: int) -> torch.Generator:
         """A CPU generator that depends on the run's seed and `key` alone, never on rank or slot."""
         return torch.Generator().manual_seed(stable_seed(self.seed, *key))
+
+
+def of_store(store: Store) -> dict[str, Any]:
+    """The attributes of `Tools` that belong to a store, as it has them."""
+    return {"row": store.row, "position": store.position, "units": store, "data_digest": store.digest}
 
 
 def _unkept(index: int) -> Row:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from mm.core.contracts import Algorithm
 from mm.core.training.batch import Packed, Unit, sum_by_document
 from mm.core.training.heads import token_logprobs
+from mm.core.training.roles import Role
+from mm.core.training.tools import Tools
 from mm.plugins.algorithms.reference_cache import reference_table
 
 
@@ -17,8 +20,15 @@ class AnswerAlgorithm(Algorithm):
     """An algorithm on log-probabilities of answers. Its config has `cache_reference`.
 
     Legend: N answers of a pack. The reference is computed beside the policy, in the same packs; or, cached, once for all
-    rows before it is first needed. Neither leaves anything that a resume would have to restore.
+    rows before it is first needed. Neither leaves anything that a resume would have to restore. `draws_answers`: what
+    `as_answers` adds depends on the run's seed.
     """
+
+    draws_answers: ClassVar[bool] = False
+
+    def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
+        super().__init__(config, models, tools)
+        self._tables: dict[str, Tensor] = {}
 
     def logprobs(self, role: str, batch: Packed) -> Tensor:
         """The sum of log-probabilities of each answer's tokens under a role, N."""
@@ -36,7 +46,7 @@ class AnswerAlgorithm(Algorithm):
         if not self.config.cache_reference:
             with torch.no_grad():
                 return self.logprobs("reference", batch)
-        rows = self._table[[unit.row for unit in batch.units]]
+        rows = self._table()[[unit.row for unit in batch.units]]
         answers_N = rows.flatten() if column is None else rows[:, column]
         return answers_N.to(batch.targets.device, non_blocking=True)
 
@@ -44,7 +54,11 @@ class AnswerAlgorithm(Algorithm):
         """The unit with all answers that the reference is asked about."""
         return unit
 
-    @cached_property
     def _table(self) -> Tensor:
-        """The reference's log-probabilities of every row, on the host: (rows, answers of a row)."""
-        return reference_table(self.models["reference"], self.tools, self.as_answers, lambda b: self.logprobs("reference", b))
+        """The reference's log-probabilities of every row of the present store, on the host: (rows, answers of a row)."""
+        if (store := self.tools.data_digest) not in self._tables:
+            self._tables[store] = reference_table(
+                self.models["reference"], self.tools, self.as_answers, lambda batch: self.logprobs("reference", batch),
+                seed=self.tools.seed if self.draws_answers else None,
+            )  # fmt: skip
+        return self._tables[store]

@@ -22,18 +22,18 @@ _TOKENS, _BLOCK = 8192, 512
 
 
 def reference_table(
-    role: Role, tools: Tools, as_answers: Callable[[Unit], Unit], logprobs: Callable[[Packed], Tensor]
+    role: Role, tools: Tools, as_answers: Callable[[Unit], Unit], logprobs: Callable[[Packed], Tensor], *, seed: int | None
 ) -> Tensor:
     """(rows, answers), on the host: read from the cache or computed, then kept there.
 
-    The key has the reference's weights, the data, the answers and the type of the computation. Of several processes one
-    computes and the others wait.
+    The key has the reference's weights, the data, the answers (of the first row, and the `seed` that all depend on, if
+    any) and the type of the computation. Of several processes one computes and the others wait.
     """
     if tools.cache is None:
         return _compute(role, tools, as_answers, logprobs)
     folder = tools.cache / "reference"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(role, tools, as_answers)}.safetensors"
+    path = folder / f"{_key(role, tools, as_answers, seed)}.safetensors"
     with _locked(path.with_suffix(".lock")):
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}")
@@ -58,11 +58,11 @@ def _compute(
     return torch.tensor([rows[i] for i in range(len(tools.units))])
 
 
-def _key(role: Role, tools: Tools, as_answers: Callable[[Unit], Unit]) -> str:
+def _key(role: Role, tools: Tools, as_answers: Callable[[Unit], Unit], seed: int | None) -> str:
     total = hashlib.sha256(tools.data_digest.encode())
     device = next(role.model.parameters()).device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    total.update(f"{device} {dtype} {role.model.config}".encode())
+    total.update(f"{device} {dtype} {role.model.config} {seed}".encode())
     for ids in (sequence.ids for sequence in as_answers(tools.units[0]).sequences):
         total.update(str(ids.tolist()).encode())
     for name, parameter in role.model.named_parameters():

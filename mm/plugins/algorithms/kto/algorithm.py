@@ -22,11 +22,12 @@ class Kto(AnswerAlgorithm):
     global batch.
 
     The baseline z is the policy's divergence from the reference, max(0, mean log-ratio of answers to other prompts):
-    a statistic of the global batch. Each row's other answer is that of a row drawn from (seed, row) out of all rows, so
+    a statistic of the global batch. Each row's other answer is that of a row drawn from (seed, row) out of all its store's, so
     that neither the ranks nor the cutting of a batch changes it.
     """
 
     config: KtoConfig
+    draws_answers = True
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         """Each unit with the log-ratio of an answer that belongs to another prompt."""
