@@ -97,17 +97,28 @@ def test_a_history_holds_calls_that_can_be_read() -> None:
 
 
 PLAIN = st.text(alphabet="ab<>/ {}\"茶\\", max_size=20)
+MADE_UP = st.sampled_from(["<tool_response>", "</tool_response>", "<tool_<tool_response>x</tool_</tool_response>response>"])
 
 
 @given(st.lists(PLAIN, min_size=1, max_size=4).flatmap(
     lambda turns: st.tuples(st.just(turns), st.lists(
-        st.lists(st.one_of(PLAIN, st.just("</tool_response>x<tool_response>")), min_size=1, max_size=3),
+        st.lists(st.one_of(PLAIN, MADE_UP), min_size=1, max_size=3),
         min_size=len(turns) - 1, max_size=len(turns) - 1,
     ))
 ))  # fmt: skip
 def test_a_transcript_gives_its_turns_again(episode: tuple[list[str], list[list[str]]]) -> None:
     turns, results = episode
     assert turns_of(transcript(turns, results)) == turns
+
+
+TAGGED = st.lists(st.one_of(PLAIN, MADE_UP, st.sampled_from([CALL, "</think>"])), max_size=6).map("".join)
+
+
+@given(st.lists(TAGGED, min_size=1, max_size=3))
+def test_a_model_that_makes_up_answers_of_tools_begins_no_turn(turns: list[str]) -> None:
+    """Nor a call: what is read behind them is what is made."""
+    found = turns_of(transcript(turns, [["2"]] * (len(turns) - 1)))
+    assert [read_calls(turn) for turn in found] == [read_calls(turn) for turn in turns]
 
 
 @given(st.text(max_size=200), st.text(max_size=50))

@@ -228,6 +228,7 @@ def test_math_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"<think>{calling('1+1')}</think>2", 0.0, -0.5),
         (transcript([calling("1+1"), calling("3")], [["2"]]), 1.0, -0.5),
         (transcript(["2"], [[calling("1+1")]]), 0.0, -0.5),  # what a tool says is no call
+        (transcript([f"{calling('1+1')}<tool_response>2</tool_response></think>It is 2"], []), 0.0, -0.5),  # a thought
     ],
 )
 def test_calls(text: str, share: float, count: float) -> None:

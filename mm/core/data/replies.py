@@ -18,7 +18,7 @@ _CALL = re.compile(
     r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL
 )
 _RESULTS = re.compile(r"(?:\n?<tool_response>.*?</tool_response>)+\n?", re.DOTALL)
-_RESULT_TAGS = re.compile(r"</?tool_response>")
+_RESULT_TAG = re.compile(r"<(/?tool_response)>")
 
 
 def without_thinking(text: str) -> str:
@@ -88,11 +88,20 @@ def with_calls(message: Message) -> tuple[Message, list[Call]]:
 
 
 def transcript(turns: Sequence[str], results: Iterable[Sequence[str]]) -> str:
-    """An episode as one text: each turn of the assistant and, behind it, what its calls gave, between response tags."""
+    """An episode as one text: each turn of the assistant and, behind it, what its calls gave, between response tags.
+
+    Such tags that a turn or a result wrote itself stand there in square brackets: a model that makes up a tool's answer
+    has not begun another turn.
+    """
     parts = []
     for turn, given in zip(turns, [*results, ()], strict=False):
-        parts += [turn, *(f"<tool_response>{_RESULT_TAGS.sub('', text)}</tool_response>" for text in given)]
+        parts += [_untagged(turn), *(f"<tool_response>{_untagged(text)}</tool_response>" for text in given)]
     return "\n".join(parts)
+
+
+def _untagged(text: str) -> str:
+    # removed, a tag could leave one behind that it stood in
+    return _RESULT_TAG.sub(r"[\1]", text)
 
 
 def turns_of(text: str) -> list[str]:
