@@ -146,6 +146,13 @@ def test_two_claims_of_one_option_are_an_error(plugins: PluginManager) -> None:
     assert text == "--learning-rate is claimed by both train and algorithm.clash."
 
 
+@pytest.mark.parametrize("parts", [{"reward": ("gt", "gt:2")}, {"reward": ("exact", "exact:2")}, {"tool": ("time", "time")}])
+def test_a_part_that_is_given_twice(plugins: PluginManager, parts: dict[str, tuple[str, str]]) -> None:
+    ((option, (first, second)),) = parts.items()
+    text = message(plugins, Layer(origin="argument", values={"algo": "grpo", **parts}))
+    assert text == f"--{option} {first} --{option} {second}: {first} is given twice; leave one out."
+
+
 @pytest.mark.parametrize(("name", "text"), [("absent.toml", "No such file"), ("broken.toml", "not valid TOML")])
 def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "broken.toml").write_text("a = = 1")

@@ -322,6 +322,20 @@ def test_a_function_of_the_user_s(tmp_path: Path) -> None:
             make("python", function=locator)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ndef f(:\n", "mine.py:2: SyntaxError: "), ("\n\nimport no_such_library\n", "mine.py:3: ModuleNotFoundError: "),
+        ("import json\n\njson.loads('{')\n", "mine.py:3: JSONDecodeError: "), ("raise SystemExit(3)", "mine.py:1: SystemExit: 3"),
+        ("x = '\0'", "mine.py: SyntaxError: "),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_the_user_s_mistake(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=f"^--python-function {tmp_path}/mine.py:f: {tmp_path}/{said}"):
+        make("python", function=tmp_path / "mine.py:f")
+
+
 # ---- a reward model
 
 

@@ -104,6 +104,9 @@ def test_what_cannot_be_is_said(plugins: PluginManager, tmp_path: Path) -> None:
         train(plugins, tmp_path, reward=())
     with pytest.raises(UsageError, match=r"--reward vowels:x: expected NAME or NAME:WEIGHT"):
         train(plugins, tmp_path / "b", reward="vowels:x")
+    for weight in ("nan", "-inf"):
+        with pytest.raises(UsageError, match=f"--reward vowels:{weight}: expected .* finite number"):
+            train(plugins, tmp_path / "b", reward=f"vowels:{weight}")
     with pytest.raises(UsageError, match="Unknown reward 'vowel'"):
         train(plugins, tmp_path / "c", reward="vowel")
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())

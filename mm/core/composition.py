@@ -26,12 +26,19 @@ def part_name(locator: str) -> str:
 
 
 def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
-    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name."""
+    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name, and for a part
+    that is selected twice."""
     for kind, field in PREFIXED:
         chosen = getattr(selection, field, "")
-        for name in chosen if isinstance(chosen, tuple) else (chosen,):
-            if name and name != "auto":
-                yield plugins.get(kind, part_name(name))
+        first: dict[str, str] = {}
+        for locator in chosen if isinstance(chosen, tuple) else (chosen,):
+            if not locator or locator == "auto":
+                continue
+            spec = plugins.get(kind, part_name(locator))
+            if spec.name in first:
+                raise UsageError(f"--{field} {first[spec.name]} --{field} {locator}: {spec.name} is given twice; leave one out.")
+            first[spec.name] = locator
+            yield spec
 
 
 @attrs.frozen(kw_only=True)

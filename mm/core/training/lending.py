@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ class Lending:
         return engine
 
     def rewards(self) -> dict[str, tuple[Reward, float]]:
-        """Name -> the reward and its weight. Raises UsageError for a weight that is no number."""
+        """Name -> the reward and its weight. Raises UsageError for a weight that is no finite number."""
         found = {}
         for locator in self._parts.reward:
             name = part_name(locator)
@@ -136,6 +137,9 @@ def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], 
 def _weight(locator: str) -> float:
     text = locator.partition(":")[2]
     try:
-        return float(text) if text else 1.0
+        weight = float(text) if text else 1.0
     except ValueError:
-        raise UsageError(f"--reward {locator}: expected NAME or NAME:WEIGHT, with a number for the weight.") from None
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise UsageError(f"--reward {locator}: expected NAME or NAME:WEIGHT, with a finite number for the weight.")
+    return weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,23 @@ def load_function(locator: Path) -> Callable[..., Any]:
     if spec is None or spec.loader is None:
         raise UsageError(f"--python-function {locator}: {file.name} is no Python file.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"--python-function {locator}: {_place(error, file, spec.origin)}: {type(error).__name__}: {error}. "
+            "The file is run to have its function: mend that line."
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, value in vars(module).items() if callable(value)]
         raise UsageError(f"--python-function {locator}: {file} has no function {name!r}.{close_match(name, names)}")
     return function  # type: ignore[no-any-return]
+
+
+def _place(error: BaseException, file: Path, origin: str | None) -> str:
+    """The line of the file that raised, if any did: what cannot be read has raised in none."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == origin]
+    if isinstance(error, SyntaxError) and error.filename == origin:
+        lines.append(error.lineno)
+    return f"{file}:{lines[-1]}" if lines and lines[-1] else f"{file}"
