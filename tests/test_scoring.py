@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,7 @@ def test_the_weighted_sum_leaves_out_what_does_not_apply() -> None:
     assert list(found.total) == [2.5, 1.0, 3.5]
     assert found.by_name == {"length": [1, 2, 3], "odd": [1, None, 1], "none": [None] * 3}
     assert found.of(1) == {"length": 2, "odd": None, "none": None}
-    assert found.metrics() == {
-        "reward": (7.0, 3.0),
-        "reward/length": (6.0, 3.0), "reward/length/none": (0.0, 3.0), "reward/length/failed": (0.0, 3.0),
-        "reward/odd": (2.0, 2.0), "reward/odd/none": (1.0, 3.0), "reward/odd/failed": (0.0, 3.0),
-        "reward/none": (0.0, 0.0), "reward/none/none": (3.0, 3.0), "reward/none/failed": (0.0, 3.0),
-    }  # fmt: skip
+    assert list(found.failed) == [{}, {}, {}]
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.one_of(st.none(), st.floats(-9, 9))), min_size=1, max_size=4))
@@ -75,20 +71,20 @@ def fails_at(bad: str, how: Any) -> By:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (KeyError("answer"), r"KeyError: 'answer' \(test_scoring.py:\d+\)\. With --skip-failed-rewards"),
-        (math.nan, "ValueError: nan is no score. With"), (math.inf, "inf is no score"), ("1", "the text '1' is no score"),
-        ([1.0], "TypeError"),
+        (KeyError("answer"), r"KeyError: 'answer' \(test_scoring.py:\d+\)"), (math.nan, "ValueError: nan is no score"),
+        (math.inf, "ValueError: inf is no score"), ("1", "TypeError: the text '1' is no score"), ([1.0], "TypeError: float.*"),
     ],
 )  # fmt: skip
 def test_a_failure_names_the_reward_and_the_row(how: Any, said: str) -> None:
     rewards = {"fine": (By(len), 1.0), "mine": (fails_at("bb", how), 1.0)}
-    with pytest.raises(MMError, match=rf"Reward 'mine' failed on d\.jsonl:7: .*{said}"):
+    with pytest.raises(MMError, match=rf"Reward 'mine' failed on d\.jsonl:7: {said}\. With --skip-failed-rewards"):
         score(rewards, ROWS, TEXTS, places=PLACES)
     with pytest.raises(MMError, match="failed on row 2 of the batch"):
         score(rewards, ROWS, TEXTS)
     skipped = score(rewards, ROWS, TEXTS, skip_failed=True)
     assert skipped.by_name["mine"] == [1, None, 1] and list(skipped.total) == [2, 2, 4]
-    assert skipped.metrics()["reward/mine/failed"] == (1.0, 3.0)
+    assert [list(failed) for failed in skipped.failed] == [[], ["mine"], []]
+    assert re.fullmatch(said, skipped.failed[1]["mine"])
 
 
 def test_too_few_scores_belong_to_no_row() -> None:
@@ -96,7 +92,8 @@ def test_too_few_scores_belong_to_no_row() -> None:
     with pytest.raises(MMError, match=r"'mine' failed on 3 rows from d\.jsonl:1 on, .* alone: .* 1 scores for 3 completions"):
         score(rewards, ROWS, TEXTS, places=PLACES)
     skipped = score(rewards, ROWS, TEXTS, skip_failed=True)
-    assert skipped.by_name["mine"] == [None] * 3 and skipped.failed == {"mine": 3}
+    assert skipped.by_name["mine"] == [None] * 3
+    assert list(skipped.failed) == [{"mine": "ValueError: 1 scores for 3 completions"}] * 3
 
 
 def test_rewards_of_which_none_applies_are_an_error() -> None:
@@ -120,7 +117,8 @@ class Judged(Algorithm):
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         rows = [unit.row for unit in units for _ in range(2)]
         scores = self.tools.score(rows, ["short", "a longer one"] * len(units))
-        self.found = scores.metrics()
+        given = [score for score in scores.by_name["python"] if score is not None]
+        self.found = {"python": (sum(given), len(given)), "failed": (sum(map(len, scores.failed)), len(rows))}
         self.tools.log([{"total": total, "rewards": scores.of(i)} for i, total in enumerate(scores.total)])
         return [units]
 
@@ -129,7 +127,7 @@ class Judged(Algorithm):
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         loss = self.models["policy"](batch, head=lambda hidden, weight: 0.0 * hidden.sum() / totals["tokens"])
-        return loss, {name: (torch.tensor(total), count) for name, (total, count) in self.found.items()}
+        return loss, {name: (torch.tensor(float(total)), float(count)) for name, (total, count) in self.found.items()}
 
 
 @hookimpl
@@ -150,8 +148,7 @@ def test_a_run_asks_its_rewards(tmp_path: Path) -> None:
     options |= {"global_batch_size": 4, "threads": 1, "max_steps": 1}
     run = tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, **options)
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[0]["reward/python"] == pytest.approx((0.5 + 1.2) / 2)
-    assert lines[0]["reward/python/none"] == 0.25 and lines[0]["reward/length"] == 0.0
+    assert lines[0]["python"] == pytest.approx((0.5 + 1.2) / 2) and lines[0]["failed"] == 0
     samples = [json.loads(line) for line in (run.path / "rollouts.jsonl").read_text().splitlines()]
     assert len(samples) == 8 and {"total": 0.25 - 0.5, "rewards": {"python": 0.5, "length": -0.5}} in samples
     rows[2] = {"prompt": "three?"}
@@ -159,7 +156,9 @@ def test_a_run_asks_its_rewards(tmp_path: Path) -> None:
         tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="failing", **options)
     options["skip_failed_rewards"] = True
     skipping = tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="skipping", **options)
-    assert '"reward/python/failed": 0.25' in (skipping.path / "metrics.jsonl").read_text()
+    assert '"failed": 0.25' in (skipping.path / "metrics.jsonl").read_text()
+    (note,) = (note for note in skipping.manifest["notes"] if "failed" in note)  # two failed, the first is said
+    assert re.fullmatch(r"reward python failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\); .* left out", note)
     options["python_function"] = "x.py:f"
     with pytest.raises(UsageError, match=f"there is no file {tmp_path / 'x.py'}"):
         tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="no", **options)

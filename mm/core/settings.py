@@ -135,7 +135,7 @@ class RolloutParts:
     engine: str = option("", help="What generates; by default the first engine that runs on the backend.")
     reward: tuple[str, ...] = option((), help="Reward as NAME or NAME:WEIGHT; may be given several times.")
     skip_failed_rewards: bool = option(
-        False, help="A reward that fails on a completion gives it no score and is counted, instead of stopping the run."
+        False, help="Go on when a reward fails on a completion: this is counted, and nothing is learned from the completion."
     )
     tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
 

@@ -57,15 +57,26 @@ class Tools:
     tools: Mapping[str, Tool] = attrs.field(factory=dict)
     log: Callable[[Sequence[Mapping[str, Any]]], None] = lambda samples: None
     warn: Callable[[str], None] = lambda text: None
+    _warned: set[str] = attrs.field(factory=set, init=False)
 
     def score(self, rows: Sequence[int], completions: Sequence[str]) -> Scores:
-        """What the run's rewards say about completions; `rows` are the `unit.row` of their prompts. See `score`."""
+        """What the run's rewards say about completions; `rows` are the `unit.row` of their prompts. See `score`. The first
+        failure of each reward that is skipped is said."""
         found = {index: self.row(index) for index in dict.fromkeys(rows)}
         places = {index: self.position(index) for index in found}
-        return score(
+        scores = score(
             self.rewards, [found[i] for i in rows], completions,
             places=[f"{places[i].path}:{places[i].line}" for i in rows], skip_failed=self.skip_failed_rewards,
         )  # fmt: skip
+        for index, failed in zip(rows, scores.failed, strict=True):
+            for name, reason in failed.items():
+                self._warn_of(name, f"{places[index].path}:{places[index].line}", reason)
+        return scores
+
+    def _warn_of(self, reward: str, place: str, reason: str) -> None:
+        if reward not in self._warned:
+            self._warned.add(reward)
+            self.warn(f"reward {reward} failed on {place}: {reason}; such completions are left out")
 
     @contextmanager
     def reading(self, store: Store) -> Iterator[None]:

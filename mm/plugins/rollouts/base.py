@@ -15,7 +15,7 @@ from mm.core.training.batch import Packed, Unit
 from mm.core.training.heads import token_logprobs
 from mm.core.training.tools import stable_seed
 from mm.plugins.rollouts.losses import Tokens, document_of
-from mm.plugins.rollouts.samples import Sample
+from mm.plugins.rollouts.samples import Sample, judged
 from mm.plugins.rollouts.watch import RANGES, host_metrics
 
 Groups = list[list[Sample]]
@@ -41,7 +41,8 @@ class Rollout(Algorithm):
 
     @abstractmethod
     def compare(self, groups: Groups) -> None:
-        """Set each sample's advantage; `groups` are this rank's prompts, each with its completions."""
+        """Set each sample's advantage; `groups` are this rank's prompts, each with its completions (but those at which a
+        reward failed)."""
 
     # ---- contract
 
@@ -49,11 +50,12 @@ class Rollout(Algorithm):
         """Draw, judge and compare; then the mini-batches of all passes."""
         self.refresh()
         groups = self.draw(units)
-        self.compare(groups)
-        samples = [sample for group in groups for sample in group]
+        learned = [judged(group) for group in groups]
+        self.compare(learned)
+        samples = [sample for group in learned for sample in group]
         self.remember(samples)
         self.metrics = self.measured_on_host(groups)
-        self._log(samples)
+        self._log([sample for group in groups for sample in group])
         self.rollouts += 1
         return self._mini_batches(samples)
 
@@ -122,9 +124,9 @@ class Rollout(Algorithm):
     def judge(self, samples: Sequence[Sample]) -> None:
         """Every reward by name, and their weighted sum."""
         scores = self.tools.score([sample.unit.row for sample in samples], [sample.text for sample in samples])
-        self.failed += sum(scores.failed.values())
         for index, sample in enumerate(samples):
-            sample.rewards = scores.of(index)
+            sample.rewards, sample.failed = scores.of(index), scores.failed[index]
+            self.failed += len(sample.failed)
             sample.reward = scores.total[index] - self._overlong(sample)
 
     def _overlong(self, sample: Sample) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,7 +18,8 @@ from mm.core.training.batch import Tokens, Unit
 @attrs.define(eq=False, kw_only=True)
 class Sample(Episode):
     """One completion of a prompt, of one turn or of several. `learn` marks the ids that the policy drew and `logprobs`
-    are the engine's for them (0 elsewhere). `fields` are further tensors of that length."""
+    are the engine's for them (0 elsewhere). `fields` are further tensors of that length. `failed` are the rewards that
+    failed at it, by name with the reason: nothing is then learned from it."""
 
     unit: Unit
     row: Row
@@ -26,6 +27,7 @@ class Sample(Episode):
     learn: list[bool]
     logprobs: list[float]
     rewards: dict[str, float | None] = attrs.field(factory=dict)
+    failed: Mapping[str, str] = attrs.field(factory=dict)
     reward: float = 0.0
     advantage: float = 0.0
     fields: dict[str, Tensor] = attrs.field(factory=dict)
@@ -71,9 +73,20 @@ class Sample(Episode):
         """The line of rollouts.jsonl."""
         return {
             "step": step, "row": self.unit.row, "prompt": prompt, "completion": self.text, "rewards": self.rewards,
-            "reward": self.reward, "advantage": self.advantage, "tokens": self.length, "finish_reason": self.finish_reason,
+            "failed": self.failed, "reward": self.reward, "advantage": self.advantage, "tokens": self.length,
+            "finish_reason": self.finish_reason,
         }  # fmt: skip
 
     def _advantages(self) -> Tensor:
         """The same for every token, unless `fields` has them one by one."""
         return torch.full((len(self.ids),), self.advantage)
+
+
+def judged(group: Sequence[Sample]) -> list[Sample]:
+    """Those at which no reward failed."""
+    return [sample for sample in group if not sample.failed]
+
+
+def have_spread(group: Sequence[Sample]) -> bool:
+    """Whether there are different rewards among them."""
+    return len({sample.reward for sample in judged(group)}) > 1

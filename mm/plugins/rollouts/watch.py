@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from mm.core.contracts import Metrics, Watch
-
-if TYPE_CHECKING:
-    from mm.plugins.rollouts.samples import Sample
+from mm.plugins.rollouts.samples import Sample, have_spread, judged
 
 RANGES = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
@@ -23,13 +20,13 @@ RANGES = {
 def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str], failed: int) -> Metrics:
     """Figures of a rollout that the host knows: rewards, lengths, truncation, groups without spread.
 
-    A reward's mean is over the completions to which it applies, `/none` the share of the others. `failed` is how many
-    answers a reward owes.
+    The mean of `reward` is over the completions at which none failed, that of each one over those to which it applies,
+    `/none` the share of the others. `failed` is how many answers a reward owes.
     """
     samples = [sample for group in groups for sample in group]
     count = float(len(samples))
     found: dict[str, tuple[float, float]] = {
-        "reward": (sum(s.reward for s in samples), count),
+        "reward": (sum(s.reward for s in judged(samples)), float(len(judged(samples)))),
         "length": (float(sum(s.length for s in samples)), count),
     }
     for name in rewards:
@@ -38,6 +35,6 @@ def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str], fai
         found[f"reward/{name}/none"] = (count - len(given), count)
     found["failed_rewards"] = (float(failed), count)
     found["truncated"] = (float(sum(s.finish_reason == "length" for s in samples)), count)
-    flat = sum(len({s.reward for s in group}) == 1 for group in groups if len(group) > 1)
+    flat = sum(not have_spread(group) for group in groups if len(group) > 1)
     found["no_spread"] = (float(flat), float(sum(len(group) > 1 for group in groups)))
     return found  # type: ignore[return-value]

@@ -11,6 +11,7 @@ from mm.core.contracts import Metrics, Totals
 from mm.core.training.batch import Packed, Unit
 from mm.plugins.rollouts.base import Groups, Rollout
 from mm.plugins.rollouts.losses import SURROGATES, Tokens, kl
+from mm.plugins.rollouts.samples import have_spread
 from mm.plugins.rollouts.statistics import deviation, mean, over_ranks
 
 # Dr. GRPO (arXiv:2503.20783) shows that dividing by the group's deviation favours prompts that are too easy or too hard
@@ -27,7 +28,7 @@ class Grpo(Rollout):
         if not self.config.dynamic_sampling:
             return groups
         for more in range(self.config.most_resamples):
-            kept = [group for group in groups if len({s.reward for s in group}) > 1]
+            kept = [group for group in groups if have_spread(group)]
             missing = int(self.tools.world.sum({"missing": float(len(groups) - len(kept))})["missing"])
             if not missing:
                 break

@@ -49,7 +49,10 @@ def read_samples(path: Path, last: int) -> list[dict[str, Any]]:
 
 def described(sample: Mapping[str, Any]) -> str:
     """A sample as text: its figures, its prompt, its completion."""
-    by_name = ", ".join(f"{name} {_figure(score)}" for name, score in sample.get("rewards", {}).items())
+    failed = sample.get("failed", {})
+    by_name = ", ".join(
+        f"{name} {'failed' if name in failed else _figure(score)}" for name, score in sample.get("rewards", {}).items()
+    )
     figures = [f"{key} {sample[key]}" for key in ("step", "row") if key in sample]
     figures.append(f"reward {_figure(_number(sample, 'reward'))}" + (f" ({by_name})" if by_name else ""))
     if sample.get("advantage") is not None:
