@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,25 @@ def test_a_resume_has_every_role_again(plugins: PluginManager, tmp_path: Path) -
     for name in ("model.safetensors", "critic.safetensors"):
         files = [next(run.checkpoints.glob("step-00000004")) / name for run in (whole, cut)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("named", [{}, {"reference_from": "base"}])
+def test_a_resume_wants_the_same_reference(tmp_path: Path, named: dict[str, str]) -> None:
+    """Whether it is what the policy began as or another model; which weights it has, not when they were written."""
+    options = {"run": "full", "from_": "base", "max_steps": 4, "log_interval": 1, **named}
+    tiny_run(tmp_path, "dpo", run="base")
+    start = tiny_run(tmp_path, "dpo", stop_after_steps=2, **options)
+    whole = tiny_run(tmp_path, "dpo", **options | {"run": "whole"})
+    shutil.rmtree(tmp_path / "runs/base")
+    tiny_run(tmp_path, "dpo", run="base", seed=3)
+    before = (start.path / "manifest.json").read_bytes()
+    with pytest.raises(UsageError, match=f"The reference of run full, {tmp_path}/runs/base/model, has changed since"):
+        mm.train("dpo", resume=True, run="full", workspace=tmp_path, quiet=True)
+    assert (start.path / "manifest.json").read_bytes() == before
+    shutil.rmtree(tmp_path / "runs/base")
+    tiny_run(tmp_path, "dpo", run="base")
+    again = mm.train("dpo", resume=True, run="full", workspace=tmp_path, quiet=True)
+    assert logged(again, "chosen_drift") == logged(whole, "chosen_drift")
 
 
 def test_a_role_may_come_from_another_run(plugins: PluginManager, tmp_path: Path) -> None:

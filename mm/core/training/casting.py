@@ -80,9 +80,11 @@ class Casting:
         if name in needs.scalar:
             loaded.model.set_outputs(1)  # type: ignore[operator]
         own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")} if trainable else {}
-        return self._placed(name, loaded.model, trainable, own)
+        return self._placed(name, loaded.model, trainable, own, None if trainable else loaded.path)
 
-    def _placed(self, name: str, model: nn.Module, trainable: bool, settings: Mapping[str, Any] | None = None) -> Role:
+    def _placed(
+        self, name: str, model: nn.Module, trainable: bool, settings: Mapping[str, Any] | None = None, path: Path | None = None
+    ) -> Role:
         device = self.backend.device(self.world.local_rank)
         model.to(device)
         for note in self.backend.fuse(model):
@@ -94,7 +96,7 @@ class Casting:
             self._note(f"activations are kept: {declined}")
             self.say(f"--activation-checkpointing: {declined}; going on without")
         module = wrap(model, self.world, device) if trainable else None
-        return Role(name, model, trainable=trainable, module=module, settings=settings)
+        return Role(name, model, trainable=trainable, module=module, settings=settings, path=path)
 
     def _note(self, text: str) -> None:
         if text not in self.backend.notes:

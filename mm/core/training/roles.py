@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ class Role:
     """A model in its role. Calling it runs the wrapped module's forward, so that every gradient hook sees the step.
 
     `model` is the architecture's module, `module` what wraps it for several ranks (the same on one rank). A frozen
-    role is in `eval()` and has no gradients. `settings` are what its training has of its own (`learning_rate`,
-    `clip_norm`). With `without`, a frozen role shares the model of another and is called inside that context (the
-    policy with its adapter off): the other one then decides about training mode.
+    role is in `eval()` and has no gradients; `path` is the folder that a resume reads it from again. `settings` are what
+    its training has of its own (`learning_rate`, `clip_norm`). With `without`, a frozen role shares the model of another
+    and is called inside that context (the policy with its adapter off): the other one then decides about training mode.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Role:
         module: nn.Module | None = None,
         settings: Mapping[str, Any] | None = None,
         without: Callable[[], AbstractContextManager[Any]] | None = None,
+        path: Path | None = None,
     ) -> None:
-        self.name, self.model, self.trainable = name, model, trainable
+        self.name, self.model, self.trainable, self.path = name, model, trainable, path
         self.module = module or model
         self.settings = {k: v for k, v in (settings or {}).items() if v is not None}
         self._without, self._prefix = without, f"{name}."

@@ -24,7 +24,7 @@ from mm.core.say import Say
 from mm.core.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.core.training.models import save_model_folder
 from mm.core.training.storage import sweep, whole_folder
-from mm.core.workspace import RunFolder, write_text
+from mm.core.workspace import RunFolder, fingerprint, write_text
 
 if TYPE_CHECKING:
     from mm.core.training.session import Session
@@ -84,6 +84,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "data": list(corpus.parts),
         "eval_data": list(session.evaluation.parts) if session.evaluation else [],
         "tokenizer": session.loaded.tokenizer.fingerprint,
+        "roles": {name: fingerprint(path) for name, path in _opened(session).items()},
         "steps": trainer.horizon,
     }
 
@@ -103,9 +104,10 @@ def usable_checkpoint(folder: RunFolder, say: Say) -> Path:
 
 
 def resume(session: Session, checkpoint: Path, say: Say) -> None:
-    """Take back a checkpoint. Raises UsageError when the data is not what it was."""
+    """Take back a checkpoint. Raises UsageError when the data or a frozen role's model is not what it was."""
     folder = session.folder
     _same_data(session)
+    _same_roles(session)
     session.world.same("checkpoint", checkpoint.name)
     load_checkpoint(session.trainer, checkpoint)
     say(f"resuming {folder.name} at step {session.trainer.progress.step} of {session.trainer.horizon}")
@@ -129,6 +131,22 @@ def _same_data(session: Session) -> None:
     before, now = ([part.get("share") for part in parts] for parts in (session.folder.manifest["data"], session.corpus.parts))
     if before != now:
         raise UsageError(f"--data: the weights of run {session.folder.name} cannot change on --resume; it has {before}.")
+
+
+def _opened(session: Session) -> dict[str, Path]:
+    """The folders of the models that a resume reads again: those of frozen roles."""
+    return {name: role.path for name, role in session.trainer.roles.items() if role.path}
+
+
+def _same_roles(session: Session) -> None:
+    """Raise UsageError unless these hold what they held when the run began."""
+    name, before = session.folder.name, session.folder.manifest.get("roles", {})
+    for role, path in _opened(session).items():
+        if before.get(role) not in (None, fingerprint(path)):
+            raise UsageError(
+                f"The {role} of run {name}, {path}, has changed since it started: a resume needs the same model. "
+                f"Put it back, or begin a new run with --from {name}."
+            )
 
 
 def _remember_data(session: Session) -> None:
