@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mm.core.training.batch import Tokens, Unit, pack
 from mm.core.training.distributed import World
+from mm.core.training.metrics import Meter
 from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.ppo import PpoConfig
@@ -20,7 +21,7 @@ from mm.plugins.algorithms.ppo.algorithm import Ppo
 from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
-from mm.plugins.rollouts.losses import kl
+from mm.plugins.rollouts import losses
 
 LENGTHS = (3, 1, 5)
 
@@ -50,27 +51,79 @@ def expected(kind: str, config: GrpoConfig, seed: int) -> float:
     return total
 
 
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "cispo", "gspo"])
-@pytest.mark.parametrize("seed", range(3))
-def test_each_loss_is_its_papers(kind: str, seed: int) -> None:
-    config = GrpoConfig(loss_type=kind, kl_coef=0.1, clip_low=0.2, clip_high=0.28, max_new_tokens=16)
+def grpo_on(config: GrpoConfig, seed: int) -> tuple[Grpo, list[Unit]]:
+    """The algorithm with a policy that says what was drawn, and the three completions."""
     new, old, advantages, reference = drawn(seed)
 
     def padded(x: Tensor) -> Tensor:
         return torch.cat((torch.zeros(2, dtype=x.dtype), x))  # two tokens of a prompt
 
     units = []
-    for p, q, a, r in zip(new, old, advantages, reference, strict=True):
+    for row, (p, q, a, r) in enumerate(zip(new, old, advantages, reference, strict=True)):
         learn = torch.arange(len(p) + 2) >= 2
-        fields = {"learn": learn, "old": padded(q), "reference": padded(r), "engine": padded(q)}
+        fields = {"learn": learn, "old": padded(q), "reference": padded(r), "engine": padded(q + row)}
         fields["advantages"] = padded(torch.full_like(p, a))
-        units.append(Unit((Tokens(torch.ones(len(p) + 2, dtype=torch.long), fields),)))
+        units.append(Unit((Tokens(torch.ones(len(p) + 2, dtype=torch.long), fields),), row=row))
     tools: Any = SimpleNamespace(rewards={"some": None}, world=SimpleNamespace(size=1), seed=0)
-    models: Any = {"policy": lambda batch, head: torch.cat(new), "reference": None}
+    models: Any = {"policy": lambda batch, head: torch.cat([new[unit.row] for unit in batch.units]), "reference": None}
+    return Grpo(config, models, tools), units
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "cispo", "gspo"])
+@pytest.mark.parametrize("seed", range(3))
+def test_each_loss_is_its_papers(kind: str, seed: int) -> None:
+    config = GrpoConfig(loss_type=kind, kl_coef=0.1, clip_low=0.2, clip_high=0.28, max_new_tokens=16)
+    algorithm, units = grpo_on(config, seed)
     batch = pack(units)
-    algorithm = Grpo(config, models, tools)
     loss, _ = algorithm.loss(batch, {**algorithm.counts(batch), "mm.micro": 1.0})
     assert loss.item() == pytest.approx(expected(kind, config, seed), rel=1e-6)
+
+
+def test_figures_do_not_depend_on_how_a_step_was_cut() -> None:
+    algorithm, units = grpo_on(GrpoConfig(), 0)
+    found = []
+    for cut in ([units], [units[:1], units[1:]], [[unit] for unit in units]):
+        meter, packs = Meter(), [pack(part) for part in cut]
+        totals = {"completions": 3.0, "drawn": 9.0, "mm.micro": float(len(packs))}
+        for batch in packs:
+            meter.add(algorithm.loss(batch, totals)[1])
+        found.append(meter.read(World()))
+    assert found[0]["engine_gap_max"] == pytest.approx(2.0) and found[0].keys() > {"clip_fraction", "kl", "loss"}
+    assert all(other == pytest.approx(found[0]) for other in found[1:])
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "gspo"])
+def test_cut_is_what_has_no_gradient(kind: str) -> None:
+    """A clipped position learns nothing; beyond the bound that its advantage leads away from, it does."""
+    for seed in range(5):
+        new, old, advantages, _ = drawn(seed)
+        moved = [x.clone().requires_grad_() for x in new]
+        loss, cut = cutting(kind, moved, old, advantages)
+        loss.sum().backward()
+        still = torch.cat([x.grad == 0 for x in moved])  # type: ignore[comparison-overlap]
+        assert cut.tolist() == still.tolist()
+    signs = [(1.0, 0.5, True), (1.0, -0.5, False), (-1.0, 0.5, False), (-1.0, -0.5, True)]
+    for advantage, step, is_cut in signs:
+        assert cutting(kind, [torch.tensor([step])], [torch.tensor([0.0])], [advantage])[1].tolist() == [is_cut]
+    # log ratios of +-0.5 in one completion: their mean is 0, so a ratio of the whole is not cut
+    both = cutting(kind, [torch.tensor([0.5, -0.5])], [torch.zeros(2)], [1.0])[1]
+    assert both.tolist() == ([False, False] if kind == "gspo" else [True, False])
+
+
+def test_cispo_cuts_weights() -> None:
+    new, old, advantages, _ = drawn(1)
+    loss, cut = cutting("cispo", new, old, advantages)
+    uncut = [-(p - q).exp() * a * p for p, q, a in zip(new, old, advantages, strict=True)]
+    assert cut.tolist() == (loss != torch.cat(uncut)).tolist() and 0 < int(cut.sum()) < len(cut)
+
+
+def cutting(kind: str, new: list[Tensor], old: list[Tensor], advantages: list[float]) -> tuple[Tensor, Tensor]:
+    """A surrogate of completions of a prompt of one token, with the bounds 0.8 and 1.2."""
+    units = [Unit((Tokens(torch.ones(len(p) + 1, dtype=torch.long), {"learn": torch.arange(len(p) + 1) >= 1}),)) for p in new]
+    batch = pack(units)
+    given = torch.cat([torch.full_like(p, a) for p, a in zip(new, advantages, strict=True)]).detach()
+    seen = losses.Tokens(batch, torch.cat(new), torch.cat(old), given, *losses.document_of(batch))
+    return losses.SURROGATES[kind](seen, 0.2, 0.2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,7 +178,7 @@ def test_each_estimate_of_the_kl_is_schulmans(estimator: str) -> None:
     """r = p_reference / p: -log r, (log r)^2 / 2, (r - 1) - log r; the first and the last without bias."""
     generator = torch.Generator().manual_seed(0)
     p, q = (torch.randn(50, generator=generator, dtype=torch.float64).log_softmax(0) for _ in range(2))
-    found = kl(estimator, p, q)
+    found = losses.kl(estimator, p, q)
     for x, y, value in zip(p.tolist(), q.tolist(), found.tolist(), strict=True):
         r = math.exp(y) / math.exp(x)
         assert value == pytest.approx({"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[estimator])

@@ -5,7 +5,7 @@ Importing them imports no torch, so that a declaration may name these types too.
 
 from mm.core.contracts.data import Format, Position, Source
 from mm.core.contracts.generation import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
-from mm.core.contracts.learning import Adapter, Algorithm, Callback, Metrics, Totals, Watch
+from mm.core.contracts.learning import Adapter, Algorithm, Callback, Largest, Metrics, Totals, Watch
 from mm.core.contracts.pipeline import Stage, StageResult
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Completion",
     "Engine",
     "Format",
+    "Largest",
     "Metrics",
     "OnToken",
     "Position",

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import attrs
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 Totals = Mapping[str, float]
 Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
+
+
+class Largest(NamedTuple):
+    """A metric of which the largest `value` of the interval is told instead of the mean; one of `size` 0 does not count."""
+
+    value: Tensor
+    size: float
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +66,7 @@ class Algorithm:
         raise NotImplementedError
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """This micro-batch's share of the loss, already divided, and metrics as detached (sum, count)."""
+        """This micro-batch's share of the loss, already divided, and metrics as detached (sum, count) or `Largest`."""
         raise NotImplementedError
 
     def evaluate(self, units: list[Unit]) -> Metrics | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Engine, Metrics, Request, Sampling, Totals
+from mm.core.contracts import Algorithm, Engine, Largest, Metrics, Request, Sampling, Totals
 from mm.core.errors import UsageError
 from mm.core.training.batch import Packed, Unit
 from mm.core.training.heads import token_logprobs
@@ -199,19 +199,18 @@ class Rollout(Algorithm):
             return torch.zeros(batch.num_targets, device=batch.targets.device)
         return batch.fields[name].index_select(0, batch.target_index + 1)
 
-    def measured(self, batch: Packed, tokens: Tokens) -> Metrics:
-        """Metrics that every such algorithm has, from numbers that are there anyway."""
+    def measured(self, batch: Packed, tokens: Tokens, cut_M: Tensor | None = None) -> Metrics:
+        """Metrics that every such algorithm has, from numbers that are there anyway; `cut_M` is where clipping cut."""
         count = float(batch.num_targets)
         gap_M = (tokens.old_M - self.field(batch, "engine")).abs()
-        ratio_M = tokens.ratio_M.detach()
-        outside_M = (ratio_M < 1 - self.config.clip_low) | (ratio_M > 1 + self.config.clip_high)
         found: Metrics = {
             # drawn from the policy itself, minus the mean log-probability estimates its entropy without bias
             "entropy": (-tokens.logprobs_M.detach().sum(), count),
-            "clip_fraction": (outside_M.sum().float(), count),
             "engine_gap": (gap_M.sum(), count),
-            "engine_gap_max": (gap_M.max() if count else gap_M.sum(), float(count > 0)),
+            "engine_gap_max": Largest(gap_M.max() if count else gap_M.sum(), count),
         }
+        if cut_M is not None:
+            found["clip_fraction"] = (cut_M.sum().float(), count)
         metrics, self.metrics = self.metrics, {}
         return {**found, **metrics}
 

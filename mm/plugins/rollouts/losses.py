@@ -1,6 +1,6 @@
 """Losses of a policy on tokens it drew. Legend: M learned positions, N completions of a pack.
 
-Every function answers one number a position, already weighted: their sum over the packs of a step is the loss.
+A surrogate answers each position's loss, and where clipping has cut it.
 """
 
 from __future__ import annotations
@@ -38,27 +38,33 @@ def document_of(batch: Packed) -> tuple[Tensor, Tensor]:
     return document_M, sum_by_document(torch.ones_like(document_M, dtype=torch.float32), batch)
 
 
-def clipped(tokens: Tokens, low: float, high: float) -> Tensor:
+def clipped(tokens: Tokens, low: float, high: float) -> tuple[Tensor, Tensor]:
     """-min(ratio A, clip(ratio) A): PPO's surrogate (arXiv:1707.06347, eq. 7), with bounds of their own (DAPO)."""
-    ratio_M = tokens.ratio_M
-    return -torch.minimum(ratio_M * tokens.advantages_M, ratio_M.clamp(1 - low, 1 + high) * tokens.advantages_M)
+    return _pessimistic(tokens.ratio_M, tokens.advantages_M, low, high)
 
 
-def cispo(tokens: Tokens, low: float, high: float) -> Tensor:
-    """-min(ratio, 1 + high) A log p, the ratio as a constant (MiniMax-M1, arXiv:2506.13585, eq. 4): no token loses its
-    gradient to clipping. `low` is not used, as in the paper."""
-    return -tokens.ratio_M.detach().clamp(max=1 + high) * tokens.advantages_M * tokens.logprobs_M
+def cispo(tokens: Tokens, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """-min(ratio, 1 + high) A log p, the ratio as a constant (MiniMax-M1, arXiv:2506.13585, eq. 4): what is cut is the
+    weight of a token, none loses its gradient. `low` is not used, as in the paper."""
+    ratio_M = tokens.ratio_M.detach()
+    return -ratio_M.clamp(max=1 + high) * tokens.advantages_M * tokens.logprobs_M, ratio_M > 1 + high
 
 
-def gspo(tokens: Tokens, low: float, high: float) -> Tensor:
+def gspo(tokens: Tokens, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The surrogate with one ratio a completion, exp of the mean of log ratios (GSPO, arXiv:2507.18071, eq. 7)."""
     log_M = tokens.logprobs_M - tokens.old_M
     mean_N = sum_by_document(log_M, tokens.batch) / tokens.length_N.clamp(min=1)
-    ratio_M = mean_N.exp()[tokens.document_M]
-    return -torch.minimum(ratio_M * tokens.advantages_M, ratio_M.clamp(1 - low, 1 + high) * tokens.advantages_M)
+    return _pessimistic(mean_N.exp()[tokens.document_M], tokens.advantages_M, low, high)
 
 
-SURROGATES: Mapping[str, Callable[[Tokens, float, float], Tensor]] = {
+def _pessimistic(ratio_M: Tensor, advantages_M: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """The worse of a ratio and its bound: a position beyond the bound that its advantage drives it to has no gradient."""
+    loss_M = -torch.minimum(ratio_M * advantages_M, ratio_M.clamp(1 - low, 1 + high) * advantages_M)
+    beyond_M = ((ratio_M > 1 + high) & (advantages_M > 0)) | ((ratio_M < 1 - low) & (advantages_M < 0))
+    return loss_M, beyond_M.detach()
+
+
+SURROGATES: Mapping[str, Callable[[Tokens, float, float], tuple[Tensor, Tensor]]] = {
     "grpo": clipped, "dr_grpo": clipped, "dapo": clipped, "cispo": cispo, "gspo": gspo,
 }  # fmt: skip
 

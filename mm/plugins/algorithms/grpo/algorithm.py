@@ -54,8 +54,8 @@ class Grpo(Rollout):
         """The surrogate and the KL, both weighted alike."""
         config = self.config
         tokens = self.tokens(batch, self.models["policy"](batch, head=self.logprobs_of(batch)))
-        each_M = SURROGATES[config.loss_type](tokens, config.clip_low, config.clip_high)
-        metrics = self.measured(batch, tokens)
+        each_M, cut_M = SURROGATES[config.loss_type](tokens, config.clip_low, config.clip_high)
+        metrics = self.measured(batch, tokens, cut_M)
         if "reference" in self.models:
             kl_M = kl(config.kl_estimator, tokens.logprobs_M, self.field(batch, "reference"))
             each_M = each_M + config.kl_coef * kl_M

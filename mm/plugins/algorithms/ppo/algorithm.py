@@ -71,13 +71,14 @@ class Ppo(Rollout):
         """The clipped surrogate and the critic's clipped error, each a mean over all drawn tokens of the step."""
         config, drawn = self.config, max(1.0, totals["drawn"])
         tokens = self.tokens(batch, self.models["policy"](batch, head=self.logprobs_of(batch)))
-        policy = clipped(tokens, config.clip_low, config.clip_high).sum() / drawn
+        each_M, cut_M = clipped(tokens, config.clip_low, config.clip_high)
+        policy = each_M.sum() / drawn
         value = self.value_loss(batch, self.models["critic"](batch, head=self.value_of(batch))) / drawn
         log_M = tokens.logprobs_M.detach() - tokens.old_M
         self._remember_move((log_M.exp() - log_M - 1).sum(), totals["drawn"])
         count, share = float(batch.num_targets), self.share(totals)
         metrics: Metrics = {
-            **self.measured(batch, tokens), "policy_loss": (policy.detach(), share), "value_loss": (value.detach(), share),
+            **self.measured(batch, tokens, cut_M), "policy_loss": (policy.detach(), share), "value_loss": (value.detach(), share),
             "value": (self.field(batch, "values").sum(), count), "return": (self.field(batch, "returns").sum(), count),
         }  # fmt: skip
         if "reference" in self.models:
