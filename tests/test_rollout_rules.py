@@ -225,6 +225,15 @@ def test_a_reward_that_owes_an_answer_is_told_from_one_that_does_not_apply(plugi
 # ---- what is kept and told
 
 
+def test_lengths_are_compared_with_the_first(plugins: PluginManager, tmp_path: Path) -> None:
+    """Also after a resume, which has not seen the first."""
+    run = train(plugins, tmp_path, run="a", max_steps=6, stop_after_steps=3, learning_rate=1e-2)
+    run = mm.train("grpo", resume=True, run="a", workspace=tmp_path, plugins=plugins, quiet=True)
+    lengths = logged(run, "length")
+    assert logged(run, "length_growth") == pytest.approx([length / lengths[0] for length in lengths])
+    assert len(lengths) == 6 and len(set(lengths)) > 1
+
+
 def test_what_a_lost_stretch_drew_is_not_kept_twice(plugins: PluginManager, tmp_path: Path) -> None:
     options = {"max_steps": 6, "run": "a", "save_interval": 2, "keep_checkpoints": 9}
     whole = train(plugins, tmp_path / "whole", **options)
@@ -237,15 +246,19 @@ def test_what_a_lost_stretch_drew_is_not_kept_twice(plugins: PluginManager, tmp_
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("engine_gap", 0.1), ("clip_fraction", 0.5), ("no_spread", 0.9), ("entropy", 0.001), ("truncated", 0.7),
-        ("failed_rewards", 0.1),
+        ("engine_gap", 0.1), ("engine_gap_max", 2.0), ("clip_fraction", 0.5), ("no_spread", 0.9), ("entropy", 0.001),
+        ("length", 1.1), ("length_growth", 0.1), ("length_growth", 4.0), ("truncated", 0.7), ("failed_rewards", 0.1),
     ],
 )  # fmt: skip
 def test_a_figure_out_of_its_range_is_said_once_with_its_meaning(name: str, value: float) -> None:
     told: list[str] = []
     dog: Any = Watchdog(told.append)
     trainer = SimpleNamespace(algorithm=Rollout, progress=SimpleNamespace(step=7))
-    well = {"engine_gap": 0.01, "clip_fraction": 0.1, "no_spread": 0.5, "entropy": 0.5, "truncated": 0.1, "failed_rewards": 0.0}
+    well = {
+        "engine_gap": 0.01, "engine_gap_max": 0.1, "clip_fraction": 0.1, "no_spread": 0.5, "entropy": 0.5, "length": 20.0,
+        "length_growth": 1.5, "truncated": 0.1, "failed_rewards": 0.0,
+    }  # fmt: skip
+    assert well.keys() == Rollout.watch.keys()
     watching: Callable[[dict[str, float]], None] = lambda metrics: dog.on_log(trainer, metrics)  # noqa: E731
     watching(well)
     assert told == []

@@ -16,6 +16,7 @@ from mm.core.training.heads import token_logprobs
 from mm.core.training.tools import stable_seed
 from mm.plugins.rollouts.losses import Tokens, document_of
 from mm.plugins.rollouts.samples import Sample, judged
+from mm.plugins.rollouts.statistics import over_ranks
 from mm.plugins.rollouts.watch import RANGES, host_metrics
 
 Groups = list[list[Sample]]
@@ -36,6 +37,7 @@ class Rollout(Algorithm):
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
         self.rollouts, self.failed, self.metrics = 0, 0, dict[str, Any]()
+        self.first_length = 0.0
         if not tools.rewards:
             raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
 
@@ -54,7 +56,7 @@ class Rollout(Algorithm):
         self.compare(learned)
         samples = [sample for group in learned for sample in group]
         self.remember(samples)
-        self.metrics = self.measured_on_host(groups)
+        self.metrics = {**self.measured_on_host(groups), "length_growth": self._growth(samples)}
         self._log([sample for group in groups for sample in group])
         self.rollouts += 1
         return self._mini_batches(samples)
@@ -72,12 +74,12 @@ class Rollout(Algorithm):
         return self.measured_on_host([[sample] for sample in samples])
 
     def state_dict(self) -> dict[str, Any]:
-        """How many rollouts there were: the next one's draws depend on it."""
-        return {"rollouts": self.rollouts}
+        """How many rollouts there were, on which the next one's draws depend, and how long the first completions were."""
+        return {"rollouts": self.rollouts, "first_length": self.first_length}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.rollouts = state["rollouts"]
+        self.rollouts, self.first_length = state["rollouts"], state["first_length"]
 
     # ---- drawing
 
@@ -180,6 +182,13 @@ class Rollout(Algorithm):
         """Figures that need no model: rewards, and those that failed since the last such figures, lengths, spread."""
         failed, self.failed = self.failed, 0
         return host_metrics(groups, tuple(self.tools.rewards), failed)
+
+    def _growth(self, samples: Sequence[Sample]) -> tuple[Any, float]:
+        """The mean length in units of the first rollout's, over all ranks."""
+        lengths = [float(sample.length) for sample in samples]
+        if not self.rollouts:
+            self.first_length = max(1.0, over_ranks(self.tools.world, lengths)[0])
+        return sum(lengths) / self.first_length, float(len(lengths))
 
     # ---- for losses
 

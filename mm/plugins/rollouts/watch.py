@@ -9,12 +9,21 @@ from mm.plugins.rollouts.samples import Sample, have_spread, judged
 
 RANGES = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
+    "engine_gap_max": Watch(
+        high=1.0, meaning="engine and trainer give a token probabilities a factor of e apart, which is more than rounding: "
+        "compare --dtype fp32, and suspect the engine's cache",
+    ),
     "clip_fraction": Watch(high=0.3, meaning="many ratios are clipped: fewer passes or a lower learning rate"),
     "no_spread": Watch(high=0.8, meaning="most groups have equal rewards and teach nothing: other prompts or rewards"),
     "entropy": Watch(low=0.02, meaning="the policy has become almost deterministic: more KL, a lower learning rate"),
+    "length": Watch(low=1.5, meaning="most completions end at once: read them (mm runs samples), look what rewards silence"),
+    "length_growth": Watch(
+        low=0.2, high=3.0, meaning="completions have become much shorter or longer than in the first rollout: read them "
+        "(mm runs samples), look whether a reward pays for length alone",
+    ),
     "truncated": Watch(high=0.5, meaning="most completions reach --max-new-tokens: raise it, or reward shorter ones"),
     "failed_rewards": Watch(high=0.0, meaning="a reward raised or gave no number, and was left out: see rollouts.jsonl"),
-}
+}  # fmt: skip
 
 
 def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str], failed: int) -> Metrics:
