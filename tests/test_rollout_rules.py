@@ -199,13 +199,34 @@ def test_models_are_given_no_more_than_the_budget(
 
 def test_a_long_completion_costs(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
     """DAPO, arXiv:2503.14476, eq. 13, with L_max 8 and L_cache 5."""
-    train(plugins, tmp_path, overlong_buffer=5, max_steps=4, num_generations=8)
-    costs = {}
-    for sample in (s for rollout in seen.rollouts for s in rollout):
-        given = sample.rewards["vowels"]
-        assert given is not None
-        costs[sample.length] = round(given - sample.reward, 6)
+    run = train(plugins, tmp_path, overlong_buffer=5, max_steps=4, num_generations=8, eval_ratio=0.3)
+    costs, means = {}, []
+    for rollout in seen.rollouts:
+        for sample in rollout:
+            given = sample.rewards["vowels"]
+            assert given is not None and sample.rewards["overlong"] == pytest.approx(sample.reward - given)
+            costs[sample.length] = round(given - sample.reward, 6)
+        means.append(sum(sample.rewards["overlong"] or 0.0 for sample in rollout) / len(rollout))
     assert costs == {n: 0.0 if n <= 3 else min(1.0, (n - 3) / 5) for n in costs} and {8} < costs.keys()
+    # said by its name, and no part of what is held out
+    assert logged(run, "reward/overlong") == pytest.approx(means)
+    assert all("overlong" in line["rewards"] for line in lines(run, "rollouts.jsonl"))
+    held = [line for line in lines(run, "metrics.jsonl") if "learning_rate" not in line]
+    assert held and all(line["held_out/reward"] == line["held_out/reward/vowels"] for line in held)
+
+
+def test_a_long_episode_costs_by_its_turns_and_its_whole(
+    plugins: PluginManager, seen: Seen, caller: Path, tmp_path: Path
+) -> None:
+    play(plugins, tmp_path, caller, overlong_buffer=60, max_new_tokens=72, max_total_tokens=450)
+    costs = []
+    for sample in seen.rollouts[0]:
+        mine = [completion for request, completion in seen.asked if request.key[:-1] == sample.key]
+        room = min(450 - len(sample.ids), 72 - max(len(completion.ids) for completion in mine))
+        assert sample.rewards["overlong"] == pytest.approx(-max(0.0, 1 - room / 60))
+        costs.append(sample.rewards["overlong"])
+    # several turns may together be longer than one may be
+    assert len(set(costs)) > 2 and any(sample.length > 72 for sample in seen.rollouts[0])
 
 
 def test_a_reward_that_owes_an_answer_is_told_from_one_that_does_not_apply(plugins: PluginManager, tmp_path: Path) -> None:

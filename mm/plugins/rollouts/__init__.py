@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from typing import Any
+
+from attrs import Attribute, frozen
 from attrs.validators import ge, gt, le
 
 from mm.core.options import option
 from mm.core.records import Needs
+
+
+def _within_completion(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
+    if value > config.max_new_tokens:
+        raise ValueError(f"'overlong_buffer' {value} is longer than a completion (--max-new-tokens {config.max_new_tokens})")
 
 
 @frozen(kw_only=True)
@@ -23,8 +30,9 @@ class RolloutConfig:
     clip_low: float = option(0.2, help="The ratio of new to old probability counts down to 1 minus this.", validator=ge(0.0))
     clip_high: float = option(0.2, help="The ratio counts up to 1 plus this.", validator=ge(0.0))
     overlong_buffer: int = option(
-        0, help="The last tokens before --max-new-tokens, in which the reward falls by up to 1 (DAPO); 0: none.", validator=ge(0)
-    )
+        0, help="The last tokens before --max-new-tokens, in which the reward falls by up to 1 (DAPO); 0: none.",
+        validator=[ge(0), _within_completion],
+    )  # fmt: skip
     samples_logged: int = option(8, help="Completions of each rollout that are written to rollouts.jsonl.", validator=ge(0))
 
 

@@ -56,7 +56,7 @@ class Rollout(Algorithm):
         self.compare(learned)
         samples = [sample for group in learned for sample in group]
         self.remember(samples)
-        self.metrics = {**self.measured_on_host(groups), "length_growth": self._growth(samples)}
+        self.metrics = {**self.measured_on_host(groups), **self._beside(samples)}
         self._log([sample for group in groups for sample in group])
         self.rollouts += 1
         return self._mini_batches(samples)
@@ -103,6 +103,7 @@ class Rollout(Algorithm):
         samples = [sample for group in groups for sample in group]
         self.complete(samples)
         self.judge(samples)
+        self._shape(samples)
         return groups
 
     def complete(self, samples: Sequence[Sample]) -> None:
@@ -129,12 +130,20 @@ class Rollout(Algorithm):
         for index, sample in enumerate(samples):
             sample.rewards, sample.failed = scores.of(index), scores.failed[index]
             self.failed += len(sample.failed)
-            sample.reward = scores.total[index] - self._overlong(sample)
+            sample.reward = scores.total[index]
 
-    def _overlong(self, sample: Sample) -> float:
-        """DAPO's soft punishment (arXiv:2503.14476, eq. 13), from 0 where the buffer begins to 1 at its end."""
-        buffer, limit = self.config.overlong_buffer, self.config.max_new_tokens
-        return min(1.0, max(0.0, (sample.length - (limit - buffer)) / buffer)) if buffer else 0.0
+    def room(self, sample: Sample) -> int:
+        """How many more tokens a completion could have had."""
+        return int(self.config.max_new_tokens - sample.length)
+
+    def _shape(self, samples: Sequence[Sample]) -> None:
+        """DAPO's soft punishment (arXiv:2503.14476, eq. 13), from 0 where the buffer begins to 1 at its end: a part of what
+        is learned from, not of what held-out rewards say."""
+        if buffer := self.config.overlong_buffer:
+            for sample in samples:
+                cost = max(0.0, 1 - self.room(sample) / buffer)
+                sample.rewards["overlong"] = -cost
+                sample.reward -= cost
 
     # ---- what the update needs
 
@@ -183,12 +192,15 @@ class Rollout(Algorithm):
         failed, self.failed = self.failed, 0
         return host_metrics(groups, tuple(self.tools.rewards), failed)
 
-    def _growth(self, samples: Sequence[Sample]) -> tuple[Any, float]:
-        """The mean length in units of the first rollout's, over all ranks."""
-        lengths = [float(sample.length) for sample in samples]
+    def _beside(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Figures of a rollout that held-out ones lack: the length in units of the first rollout's, what being long cost."""
+        lengths, count = [float(sample.length) for sample in samples], float(len(samples))
         if not self.rollouts:
             self.first_length = max(1.0, over_ranks(self.tools.world, lengths)[0])
-        return sum(lengths) / self.first_length, float(len(lengths))
+        found = {"length_growth": (sum(lengths) / self.first_length, count)}
+        if self.config.overlong_buffer:
+            found["reward/overlong"] = (sum(sample.rewards["overlong"] or 0.0 for sample in samples), count)
+        return found
 
     # ---- for losses
 

@@ -17,7 +17,8 @@ from mm.plugins.rollouts import needs
 
 @frozen(kw_only=True)
 class AgentConfig(GrpoConfig):
-    """How long an episode may be. --max-new-tokens bounds a turn."""
+    """How long an episode may be. --max-new-tokens bounds a turn, and --overlong-buffer counts back from whichever bound
+    is nearer, the turn's or the episode's."""
 
     num_generations: int = option(4, help="Episodes drawn for each prompt.", validator=gt(0))
     max_turns: int = option(MAX_TURNS, help="Most turns of the assistant in an episode.", validator=gt(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from mm.core.data.tool_schema import functions_of
 from mm.core.episodes import Player
@@ -24,6 +25,11 @@ class Agent(Grpo):
         policy.train(False)
         player.play(samples, self.request)
         policy.train(True)
+
+    def room(self, sample: Sample) -> int:
+        """How many more tokens the longest turn, or the whole episode, could have had."""
+        turns = [len(list(run)) for drawn, run in groupby(sample.learn) if drawn]
+        return int(min(self.config.max_new_tokens - max(turns, default=0), self.config.max_total_tokens - len(sample.ids)))
 
     def _tell_missing(self, samples: Sequence[Sample]) -> None:
         """Say which tools a prompt offers that no --tool runs, once for each."""
