@@ -168,7 +168,7 @@ def test_a_training_without_improvement_ends(tmp_path: Path, capsys: pytest.Capt
     run = train(tmp_path, **NEVER)
     manifest = run.manifest
     assert (manifest["state"], manifest["step"], manifest["steps"]) == ("finished", 6, 8)
-    assert manifest["stop_reason"].startswith("early stopping: no held-out loss below ")
+    assert manifest["stop_reason"].startswith("early stopping: nothing better than held-out loss ")
     assert manifest["stop_reason"].endswith("(step 2) in 2 evaluations")
     assert sorted(measured(run)) == [0, 2, 4, 6]
     assert weights(run.model) == weights(run.checkpoints / "step-00000006")
@@ -187,7 +187,7 @@ def test_patience_counts_from_the_best(tmp_path: Path, plugins: PluginManager, w
     losses = measured(run)
     best = min((step for step in losses if step), key=losses.__getitem__)
     assert best == 4 and run.manifest["step"] == best + 3 * 2
-    assert f"below {losses[4]:.4g} (step 4) in 3 evaluations" in run.manifest["stop_reason"]
+    assert f"held-out loss {losses[4]:.4g} (step 4) in 3 evaluations" in run.manifest["stop_reason"]
 
 
 @pytest.mark.parametrize("step", [3, 4])

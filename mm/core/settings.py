@@ -101,13 +101,14 @@ class TrainSettings:
         None, help="Steps between evaluations; without it at the start and the end.", validator=optional(gt(0)), on_resume=True
     )
     patience: int | None = option(
-        None, help="End the training after this many evaluations in a row without a lower held-out loss.",
+        None, help="End the training after this many evaluations in a row without a better held-out loss or reward.",
         validator=optional(and_(gt(0), _between_evaluations)),
     )  # fmt: skip
-    min_delta: float = option(0.0, help="How much lower counts for --patience.", validator=ge(0.0))
+    min_delta: float = option(0.0, help="How much better counts for --patience.", validator=ge(0.0))
     keep_best: bool = option(
-        False, help="Keep the model with the lowest held-out loss, as NAME@best.", validator=_between_evaluations, on_resume=True
-    )
+        False, help="Keep the model with the best held-out loss (of drawing algorithms: reward), as NAME@best.",
+        validator=_between_evaluations, on_resume=True,
+    )  # fmt: skip
     samples: int = option(
         0, help="Held-out rows whose beginning is continued at each evaluation.", validator=ge(0), on_resume=True
     )

@@ -1,4 +1,4 @@
-"""Keeping the model with the lowest held-out loss."""
+"""Keeping the best model: that with the lowest held-out loss or, where an algorithm has none, the highest reward."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+import attrs
 
 from mm.core.contracts import Callback
 from mm.core.errors import UsageError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from mm.core.training.trainer import Trainer
 
 _EVALUATION = "evaluation.json"
+_SIGNS = {"loss": 1, "reward": -1}
 
 
 def counts(trainer: Trainer) -> bool:
@@ -25,18 +28,35 @@ def counts(trainer: Trainer) -> bool:
     return trainer.progress.step > 0 and trainer.evaluation_scheduled()
 
 
-def held_out_loss(metrics: Mapping[str, float], option: str) -> float:
-    """The loss that evaluations are compared by. Raises UsageError when the algorithm measures none."""
-    if "loss" not in metrics:
-        raise UsageError(f"{option} compares the held-out loss, and this algorithm measures only {', '.join(metrics)}.")
-    return metrics["loss"]
+@attrs.frozen
+class Figure:
+    """What evaluations are compared by; of its `cost` less is better."""
+
+    name: str
+    cost: float
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, float], option: str) -> Figure:
+        """The held-out loss, or the reward of an algorithm that draws. Raises UsageError when there is neither."""
+        for name, sign in _SIGNS.items():
+            if name in metrics:
+                return cls(name, sign * metrics[name])
+        raise UsageError(f"{option} compares the held-out loss or reward, and this algorithm measures only {', '.join(metrics)}.")
+
+    @property
+    def value(self) -> float:
+        """The figure itself."""
+        return _SIGNS[self.name] * self.cost
+
+    def __str__(self) -> str:
+        return f"held-out {self.name} {self.value:.4g}"
 
 
 class KeepBest(Callback):
-    """Writes the model to `folder.best` whenever its held-out loss is the lowest so far; stands on the main rank.
+    """Writes the model to `folder.best` whenever its held-out figure is the best so far; stands on the main rank.
 
-    The folder says what it holds, so a resumed run goes on from there: steps that are made again give the same losses,
-    which are not lower. It is a model without the state of a training, a third of a checkpoint.
+    The folder says what it holds, so a resumed run goes on from there: steps that are made again give the same figures,
+    which are not better. It is a model without the state of a training, a third of a checkpoint.
     """
 
     def __init__(self, folder: RunFolder, loaded: LoadedModel, say: Callable[[str], None]) -> None:
@@ -47,19 +67,19 @@ class KeepBest(Callback):
         """Read what an earlier part of the run has kept."""
         path = self.folder.best / _EVALUATION
         if path.exists():
-            self.best = json.loads(path.read_text(encoding="utf-8"))["loss"]
+            self.best = Figure.of(json.loads(path.read_text(encoding="utf-8")), "--keep-best").cost
 
     def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Keep the model where it is better than the one that is kept."""
-        if not counts(trainer) or not held_out_loss(metrics, "--keep-best") < self.best:
+        if not counts(trainer) or not (figure := Figure.of(metrics, "--keep-best")).cost < self.best:
             return
-        self.best, step = metrics["loss"], trainer.progress.step
+        self.best, step = figure.cost, trainer.progress.step
         with whole_folder(self.folder.best) as path:
             save_model_folder(path, self.loaded, merged=True)
             (path / _EVALUATION).write_text(json.dumps({"step": step, **metrics}, indent=2), encoding="utf-8")
-        self.folder.update_manifest({"best": {"step": step, "loss": self.best, "model": f"{self.folder.name}@best"}})
+        self.folder.update_manifest({"best": {"step": step, figure.name: figure.value, "model": f"{self.folder.name}@best"}})
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         """Say which one it was."""
         if best := self.folder.manifest.get("best"):
-            self.say(f"best: held-out loss {best['loss']:.4g} at step {best['step']}, kept as {best['model']}")
+            self.say(f"best: {Figure.of(best, '--keep-best')} at step {best['step']}, kept as {best['model']}")

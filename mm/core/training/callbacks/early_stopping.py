@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm.core.contracts import Callback
-from mm.core.training.callbacks.best import counts, held_out_loss
+from mm.core.training.callbacks.best import Figure, counts
 
 if TYPE_CHECKING:
     from mm.core.training.trainer import Trainer
 
 
 class EarlyStopping(Callback):
-    """Ends the training after `patience` evaluations in a row whose loss is not below the best by more than `min_delta`.
+    """Ends the training after `patience` evaluations in a row whose figure is not better than the best by more than
+    `min_delta`.
 
     Stands on every rank; evaluations give all of them the same figures.
     """
@@ -27,17 +28,17 @@ class EarlyStopping(Callback):
         """Count, and ask to stop where the patience is at its end."""
         if not counts(trainer):
             return
-        loss = held_out_loss(metrics, "--patience")
-        if loss < self.best - self.min_delta:
-            self.best, self.step, self.waited = loss, trainer.progress.step, 0
+        figure = Figure.of(metrics, "--patience")
+        if figure.cost < self.best - self.min_delta:
+            self.best, self.step, self.waited = figure.cost, trainer.progress.step, 0
         else:
             self.waited += 1
         if self.waited >= self.patience:
-            why = f"no held-out loss below {self.best:.4g} (step {self.step}) in {self.waited} evaluations"
+            why = f"nothing better than {Figure(figure.name, self.best)} (step {self.step}) in {self.waited} evaluations"
             trainer.stop.ask(f"early stopping: {why}", done=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best loss, its step, and the evaluations since."""
+        """The best figure's cost, its step, and the evaluations since."""
         return {"best": self.best, "step": self.step, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
