@@ -56,7 +56,7 @@ class Lending:
         rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
         return Tools(
             tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take,
-            cache=Workspace(self.folder.path.parents[1]).cache,
+            max_length=settings.max_length, cache=Workspace(self.folder.path.parents[1]).cache,
             packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
             warn=self._warn, **of_store(feed.store), **rollout,
         )  # fmt: skip

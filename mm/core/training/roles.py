@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mm.core.contracts import Metrics, Totals
+from mm.core.errors import UsageError
 from mm.core.training.batch import Packed
 
 
@@ -84,6 +85,17 @@ class Role:
         losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]  # type: ignore[operator]
         found = [loss for loss in losses if loss is not None]
         return sum(found[1:], found[0]) if found else None
+
+
+def check_positions(roles: Mapping[str, Role], most: int, what: str) -> None:
+    """Raise UsageError where sequences of up to `most` tokens, as `what` says, are too long for a role's model."""
+    for role in roles.values():
+        positions = getattr(getattr(role.model, "config", None), "max_position_embeddings", None)
+        if positions is not None and most > positions:
+            raise UsageError(
+                f"{what} more than the {positions} positions of the {role.name} (max_position_embeddings of its architecture): "
+                "lower it, or take a model with more positions."
+            )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from mm.core.training.evaluate import HeldOut, evaluate
 from mm.core.training.feed import Feed
 from mm.core.training.lending import Lending
 from mm.core.training.memory import explained
-from mm.core.training.roles import Role
+from mm.core.training.roles import Role, check_positions
 from mm.core.training.saver import Saver
 from mm.core.training.storage import writing
 from mm.core.training.trainer import Trainer
@@ -113,6 +113,7 @@ def _build(
     held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
     use_threads(backend, loaded.model, run.train.threads)
     roles = casting.roles(needs, loaded)
+    check_positions(roles, run.train.max_length, f"--max-length {run.train.max_length} is")
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)

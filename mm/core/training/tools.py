@@ -33,18 +33,20 @@ class Units(Protocol):
 class Tools:
     """What a run lends its algorithm.
 
-    `more_rows(n)` gives this rank's share of the next rows under the checkpointed data cursor, and `packs` micro-batches
-    on the device by the run's token budget. `row(unit.row)` is the row that a unit was made of, for kinds that are kept,
-    `position(unit.row)` where it stands, `units` are those of all rows by `Unit.row`, held-out ones too, and
-    `data_digest` names their content; while a run is measured on another file, these four are that file's. `cache` is a
-    folder for what could be computed again. An algorithm that generates has an `engine`, the `rewards` with their weights
-    by name, the `tools` by name, and `log` for samples to read. `warn` says something once.
+    `max_length` is the most tokens that a row may have. `more_rows(n)` gives this rank's share of the next rows under
+    the checkpointed data cursor, and `packs` micro-batches on the device by the run's token budget. `row(unit.row)` is
+    the row that a unit was made of, for kinds that are kept, `position(unit.row)` where it stands, `units` are those
+    of all rows by `Unit.row`, held-out ones too, and `data_digest` names their content; while a run is measured on
+    another file, these four are that file's. `cache` is a folder for what could be computed again. An algorithm that
+    generates has an `engine`, the `rewards` with their weights by name, the `tools` by name, and `log` for samples to
+    read. `warn` says something once.
     """
 
     tokenizer: Tokenizer
     world: World
     seed: int
     more_rows: Callable[[int], list[Unit]]
+    max_length: int | None = None
     row: Callable[[int], Row] = attrs.field(factory=lambda: _unkept)
     position: Callable[[int], Position] = lambda index: Position(path="rows", line=index)
     packs: Callable[[list[Unit]], list[Packed]] = lambda units: [pack(units)]

@@ -13,6 +13,7 @@ from mm.core.contracts import Algorithm, Engine, Largest, Metrics, Request, Samp
 from mm.core.errors import UsageError
 from mm.core.training.batch import Packed, Unit
 from mm.core.training.heads import token_logprobs
+from mm.core.training.roles import check_positions
 from mm.core.training.tools import stable_seed
 from mm.plugins.rollouts.losses import Tokens, document_of
 from mm.plugins.rollouts.samples import Sample, judged
@@ -40,6 +41,7 @@ class Rollout(Algorithm):
         self.first_length = 0.0
         if not tools.rewards:
             raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
+        check_positions(models, *self.longest())
 
     @abstractmethod
     def compare(self, groups: Groups) -> None:
@@ -82,6 +84,11 @@ class Rollout(Algorithm):
         self.rollouts, self.first_length = state["rollouts"], state["first_length"]
 
     # ---- drawing
+
+    def longest(self) -> tuple[int, str]:
+        """The most tokens of a prompt with what is drawn for it, and the beginning of the sentence that this is too many."""
+        prompt, drawn = self.tools.max_length or 0, self.config.max_new_tokens
+        return prompt + drawn, f"--max-length {prompt} for prompts and --max-new-tokens {drawn} are together"
 
     @property
     def engine(self) -> Engine:

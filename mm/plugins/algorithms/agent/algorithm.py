@@ -31,6 +31,10 @@ class Agent(Grpo):
         turns = [len(list(run)) for drawn, run in groupby(sample.learn) if drawn]
         return int(min(self.config.max_new_tokens - max(turns, default=0), self.config.max_total_tokens - len(sample.ids)))
 
+    def longest(self) -> tuple[int, str]:
+        """The bound of an episode."""
+        return self.config.max_total_tokens, f"--max-total-tokens {self.config.max_total_tokens} is"
+
     def _tell_missing(self, samples: Sequence[Sample]) -> None:
         """Say which tools a prompt offers that no --tool runs, once for each."""
         offered = {name for sample in samples for name in functions_of(getattr(sample.row, "tools", ()))}

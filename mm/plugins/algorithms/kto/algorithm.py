@@ -81,14 +81,15 @@ class Kto(AnswerAlgorithm):
         return [found[place] for place in range(len(units))]
 
     def _mismatched(self, unit: Unit) -> Unit:
-        """The unit's prompt with another row's answer."""
+        """The unit's prompt with another row's answer, as long as any row may be."""
         rows = self.tools.units
         other = stable_seed(self.tools.seed, unit.row) % len(rows)
         (own,), (theirs,) = unit.sequences, rows[(other + (other == unit.row)) % len(rows)].sequences
         begin, start = _begin(own), _begin(theirs)
         ids = torch.cat([own.ids[:begin], theirs.ids[start:]])
         learn = torch.cat([torch.zeros(begin, dtype=torch.bool), theirs.fields["learn"][start:]])
-        return attrs.evolve(unit, sequences=(Tokens(ids, {"learn": learn}),))
+        most = self.tools.max_length
+        return attrs.evolve(unit, sequences=(Tokens(ids[:most], {"learn": learn[:most]}),))
 
 
 def _begin(sequence: Tokens) -> int:
