@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mm.core.training.heads import _chunks, _default_chunk, _divided, _Linear, _passes, _reduce_dtype, compute_dtype
+from mm.core.training.chunked import ChunkedLinear, chunks, compute_dtype, default_chunk, divided, passes, reduce_dtype
 
 
 @attrs.frozen(kw_only=True)
@@ -41,7 +41,7 @@ def linear_distillation(
 
     As in `linear_cross_entropy`, the gradients are made in the forward. M = 0 gives zeros with zero gradients.
     """
-    dtype, chunk = compute_dtype(hidden_ME), chunk or _default_chunk(weight_VE)
+    dtype, chunk = compute_dtype(hidden_ME), chunk or default_chunk(weight_VE)
     teacher = teacher_hidden_MF.detach(), teacher_weight_VF.detach()
     found: tuple[Tensor, Tensor, Tensor] = _LinearDistillation.apply(
         hidden_ME, weight_VE, teacher, targets_M, what, chunk, dtype, torch.is_grad_enabled()
@@ -56,13 +56,13 @@ class _LinearDistillation(torch.autograd.Function):
         what: Distillation, chunk: int, dtype: torch.dtype, with_grad: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         ctx.set_materialize_grads(False)
-        student = _Linear(hidden_ME, weight_VE, dtype, [with_grad and need for need in ctx.needs_input_grad[:2]])
-        frozen = _Linear(*teacher, dtype, [False, False])
-        sums_2 = torch.zeros(2, dtype=_reduce_dtype(dtype), device=hidden_ME.device)
+        student = ChunkedLinear(hidden_ME, weight_VE, dtype, [with_grad and need for need in ctx.needs_input_grad[:2]])
+        frozen = ChunkedLinear(*teacher, dtype, [False, False])
+        sums_2 = torch.zeros(2, dtype=reduce_dtype(dtype), device=hidden_ME.device)
         with torch.autocast(hidden_ME.device.type, enabled=False):
-            for part in _chunks(targets_M.shape[0], chunk):
+            for part in chunks(targets_M.shape[0], chunk):
                 x_mV, t_mV = student.logits(part), frozen.logits(part)
-                for rows, some in _passes(part, x_mV):
+                for rows, some in passes(part, x_mV):
                     sums_2 += _distil(x_mV[rows], t_mV[rows], targets_M[some, None], what, student.wanted)
                 student.add(part, x_mV)
         ctx.save_for_backward(*student.gradients(hidden_ME.dtype, weight_VE.dtype))
@@ -79,9 +79,9 @@ class _LinearDistillation(torch.autograd.Function):
 
 def _distil(x_rV: Tensor, t_rV: Tensor, index_r1: Tensor, what: Distillation, wanted: bool) -> Tensor:
     """(cross-entropy, divergence) summed over rows; the student's logits become the objective's gradient."""
-    log_1 = _divided(x_rV, 1.0).log_softmax(-1)
-    log_q = log_1 if what.temperature == 1 else _divided(x_rV, what.temperature).log_softmax(-1)
-    log_p = _divided(t_rV, what.temperature).log_softmax(-1)
+    log_1 = divided(x_rV, 1.0).log_softmax(-1)
+    log_q = log_1 if what.temperature == 1 else divided(x_rV, what.temperature).log_softmax(-1)
+    log_p = divided(t_rV, what.temperature).log_softmax(-1)
     divergence_r1, slope_rV = DIVERGENCES[what.divergence](log_p, log_q)
     cross_entropy = -log_1.gather(1, index_r1).sum()
     if wanted:

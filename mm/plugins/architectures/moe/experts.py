@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mm.core.training.heads import compute_dtype
+from mm.core.training.chunked import compute_dtype
 from mm.plugins.architectures.fast_decode import feed_forward, swiglu
 from mm.plugins.architectures.layers import SwiGLU
 from mm.plugins.architectures.moe.grouped import grouped_product
