@@ -15,11 +15,12 @@ from torch import Tensor
 from mm.core.contracts import Completion
 from mm.core.training.batch import Packed, Tokens, Unit, pack
 from mm.core.training.distributed import World
-from mm.plugins.algorithms.grpo import GrpoConfig
+from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.ppo import PpoConfig
 from mm.plugins.algorithms.ppo.algorithm import Ppo
 from mm.plugins.algorithms.reinforce_pp.algorithm import ReinforcePlusPlus
+from mm.plugins.algorithms.rloo import RlooConfig
 from mm.plugins.algorithms.rloo.algorithm import Rloo
 from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
@@ -84,7 +85,7 @@ def test_grpo_compares_with_the_group(scale: str, loss_type: str) -> None:
 
 
 def test_rloo_compares_with_the_others() -> None:
-    for group, advantages in zip(REWARDS, compared(Rloo(GrpoConfig(), {}, tools())), strict=True):
+    for group, advantages in zip(REWARDS, compared(Rloo(RlooConfig(), {}, tools())), strict=True):
         others = [statistics.fmean(group[:n] + group[n + 1 :]) for n in range(len(group))]
         assert advantages == pytest.approx([r - other for r, other in zip(group, others, strict=True)], abs=1e-12)
 
@@ -92,7 +93,7 @@ def test_rloo_compares_with_the_others() -> None:
 def test_reinforce_pp_compares_with_the_rollout() -> None:
     every = [reward for group in REWARDS for reward in group]
     wanted = [(r - statistics.fmean(every)) / (statistics.stdev(every) + TINY) for r in every]
-    found = compared(ReinforcePlusPlus(GrpoConfig(), {}, tools()))
+    found = compared(ReinforcePlusPlus(SurrogateConfig(), {}, tools()))
     assert [a for advantages in found for a in advantages] == pytest.approx(wanted, abs=1e-12)
 
 

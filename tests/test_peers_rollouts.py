@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mm.core.contracts import Completion
 from mm.core.training.batch import Unit, pack
-from mm.plugins.algorithms.grpo import GrpoConfig
+from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
+from mm.plugins.algorithms.rloo import RlooConfig
 from mm.plugins.algorithms.rloo.algorithm import Rloo
 from mm.plugins.rollouts.samples import Sample
 from mm.testing import tiny_tokenizer, tiny_units
@@ -46,7 +47,7 @@ def units() -> list[Unit]:
     return tiny_units("prompt", tiny_tokenizer(), rows=ROWS, plugins=PLUGINS) or []
 
 
-def ours(kind: Any, config: GrpoConfig, folders: Folders) -> tuple[Any, list[Sample]]:
+def ours(kind: Any, config: SurrogateConfig, folders: Folders) -> tuple[Any, list[Sample]]:
     """The algorithm, and the completions with their advantages."""
     roles = folders if config.kl_coef else {"policy": folders["policy"]}
     algorithm = our_algorithm(kind, config, roles, units(), rewards={"given": (None, 1.0)})
@@ -80,7 +81,7 @@ def theirs(kind: Any, config: Any, folders: Folders) -> tuple[Any, dict[str, Ten
     return trainer, trainer._generate_and_score_completions([chat for chat in chats for _ in range(GROUP)])
 
 
-def trl_settings(config: GrpoConfig, folder: Path) -> dict[str, Any]:
+def trl_settings(config: SurrogateConfig, folder: Path) -> dict[str, Any]:
     return {
         **settings(folder, len(LENGTHS)), "num_generations": GROUP, "max_completion_length": LONGEST, "beta": config.kl_coef,
         "temperature": config.temperature,
@@ -97,13 +98,13 @@ def padded(values: list[Tensor]) -> Tensor:
 def test_losses_of_grpo(loss_type: str, drifted: bool, kl_coef: float, folders: Folders, tmp_path: Path) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
-    config = GrpoConfig(loss_type=loss_type, kl_coef=kl_coef, **CONFIG)
+    config = GrpoConfig(loss_type=loss_type, kl_coef=kl_coef, **CONFIG | ({"clip_low": None} if loss_type == "cispo" else {}))
     other = GRPOConfig(
         **trl_settings(config, tmp_path), loss_type="grpo" if loss_type == "gspo" else loss_type,
         importance_sampling_level="sequence" if loss_type == "gspo" else "token",
-        scale_rewards="none" if loss_type == "dr_grpo" else "group", epsilon=config.clip_low,
+        scale_rewards="none" if loss_type == "dr_grpo" else "group", epsilon=config.bounds[0],
         # TRL's bound of cispo is the ratio itself; its KL is multiplied by the ratio unless told otherwise
-        epsilon_high=config.clip_high + (loss_type == "cispo"), use_bias_correction_kl=False,
+        epsilon_high=config.bounds[1] + (loss_type == "cispo"), use_bias_correction_kl=False,
     )  # fmt: skip
     trainer, inputs = theirs(GRPOTrainer, other, folders)
     algorithm, samples = ours(Grpo, config, folders)
@@ -141,7 +142,7 @@ def test_advantages_of_grpo(scale: str, folders: Folders, tmp_path: Path) -> Non
 def test_advantages_of_rloo(folders: Folders, tmp_path: Path) -> None:
     from trl import RLOOConfig, RLOOTrainer
 
-    config = GrpoConfig(kl_coef=0.0, **CONFIG)
+    config = RlooConfig(kl_coef=0.0, **CONFIG)
     _, inputs = theirs(RLOOTrainer, RLOOConfig(**trl_settings(config, tmp_path)), folders)
     _, samples = ours(Rloo, config, folders)
     torch.testing.assert_close(torch.tensor([s.advantage for s in samples]), inputs["advantages"])

@@ -18,6 +18,8 @@ from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.ppo import PpoConfig
 from mm.plugins.algorithms.ppo.algorithm import Ppo
+from mm.plugins.algorithms.rloo import RlooConfig
+from mm.plugins.algorithms.rloo.algorithm import Rloo
 from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
@@ -37,7 +39,7 @@ def drawn(seed: int) -> tuple[list[Tensor], list[Tensor], list[float], list[Tens
 
 def expected(kind: str, config: GrpoConfig, seed: int) -> float:
     new, old, advantages, reference = drawn(seed)
-    low, high, total, tokens = 1 - config.clip_low, 1 + config.clip_high, 0.0, sum(LENGTHS)
+    low, high, total, tokens = 1 - config.bounds[0], 1 + config.bounds[1], 0.0, sum(LENGTHS)
     for p, q, a, r in zip(new, old, advantages, reference, strict=True):
         mean_ratio = math.exp(sum((p - q).tolist()) / len(p))
         for x, y, z in zip(p.tolist(), q.tolist(), r.tolist(), strict=True):
@@ -72,11 +74,28 @@ def grpo_on(config: GrpoConfig, seed: int) -> tuple[Grpo, list[Unit]]:
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "cispo", "gspo"])
 @pytest.mark.parametrize("seed", range(3))
 def test_each_loss_is_its_papers(kind: str, seed: int) -> None:
-    config = GrpoConfig(loss_type=kind, kl_coef=0.1, clip_low=0.2, clip_high=0.28, max_new_tokens=16)
+    config = GrpoConfig(loss_type=kind, kl_coef=0.1, clip_low=None if kind == "cispo" else 0.2, clip_high=0.28, max_new_tokens=16)
     algorithm, units = grpo_on(config, seed)
     batch = pack(units)
     loss, _ = algorithm.loss(batch, {**algorithm.counts(batch), "mm.micro": 1.0})
     assert loss.item() == pytest.approx(expected(kind, config, seed), rel=1e-6)
+
+
+def test_rloo_takes_a_completion_as_one_action() -> None:
+    """While a rollout is used once, the gradient is -A grad log p(completion), whatever its length, up to one constant."""
+    said = [torch.full((n,), -2.0, dtype=torch.float64, requires_grad=True) for n in LENGTHS]
+    units = []
+    for row, n in enumerate(LENGTHS):
+        fields = {"learn": torch.arange(n + 1) >= 1, "engine": torch.zeros(n + 1), "advantages": torch.full((n + 1,), row - 1.0)}
+        units.append(Unit((Tokens(torch.ones(n + 1, dtype=torch.long), fields),), row=row))
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    models: Any = {"policy": lambda batch, head: torch.cat(said)}
+    rloo = Rloo(RlooConfig(max_new_tokens=16, kl_coef=0.0), models, tools)
+    batch = pack(units)
+    rloo.loss(batch, {**rloo.counts(batch), "mm.micro": 1.0})[0].backward()
+    for advantage, logprobs in zip((-1.0, 0.0, 1.0), said, strict=True):
+        assert logprobs.grad is not None
+        assert logprobs.grad.tolist() == pytest.approx([-advantage / (3 * 16)] * len(logprobs))
 
 
 def test_figures_do_not_depend_on_how_a_step_was_cut() -> None:

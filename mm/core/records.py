@@ -68,7 +68,8 @@ class Needs:
 
     A role begins as a copy of the policy's start, unless it is in `given`: then the user names its model. Those in
     `scalar` answer one number a position instead of logits. `generates`: the algorithm draws completions, so an engine
-    is built, and engine, rewards and tools may be selected. `steps`: optimizer steps made of a global batch.
+    is built, and engine and rewards may be selected; `tools`: it lets the model call tools, which may then be selected,
+    too. `steps`: optimizer steps made of a global batch.
     """
 
     data: str
@@ -77,6 +78,7 @@ class Needs:
     given: tuple[str, ...] = ()
     scalar: tuple[str, ...] = ()
     generates: bool = False
+    tools: bool = False
     steps: int = 1
 
 

@@ -14,7 +14,7 @@ from mm.core.options import Option, build, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs
 from mm.core.run import Run
-from mm.core.settings import COMMON, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
+from mm.core.settings import COMMON, EpisodeParts, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
 from mm.core.spec import Spec
 
 
@@ -40,7 +40,7 @@ def select(layers: Sequence[Layer], plugins: PluginManager | None = None) -> Sel
 
 def selectors(*keys: str) -> list[Option]:
     """The options that name parts: all of them, or those of these keys."""
-    found = [*options_of(Selection, section="select"), *options_of(RolloutParts, section="rollout")]
+    found = [*options_of(Selection, section="select"), *options_of(EpisodeParts, section="rollout")]
     return [option for option in found if not keys or option.key in keys]
 
 
@@ -75,8 +75,9 @@ def compose(plugins: PluginManager, layers: Sequence[Layer]) -> list[Section]:
     common, selections = [*COMMON], [select(layers, plugins)]
     needs = needs_from(plugins, layers)
     if needs is not None and needs.generates:
-        common.append(("rollout", RolloutParts))
-        selections.append(read_config(RolloutParts, [*layers, _defaults(plugins, selections[0])], "rollout"))
+        parts = EpisodeParts if needs.tools else RolloutParts
+        common.append(("rollout", parts))
+        selections.append(read_config(parts, [*layers, _defaults(plugins, selections[0])], "rollout"))
     return compose_selected(plugins, selections, common, _role_sections(needs) if needs is not None else ())
 
 

@@ -138,6 +138,12 @@ class RolloutParts:
     skip_failed_rewards: bool = option(
         False, help="Go on when a reward fails on a completion: this is counted, and nothing is learned from the completion."
     )
+
+
+@frozen(kw_only=True)
+class EpisodeParts(RolloutParts):
+    """The parts of a run whose completions are episodes with tools."""
+
     tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
 
 

@@ -95,7 +95,7 @@ class Lending:
 
     def called(self) -> dict[str, Tool]:
         """Name in the tool's schema -> the tool."""
-        built = [self.plugins.load("tool", name)(self._placed("tool", name)) for name in self._parts.tool]
+        built = [self.plugins.load("tool", name)(self._placed("tool", name)) for name in getattr(self._parts, "tool", ())]
         return {tool.schema["name"]: tool for tool in built}
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import Attribute, frozen
@@ -9,6 +10,22 @@ from attrs.validators import ge, gt, le
 
 from mm.core.options import option
 from mm.core.records import Needs
+
+
+def used(where: Callable[[Any], Any], why: str) -> Callable[[Any, Attribute[Any], Any], None]:
+    """A validator of a setting whose default is None: any other value is refused where nothing would use it."""
+
+    def check(config: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is not None and not where(config):
+            raise ValueError(f"'{attribute.name}' {why}")
+
+    return check
+
+
+def compared(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
+    """A validator of the size of groups whose members are compared with each other."""
+    if value < 2:
+        raise ValueError(f"'{attribute.name}' must be at least 2: a group of one is compared with itself and teaches nothing")
 
 
 def _within_completion(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
@@ -27,8 +44,6 @@ class RolloutConfig:
     top_k: int = option(0, help="Draw from that many likeliest tokens; 0: from all.", validator=ge(0))
     passes: int = option(1, help="Passes over the completions of one rollout.", validator=gt(0))
     mini_batches: int = option(1, help="Optimizer steps in each of these passes.", validator=gt(0))
-    clip_low: float = option(0.2, help="The ratio of new to old probability counts down to 1 minus this.", validator=ge(0.0))
-    clip_high: float = option(0.2, help="The ratio counts up to 1 plus this.", validator=ge(0.0))
     overlong_buffer: int = option(
         0, help="The last tokens before --max-new-tokens, in which the reward falls by up to 1 (DAPO); 0: none.",
         validator=[ge(0), _within_completion],
@@ -41,10 +56,12 @@ def kl_coefficient(default: float) -> float:
     return option(default, help="Weight of the KL to the reference; 0: no reference is held.", validator=ge(0.0))  # type: ignore[no-any-return]
 
 
-def needs(config: RolloutConfig, *, data: str = "prompt", reference: bool, critic: bool = False) -> Needs:
-    """Prompts, an engine and these roles."""
+def needs(
+    config: RolloutConfig, *, data: str = "prompt", reference: bool, critic: bool = False, tools: bool = False
+) -> Needs:
+    """Prompts, an engine and these roles; `tools` where episodes are played."""
     roles = ("policy",) + ("reference",) * reference + ("critic",) * critic
     return Needs(
         data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, scalar=("critic",) * critic, generates=True,
-        steps=config.passes * config.mini_batches,
+        tools=tools, steps=config.passes * config.mini_batches,
     )  # fmt: skip

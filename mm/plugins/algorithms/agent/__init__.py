@@ -12,7 +12,7 @@ from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AlgorithmSpec
 from mm.plugins.algorithms.grpo import GrpoConfig
-from mm.plugins.rollouts import needs
+from mm.plugins.rollouts import compared, needs
 
 
 @frozen(kw_only=True)
@@ -20,7 +20,7 @@ class AgentConfig(GrpoConfig):
     """How long an episode may be. --max-new-tokens bounds a turn, and --overlong-buffer counts back from whichever bound
     is nearer, the turn's or the episode's."""
 
-    num_generations: int = option(4, help="Episodes drawn for each prompt.", validator=gt(0))
+    num_generations: int = option(4, help="Episodes drawn for each prompt.", validator=compared)
     max_turns: int = option(MAX_TURNS, help="Most turns of the assistant in an episode.", validator=gt(0))
     max_total_tokens: int = option(
         MAX_TOTAL_TOKENS, help="Longest episode with its prompt and the tools' answers.", validator=gt(1)
@@ -35,7 +35,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Reinforcement learning over turns in which the model calls tools and reads their answers.",
         target="mm.plugins.algorithms.agent.algorithm:Agent",
         config=AgentConfig,
-        needs=lambda config: needs(config, data="episode", reference=config.kl_coef > 0),
+        needs=lambda config: needs(config, data="episode", reference=config.kl_coef > 0, tools=True),
         defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 1024},
         starts_from=("sft", "reason", "lora"),
     )

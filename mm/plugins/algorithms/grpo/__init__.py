@@ -2,41 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from attrs import frozen
-from attrs.validators import ge
+from attrs import Attribute, frozen
+from attrs.validators import ge, optional
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AlgorithmSpec
-from mm.plugins.rollouts import RolloutConfig, kl_coefficient, needs
+from mm.plugins.rollouts import RolloutConfig, compared, kl_coefficient, needs, used
+
+# how far below and above 1 the ratio counts, by each loss's paper; 1 below is no bound. That of CISPO gives no number
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "cispo": (1.0, 0.2), "gspo": (3e-4, 4e-4),
+}  # fmt: skip
+
+
+def surrogate(default: str) -> str:
+    """The option of the surrogate."""
+    return option(default, help="Surrogate and what it is divided by.", choices=tuple(BOUNDS))  # type: ignore[no-any-return]
+
+
+def _usual(side: int) -> str:
+    return "by default " + ", ".join(f"{bounds[side]:g} for {loss}" for loss, bounds in BOUNDS.items())
+
+
+def _several(config: SurrogateConfig, attribute: Attribute[Any], value: bool) -> None:
+    if value and config.num_generations < 2:
+        raise ValueError("'dynamic_sampling' asks for groups with spread: with --num-generations 1 no group has any")
 
 
 @frozen(kw_only=True)
-class GrpoConfig(RolloutConfig):
-    """The loss by its paper's name, and what may differ from it."""
+class SurrogateConfig(RolloutConfig):
+    """The loss by its paper's name, whatever a completion is compared with."""
 
-    loss_type: str = option(
-        "grpo", help="Surrogate and what it is divided by.", choices=("grpo", "dr_grpo", "dapo", "cispo", "gspo")
+    loss_type: str = surrogate("grpo")
+    clip_low: float | None = option(
+        None, help=f"The ratio of new to old probability counts down to 1 minus this; {_usual(0)}.",
+        validator=[optional(ge(0.0)), used(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo, which cuts above")],
+    )  # fmt: skip
+    clip_high: float | None = option(
+        None, help=f"The ratio counts up to 1 plus this; {_usual(1)}.", validator=optional(ge(0.0))
     )
+    kl_coef: float = kl_coefficient(0.04)
+    kl_estimator: str | None = option(
+        None, help="Estimate of the KL at each token, by default k3; k1 holds nothing: its gradient is 0 on average.",
+        choices=("k1", "k2", "k3"), validator=used(lambda c: c.kl_coef, "needs a --kl-coef above 0"),
+    )  # fmt: skip
+    dynamic_sampling: bool = option(
+        False, help="Replace groups whose rewards are all equal by further prompts (DAPO).", validator=_several
+    )
+    most_resamples: int | None = option(
+        None, help="How often a rollout may ask for further prompts, by default 3.",
+        validator=[optional(ge(0)), used(lambda c: c.dynamic_sampling, "needs --dynamic-sampling")],
+    )  # fmt: skip
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """How far below and above 1 the ratio counts: as given, or the loss's own."""
+        low, high = BOUNDS[self.loss_type]
+        return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
+
+
+@frozen(kw_only=True)
+class GrpoConfig(SurrogateConfig):
+    """A group's members are compared with each other."""
+
+    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=compared)
     scale_rewards: str = option(
         "auto", help="What divides advantages: deviation in the group, in the rollout, or nothing; auto: the loss's own.",
         choices=("auto", "group", "batch", "none"),
     )  # fmt: skip
-    kl_coef: float = kl_coefficient(0.04)
-    kl_estimator: str = option("k3", help="Estimate of the KL at each token.", choices=("k1", "k2", "k3"))
-    dynamic_sampling: bool = option(False, help="Replace groups whose rewards are all equal by further prompts (DAPO).")
-    most_resamples: int = option(3, help="How often a rollout may ask for further prompts.", validator=ge(0))
 
 
-def like_grpo(name: str, summary: str, target: str) -> AlgorithmSpec:
-    """An algorithm with grpo's settings, roles and defaults."""
+def like_grpo(name: str, summary: str, target: str, config: type[SurrogateConfig] = GrpoConfig) -> AlgorithmSpec:
+    """An algorithm with grpo's roles and defaults, and its settings unless it has others."""
     return AlgorithmSpec(
         name=name,
         summary=summary,
         target=target,
-        config=GrpoConfig,
+        config=config,
         needs=lambda config: needs(config, reference=config.kl_coef > 0),
         defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 512},
         starts_from=("sft", "reason", "lora"),

@@ -27,7 +27,8 @@ class Grpo(Rollout):
         groups = super().draw(units, attempt)
         if not self.config.dynamic_sampling:
             return groups
-        for more in range(self.config.most_resamples):
+        most = self.config.most_resamples
+        for more in range(3 if most is None else most):
             kept = [group for group in groups if have_spread(group)]
             missing = int(self.tools.world.sum({"missing": float(len(groups) - len(kept))})["missing"])
             if not missing:
@@ -54,10 +55,10 @@ class Grpo(Rollout):
         """The surrogate and the KL, both weighted alike."""
         config = self.config
         tokens = self.tokens(batch, self.models["policy"](batch, head=self.logprobs_of(batch)))
-        each_M, cut_M = SURROGATES[config.loss_type](tokens, config.clip_low, config.clip_high)
+        each_M, cut_M = SURROGATES[config.loss_type](tokens, *config.bounds)
         metrics = self.measured(batch, tokens, cut_M)
         if "reference" in self.models:
-            kl_M = kl(config.kl_estimator, tokens.logprobs_M, self.field(batch, "reference"))
+            kl_M = kl(config.kl_estimator or "k3", tokens.logprobs_M, self.field(batch, "reference"))
             each_M = each_M + config.kl_coef * kl_M
             metrics["kl"] = (kl_M.detach().sum(), float(batch.num_targets))
         loss = (each_M * self.weights(tokens, totals)).sum()

@@ -10,7 +10,7 @@ from attrs.validators import ge, gt, le, optional
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AlgorithmSpec
-from mm.plugins.rollouts import RolloutConfig, kl_coefficient, needs
+from mm.plugins.rollouts import RolloutConfig, kl_coefficient, needs, used
 
 
 @frozen(kw_only=True)
@@ -19,6 +19,8 @@ class PpoConfig(RolloutConfig):
 
     num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
     passes: int = option(2, help="Passes over the completions of one rollout.", validator=gt(0))
+    clip_low: float = option(0.2, help="The ratio of new to old probability counts down to 1 minus this.", validator=ge(0.0))
+    clip_high: float = option(0.2, help="The ratio counts up to 1 plus this.", validator=ge(0.0))
     gamma: float = option(1.0, help="Discount of later rewards.", validator=[ge(0.0), le(1.0)])
     gae_lambda: float = option(
         0.95, help="Generalised advantage estimation: 0 trusts the critic, 1 the rewards.", validator=[ge(0.0), le(1.0)]
@@ -26,7 +28,10 @@ class PpoConfig(RolloutConfig):
     value_coef: float = option(0.5, help="Weight of the critic's loss.", validator=ge(0.0))
     value_clip: float = option(0.2, help="How far a value may move from what it was at the rollout.", validator=gt(0.0))
     kl_coef: float = kl_coefficient(0.02)
-    kl_target: float | None = option(None, help="Adapt --kl-coef so that the KL is about this.", validator=optional(gt(0.0)))
+    kl_target: float | None = option(
+        None, help="Adapt --kl-coef so that the KL, its mean over all drawn tokens, is about this.",
+        validator=[optional(gt(0.0)), used(lambda c: c.kl_coef, "needs a --kl-coef above 0 to adapt")],
+    )  # fmt: skip
     kl_stop: float | None = option(
         0.25, help="Drop the rest of a rollout's mini-batches when the policy is this far from where it drew them.",
         validator=optional(gt(0.0)),

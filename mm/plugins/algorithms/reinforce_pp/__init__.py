@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from mm.core.hooks import hookimpl
 from mm.core.records import AlgorithmSpec
-from mm.plugins.algorithms.grpo import like_grpo
+from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo
 
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
     """reinforce-pp."""
     summary = "Reinforcement learning against the mean of the whole rollout (REINFORCE++)."
-    yield like_grpo("reinforce-pp", summary, "mm.plugins.algorithms.reinforce_pp.algorithm:ReinforcePlusPlus")
+    yield like_grpo("reinforce-pp", summary, "mm.plugins.algorithms.reinforce_pp.algorithm:ReinforcePlusPlus", SurrogateConfig)

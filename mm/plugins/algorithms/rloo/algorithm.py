@@ -5,7 +5,8 @@ from mm.plugins.rollouts.base import Groups
 
 
 class Rloo(Grpo):
-    """Unbiased, and not divided by a deviation."""
+    """Not divided by a deviation nor, with the default loss, by the completion's length: while a rollout is used once the
+    gradient is the paper's (up to the constant --max-new-tokens), unbiased. Used again, ratios are those of tokens."""
 
     def compare(self, groups: Groups) -> None:
         """reward - mean of the others; 0 for a group of one."""

@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from attrs import frozen
-from attrs.validators import ge, gt, le, optional
+from attrs import Attribute, frozen
+from attrs.validators import ge, gt, le, lt, optional
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AlgorithmSpec
-from mm.plugins.algorithms.grpo import GrpoConfig
-from mm.plugins.rollouts import kl_coefficient, needs
+from mm.plugins.algorithms.grpo import SurrogateConfig, surrogate
+from mm.plugins.rollouts import kl_coefficient, needs, used
+
+# each tracker's least share that is kept: the paper's (a window of 8 outcomes), and MiniMind's
+RHO_LOW: Mapping[str, float] = {"prompt": 0.875, "global": 0.5}
+_usual = "by default " + ", ".join(f"{share:g} for {tracker}" for tracker, share in RHO_LOW.items())
+
+
+def _tells_apart(config: SpoConfig, attribute: Attribute[Any], value: bool) -> None:
+    if not value and config.value_tracker == "global":
+        raise ValueError("'prioritised': with --value-tracker global no prompt comes before another anyway")
 
 
 @frozen(kw_only=True)
-class SpoConfig(GrpoConfig):
+class SpoConfig(SurrogateConfig):
     """The value tracker, and what is drawn next."""
 
     num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
-    loss_type: str = option(
-        "dapo", help="Surrogate and what it is divided by.", choices=("grpo", "dr_grpo", "dapo", "cispo", "gspo")
-    )
+    loss_type: str = surrogate("dapo")
     kl_coef: float = kl_coefficient(0.02)
     value_tracker: str = option(
         "prompt", help="One value for each prompt (the paper's), or one for all of them (MiniMind's).",
-        choices=("prompt", "global"),
+        choices=tuple(RHO_LOW),
     )  # fmt: skip
     reward_low: float = option(0.0, help="Reward that counts as failure; the tracker knows shares of success.")
     reward_high: float = option(1.0, help="Reward that counts as success.")
     kl_half_life: float = option(0.06, help="KL after which half of what is known of a prompt is forgotten.", validator=gt(0.0))
-    rho_low: float = option(0.5, help="Least share of the known that is kept at an update.", validator=[gt(0.0), le(1.0)])
+    rho_low: float | None = option(
+        None, help=f"Least share of the known that is kept at an update; {_usual}.", validator=optional([gt(0.0), lt(1.0)])
+    )
     rho_high: float = option(0.96, help="Largest share that is kept.", validator=[gt(0.0), le(1.0)])
     advantage_clip: float | None = option(5.0, help="Largest advantage.", validator=optional(gt(0.0)))
     normalise: bool = option(True, help="Normalise advantages over the rollout (the paper's; MiniMind does not).")
-    prioritised: bool = option(True, help="Draw prompts the more often the less certain their outcome is.")
-    explore: float = option(0.05, help="Weight that every prompt has beside its uncertainty.", validator=ge(0.0))
+    prioritised: bool = option(
+        True, help="Draw prompts the more often the less certain their outcome is, where each has its value.",
+        validator=_tells_apart,
+    )  # fmt: skip
+    explore: float | None = option(
+        None, help="Weight that every prompt has beside its uncertainty; by default 0.05.",
+        validator=[optional(ge(0.0)), used(lambda c: c.by_uncertainty, "is for prompts that are drawn by uncertainty")],
+    )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
-        if not (self.reward_low < self.reward_high and self.rho_low < 1 and self.rho_low <= self.rho_high):
-            raise ValueError("'reward_low' must be below reward_high, and 'rho_low' below 1 and not above rho_high")
+        if self.reward_low >= self.reward_high:
+            raise ValueError(f"'reward_low' {self.reward_low:g} must be below --reward-high {self.reward_high:g}")
+        if self.least_kept > self.rho_high:
+            raise ValueError(f"'rho_high' {self.rho_high:g} is below the least share, --rho-low {self.least_kept:g}")
+
+    @property
+    def least_kept(self) -> float:
+        """`rho_low`, or the tracker's own."""
+        return RHO_LOW[self.value_tracker] if self.rho_low is None else self.rho_low
+
+    @property
+    def by_uncertainty(self) -> bool:
+        """Whether prompts are drawn by the uncertainty of their outcome."""
+        return self.value_tracker == "prompt" and self.prioritised
 
 
 @hookimpl

@@ -25,13 +25,14 @@ class Spo(Grpo):
 
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
-        self.tracker = ValueTracker(config.kl_half_life, config.rho_low, config.rho_high)
+        self.tracker = ValueTracker(config.kl_half_life, config.least_kept, config.rho_high)
 
     def order(self, order: Any, rows: Sequence[int]) -> Any:
         """Prompts by the uncertainty of their outcome."""
-        if not self.config.prioritised or self.config.value_tracker == "global":
+        if not self.config.by_uncertainty:
             return order
-        return Prioritised(rows, self.tracker, self.config.explore, self.tools.seed)
+        explore = 0.05 if self.config.explore is None else self.config.explore
+        return Prioritised(rows, self.tracker, explore, self.tools.seed)
 
     def compare(self, groups: Groups) -> None:
         """success - value, then normalised and clipped; the tracker learns afterwards, on every rank alike."""
