@@ -108,6 +108,14 @@ def test_a_weight_counts(plugins: PluginManager, tmp_path: Path) -> None:
     assert logged(twice, "reward/vowels") == logged(once, "reward/vowels")
 
 
+def test_spo_says_what_lies_beyond_its_bounds(plugins: PluginManager, tmp_path: Path) -> None:
+    run = train(plugins, tmp_path, "spo", reward_high=0.15, samples_logged=99, max_steps=1)
+    share = sum(line["reward"] > 0.15 for line in samples(run)) / len(samples(run))
+    assert 0.1 < share < 1 and logged(run, "reward_clamped") == pytest.approx([share])
+    assert any(note.startswith("step 1: reward_clamped is") for note in run.manifest["notes"])
+    assert logged(train(plugins, tmp_path, "spo", run="wide"), "reward_clamped") == [0.0, 0.0]
+
+
 def test_what_cannot_be_is_said(plugins: PluginManager, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="pass --reward NAME"):
         train(plugins, tmp_path, reward=())

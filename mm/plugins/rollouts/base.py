@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Engine, Largest, Metrics, Request, Sampling, Totals
+from mm.core.contracts import Algorithm, Engine, Largest, Metrics, Request, Sampling, Totals, Watch
 from mm.core.errors import UsageError
 from mm.core.training.batch import Packed, Unit
 from mm.core.training.heads import token_logprobs
@@ -33,7 +33,7 @@ class Rollout(Algorithm):
     counts), otherwise the trainer's own before the first update: the engine's differ by its rounding, and are watched.
     """
 
-    watch = RANGES
+    watch: ClassVar[Mapping[str, Watch]] = RANGES
 
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
@@ -58,8 +58,9 @@ class Rollout(Algorithm):
         self.compare(learned)
         samples = [sample for group in learned for sample in group]
         self.remember(samples)
-        self.metrics = {**self.measured_on_host(groups), **self._beside(samples)}
-        self._log([sample for group in groups for sample in group])
+        drawn = [sample for group in groups for sample in group]
+        self.metrics = {**self.measured_on_host(groups), **self.beside(drawn)}
+        self._log(drawn)
         self.rollouts += 1
         return self._mini_batches(samples)
 
@@ -199,7 +200,7 @@ class Rollout(Algorithm):
         failed, self.failed = self.failed, 0
         return host_metrics(groups, tuple(self.tools.rewards), failed)
 
-    def _beside(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def beside(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Figures of a rollout that held-out ones lack: the length in units of the first rollout's, what being long cost."""
         lengths, count = [float(sample.length) for sample in samples], float(len(samples))
         if not self.rollouts:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mm.core.contracts import Metrics, Watch
 from mm.plugins.rollouts.samples import Sample, have_spread, judged
 
-RANGES = {
+RANGES: Mapping[str, Watch] = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
     "engine_gap_max": Watch(
         high=1.0, meaning="engine and trainer give a token probabilities a factor of e apart, which is more than rounding: "

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from mm.core.contracts import Watch
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
 from mm.plugins.rollouts.base import Groups
 from mm.plugins.rollouts.samples import Sample
 from mm.plugins.rollouts.statistics import over_ranks
+from mm.plugins.rollouts.watch import RANGES
 
 _ALL = -1  # the prompt under which the global tracker keeps its value
 
@@ -22,6 +24,13 @@ class Spo(Grpo):
     The KL by which a prompt's value is forgotten is measured on the prompt's last completion: its log-probabilities
     then and now. The global tracker (MiniMind's) takes the change of the mean log-probability instead, as MiniMind does.
     """
+
+    watch: ClassVar[Mapping[str, Watch]] = {
+        **RANGES, "reward_clamped": Watch(
+            high=0.1, meaning="rewards beyond --reward-low or --reward-high count as these and differ no more: give the bounds "
+            "that the rewards have together",
+        ),
+    }  # fmt: skip
 
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
@@ -48,8 +57,14 @@ class Spo(Grpo):
                 sample.advantage = max(-limit, min(limit, sample.advantage))
         self._track(samples)
 
+    def beside(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """With the share of rewards that lie outside what counts as failure and as success."""
+        low, high = self.config.reward_low, self.config.reward_high
+        outside = sum(not low <= sample.reward <= high for sample in samples)
+        return {**super().beside(samples), "reward_clamped": (float(outside), float(len(samples)))}
+
     def success(self, sample: Sample) -> float:
-        """The reward between 0 and 1."""
+        """The reward between 0 and 1, which one outside its bounds is taken for."""
         low, high = float(self.config.reward_low), float(self.config.reward_high)
         return min(1.0, max(0.0, (sample.reward - low) / (high - low)))
 

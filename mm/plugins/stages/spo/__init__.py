@@ -16,6 +16,6 @@ def mm_stages() -> Iterable[StageSpec]:
         algorithm="spo",
         needs=("run:sft",),
         gives=("run:spo",),
-        defaults={"reward": ("exact", "format:0.2"), "max_new_tokens": 64},
+        defaults={"reward": ("exact", "format:0.2"), "reward_high": 1.1, "max_new_tokens": 64},
         presets=("all", "rl"),
     )
