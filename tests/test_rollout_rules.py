@@ -194,6 +194,18 @@ def test_models_are_given_no_more_than_the_budget(
     assert len(packs) > 20 and all(len(batch.units) == 1 or batch.num_tokens <= budget for batch in packs)
 
 
+def test_the_engine_holds_nothing_while_models_learn(
+    plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Any] = []
+    measure = Rollout.measured_on_host
+    monkeypatch.setattr(
+        Rollout, "measured_on_host", lambda self, groups: (held.append(self.engine._table), measure(self, groups))[1]
+    )
+    train(plugins, tmp_path, eval_ratio=0.3, max_steps=2)
+    assert held == [None] * 4  # two rollouts, between two evaluations
+
+
 # ---- rewards
 
 

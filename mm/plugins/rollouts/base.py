@@ -54,6 +54,7 @@ class Rollout(Algorithm):
         """Draw, judge and compare; then the mini-batches of all passes."""
         self.refresh()
         groups = self.draw(units)
+        self.engine.release()  # the next rollout has new weights: nothing of this one's cache serves it
         learned = [judged(group) for group in groups]
         self.compare(learned)
         samples = [sample for group in learned for sample in group]
@@ -73,6 +74,7 @@ class Rollout(Algorithm):
         self.refresh()
         samples = [Sample.of(unit, self.tools.row(unit.row), (self.tools.seed, -1, unit.row, 0)) for unit in units]
         self.complete(samples)
+        self.engine.release()
         self.judge(samples)
         return self.measured_on_host([[sample] for sample in samples])
 
