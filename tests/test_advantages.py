@@ -167,6 +167,15 @@ def test_spo_compares_with_what_it_knows_of_the_prompt(normalise: bool, clip: fl
         last |= {s.unit.row: s for s in samples}
         for row, (alpha, beta) in known.items():
             assert (spo.tracker.known(row).alpha, spo.tracker.known(row).beta) == pytest.approx((alpha, beta), abs=1e-5)
+    other = ValueTracker(half_life=0.5, rho_low=0.5, rho_high=0.9)
+    other.load_state_dict(spo.tracker.state_dict())
+    for tracker in (spo.tracker, other):  # compact, for there may be many prompts
+        for row, sample in last.items():
+            kept = tracker.known(row)
+            assert (kept.ids.tolist(), kept.learn.tolist()) == (sample.ids, sample.learn)
+            assert kept.logprobs.tolist() == pytest.approx(sample.logprobs)
+            assert kept.ids.nbytes + kept.learn.nbytes + kept.logprobs.nbytes == 9 * len(sample.ids)
+    assert {row: other.known(row).value for row in known} == {row: spo.tracker.known(row).value for row in known}
     assert any(0.5 < rho < 0.9 for rho in rhos) and len(rhos) > 2
 
 

@@ -249,6 +249,10 @@ def test_the_weight_of_the_kl_follows_its_target() -> None:
         other = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
         other.load_state_dict(ppo.state_dict())
         assert other.kl_coef == ppo.kl_coef
+    # by tokens: (3 x 0.1 + 1 x 0.14) / 4 = 0.11
+    ppo = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
+    ppo._adapt([torch.full((3,), 0.1), torch.full((1,), 0.14)])
+    assert ppo.kl_coef == pytest.approx(0.5 * 1.01)
     fixed = Ppo(PpoConfig(kl_coef=0.5), {}, tools)
     fixed._adapt([torch.full((3,), 9.0)])
     assert fixed.kl_coef == 0.5

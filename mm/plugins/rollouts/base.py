@@ -235,7 +235,9 @@ class Rollout(Algorithm):
         count = float(batch.num_targets)
         gap_M = (tokens.old_M - self.field(batch, "engine")).abs()
         found: Metrics = {
-            # drawn from the policy itself, minus the mean log-probability estimates its entropy without bias
+            # of what the policy drew itself, minus the mean log-probability estimates its entropy without bias: in the first
+            # mini-batch, and without top-p or top-k. In later ones the policy has moved from what drew, and a cut distribution
+            # draws what is likely too often: it is then only a sign of the entropy
             "entropy": (-tokens.logprobs_M.detach().sum(), count),
             "engine_gap": (gap_M.sum(), count),
             "engine_gap_max": Largest(gap_M.max() if count else gap_M.sum(), count),

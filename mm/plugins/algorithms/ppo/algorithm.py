@@ -118,8 +118,10 @@ class Ppo(Rollout):
         self._drawn = drawn
 
     def _adapt(self, gaps: Sequence[Tensor]) -> None:
-        """Raise or lower the KL's weight by up to 2% a rollout (arXiv:1909.08593, section 2.2)."""
+        """Raise or lower the KL's weight by up to 2% a rollout (arXiv:1909.08593, section 2.2), where the KL is the mean over
+        all drawn tokens, as the metric is."""
         if self.config.kl_target is None:
             return
-        error = over_ranks(self.tools.world, [float(gap.mean()) for gap in gaps if len(gap)])[0] / self.config.kl_target - 1
+        found = self.tools.world.sum({"kl": sum(float(gap.sum()) for gap in gaps), "tokens": float(sum(map(len, gaps)))})
+        error = found["kl"] / max(1.0, found["tokens"]) / self.config.kl_target - 1
         self.kl_coef *= 1 + 0.1 * max(-0.2, min(0.2, error))

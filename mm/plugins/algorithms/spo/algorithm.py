@@ -94,30 +94,29 @@ class Spo(Grpo):
     def _track_all(self, samples: Sequence[Sample]) -> None:
         logprobs = [value for s in samples for value, learned in zip(s.logprobs, s.learn, strict=True) if learned]
         mean = over_ranks(self.tools.world, logprobs)[0]
-        before = self.tracker.known(_ALL).logprobs
+        before = self.tracker.known(_ALL).logprobs.tolist()
         success = over_ranks(self.tools.world, [self.success(sample) for sample in samples])[0]
         gap = abs(mean - before[0]) if before else 0.0
-        self.tracker.update(_ALL, success, gap, {"logprobs": [mean]})
+        self.tracker.update(_ALL, success, gap, {"ids": [0], "learn": [True], "logprobs": [mean]})
 
     def _moved(self, samples: Sequence[Sample]) -> list[float]:
         """KL(policy that last answered a prompt || present one), estimated on that answer: mean of r - 1 - log r."""
         last = [self.tracker.known(sample.unit.row) for sample in samples]
         known = [
-            Sample(unit=s.unit, row=s.row, key=s.key, ids=k.ids, learn=k.learn, logprobs=k.logprobs)
+            Sample(unit=s.unit, row=s.row, key=s.key, ids=k.ids.tolist(), learn=k.learn.tolist(), logprobs=k.logprobs.tolist())
             for s, k in zip(samples, last, strict=True)
-            if any(k.learn)
+            if k.learn.any()
         ]
         now = iter(self.logprobs("policy", known))
         gaps = []
         for k in last:
-            if not any(k.learn):
+            if not k.learn.any():
                 gaps.append(0.0)
                 continue
-            then = torch.tensor([value for value, learned in zip(k.logprobs, k.learn, strict=True) if learned])
-            log = next(now) - then
+            log = next(now) - torch.from_numpy(k.logprobs[k.learn])
             gaps.append(float((log.exp() - 1 - log).mean()))
         return gaps
 
 
-def _memory(sample: Sample) -> dict[str, list[Any]]:
+def _memory(sample: Sample) -> dict[str, Sequence[Any]]:
     return {"ids": sample.ids, "learn": sample.learn, "logprobs": sample.logprobs}

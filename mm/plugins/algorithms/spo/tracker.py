@@ -7,19 +7,24 @@ from typing import Any
 
 import attrs
 import numpy as np
+import torch
 
 from mm.core.training.tools import stable_seed
 
+# nothing of what is kept of a completion: 9 bytes a token, for every prompt that was ever drawn
+_NONE = {"ids": np.zeros(0, np.int32), "learn": np.zeros(0, np.bool_), "logprobs": np.zeros(0, np.float32)}
 
-@attrs.define(kw_only=True)
+
+@attrs.define(kw_only=True, eq=False)
 class Known:
-    """The counts of a Beta distribution, and the last completion with the log-probabilities of its drawn tokens."""
+    """The counts of a Beta distribution, and the last completion: its ids, which of them were drawn, and with which
+    log-probabilities."""
 
     alpha: float
     beta: float
-    ids: list[int] = attrs.field(factory=list)
-    learn: list[bool] = attrs.field(factory=list)
-    logprobs: list[float] = attrs.field(factory=list)
+    ids: np.ndarray = _NONE["ids"]
+    learn: np.ndarray = _NONE["learn"]
+    logprobs: np.ndarray = _NONE["logprobs"]
 
     @property
     def value(self) -> float:
@@ -43,19 +48,30 @@ class ValueTracker:
         start = 0.5 / (1 - self.rho_low)
         return self._known.get(prompt) or Known(alpha=start, beta=start)
 
-    def update(self, prompt: int, success: float, kl: float, last: Mapping[str, list[Any]]) -> None:
+    def update(self, prompt: int, success: float, kl: float, last: Mapping[str, Sequence[Any]]) -> None:
         """Forget by `kl`, then count `success` (0 to 1); `last` is the completion that had it."""
         old = self.known(prompt)
         rho = min(self.rho_high, max(self.rho_low, 2 ** (-kl / self.half_life)))
-        self._known[prompt] = Known(alpha=rho * old.alpha + success, beta=rho * old.beta + 1 - success, **last)
+        kept = {name: np.asarray(values, _NONE[name].dtype) for name, values in last.items()}
+        self._known[prompt] = Known(alpha=rho * old.alpha + success, beta=rho * old.beta + 1 - success, **kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Every prompt that was ever drawn."""
-        return {str(prompt): attrs.asdict(known) for prompt, known in self._known.items()}
+        """Every prompt that was ever drawn; their completions laid end to end."""
+        every = list(self._known.values())
+        kept = {name: [none, *(getattr(known, name) for known in every)] for name, none in _NONE.items()}
+        return {
+            "counts": {prompt: (known.alpha, known.beta, len(known.ids)) for prompt, known in self._known.items()},
+            **{name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in kept.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self._known = {int(prompt): Known(**values) for prompt, values in state.items()}
+        counts, every, start = state["counts"], {name: state[name].numpy() for name in _NONE}, 0
+        self._known = {}
+        for prompt, (alpha, beta, length) in counts.items():
+            last = {name: values[start : start + length].copy() for name, values in every.items()}
+            self._known[prompt] = Known(alpha=alpha, beta=beta, **last)
+            start += length
 
 
 class Prioritised:
