@@ -37,8 +37,7 @@ class Rollout(Algorithm):
 
     def __init__(self, config: Any, models: Any, tools: Any) -> None:
         super().__init__(config, models, tools)
-        self.rollouts, self.failed, self.metrics = 0, 0, dict[str, Any]()
-        self.first_length = 0.0
+        self.rollouts, self.failed, self.metrics, self.first_length = 0, 0, dict[str, Any](), 0.0
         if not tools.rewards:
             raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
         check_positions(models, *self.longest())
@@ -138,17 +137,15 @@ class Rollout(Algorithm):
         """Every reward by name, and their weighted sum."""
         scores = self.tools.score([sample.unit.row for sample in samples], [sample.text for sample in samples])
         for index, sample in enumerate(samples):
-            sample.rewards, sample.failed = scores.of(index), scores.failed[index]
+            sample.rewards, sample.failed, sample.reward = scores.of(index), scores.failed[index], scores.total[index]
             self.failed += len(sample.failed)
-            sample.reward = scores.total[index]
 
     def room(self, sample: Sample) -> int:
         """How many more tokens a completion could have had."""
         return int(self.config.max_new_tokens - sample.length)
 
     def _shape(self, samples: Sequence[Sample]) -> None:
-        """DAPO's soft punishment (arXiv:2503.14476, eq. 13), from 0 where the buffer begins to 1 at its end: a part of what
-        is learned from, not of what held-out rewards say."""
+        """DAPO's soft punishment (arXiv:2503.14476, eq. 13), which is learned from and no part of held-out rewards."""
         if buffer := self.config.overlong_buffer:
             for sample in samples:
                 cost = max(0.0, 1 - self.room(sample) / buffer)
@@ -204,12 +201,12 @@ class Rollout(Algorithm):
 
     def beside(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Figures of a rollout that held-out ones lack: the length in units of the first rollout's, what being long cost."""
-        lengths, count = [float(sample.length) for sample in samples], float(len(samples))
+        lengths, count = [float(s.length) for s in samples], float(len(samples))
         if not self.rollouts:
             self.first_length = max(1.0, over_ranks(self.tools.world, lengths)[0])
         found = {"length_growth": (sum(lengths) / self.first_length, count)}
         if self.config.overlong_buffer:
-            found["reward/overlong"] = (sum(sample.rewards["overlong"] or 0.0 for sample in samples), count)
+            found["reward/overlong"] = (sum(s.rewards["overlong"] or 0.0 for s in samples), count)
         return found
 
     # ---- for losses
@@ -235,17 +232,15 @@ class Rollout(Algorithm):
         count = float(batch.num_targets)
         gap_M = (tokens.old_M - self.field(batch, "engine")).abs()
         found: Metrics = {
-            # of what the policy drew itself, minus the mean log-probability estimates its entropy without bias: in the first
-            # mini-batch, and without top-p or top-k. In later ones the policy has moved from what drew, and a cut distribution
-            # draws what is likely too often: it is then only a sign of the entropy
+            # the entropy without bias only while the policy is what drew (the first mini-batch), from all tokens (no top-p or
+            # top-k); otherwise a sign of it
             "entropy": (-tokens.logprobs_M.detach().sum(), count),
             "engine_gap": (gap_M.sum(), count),
             "engine_gap_max": Largest(gap_M.max() if count else gap_M.sum(), count),
+            **({} if cut_M is None else {"clip_fraction": (cut_M.sum().float(), count)}),
         }
-        if cut_M is not None:
-            found["clip_fraction"] = (cut_M.sum().float(), count)
-        metrics, self.metrics = self.metrics, {}
-        return {**found, **metrics}
+        found, self.metrics = {**found, **self.metrics}, {}
+        return found
 
     def _mini_batches(self, samples: Sequence[Sample]) -> list[list[Unit]]:
         """Every pass in an order of its own, dealt into mini-batches; which of them a completion is in is decided among
@@ -256,11 +251,9 @@ class Rollout(Algorithm):
         for number in range(self.config.passes):
             order = sorted(keys, key=lambda key: (stable_seed(number, *key), key))
             place = {key: index % count for index, key in enumerate(order)}
-            for mine in range(count):
-                dealt.append([unit for unit, s in zip(units, samples, strict=True) if place[s.key] == mine])
+            dealt += [[u for u, s in zip(units, samples, strict=True) if place[s.key] == mine] for mine in range(count)]
         return dealt
 
     def _log(self, samples: Sequence[Sample]) -> None:
-        chosen = samples[: self.config.samples_logged]
-        decode = self.tools.tokenizer.decode
+        chosen, decode = samples[: self.config.samples_logged], self.tools.tokenizer.decode
         self.tools.log([s.log(self.rollouts, decode(s.ids[: s.prompt_length], skip_special=False)) for s in chosen])
