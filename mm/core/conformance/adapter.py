@@ -83,6 +83,18 @@ class AdapterSuite(Suite):
             assert tensor.equal(before[name]), f"{name} is not what it was before merging"
         return f"largest error {error:.1g}"
 
+    def check_restarting(self) -> str:
+        """Begun anew, the model answers as before, with the adapter on and off alike; a new adapter is left as it is."""
+        adapter = self.make(trained=True)
+        expected = self.logits(adapter.model)
+        assert adapter.restart(), "a trained adapter says that there was no change"
+        on = self.logits(adapter.model)
+        error = assert_near(on, expected, _NEAR, "the logits when begun anew")
+        with adapter.off():
+            assert_near(self.logits(adapter.model), on, 1e-6, "the logits with the adapter off")
+        assert not adapter.restart() and not self.make().restart(), "a new adapter says that there was a change"
+        return f"largest error {error:.1g}"
+
     def check_saving(self) -> None:
         """Another instance takes back what was saved, to the bit."""
         adapter = self.make(trained=True)

@@ -99,6 +99,11 @@ class Adapter(ABC):
         without one, new ones, with which the model answers as before. Raises CheckpointError for what does not fit."""
 
     @abstractmethod
+    def restart(self) -> bool:
+        """Put the change, where there is one, into the plain weights for good and begin anew with new parameters, with
+        which the model answers as before, also inside `off`; whether there was one."""
+
+    @abstractmethod
     def remove(self) -> None:
         """Take the adapter's parameters out again; the model is a plain one, all its parameters can be trained."""
 

@@ -42,8 +42,11 @@ class Casting:
     world: World
     say: Say
 
-    def policy(self, checkpoint: Path | None) -> LoadedModel:
-        """The policy at its start or, with a checkpoint, as saved there; with the run's adapter."""
+    def policy(self, needs: Needs, checkpoint: Path | None) -> LoadedModel:
+        """The policy at its start or, with a checkpoint, as saved there; with the run's adapter.
+
+        A frozen role that shares its weights must answer as it began: what an adapter begins with is then merged first.
+        """
         loaded = models.load_model_folder(self.plugins, checkpoint, self.backend, merge=False) if checkpoint else self._start()
         self._check_tokenizer(loaded)
         if not self.run.select.adapter:
@@ -52,6 +55,9 @@ class Casting:
             self.run.select.adapter, self._adapter_config(), loaded.model
         )
         adapter.apply(checkpoint / ADAPTER if checkpoint else None)
+        sharing = [name for name in needs.roles if self._shared(name, needs)]
+        if sharing and not checkpoint and adapter.restart():
+            self.say(f"adapter: what it begins with is merged first, for the {sharing[0]} is the policy with the adapter off")
         trained, total = (sum(p.numel() for p in loaded.model.parameters() if p.requires_grad >= only) for only in (True, False))
         self.say(f"adapter: {self.run.select.adapter}, {trained:,} of {total:,} parameters are trained")
         return attrs.evolve(loaded, adapter=adapter)
@@ -72,7 +78,7 @@ class Casting:
         settings = self.run.parts[f"role.{name}"]
         if name in needs.given and not settings.from_:
             raise UsageError(f"{self.run.select.algo} needs a {name}: pass --{name}-from RUN|FOLDER.")
-        if policy.adapter is not None and not (trainable or settings.from_ or name in needs.scalar):
+        if policy.adapter is not None and self._shared(name, needs):
             return Role(name, policy.model, trainable=False, without=policy.adapter.off)
         loaded = self._open(settings.from_) if settings.from_ else self._start()
         if loaded.tokenizer.fingerprint != policy.tokenizer.fingerprint:
@@ -81,6 +87,11 @@ class Casting:
             loaded.model.set_outputs(1)  # type: ignore[operator]
         own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")} if trainable else {}
         return self._placed(name, loaded.model, trainable, own, None if trainable else loaded.path)
+
+    def _shared(self, name: str, needs: Needs) -> bool:
+        """Whether this role's weights are the policy's, where that has an adapter to switch off."""
+        own = name == "policy" or name in needs.trainable or name in needs.scalar
+        return not own and not self.run.parts[f"role.{name}"].from_
 
     def _placed(
         self, name: str, model: nn.Module, trainable: bool, settings: Mapping[str, Any] | None = None, path: Path | None = None

@@ -102,8 +102,8 @@ def _build(
     world.same("plugins", plugins.versions())
     backend.seed(run.train.seed)
     casting = Casting(plugins=plugins, run=run, workspace=workspace, backend=backend, world=world, say=say)
-    loaded = casting.policy(checkpoint)
     needs = needs_of(plugins, run)
+    loaded = casting.policy(needs, checkpoint)
 
     def opened(names: tuple[str, ...]) -> Corpus:
         return open_corpus(plugins, names, needs.data, loaded.tokenizer, run.train, workspace.cache, say)

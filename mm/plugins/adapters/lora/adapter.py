@@ -42,6 +42,17 @@ class Lora(Adapter):
             update.lora_A.requires_grad_(True)
             update.lora_B.requires_grad_(True)
 
+    def restart(self) -> bool:
+        """See `Adapter`: the same weights are adapted, with the same rank and scale."""
+        updates = [update for _, update in self.updates.values()]
+        if not any(update.lora_B.any() for update in updates):
+            return False
+        with torch.no_grad():
+            for update in updates:
+                update.weight.add_(update.delta().to(update.weight.dtype))
+                update.draw(self.config.init)
+        return True
+
     def remove(self) -> None:
         """See `Adapter`."""
         for _, update in reversed(self.updates.values()):
@@ -99,11 +110,13 @@ class Lora(Adapter):
         if place.count:
             if self.config.dropout:
                 raise UsageError(f"--lora-dropout: {place.name} is a stack of experts, whose inputs an update does not see.")
-            update = LoraStack(place.parent, place.leaf, rank, scale, self.config.init)
+            update = LoraStack(place.parent, place.leaf, rank, scale)
         else:
-            update = LoraLinear(place.parent, place.leaf, rank, scale, self.config.dropout, self.config.init)
+            update = LoraLinear(place.parent, place.leaf, rank, scale, self.config.dropout)
         if factors:
             _fill(update, factors, f"{path}: {place.name}")
+        else:
+            update.draw(self.config.init)
         return update
 
     def _target_modules(self) -> list[str]:

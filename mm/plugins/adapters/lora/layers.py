@@ -30,6 +30,15 @@ class Update:
         with torch.autocast(self.lora_A.device.type, enabled=False):
             return self.lora_B @ self.lora_A * self.scale
 
+    def draw(self, init: str) -> None:
+        """A anew, B zero: the update is nothing at first."""
+        if init == "normal":
+            nn.init.normal_(self.lora_A, std=_NORMAL_STD)
+        else:  # the authors' own code and PEFT: kaiming_uniform_(a=sqrt(5)) of each matrix, which is this bound
+            bound = 1 / math.sqrt(self.lora_A.shape[-1])
+            nn.init.uniform_(self.lora_A, -bound, bound)
+        nn.init.zeros_(self.lora_B)
+
     def remove(self) -> None:
         """Put back what was there before."""
         raise NotImplementedError
@@ -43,11 +52,11 @@ class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both say that ther
 
     names = ("lora_A", "lora_B")
 
-    def __init__(self, parent: nn.Module, leaf: str, rank: int, scale: float, dropout: float, init: str) -> None:
+    def __init__(self, parent: nn.Module, leaf: str, rank: int, scale: float, dropout: float) -> None:
         plain: nn.Linear = getattr(parent, leaf)
         super().__init__(plain.in_features, plain.out_features, bias=False, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
-        self.lora_A, self.lora_B = _factors(plain.weight, rank, init)
+        self.lora_A, self.lora_B = _factors(plain.weight, rank)
         self.scale, self.dropout, self.active = scale, dropout, True
         self._origin = parent, leaf, plain  # in a tuple: modules would become part of this one
         self.train(plain.training)
@@ -74,11 +83,11 @@ class LoraStack(Update):
     gradient is therefore computed on the way to the factors'.
     """
 
-    def __init__(self, module: nn.Module, leaf: str, rank: int, scale: float, init: str) -> None:
+    def __init__(self, module: nn.Module, leaf: str, rank: int, scale: float) -> None:
         self.module, self.leaf, self.scale, self.active = module, leaf, scale, True
         self.weight = module.get_parameter(leaf)
         self.names = (f"{leaf}_lora_A", f"{leaf}_lora_B")
-        self.lora_A, self.lora_B = _factors(self.weight, rank, init)
+        self.lora_A, self.lora_B = _factors(self.weight, rank)
         for name, factor in zip(self.names, (self.lora_A, self.lora_B), strict=True):
             module.register_parameter(name, factor)
         self._class = type(module)
@@ -106,12 +115,6 @@ def _effective(leaf: str) -> Callable[[nn.Module], Tensor]:
     return effective
 
 
-def _factors(weight: Tensor, rank: int, init: str) -> tuple[nn.Parameter, nn.Parameter]:
-    """A drawn, B zero: the update is nothing at first."""
+def _factors(weight: Tensor, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     *stack, outputs, inputs = weight.shape
-    a, b = weight.new_empty((*stack, rank, inputs)), weight.new_zeros((*stack, outputs, rank))
-    if init == "normal":
-        nn.init.normal_(a, std=_NORMAL_STD)
-    else:  # the authors' own code and PEFT: kaiming_uniform_(a=sqrt(5)) of each matrix, which is this bound
-        nn.init.uniform_(a, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
-    return nn.Parameter(a), nn.Parameter(b)
+    return nn.Parameter(weight.new_empty((*stack, rank, inputs))), nn.Parameter(weight.new_empty((*stack, outputs, rank)))
