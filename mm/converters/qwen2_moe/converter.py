@@ -18,8 +18,6 @@ from mm.core.training.conversion_rules import Constant, Rule
 from mm.plugins.architectures.moe import MoEConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mm.core.data.tokenizer import Tokenizer
     from mm.core.training.conversion_rules import Rules
 
@@ -66,13 +64,8 @@ class Qwen2Moe(Converter):
 
 
 def _shared_rules(config: MoEConfig) -> tuple[Rule, ...]:
-    gate, up, down = swiglu_rules("mlp.shared_expert", config.hidden_size, config.shared_ffn_size)
-    return gate, up, attrs.evolve(down, to_theirs=_double, to_ours=_halve)
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor * 2
-
-
-def _halve(tensor: Tensor) -> Tensor:
-    return tensor.float() / 2  # what is half of float16's smallest values is no float16
+    *others, down = swiglu_rules("mlp.shared_expert", config.hidden_size, config.shared_ffn_size)
+    (scale,) = config.exported_scales.values()
+    # what is half of float16's smallest values is no float16: back in float32
+    rule = attrs.evolve(down, to_theirs=lambda tensor: tensor * scale, to_ours=lambda tensor: tensor.float() / scale)
+    return *others, rule

@@ -125,6 +125,10 @@ class Adapter(ABC):
         """Write the adapter's `tensors` (those of its `names`, perhaps of an earlier moment) into an existing folder, in a
         layout of its own."""
 
+    def notes(self) -> list[str]:
+        """What is said of how it will be saved, when a run starts and when the finished one stands."""
+        return []
+
 
 class Callback:
     """Watches a run. Override the events you want; a tracker is a callback with a config.

@@ -60,6 +60,8 @@ class Casting:
             self.say(f"adapter: what it begins with is merged first, for the {sharing[0]} is the policy with the adapter off")
         trained, total = (sum(p.numel() for p in loaded.model.parameters() if p.requires_grad >= only) for only in (True, False))
         self.say(f"adapter: {self.run.select.adapter}, {trained:,} of {total:,} parameters are trained")
+        for note in adapter.notes():
+            self.say(f"adapter: {note}")
         return attrs.evolve(loaded, adapter=adapter)
 
     def roles(self, needs: Needs, policy: LoadedModel) -> dict[str, Role]:

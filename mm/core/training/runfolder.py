@@ -167,6 +167,8 @@ def finish(session: Session, say: Say) -> None:
     if session.world.main:
         with whole_folder(folder.model) as path:
             save_model_folder(path, session.loaded, merged=True)
+        for note in session.loaded.adapter.notes() if session.loaded.adapter else ():
+            say(f"adapter: {note}")
     finished = stop.done or trainer.progress.step >= trainer.horizon
     close(session, "finished" if finished else "stopped", "")
     where = f"at step {trainer.progress.step} of {trainer.horizon}"

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm.core.contracts import Adapter
 from mm.core.errors import CheckpointError, UsageError
 from mm.plugins.adapters.lora import LoraConfig
-from mm.plugins.adapters.lora.files import Saved, read, write
+from mm.plugins.adapters.lora.exported import export_scale, peft_holds
+from mm.plugins.adapters.lora.files import STACKS, Pair, Saved, read, write
 from mm.plugins.adapters.lora.layers import LoraLinear, LoraStack, Update
 from mm.plugins.adapters.lora.places import Place, matching, places
 
@@ -35,7 +37,7 @@ class Lora(Adapter):
         self.rslora = given.rslora if saved and given else self.config.rslora or bool(given and given.rslora)
         self.updates: dict[str, tuple[Place, Update]] = {}
         for place in chosen:
-            factors = _stacked(place, given) if given else None
+            factors = _factors(self.model, place, given) if given else None
             self.updates[place.name] = place, self._put(place, factors, str(path))
         self.model.requires_grad_(False)
         for _, update in self.updates.values():
@@ -92,16 +94,33 @@ class Lora(Adapter):
                     update.weight.copy_(weight)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapter`: adapter_config.json and adapter_model.safetensors, as PEFT writes them."""
-        factors: dict[str, tuple[Tensor, Tensor]] = {}
+        """See `Adapter`: what PEFT can hold as PEFT writes it for an export of the model, stacks that it cannot in a file
+        beside that."""
+        factors: dict[str, Pair] = {}
+        stacks: dict[str, Pair] = {}
         for place, update in self.updates.values():
-            pair = [tensors[place.state + name] for name in update.names]
-            stacks = [t.unbind(0) if place.count else (t,) for t in pair]
-            factors |= dict(zip(place.layers, zip(*stacks, strict=True), strict=True))
-        rank = len(next(iter(factors.values()))[0])
-        write(folder, Saved(factors, self.alpha or float(rank), self.rslora), rank, self.config.dropout, self._target_modules())
+            a, b = (tensors[place.state + name] for name in update.names)
+            if not self._in_peft(place):
+                stacks[place.name] = a, b
+                continue
+            pairs = zip(a, b, strict=True) if place.count else [(a, b * export_scale(self.model, place))]
+            factors |= dict(zip(place.layers, pairs, strict=True))
+        saved = Saved(factors, stacks, rslora=self.rslora)
+        saved = attrs.evolve(saved, alpha=self.alpha or float(saved.ranks[0]))
+        write(folder, saved, self.config.dropout, self._target_modules())
 
-    def _put(self, place: Place, factors: tuple[Tensor, Tensor] | None, path: str) -> Update:
+    def notes(self) -> list[str]:
+        """See `Adapter`."""
+        outside = [name for name, (place, _) in self.updates.items() if not self._in_peft(place)]
+        if not outside:
+            return []
+        leaves = ", ".join(sorted({name.rpartition(".")[2] for name in outside}))
+        return [f"PEFT cannot hold the updates of the routed experts' {leaves}: they are saved in {STACKS}, which only mm reads"]
+
+    def _in_peft(self, place: Place) -> bool:
+        return peft_holds(self.model, place, self.updates)
+
+    def _put(self, place: Place, factors: Pair | None, path: str) -> Update:
         rank = factors[0].shape[-2] if factors else self.config.rank or _RANK
         if factors and self.config.from_ and self.config.rank not in (None, rank):
             raise UsageError(f"--lora-rank {self.config.rank}: the weights of {path} have rank {rank}; leave it out.")
@@ -121,7 +140,7 @@ class Lora(Adapter):
 
     def _target_modules(self) -> list[str]:
         """Last names where they mean exactly the adapted layers, otherwise whole ones."""
-        adapted = {name for place, _ in self.updates.values() for name in place.layers}
+        adapted = {name for place, _ in self.updates.values() if self._in_peft(place) for name in place.layers}
         leaves = {name.rpartition(".")[2] for name in adapted}
         every = {name for place in places(self.model) for name in place.layers}
         exact = {name for name in every | adapted if name.rpartition(".")[2] in leaves} == adapted
@@ -130,22 +149,26 @@ class Lora(Adapter):
 
 def _named(found: list[Place], given: Saved, path: str) -> list[Place]:
     """The places of what was read. Raises CheckpointError when the model has no such place."""
-    chosen = [place for place in found if any(name in given.factors for name in place.layers)]
-    known = {name for place in chosen for name in place.layers}
-    if wrong := sorted(known ^ given.factors.keys()):
+    chosen = [place for place in found if place.name in given.stacks or any(name in given.factors for name in place.layers)]
+    known = {name for place in chosen for name in ((place.name,) if place.name in given.stacks else place.layers)}
+    if wrong := sorted(known ^ (given.factors.keys() | given.stacks.keys())):
         what = "is missing there" if wrong[0] in known else "is no weight of this model"
         raise CheckpointError(f"{path}: {wrong[0]} {what}: it belongs to another model.")
     return chosen
 
 
-def _stacked(place: Place, given: Saved) -> tuple[Tensor, Tensor]:
+def _factors(model: nn.Module, place: Place, given: Saved) -> Pair:
+    """What was read for a place, as the factors of our own weight."""
+    if place.name in given.stacks:
+        return given.stacks[place.name]
     pairs = [given.factors[name] for name in place.layers]
-    if not place.count:
-        return pairs[0]
-    return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
+    if place.count:
+        return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
+    a, b = pairs[0]
+    return a, b / export_scale(model, place) if given.exported else b
 
 
-def _fill(update: Update, factors: tuple[Tensor, Tensor], what: str) -> None:
+def _fill(update: Update, factors: Pair, what: str) -> None:
     with torch.no_grad():
         for own, value in zip((update.lora_A, update.lora_B), factors, strict=True):
             if own.shape != value.shape:

@@ -14,7 +14,9 @@ from torch import Tensor
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.training.foreign_files import read_file
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, STACKS = "adapter_config.json", "adapter_model.safetensors", "experts.safetensors"
+# what our own key is called; PEFT warns of one that it does not know
+_STACKS_KEY = "mm_experts"
 _PREFIX = "base_model.model."
 _LETTERS = tuple(enumerate("AB"))
 # what PEFT can say and an update of W alone cannot; each with the values that mean nothing
@@ -24,39 +26,59 @@ _UNREADABLE: Mapping[str, tuple[Any, ...]] = {
     "rank_pattern": ({}, None),
 }  # fmt: skip
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]
+Factors = Mapping[str, Pair]
 
 
 @attrs.frozen(eq=False)
 class Saved:
-    """Factors A (R, I) and B (O, R) by the name of the linear layer; alpha None where the file does not say (MiniMind:
-    its scale is 1)."""
+    """Factors A (R, I) and B (O, R) by the name of the linear layer, of the layers as `exported` or as ours, and `stacks`
+    (J, R, I) and (J, O, R) by the name of ours; alpha None where the file does not say (MiniMind: its scale is 1)."""
 
     factors: Factors
+    stacks: Factors = attrs.field(factory=dict)
     alpha: float | None = None
     rslora: bool = False
+    exported: bool = True
+
+    @property
+    def ranks(self) -> list[int]:
+        """Those of the factors; one, in what was read."""
+        return sorted({a.shape[-2] for a, _ in (*self.factors.values(), *self.stacks.values())})
 
 
 def read(path: Path) -> Saved:
     """What a folder or file holds. Raises UsageError for what this is not, CheckpointError for damage."""
     if path.is_dir():
-        return _read_peft(path)
-    if not path.is_file():
+        saved = _read_peft(path)
+    elif path.is_file():
+        saved = Saved(_pairs(read_file(path), path, "", (".lora.A.weight", ".lora.B.weight")), exported=False)
+    else:
         raise UsageError(f"{path}: no such folder or file.")
-    return Saved(_pairs(read_file(path), path, "", (".lora.A.weight", ".lora.B.weight")))
+    if len(saved.ranks) != 1:
+        raise CheckpointError(f"{path} has factors of ranks {saved.ranks}, expected one rank.")
+    return saved
 
 
-def write(folder: Path, saved: Saved, rank: int, dropout: float, targets: list[str]) -> None:
-    """PEFT's two files; `targets` is what its `target_modules` says."""
-    config = {
+def write(folder: Path, saved: Saved, dropout: float, targets: list[str]) -> None:
+    """PEFT's two files, of which `targets` is what `target_modules` says, and one of our own for stacks."""
+    config: dict[str, Any] = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "inference_mode": True,
-        "r": rank, "lora_alpha": saved.alpha, "lora_dropout": dropout, "use_rslora": saved.rslora, "bias": "none",
+        "r": saved.ranks[0], "lora_alpha": saved.alpha, "lora_dropout": dropout, "use_rslora": saved.rslora, "bias": "none",
         "fan_in_fan_out": False, "target_modules": targets,
     }  # fmt: skip
+    if saved.stacks:
+        config[_STACKS_KEY] = STACKS
+        stacks = {f"{name}.lora_{letter}": pair[i] for name, pair in saved.stacks.items() for i, letter in _LETTERS}
+        _save(stacks, folder / STACKS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     named = {f"{_PREFIX}{name}.lora_{letter}.weight": pair[i] for name, pair in saved.factors.items() for i, letter in _LETTERS}
+    _save(named, folder / WEIGHTS)
+
+
+def _save(named: Mapping[str, Tensor], path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(named.items())}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(state, path, metadata={"format": "pt"})
 
 
 def _read_peft(folder: Path) -> Saved:
@@ -73,7 +95,10 @@ def _read_peft(folder: Path) -> Saved:
             raise UsageError(f"{folder / CONFIG}: {key} {config[key]!r} is more than a low-rank update of weights.")
     path = next((folder / name for name in (WEIGHTS, "adapter_model.bin") if (folder / name).is_file()), folder / WEIGHTS)
     factors = _pairs(read_file(path), path, _PREFIX, (".lora_A.weight", ".lora_B.weight"))
-    return Saved(factors, float(config.get("lora_alpha", 8)), bool(config.get("use_rslora")))
+    stacks: Factors = {}
+    if _STACKS_KEY in config:
+        stacks = _pairs(read_file(folder / STACKS), folder / STACKS, "", (".lora_A", ".lora_B"))
+    return Saved(factors, stacks, float(config.get("lora_alpha", 8)), bool(config.get("use_rslora")))
 
 
 def _pairs(state: Mapping[str, Tensor], path: Path, prefix: str, endings: tuple[str, str]) -> Factors:
@@ -84,9 +109,6 @@ def _pairs(state: Mapping[str, Tensor], path: Path, prefix: str, endings: tuple[
             raise CheckpointError(f"{path}: tensor {key} is no part of a LoRA, whose names end in {' and '.join(endings)}.")
         found.setdefault(key.removeprefix(prefix).removesuffix(ending), {})[ending] = tensor.float()
     for name, pair in found.items():
-        if len(pair) != 2 or pair[endings[0]].shape[0] != pair[endings[1]].shape[1]:
+        if len(pair) != 2 or pair[endings[0]].shape[-2] != pair[endings[1]].shape[-1]:
             raise CheckpointError(f"{path}: {name} has not both factors of one rank.")
-    factors = {name: (pair[endings[0]], pair[endings[1]]) for name, pair in found.items()}
-    if len(ranks := {len(a) for a, _ in factors.values()}) != 1:
-        raise CheckpointError(f"{path} has factors of ranks {sorted(ranks)}, expected one rank.")
-    return factors
+    return {name: (pair[endings[0]], pair[endings[1]]) for name, pair in found.items()}

@@ -56,6 +56,11 @@ class MoEConfig(DenseConfig):
         """Matrix weights of one block's feed-forward that one token passes."""
         return self._feed_forward(self.num_experts_per_tok)
 
+    @property
+    def exported_scales(self) -> dict[str, float]:
+        """What Qwen2-MoE multiplies the shared expert by, a gate of zeros, is one half: its last matrix is twice ours."""
+        return {"mlp.shared_expert.down_proj": 2.0} if self.shared_ffn_size else {}
+
     def _feed_forward(self, experts: int) -> int:
         inner = 3 * (experts * self.ffn_size + self.shared_ffn_size)
         return self.hidden_size * (self.num_experts + inner)
