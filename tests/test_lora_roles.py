@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import drawing
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 import mm
+from mm.cli import mm as command
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder
 from mm.testing import tiny_run
 
@@ -62,3 +67,57 @@ def test_resuming_after_that_is_exact(cached: bool, tuned: RunFolder) -> None:
     for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
         assert (whole.model / file).read_bytes() == (cut.model / file).read_bytes()
     assert logged(whole)[2:] == logged(cut)[2:]
+
+
+CRITIC = {"critic_adapter": "lora", "critic_lora_rank": 4, "critic_lora_target": ["q_proj"], "critic_learning_rate": 3e-2}
+
+
+def adapted_critic(workspace: Path, name: str, **options: Any) -> RunFolder:
+    own = {**SMALL, **DRAWN, **CRITIC, "adapter": "lora", "lora_rank": 2, "max_steps": 4}
+    return tiny_run(workspace, "ppo", from_="base", run=name, **{**own, **options})
+
+
+def test_a_critic_has_an_adapter_of_its_own(tuned: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = tuned.path.parents[1]
+    adapted_critic(workspace, "valued", stop_after_steps=2)
+    run = mm.train("ppo", run="valued", resume=True, workspace=workspace, plugins=DRAWN["plugins"])
+    start = load_file(workspace / "runs/base/model/model.safetensors")
+    critic = load_file(next(run.checkpoints.glob("step-00000004")) / "critic.safetensors")
+    factors = {name for name in critic if "lora" in name}
+    assert {name.split(".")[-2] for name in factors} == {"q_proj"} and len(factors) == 2 * 4
+    assert critic["model.layers.0.self_attn.q_proj.lora_A"].shape[0] == 4
+    start["model.embed_tokens.weight"] = start["lm_head.weight"]  # tied, and in the critic not
+    assert all(critic[name].equal(start[name]) for name in critic.keys() - factors - {"lm_head.weight"})
+    assert critic["lm_head.weight"].any()  # new, and so trained as a whole
+    policy = sum(t.numel() for t in load_file(run.model / "adapter/adapter_model.safetensors").values())
+    trained = policy + sum(critic[name].numel() for name in (*factors, "lm_head.weight"))
+    assert run.manifest["trained_parameters"] == trained
+    total = policy + sum(t.numel() for t in (*load_file(run.model / "model.safetensors").values(), *critic.values()))
+    said = f"adapter: lora of the policy, lora of the critic; {trained:,} of {total:,} parameters are trained"
+    assert said in capsys.readouterr().err
+    toml = (run.path / "run.toml").read_text()
+    assert '[critic]\nfrom = ""' in toml and '[critic-lora]\nrank = 4' in toml
+
+
+def test_an_adapted_critic_resumes_exactly(tuned: RunFolder) -> None:
+    workspace = tuned.path.parents[1]
+    whole = adapted_critic(workspace, "whole-critic")
+    adapted_critic(workspace, "cut-critic", stop_after_steps=3)
+    cut = mm.train("ppo", run="cut-critic", resume=True, workspace=workspace, plugins=DRAWN["plugins"], quiet=True)
+    files = [next(run.checkpoints.glob("step-00000004")) / "critic.safetensors" for run in (whole, cut)]
+    assert files[0].read_bytes() == files[1].read_bytes() and logged(whole)[3:] == logged(cut)[3:]
+
+
+def test_a_role_s_adapter_has_its_options_in_any_order_on_the_line(tuned: RunFolder) -> None:
+    line = "train --critic-lora-rank=4 --dry-run --algo=ppo --critic-adapter=lora --from=base --reward=length --backend=cpu"
+    runner, plugins = CliRunner(env={"MM_WORKSPACE": str(tuned.path.parents[1])}), PluginManager.discover()
+    found = runner.invoke(command, line.split(), obj=plugins)
+    assert found.exit_code == 0 and "critic_lora_rank = 4" in found.output, found.output
+    for wrong, message in (
+        (line.replace("--critic-adapter=lora", ""), "No such option: --critic-lora-rank"),
+        (line.replace("--critic-lora-rank", "--lora-rank"), "--lora-rank is an option of adapter 'lora'"),
+        (line.replace("critic-adapter=lora", "critic-adapter=lor"), "Did you mean 'lora'"),
+        (f"{line} --optimizer=muon --adapter=lora".replace("--dry-run", ""), "matrices and lora, lora trains none"),
+    ):
+        found = runner.invoke(command, wrong.split(), obj=plugins)
+        assert isinstance(found.exception, UsageError) and message in str(found.exception)

@@ -59,11 +59,12 @@ class Section:
         return build(self.config, self.options, merge(layers, self.options)[0])
 
 
-def section_of(spec: Spec) -> Section:
-    """The section of a part with a config: an algorithm's options are bare, every other's have its name before them."""
+def section_of(spec: Spec, role: str = "policy") -> Section:
+    """The section of a part with a config: an algorithm's options are bare, every other's have its name before them, and
+    those of a part of another role than the policy that role's name too."""
     assert spec.config is not None
-    prefix = "" if spec.kind == "algorithm" else spec.name
-    return Section(name=f"{spec.kind}.{spec.name}", config=spec.config, prefix=prefix)
+    name = spec.name if role == "policy" else f"{role}-{spec.name}"
+    return Section(name=f"{spec.kind}.{name}", config=spec.config, prefix="" if spec.kind == "algorithm" else name)
 
 
 def compose_selected(

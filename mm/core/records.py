@@ -102,7 +102,7 @@ class AlgorithmSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class AdapterSpec(Spec):
-    """A change to the policy's weights that is trained instead of them, such as low-rank adaptation."""
+    """A change to a trained role's weights that is trained instead of them, such as low-rank adaptation."""
 
     kind: ClassVar[str] = "adapter"
     hook: ClassVar[str] = "mm_adapters"

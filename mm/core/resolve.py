@@ -78,14 +78,28 @@ def compose(plugins: PluginManager, layers: Sequence[Layer]) -> list[Section]:
         parts = EpisodeParts if needs.tools else RolloutParts
         common.append(("rollout", parts))
         selections.append(read_config(parts, [*layers, _defaults(plugins, selections[0])], "rollout"))
-    return compose_selected(plugins, selections, common, _role_sections(needs) if needs is not None else ())
+    roles = _role_sections(needs) if needs is not None else {}
+    adapters = _adapter_sections(plugins, roles, [*layers, *([_defaults(plugins, selections[0])] if roles else [])])
+    return compose_selected(plugins, selections, common, [*roles.values(), *adapters])
 
 
-def _role_sections(needs: Needs) -> Iterator[Section]:
-    for role in needs.roles:
-        if role != "policy":
-            config = TrainedRoleSettings if role in needs.trainable else RoleSettings
-            yield Section(name=f"role.{role}", config=config, prefix=role)
+def role_selectors(plugins: PluginManager, layers: Sequence[Layer]) -> list[Option]:
+    """The options that name parts of the roles beside the policy."""
+    needs = needs_from(plugins, layers)
+    roles = _role_sections(needs) if needs is not None else {}
+    return [option for section in roles.values() for option in section.options if option.field == "adapter"]
+
+
+def _role_sections(needs: Needs) -> dict[str, Section]:
+    config = {role: TrainedRoleSettings if role in needs.trainable else RoleSettings for role in needs.roles if role != "policy"}
+    return {role: Section(name=f"role.{role}", config=config[role], prefix=role) for role in config}
+
+
+def _adapter_sections(plugins: PluginManager, roles: Mapping[str, Section], layers: Sequence[Layer]) -> Iterator[Section]:
+    for role, section in roles.items():
+        name = getattr(section.read(layers), "adapter", "")
+        if name and (spec := plugins.get("adapter", name)).config:
+            yield section_of(spec, role)
 
 
 def resolve(plugins: PluginManager, layers: Sequence[Layer]) -> Resolved:

@@ -164,6 +164,7 @@ class TrainedRoleSettings(RoleSettings):
     clip_norm: float | None = option(
         None, help="Its largest gradient norm; by default the policy's.", validator=optional(ge(0.0))
     )
+    adapter: str = option("", help="Adapter that is trained instead of its own weights.")
 
 
 COMMON: tuple[tuple[str, type[Any]], ...] = (("select", Selection), ("train", TrainSettings))

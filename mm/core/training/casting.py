@@ -10,6 +10,7 @@ import attrs
 
 from mm.core.backend import Backend
 from mm.core.composition import section_of
+from mm.core.contracts import Adapter
 from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
@@ -49,29 +50,27 @@ class Casting:
         """
         loaded = models.load_model_folder(self.plugins, checkpoint, self.backend, merge=False) if checkpoint else self._start()
         self._check_tokenizer(loaded)
-        if not self.run.select.adapter:
-            return loaded
-        adapter = self.plugins.load("adapter", self.run.select.adapter)(
-            self.run.select.adapter, self._adapter_config(), loaded.model
-        )
-        adapter.apply(checkpoint / ADAPTER if checkpoint else None)
+        adapter = self._adapted("policy", loaded.model, checkpoint / ADAPTER if checkpoint else None)
         sharing = [name for name in needs.roles if self._shared(name, needs)]
-        if sharing and not checkpoint and adapter.restart():
+        if adapter and sharing and not checkpoint and adapter.restart():
             self.say(f"adapter: what it begins with is merged first, for the {sharing[0]} is the policy with the adapter off")
-        trained, total = (sum(p.numel() for p in loaded.model.parameters() if p.requires_grad >= only) for only in (True, False))
-        self.say(f"adapter: {self.run.select.adapter}, {trained:,} of {total:,} parameters are trained")
-        for note in adapter.notes():
-            self.say(f"adapter: {note}")
         return attrs.evolve(loaded, adapter=adapter)
 
     def roles(self, needs: Needs, policy: LoadedModel) -> dict[str, Role]:
         """Every role that the algorithm needs. Raises UsageError for one whose model must be named or does not fit."""
-        if policy.adapter is not None and needs.trainable == ("policy",) and self.run.train.optimizer != _FACTORS["optimizer"]:
+        adapted = {name: adapter for name in needs.trainable if (adapter := self._adapter_name(name))}
+        if len(adapted) == len(needs.trainable) and self.run.train.optimizer != _FACTORS["optimizer"]:
             raise UsageError(
-                f"--optimizer {self.run.train.optimizer} works on whole matrices and --adapter {policy.adapter.name} trains "
-                f"none: an adapter's parameters are trained by {_FACTORS['optimizer']}; leave it out."
+                f"--optimizer {self.run.train.optimizer} works on whole matrices and {', '.join(adapted.values())} trains none: "
+                f"an adapter's parameters are trained by {_FACTORS['optimizer']}; leave it out."
             )
-        return {name: self._role(name, needs, policy) for name in needs.roles}
+        roles = {name: self._role(name, needs, policy) for name in needs.roles}
+        if adapted:
+            parameters = [p for role in roles.values() if role.trainable for p in role.model.parameters()]
+            trained, total = (sum(p.numel() for p in parameters if p.requires_grad >= only) for only in (True, False))
+            what = ", ".join(f"{adapter} of the {name}" for name, adapter in adapted.items())
+            self.say(f"adapter: {what}; {trained:,} of {total:,} parameters are trained")
+        return roles
 
     def _role(self, name: str, needs: Needs, policy: LoadedModel) -> Role:
         trainable = name in needs.trainable
@@ -85,10 +84,31 @@ class Casting:
         loaded = self._open(settings.from_) if settings.from_ else self._start()
         if loaded.tokenizer.fingerprint != policy.tokenizer.fingerprint:
             raise UsageError(f"--{name}-from {settings.from_}: its tokenizer is not the policy's; a {name} must share it.")
-        if name in needs.scalar:
-            loaded.model.set_outputs(1)  # type: ignore[operator]
-        own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")} if trainable else {}
+        outputs = _set_outputs(loaded.model) if name in needs.scalar else []
+        own: dict[str, Any] = {}
+        if trainable:
+            own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")}
+            if self._adapted(name, loaded.model):
+                own |= _FACTORS
+                for parameter in outputs:  # new, so there is nothing yet that could be adapted
+                    parameter.requires_grad_(True)
         return self._placed(name, loaded.model, trainable, own, None if trainable else loaded.path)
+
+    def _adapted(self, role: str, model: nn.Module, saved: Path | None = None) -> Adapter | None:
+        """The adapter of a role, put into its model; None for a role without."""
+        if not (name := self._adapter_name(role)):
+            return None
+        spec = self.plugins.get("adapter", name)
+        config = self.run.parts.get(section_of(spec, role).name) if spec.config else None
+        adapter: Adapter = self.plugins.load("adapter", name)(name, config, model)
+        adapter.apply(saved)
+        for note in adapter.notes():
+            self.say(f"adapter: {note}")
+        return adapter
+
+    def _adapter_name(self, role: str) -> str:
+        name: str = self.run.select.adapter if role == "policy" else self.run.parts[f"role.{role}"].adapter
+        return name
 
     def _shared(self, name: str, needs: Needs) -> bool:
         """Whether this role's weights are the policy's, where that has an adapter to switch off."""
@@ -138,6 +158,9 @@ class Casting:
     def _open(self, text: str) -> LoadedModel:
         return models.load_model_folder(self.plugins, models.find_model(text, self.workspace), self.backend)
 
-    def _adapter_config(self) -> object:
-        spec = self.plugins.get("adapter", self.run.select.adapter)
-        return self.run.parts.get(section_of(spec).name) if spec.config else None
+
+def _set_outputs(model: nn.Module) -> list[nn.Parameter]:
+    """Make the model answer one number a position; the parameters that are new."""
+    before = set(model.parameters())
+    model.set_outputs(1)  # type: ignore[operator]
+    return [parameter for parameter in model.parameters() if parameter not in before]

@@ -65,6 +65,7 @@ def _lock(folder: RunFolder, path: Path) -> AbstractContextManager[None]:
 
 def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
     backend, corpus, trainer = session.backend, session.corpus, session.trainer
+    roles = [role for role in trainer.roles.values() if role.trainable]
     return {
         "name": session.folder.name,
         "state": "running",
@@ -72,7 +73,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "algorithm": session.run.select.algo,
         "architecture": session.loaded.architecture,
         "parameters": sum(p.numel() for p in session.loaded.model.parameters()),
-        "trained_parameters": sum(p.numel() for p in session.loaded.model.parameters() if p.requires_grad),
+        "trained_parameters": sum(p.numel() for role in roles for p in role.model.parameters() if p.requires_grad),
         "command": ["mm", "train", *session.run.argv()],
         "sources": dict(resolved.sources),
         "versions": versions(),

@@ -14,7 +14,7 @@ from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.resolve import compose, select, selectors, unknown_option
+from mm.core.resolve import compose, role_selectors, select, selectors, unknown_option
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 
@@ -94,7 +94,8 @@ def likely_layers(plugins: PluginManager, args: Sequence[str], lower: list[Layer
     algo = select(layers).algo
     if algo:
         config = plugins.get("algorithm", algo).config
-        layers = above([*selectors(), *(options_of(config, section=algo) if config else ())])
+        options = [*selectors(), *(options_of(config, section=algo) if config else ())]
+        layers = above([*options, *role_selectors(plugins, above(options))])
     try:
         return [*layers, choose(plugins, layers, Workspace.here()).layer]
     except UsageError:  # said where the run is resolved, once the line has been parsed
