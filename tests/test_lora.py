@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mm.core.training.batch import pack
 from mm.core.workspace import RunFolder
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
+from mm.plugins.adapters.lora.files import read
 from mm.testing import tiny_model, tiny_run
 
 SMALL = {"max_steps": 4, "learning_rate": 1e-2, "threads": 1, "log_interval": 1, "seed": 5}
@@ -83,6 +85,7 @@ class Routed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gate_proj = nn.Parameter(torch.randn(3, 4, 5))
+        self.up_proj = nn.Parameter(torch.randn(3, 4, 5))
 
     def forward(self, x_JTE: Tensor) -> Tensor:
         return x_JTE @ self.gate_proj.to(x_JTE.dtype).mT
@@ -102,7 +105,7 @@ def test_routed_experts_on_request(tmp_path: Path) -> None:
     shared_only.apply()
     assert shared_only.names() == {"gate_proj.lora_A", "gate_proj.lora_B"}
     shared_only.remove()
-    adapter = Lora("lora", LoraConfig(rank=2, target=("experts.*",)), model)
+    adapter = Lora("lora", LoraConfig(rank=2, target=("experts.gate_proj",)), model)
     adapter.apply()
     assert adapter.names() == {"experts.gate_proj_lora_A", "experts.gate_proj_lora_B"}
     assert model.experts(x).equal(plain)
@@ -122,6 +125,8 @@ def test_routed_experts_on_request(tmp_path: Path) -> None:
         torch.testing.assert_close(model.experts(x), before)
     adapter.remove()
     assert model.experts(x).equal(plain) and type(model.experts) is Routed
+    with pytest.raises(UsageError, match=r"only routed experts have it: name them as experts\.up_proj"):
+        Lora("lora", LoraConfig(target=("up_proj",)), Mixture()).apply()
     again = Lora("lora", LoraConfig(), model)
     again.apply(tmp_path)
     assert model.experts(x).equal(before)
@@ -155,10 +160,12 @@ def test_files_that_do_not_fit_are_refused(base: RunFolder, tmp_path: Path) -> N
     def train(**options: Any) -> None:
         tiny_run(base.path.parents[1], "sft", from_="base", run="refused", adapter="lora", **options)
 
-    with pytest.raises(UsageError, match="no such folder or file"):
+    with pytest.raises(UsageError, match="no run of this workspace, and no such folder or file"):
         train(lora_from=tmp_path / "nothing.pth")
     with pytest.raises(UsageError, match=r"--lora-target.*cannot be chosen beside"):
         train(lora_from="x.pth", lora_target=["q_proj"])
+    with pytest.raises(UsageError, match=r"--lora-init.*cannot be chosen beside"):
+        train(lora_from="x.pth", lora_init="normal")
     torch.save({"model.layers.9.self_attn.q_proj.lora.A.weight": torch.ones(2, 96)} | {
         "model.layers.9.self_attn.q_proj.lora.B.weight": torch.ones(96, 2)}, tmp_path / "deep.pth")  # fmt: skip
     with pytest.raises(CheckpointError, match=r"layers\.9\.self_attn\.q_proj is no weight of this model"):
@@ -168,10 +175,22 @@ def test_files_that_do_not_fit_are_refused(base: RunFolder, tmp_path: Path) -> N
         train(lora_from=tmp_path / "whole.pth")
     with pytest.raises(UsageError, match=r"--optimizer muon works on whole matrices.*leave it out"):
         train(optimizer="muon")
-    (tmp_path / "dora").mkdir()
-    (tmp_path / "dora/adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
-    with pytest.raises(UsageError, match="use_dora True is more than a low-rank update"):
-        train(lora_from=tmp_path / "dora")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_dora", True), ("bias", "all"), ("alora_invocation_tokens", [1, 2]), ("layer_replication", [[0, 2], [1, 3]]),
+        ("use_bdlora", {"nblocks": 2}), ("arrow_config", {"top_k": 3}), ("kasa_config", {"alpha": 1}),
+        ("init_lora_weights", "pissa"), ("alpha_pattern", {"q_proj": 4}), ("trainable_token_indices", [5]),
+        ("of_a_later_peft", 1),
+    ],
+)  # fmt: skip
+def test_more_than_plain_lora_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    config = {"peft_type": "LORA", "use_dora": False, "bias": "none", "init_lora_weights": True, "rank_pattern": {}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(UsageError, match=re.escape(f"{key} {value!r} is more than a low-rank update")):
+        read(tmp_path)
 
 
 def test_the_algorithm_of_that_name(tuned: RunFolder, base: RunFolder) -> None:
@@ -245,6 +264,23 @@ def test_an_adapted_model_generates_as_the_merged_one() -> None:
     plain = LocalEngine(None, tiny_model().eval(), Backend()).generate(requests)
     assert found[0].ids == found[1].ids == merged[0].ids != plain[0].ids
     assert found[0].logprobs == pytest.approx(merged[0].logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("where", ["tuned", "runs/tuned", "runs/tuned/model", "runs/tuned/model/adapter", "tuned@4"])
+def test_an_adapter_is_named_by_its_run(where: str, tuned: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace := tuned.path.parents[1])
+    folder = mm.convert("base", tmp_path / "merged", to="native", adapter=f"lora:{where}", workspace=workspace)
+    merged, own = (load_file(path / "model.safetensors") for path in (folder, tuned.model))
+    assert all(merged[name].equal(own[name]) for name in own)
+    with pytest.raises(UsageError, match=r"No adapter at 'tunde'.* Did you mean 'tuned'"):
+        mm.convert("base", tmp_path / "none", to="native", adapter="lora:tunde", workspace=workspace)
+
+
+def test_a_run_goes_on_with_another_s_adapter(tuned: RunFolder) -> None:
+    start = {"from_": "base", "run": "going-on", "adapter": "lora", "lora_from": "tuned"}
+    run = tiny_run(tuned.path.parents[1], "sft", **start, max_steps=1, learning_rate=1e-30, weight_decay=0.0)
+    one, two = (load_file(r.model / "model.safetensors") for r in (tuned, run))
+    assert all(torch.allclose(one[name], two[name], atol=1e-7) for name in one)
 
 
 def test_convert_gives_the_merged_model(tuned: RunFolder, tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ class AlgorithmSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class AdapterSpec(Spec):
-    """A change to a trained role's weights that is trained instead of them, such as low-rank adaptation."""
+    """A change to a trained role's weights that is trained instead of them, such as low-rank adaptation.
+
+    An option `from_` of its config is what it begins with: a run's name is made the folder of that run's adapter."""
 
     kind: ClassVar[str] = "adapter"
     hook: ClassVar[str] = "mm_adapters"

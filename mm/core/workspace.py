@@ -15,6 +15,8 @@ import attrs
 
 from mm.core.errors import CheckpointError, UsageError, close_match
 
+ADAPTER = "adapter"  # a model folder's, where it has one
+
 
 @attrs.frozen
 class RunFolder:
@@ -174,6 +176,19 @@ def find_model(text: str, workspace: Workspace) -> Path:
     if found := checkpoints(run.checkpoints):
         return found[-1]
     raise UsageError(f"Run {run.name} has no model yet.")
+
+
+def find_adapter(text: str, workspace: Workspace) -> Path:
+    """The saved adapter that a run's name (also `NAME@STEP`), a run's or model's folder, or a path means.
+
+    Raises UsageError when there is nothing of that name; what lies there is for the adapter to judge.
+    """
+    named = _run_of(text, workspace) or _run_of(text.rpartition("@")[0], workspace)
+    folder = find_model(text, workspace) if named else Path(text)
+    if not folder.exists():
+        near = close_match(text, [run.name for run in workspace.runs()])
+        raise UsageError(f"No adapter at {text!r}: no run of this workspace, and no such folder or file.{near}")
+    return folder / ADAPTER if (folder / ADAPTER).is_dir() else folder
 
 
 def run_of(folder: Path) -> RunFolder | None:

@@ -19,10 +19,10 @@ from mm.core.run import Run
 from mm.core.say import Say
 from mm.core.training import models
 from mm.core.training.distributed import World, wrap
-from mm.core.training.models import ADAPTER, LoadedModel
+from mm.core.training.models import LoadedModel
 from mm.core.training.recompute import checkpoint_blocks
 from mm.core.training.roles import Role
-from mm.core.workspace import Workspace
+from mm.core.workspace import ADAPTER, Workspace, find_adapter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +99,9 @@ class Casting:
         if not (name := self._adapter_name(role)):
             return None
         spec = self.plugins.get("adapter", name)
-        config = self.run.parts.get(section_of(spec, role).name) if spec.config else None
+        config: Any = self.run.parts.get(section_of(spec, role).name) if spec.config else None
+        if not saved and (start := getattr(config, "from_", "")):
+            config = attrs.evolve(config, from_=str(find_adapter(start, self.workspace)))
         adapter: Adapter = self.plugins.load("adapter", name)(name, config, model)
         adapter.apply(saved)
         for note in adapter.notes():

@@ -18,7 +18,7 @@ from mm.core.training.conversion_rules import Rules
 from mm.core.training.foreign_files import read_tensors
 from mm.core.training.storage import whole_folder
 from mm.core.training.tensors import cast, compare, named_tensors
-from mm.core.workspace import Workspace, find_model, read_config
+from mm.core.workspace import Workspace, find_adapter, find_model, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -110,11 +110,11 @@ def convert(
 ) -> Path:
     """Write a model, a run's or a folder's, ours or foreign, in another format; answers the folder. Needs no chip.
 
-    `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold
-    the model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `changes` are settings of the model with
-    other values than the saved ones (see `load_model_folder`). `adapter`, NAME:PATH, is a saved one that is merged into the
-    weights. `force` replaces a model folder. `say` is told what was chosen. Raises UsageError, before anything is written,
-    for what cannot be done.
+    `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold the
+    model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `changes` are settings of the model with other
+    values than the saved ones (see `load_model_folder`). `adapter`, NAME:RUN or NAME:PATH, is a saved one that is merged
+    into the weights. `force` replaces a model folder. `say` is told what was chosen. Raises UsageError, before anything is
+    written, for what cannot be done.
     """
     from mm.core.backend import Backend
     from mm.core.training.models import load_model_folder
@@ -126,7 +126,7 @@ def convert(
     _check_out(folder, source.resolve(), force)
     loaded = load_model_folder(plugins, source, Backend(), changes)
     if adapter is not None:
-        _merge(plugins, loaded, adapter)
+        _merge(plugins, loaded, adapter, workspace or Workspace.here())
     name = to or _choose(plugins, loaded, read_config(source), say)
     if name == NATIVE:
         _write_native(plugins, loaded, folder, _torch_dtype(dtype))
@@ -135,13 +135,13 @@ def convert(
     return folder
 
 
-def _merge(plugins: PluginManager, loaded: LoadedModel, adapter: str) -> None:
+def _merge(plugins: PluginManager, loaded: LoadedModel, adapter: str, workspace: Workspace) -> None:
     from mm.core.training.models import merge_adapter
 
     part, _, saved = adapter.partition(":")
     if not saved:
-        raise UsageError(f"--adapter {adapter}: expected NAME:PATH, as in {part}:runs/NAME/model/adapter.")
-    merge_adapter(plugins, loaded.model, part, Path(saved))
+        raise UsageError(f"--adapter {adapter}: expected NAME:RUN or NAME:PATH, as in {part}:my-run.")
+    merge_adapter(plugins, loaded.model, part, find_adapter(saved, workspace))
 
 
 def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:

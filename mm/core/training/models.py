@@ -22,14 +22,14 @@ from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.training.conversion import reader
 from mm.core.training.storage import INDEX, verify
-from mm.core.workspace import checkpoints, find_model, read_config, step_of
+from mm.core.workspace import ADAPTER, checkpoints, find_model, read_config, step_of
 
 __all__ = [
     "LoadedModel", "checkpoints", "find_model", "freeze", "load_model_folder", "merge_adapter", "new_model",
     "read_config", "save_model_folder", "save_weights", "step_of", "tensors_of",
 ]  # fmt: skip
 
-WEIGHTS, ADAPTER = "model.safetensors", "adapter"
+WEIGHTS = "model.safetensors"
 
 
 @attrs.frozen(eq=False)

@@ -13,11 +13,14 @@ from mm.core.options import option
 from mm.core.records import AdapterSpec
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_INIT = "kaiming"
 
 
 def _from_files(config: LoraConfig, attribute: Attribute[Any], value: str) -> None:
     if value and config.target:
         raise ValueError(f"'target' cannot be chosen beside {value}: the weights there say what they belong to")
+    if value and config.init != _INIT:
+        raise ValueError(f"'init' cannot be chosen beside {value}: the weights there are what it begins with")
 
 
 @frozen(kw_only=True)
@@ -34,10 +37,10 @@ class LoraConfig:
         help="Pattern of names, such as q_proj or mlp.*, of the weights to adapt; may be given several times. By default "
         "every projection of attention and feed-forward; routed experts need a pattern that says experts.",
     )
-    init: str = option("kaiming", help="Draw A uniformly after Kaiming, or normally; B is zero.", choices=("kaiming", "normal"))
+    init: str = option(_INIT, help="Draw A uniformly after Kaiming, or normally; B is zero.", choices=("kaiming", "normal"))
     rslora: bool = option(False, help="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).")
     from_: str = option(
-        "", help="Go on with these weights: a folder in PEFT's layout, or a MiniMind .pth file.", validator=_from_files
+        "", help="Go on with the adapter of a run, of a folder in PEFT's layout or of a MiniMind .pth.", validator=_from_files
     )
 
 

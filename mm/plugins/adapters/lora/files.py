@@ -19,12 +19,16 @@ CONFIG, WEIGHTS, STACKS = "adapter_config.json", "adapter_model.safetensors", "e
 _STACKS_KEY = "mm_experts"
 _PREFIX = "base_model.model."
 _LETTERS = tuple(enumerate("AB"))
-# what PEFT can say and an update of W alone cannot; each with the values that mean nothing
-_UNREADABLE: Mapping[str, tuple[Any, ...]] = {
-    "use_dora": (False, None), "bias": ("none", None), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
-    "fan_in_fan_out": (False, None), "lora_bias": (False, None), "use_qalora": (False, None), "target_parameters": (None, []),
-    "rank_pattern": ({}, None),
-}  # fmt: skip
+# what PEFT says of a plain update, its training and its loading; whatever else it says must be empty, for a later PEFT may
+# know more kinds that an update of W alone cannot hold
+_PLAIN = frozenset({
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r",
+    "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "use_rslora", "layers_to_transform", "layers_pattern",
+    "megatron_config", "megatron_core", "eva_config", "velora_config", "qalora_group_size", "ensure_weight_tying",
+    "runtime_config", _STACKS_KEY,
+})  # fmt: skip
+# other words mean nothing (bias), or factors of a base whose weights were changed before (pissa, olora, loftq)
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
 
 Pair = tuple[Tensor, Tensor]
 Factors = Mapping[str, Pair]
@@ -90,9 +94,9 @@ def _read_peft(folder: Path) -> Saved:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from None
     if config.get("peft_type") != "LORA":
         raise UsageError(f"{folder / CONFIG}: peft_type is {config.get('peft_type')!r}, expected 'LORA'.")
-    for key, harmless in _UNREADABLE.items():
-        if config.get(key) not in harmless:
-            raise UsageError(f"{folder / CONFIG}: {key} {config[key]!r} is more than a low-rank update of weights.")
+    for key, value in config.items():
+        if value and key not in _PLAIN and value not in _HARMLESS.get(key, ()):
+            raise UsageError(f"{folder / CONFIG}: {key} {value!r} is more than a low-rank update, or not known as one.")
     path = next((folder / name for name in (WEIGHTS, "adapter_model.bin") if (folder / name).is_file()), folder / WEIGHTS)
     factors = _pairs(read_file(path), path, _PREFIX, (".lora_A.weight", ".lora_B.weight"))
     stacks: Factors = {}

@@ -47,6 +47,8 @@ def matching(found: Sequence[Place], patterns: Sequence[str]) -> list[Place]:
     """The places that a pattern means, the projections without any. Raises UsageError for a pattern that means none."""
     for pattern in patterns:
         if not any(_means(pattern, place) for place in found):
+            if any(_means(f"{_ROUTED}.{pattern}", place) for place in found):
+                raise UsageError(f"--lora-target {pattern}: only routed experts have it: name them as {_ROUTED}.{pattern}.")
             known = ", ".join(sorted({place.leaf for place in found}))
             raise UsageError(f"--lora-target {pattern}: no weight of this model has such a name. Their last names: {known}.")
     chosen = [place for place in found if any(_means(pattern, place) for pattern in patterns or PROJECTIONS)]

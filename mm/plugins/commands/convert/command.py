@@ -26,7 +26,7 @@ class ConvertCommand(PartsCommand):
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", metavar="NAME", help="A converter (mm plugins --kind converter), or 'native' for our own layout.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Type of the weights; by default the model's, fp32.")
-@click.option("--adapter", metavar="NAME:PATH", help="Merge this adapter's saved weights first, as in lora:lora_identity.pth.")
+@click.option("--adapter", metavar="NAME:WHERE", help="Merge a run's or file's adapter first, as in lora:my-run.")
 @click.option("--force", is_flag=True, help="Replace the model folder that OUT is.")
 @click.pass_context
 def convert(
