@@ -10,9 +10,13 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
+from mm.core.plugins import PluginManager
 from mm.core.settings import TrainSettings
+from mm.core.training.attention import packed_attention
 from mm.core.training.muon import BatchedMuon
-from mm.core.training.optim import build_optimizers, is_matrix, learning_rate
+from mm.core.training.optim import build_optimizers, hidden_matrices, learning_rate
+from mm.plugins.adapters.lora import LoraConfig
+from mm.plugins.adapters.lora.adapter import Lora
 from mm.testing import tiny_model
 
 
@@ -99,11 +103,29 @@ def test_frozen_parameters_get_no_optimizer() -> None:
         assert all(p is not frozen for o in optimizers for g in o.param_groups for p in g["params"])
 
 
-def test_an_embedding_is_no_matrix() -> None:
-    assert is_matrix(nn.Parameter(torch.zeros(8, 4)), 300)
-    assert is_matrix(nn.Parameter(torch.zeros(2, 8, 4)), 300)
-    assert not is_matrix(nn.Parameter(torch.zeros(300, 4)), 300)
-    assert not is_matrix(nn.Parameter(torch.zeros(4)), 300)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("arch", ["dense", "moe"])
+def test_a_layer_as_wide_as_the_vocabulary_is_hidden_and_an_embedding_is_not(arch: str, tied: bool) -> None:
+    """Also a stack of one expert is, which is as long as an output of one number."""
+    spec = PluginManager.discover().get("architecture", arch)
+    experts = {"num_experts": 1, "num_experts_per_tok": 1} if arch == "moe" else {}
+    assert spec.config is not None
+    config = spec.config(
+        vocab_size=64, hidden_size=16, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=tied, **experts,
+    )  # fmt: skip
+    model = spec.load()(config, packed_attention)
+    hidden = {id(p) for p in hidden_matrices(model)}
+    found = {name.removesuffix(".weight") for name, p in model.named_parameters() if id(p) in hidden}
+    attention = {f"self_attn.{x}_proj" for x in "qkvo"}
+    stems = ("mlp",) if arch == "dense" else ("mlp.experts", "mlp.shared_expert")
+    expected = attention | {f"{stem}.{x}_proj" for stem in stems for x in ("gate", "up", "down")}
+    assert found == {f"model.layers.0.{name}" for name in expected}
+    adapter = Lora("lora", LoraConfig(target=("*_proj", *(["experts.*"] if experts else []))), model)
+    adapter.apply()
+    assert set(adapter.updates) == found
+    model.set_outputs(1)
+    assert id(model.lm_head.weight) not in {id(p) for p in hidden_matrices(model)}
 
 
 def test_a_chip_without_the_fused_kernel_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,13 @@ from mm.core.settings import TrainSettings
 from mm.core.training.muon import BatchedMuon
 
 
-def is_matrix(parameter: nn.Parameter, vocab_size: int) -> bool:
-    """Whether this is a hidden weight matrix, or a stack of them as of experts: neither a vector nor an embedding nor an
-    output projection (of the vocabulary, or of one number)."""
-    return parameter.ndim in (2, 3) and parameter.shape[0] not in (1, vocab_size)
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The hidden weight matrices, and the stacks of them as of experts: neither vectors nor an embedding nor an output
+    projection, which are what is as long as the vocabulary outside the model's `blocks`."""
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    inside = {id(p) for block in getattr(model, "blocks", ()) for p in block.parameters()}  # type: ignore[union-attr,operator]
+    found = (p for p in model.parameters() if p.ndim == 3 or (p.ndim == 2 and len(p) > 1))
+    return [p for p in found if id(p) in inside or len(p) != vocab_size]
 
 
 def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:
@@ -24,10 +27,9 @@ def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]
     Weight decay acts on hidden matrices only. Muon (Jordan et al. 2024) with update scaling to AdamW's RMS (Liu et
     al. 2025, arXiv:2502.16982), so that both share one learning rate.
     """
-    vocab_size: int = model.config.vocab_size  # type: ignore[union-attr,assignment]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if is_matrix(p, vocab_size)]
-    others = [p for p in parameters if not is_matrix(p, vocab_size)]
+    matrices = [p for p in hidden_matrices(model) if p.requires_grad]
+    hidden = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden]
     if settings.optimizer == "muon":
         muon = BatchedMuon(
             matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 
 from mm.core.errors import UsageError
+from mm.core.training.optim import hidden_matrices
 from mm.plugins.adapters.lora import PROJECTIONS
 
 _ROUTED = "experts"
@@ -16,11 +17,13 @@ _ROUTED = "experts"
 
 @attrs.frozen(eq=False)
 class Place:
-    """A linear layer, or a parameter of `count` stacked weights: `leaf` of `parent`, called `name` in the model."""
+    """A linear layer, or a parameter of `count` stacked weights: `leaf` of `parent`, called `name` in the model; `weight` is
+    the plain parameter."""
 
     name: str
     parent: nn.Module
     leaf: str
+    weight: Tensor
     count: int = 0
 
     @property
@@ -38,9 +41,8 @@ class Place:
 def places(model: nn.Module) -> list[Place]:
     """Every linear layer and every stack of weights, but the output layer: its weight is given to the losses, which
     would see no update, and may be the embedding too."""
-    outputs = (1, getattr(getattr(model, "config", None), "vocab_size", 1))
-    found = list(_candidates(model))
-    return [place for place in found if place.count or getattr(place.parent, place.leaf).out_features not in outputs]
+    hidden = {id(parameter) for parameter in hidden_matrices(model)}
+    return [place for place in _candidates(model) if id(place.weight) in hidden]
 
 
 def matching(found: Sequence[Place], patterns: Sequence[str]) -> list[Place]:
@@ -68,7 +70,7 @@ def _candidates(model: nn.Module) -> Iterator[Place]:
         before = f"{path}." if path else ""
         for leaf, child in module.named_children():
             if isinstance(child, nn.Linear):
-                yield Place(f"{before}{leaf}", module, leaf)
+                yield Place(f"{before}{leaf}", module, leaf, child.weight)
         for leaf, parameter in module.named_parameters(recurse=False):
             if parameter.ndim == 3:
-                yield Place(f"{before}{leaf}", module, leaf, parameter.shape[0])
+                yield Place(f"{before}{leaf}", module, leaf, parameter, len(parameter))
