@@ -10,11 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 import mm
+from mm.core.conformance.tensors import documents
 from mm.core.errors import CheckpointError
+from mm.core.plugins import PluginManager
+from mm.core.records import AdapterSpec
+from mm.core.training.batch import pack
 from mm.core.workspace import RunFolder
-from mm.testing import tiny_run
+from mm.plugins.adapters.lora import LoraConfig
+from mm.plugins.adapters.lora.adapter import Lora
+from mm.testing import assert_passed, check_adapter, tiny_model, tiny_run
 
 FORMATS = {"tiny": "qwen2-moe", "tiny3": "qwen3-moe"}
 LEARNING = {"max_steps": 3, "learning_rate": 3e-2, "threads": 1, "seed": 5}
@@ -108,3 +115,29 @@ def test_a_resumed_adapter_of_experts_is_exact(workspace: Path) -> None:
     cut = mm.train("sft", run="tiny-cut", resume=True, workspace=workspace, quiet=True)
     for file in ("model.safetensors", "adapter/adapter_model.safetensors", f"adapter/{OURS}"):
         assert (whole.model / file).read_bytes() == (cut.model / file).read_bytes()
+
+
+@pytest.mark.parametrize("target", [(), ("experts.*",), ("experts.down_proj", "mlp.gate", "q_proj")])
+def test_the_kit_s_checks_hold_for_experts(target: tuple[str, ...]) -> None:
+    plugins = PluginManager.discover()
+    spec = plugins.get("adapter", "lora")
+    assert isinstance(spec, AdapterSpec)
+    assert_passed(check_adapter(spec, architecture="moe", config=LoraConfig(target=target), plugins=plugins))
+
+
+def test_adapted_experts_compile_as_often_as_plain_ones() -> None:
+    """A compiler takes the blocks for one, as long as their experts are of one class."""
+    compiled = []
+    for target in ((), ("experts.*",)):
+        model, batch = tiny_model("moe"), pack(documents((6, 3), 300))
+        if target:
+            Lora("lora", LoraConfig(target=target), model).apply()
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        with torch.no_grad():  # with gradients the first block is another, for what it gets has none
+            expected = model(batch)[0]
+            for block in model.blocks:
+                block.compile(backend=counter, dynamic=True)
+            torch.testing.assert_close(model(batch)[0], expected, atol=1e-5, rtol=1e-5)
+        compiled.append(counter.frame_count)
+    assert len(model.blocks) > 1 and compiled[0] == compiled[1] > 0

@@ -73,13 +73,14 @@ def check_algorithm(
 
 
 def check_adapter(
-    spec: AdapterSpec, *, architecture: str = "dense", plugins: PluginManager | None = None, module: str | None = None
-) -> list[Check]:
-    """The checks of an adapter, on a tiny model."""
+    spec: AdapterSpec, *, architecture: str = "dense", config: Any = None, plugins: PluginManager | None = None,
+    module: str | None = None,
+) -> list[Check]:  # fmt: skip
+    """The checks of an adapter, on a tiny model; with the defaults of its settings unless `config` is given."""
     from mm.core.conformance.adapter import AdapterSuite
 
     manager = plugins or PluginManager.discover()
-    return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module))
+    return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module, config))
 
 
 def check_converter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,19 @@ _NEAR = 1e-4
 
 
 class AdapterSuite(Suite):
-    """`make_model()` makes the same plain model each time."""
+    """`make_model()` makes the same plain model each time; `config` is the part's, its defaults without."""
 
     contract = Adapter
 
-    def __init__(self, spec: AdapterSpec, make_model: Callable[[], nn.Module], module: str | None = None) -> None:
+    def __init__(
+        self, spec: AdapterSpec, make_model: Callable[[], nn.Module], module: str | None = None, config: Any = None
+    ) -> None:
         super().__init__(spec, module)
-        self.make_model = make_model
+        self.make_model, self.config = make_model, config or (spec.config() if spec.config else None)
 
     def make(self, *, trained: bool = False, saved: Path | None = None) -> Adapter:
         """The adapter in a fresh model; `trained`: its parameters as if it had learned something."""
-        config = self.spec.config() if self.spec.config else None
-        adapter: Adapter = self.spec.load()(self.spec.name, config, self.make_model())
+        adapter: Adapter = self.spec.load()(self.spec.name, self.config, self.make_model())
         adapter.apply(saved)
         if trained:
             generator = torch.Generator().manual_seed(0)

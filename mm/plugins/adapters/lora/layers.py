@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -90,21 +91,32 @@ class LoraStack(Update):
         self.lora_A, self.lora_B = _factors(self.weight, rank)
         for name, factor in zip(self.names, (self.lora_A, self.lora_B), strict=True):
             module.register_parameter(name, factor)
-        self._class = type(module)
-        # a class of this module's own: a property there comes before the parameter, which keeps its name in the state
-        module.__class__ = type(self._class.__name__, (self._class,), {leaf: property(_effective(leaf)), f"_{leaf}_update": self})
+        self._class: type = type(module)
+        setattr(module, _update_of(leaf), self)
+        module.__class__ = _adapted(self._class, leaf)  # type: ignore[arg-type]  # a class is hashed as one
 
     def remove(self) -> None:
         """See `Update`."""
         self.module.__class__ = self._class
-        for name in self.names:
+        for name in (*self.names, _update_of(self.leaf)):
             delattr(self.module, name)
+
+
+@cache
+def _adapted(plain: type, leaf: str) -> type[nn.Module]:
+    """The class whose modules read `leaf` with its update: a property comes before the parameter, which keeps its name in
+    the state. One for all modules, or a compiler would compile each anew."""
+    return type(plain.__name__, (plain,), {leaf: property(_effective(leaf))})
+
+
+def _update_of(leaf: str) -> str:
+    return f"_{leaf}_update"
 
 
 def _effective(leaf: str) -> Callable[[nn.Module], Tensor]:
     def effective(module: nn.Module) -> Tensor:
         # from the module, not from the update: a copy of the module has parameters of its own
-        weight, update = module._parameters[leaf], getattr(type(module), f"_{leaf}_update")
+        weight, update = module._parameters[leaf], getattr(module, _update_of(leaf))
         assert weight is not None
         if not update.active:
             return weight
