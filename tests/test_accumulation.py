@@ -43,8 +43,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce-pp": ("prompt", DRAWN),
     "ppo": ("prompt", TWICE),
     "ppo with experts": ("prompt", {**DRAWN, **EXPERTS}),
+    "ppo with adapters": ("prompt", {**DRAWN, "adapter": "lora", "critic_adapter": "lora"}),
     "spo": ("prompt", DRAWN),
+    "spo with an adapter": ("prompt", {**DRAWN, "adapter": "lora"}),
     "agent": ("episode", {**DRAWN, **drawing.AGENT}),
+    "agent with an adapter": ("episode", {**DRAWN, **drawing.AGENT, "adapter": "lora"}),
 }
 DATA: dict[str, list[dict[str, Any]]] = {
     **ROWS, "text": [{"text": f"number {n} " * (1 + n % 5)} for n in range(9)], "prompt": drawing.PROMPTS,
