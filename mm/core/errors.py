@@ -45,10 +45,11 @@ class StorageError(MMError):
 
 
 class Interrupted(MMError):
-    """A run that stopped on a signal after saving; `exit_code` is 128 plus the signal's number."""
+    """A run that stopped on a signal after saving, and how to go on; `exit_code` is 128 plus the signal's number."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, signal_number: int, *, again: str) -> None:
+        super().__init__(f"{message} Go on with: {again}")
+        self.message, self.signal_number = message, signal_number
         self.exit_code = 128 + signal_number
 
 

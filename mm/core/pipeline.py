@@ -14,7 +14,7 @@ import attrs
 
 from mm.core.api import flat_layer
 from mm.core.contracts import Stage, StageResult
-from mm.core.errors import UsageError, close_match
+from mm.core.errors import Interrupted, UsageError, close_match
 from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
@@ -25,7 +25,7 @@ from mm.core.workspace import Workspace, write_text
 
 @attrs.define
 class Outcome:
-    """How one stage went: "done", "up to date", or "planned"."""
+    """How one stage went: "done", "up to date", "planned", "interrupted" or "failed"."""
 
     stage: str
     state: str
@@ -66,8 +66,13 @@ def run_stages(
     outcomes: list[Outcome] = []
     try:
         for stage in stages:
-            outcomes.append(Outcome(stage.spec.name, "failed", 0.0, ""))
-            outcomes[-1] = _run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say)
+            started = time.monotonic()
+            try:
+                outcomes.append(_run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say))
+            except BaseException as error:
+                state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+                outcomes.append(Outcome(stage.spec.name, state, time.monotonic() - started, ""))
+                raise
     finally:
         if report:
             report(outcomes)

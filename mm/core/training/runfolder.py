@@ -164,7 +164,7 @@ def finish(session: Session, say: Say) -> None:
     again = f"mm train --resume --run {folder.name}"
     if not stop.done and (number := stop.raised or (signal.SIGTERM if stop.signalled else 0)):
         close(session, "interrupted", "")
-        raise Interrupted(f"Stopped at step {trainer.progress.step} and saved. Go on with: {again}", number)
+        raise Interrupted(f"Stopped at step {trainer.progress.step} and saved.", number, again=again)
     if session.world.main:
         with whole_folder(folder.model) as path:
             save_model_folder(path, session.loaded, merged=True)

@@ -14,6 +14,7 @@ from mm.core.choices import needs_of
 from mm.core.composition import section_of
 from mm.core.contracts import Stage, StageResult
 from mm.core.data.corpus import open_source
+from mm.core.errors import Interrupted
 from mm.core.layers import Layer
 from mm.core.options import Option, options_of
 from mm.core.pipeline import digest
@@ -21,7 +22,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.resolve import Resolved, check_values, compose
 from mm.core.settings import COMMON
-from mm.core.workspace import checkpoints, fingerprint, write_text
+from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
 
 # the stage decides these
 _FIXED = ("algo", "from", "run", "tokenizer")
@@ -65,33 +66,42 @@ class TrainStage(Stage):
         return api.plan(self.plugins, self._layers(artifacts), self.workspace, say=lambda line: None)
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Train; a training of the same inputs that was interrupted is resumed."""
+        """Train; a training of the same inputs that was interrupted is resumed, or taken if it was finished by hand."""
         inputs = digest(self.inputs(artifacts))
-        name = self._started(inputs)
-        resume = name is not None
-        if name is None:
-            name = self._resolve(artifacts).run.select.run
-            write_text(self._note, json.dumps({"inputs": inputs, "run": name}))
-        named = Layer(origin=f"stage {self.spec.name}", values={"run": name})
-        layers = [named, *(map(_resumable, self.layers) if resume else self._layers(artifacts))]
-        run = api.start(self.plugins, layers, self.workspace, resume=resume, say=self.say)
+        run = self._started(inputs)
+        if run is None:
+            run = self.workspace.run(self._resolve(artifacts).run.select.run)
+            write_text(self._note, json.dumps({"inputs": inputs, "run": run.name}))
+            self._train(run.name, self._layers(artifacts), resume=False)
+        elif run.manifest["state"] == "finished":
+            self.say(f"run {run.name} was finished meanwhile: taken as it is")
+        else:
+            self._train(run.name, [*map(_resumable, self.layers)], resume=True)
         self._note.unlink()
         manifest = run.manifest
         summary = f"{run.name}: {manifest['parameters']:,} parameters, {manifest['tokens']:,} tokens"
         return StageResult({self.spec.gives[0]: run.model}, summary)
 
+    def _train(self, name: str, layers: list[Layer], *, resume: bool) -> None:
+        named = Layer(origin=f"stage {self.spec.name}", values={"run": name})
+        try:
+            api.start(self.plugins, [named, *layers], self.workspace, resume=resume, say=self.say)
+        except Interrupted as error:  # the pipeline goes on with it, and with the stages after it
+            raise Interrupted(error.message, error.signal_number, again="the same 'mm run' line") from None
+
     @property
     def _note(self) -> Path:
         return self.workspace.cache / f"started-{self.spec.name}.json"
 
-    def _started(self, inputs: str) -> str | None:
-        """The unfinished run of these inputs that has a checkpoint to go on from."""
+    def _started(self, inputs: str) -> RunFolder | None:
+        """The run of these inputs that this stage has begun: finished since then, or with a checkpoint to go on from."""
         note = json.loads(self._note.read_text(encoding="utf-8")) if self._note.exists() else {}
         if note.get("inputs") != inputs:
             return None
         run = self.workspace.run(note["run"])
-        unfinished = run.manifest.get("state") not in (None, "finished")
-        return note["run"] if unfinished and checkpoints(run.checkpoints) else None
+        if run.manifest.get("state") == "finished":
+            return run if (run.model / "config.json").exists() else None
+        return run if run.manifest and checkpoints(run.checkpoints) else None
 
     def _layers(self, artifacts: Mapping[str, Path]) -> list[Layer]:
         makes_model = _makes_model(self.plugins.get("algorithm", self.spec.algorithm))
