@@ -6,7 +6,6 @@ The functions here do what the command line does, with the same names: `mm.train
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -189,6 +188,6 @@ def _workspace(path: Path_ | None) -> Any:
 
 
 def _say(quiet: bool) -> Any:
-    from mm.core.say import silent
+    from mm.core.say import on_stderr, silent
 
-    return silent if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    return silent if quiet else on_stderr

@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,6 +22,10 @@ _HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU o
   -p no:NAME       block a part, a kind.part or a distribution
   -p ./file.py     load a plugin from a file (anywhere on the line)
 """
+
+
+class _ReaderGone(Exception):
+    """What reads the output has closed it: `| head`."""
 
 
 class Commands(click.Group):
@@ -42,6 +47,13 @@ class Commands(click.Group):
         if args and not args[0].startswith("-"):
             ctx.obj.get("command", args[0])
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, which would itself answer a closed output pipe, with exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands from their records, without importing one."""
@@ -96,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
         return _report("\n".join([str(error), *getattr(error, "__notes__", ())]), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted", 130)
-    except BrokenPipeError:
+    except _ReaderGone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:

@@ -15,6 +15,7 @@ from mm.core.options import Option
 from mm.core.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.core.records import StageSpec
 from mm.core.run import read_toml
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 
 
@@ -48,9 +49,10 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
     layers = [Layer(origin="command line", values=options, textual=True), environment_layer()]
     if config:
         layers.append(Layer(origin=config, values=read_toml(Path(config))))
-    say = lambda line: click.echo(line, err=True)  # noqa: E731
     report = None if dry_run else print_outcomes
-    artifacts = run_stages(ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=say, report=report)
+    artifacts = run_stages(
+        ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=on_stderr, report=report
+    )
     if not dry_run:
         print_next(artifacts)
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mm.core import api
-from mm.core.say import is_main
+from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.parts import PartsCommand, given_layers
 
@@ -23,10 +23,9 @@ def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool
     The options below are those of the selected parts: give --algo, --arch and so on to see theirs.
     """
     layers = given_layers(ctx, values)
-    say = lambda line: click.echo(line, err=True)  # noqa: E731
     if dry_run:
-        click.echo(api.plan(ctx.obj, layers, Workspace.here(), say=say, resume=resume))
+        click.echo(api.plan(ctx.obj, layers, Workspace.here(), say=on_stderr, resume=resume))
         return
-    folder = api.start(ctx.obj, layers, Workspace.here(), resume=resume, say=say)
+    folder = api.start(ctx.obj, layers, Workspace.here(), resume=resume, say=on_stderr)
     if is_main():
         click.echo(f"run: {folder.path}")
