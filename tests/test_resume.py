@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_what_must_not_change_is_refused(tmp_path: Path) -> None:
         train(tmp_path, resume=True)
     train(tmp_path, stop_after_steps=2)
     before = (tmp_path / "runs/a/manifest.json").read_bytes()
-    with pytest.raises(UsageError, match=r"Run a exists: go on with --resume --run a"):
+    with pytest.raises(UsageError, match=r"Run a exists; go on with --resume --run a"):
         train(tmp_path)
     with pytest.raises(UsageError, match=r"--learning-rate is 0.01 in this run and cannot change"):
         train(tmp_path, resume=True, learning_rate=2e-2)
@@ -154,3 +155,13 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number: int, cod
 
     resumed = mm.train("sft", resume=True, run="a", workspace=tmp_path, stop_after_steps=step + 2, quiet=True)
     assert (resumed.manifest["state"], resumed.manifest["step"]) == ("stopped", step + 2)
+
+
+def test_a_taken_name_is_answered_as_its_run_stands(tmp_path: Path) -> None:
+    run = train(tmp_path)
+    with pytest.raises(UsageError, match=r"Run a exists; it is finished: .* mm runs rm a"):
+        train(tmp_path)
+    shutil.rmtree(run.checkpoints)
+    run.update_manifest({"state": "failed"})
+    with pytest.raises(UsageError, match=r"Run a exists; it has saved nothing yet: .* mm runs rm a"):
+        train(tmp_path)

@@ -144,3 +144,10 @@ def test_torch_draws_nothing(plugins: PluginManager, tmp_path: Path) -> None:
     torch.rand(7)
     second = train(plugins, tmp_path / "b", max_steps=1)
     assert (first.path / "rollouts.jsonl").read_bytes() == (second.path / "rollouts.jsonl").read_bytes()
+
+
+def test_a_mistake_before_the_first_step_leaves_the_name_free(plugins: PluginManager, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gt"):
+        train(plugins, tmp_path, reward="gt", rows=[{"prompt": "Hello"}] * 8, run="half", max_steps=1)
+    assert not (tmp_path / "runs/half").exists()
+    train(plugins, tmp_path, run="half", max_steps=1)

@@ -63,7 +63,7 @@ def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, s
     _check_evaluation(resolved, layers)
     folder = workspace.run(resolved.run.select.run)
     if folder.path.exists():
-        raise UsageError(f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run.")
+        raise UsageError(folder.exists_message)
     return resolved
 
 

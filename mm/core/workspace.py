@@ -40,6 +40,17 @@ class RunFolder:
         return self.path / "best"
 
     @property
+    def exists_message(self) -> str:
+        """What to say to who would start a run of this name: how to go on, as the run stands."""
+        if self.manifest.get("state") == "finished":
+            cure = f"it is finished: choose another --run, or remove it with mm runs rm {self.name}."
+        elif checkpoints(self.checkpoints):
+            cure = f"go on with --resume --run {self.name}, or choose another --run."
+        else:
+            cure = f"it has saved nothing yet: choose another --run, or remove it with mm runs rm {self.name}."
+        return f"Run {self.name} exists; {cure}"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints, one folder each."""
         return self.path / "checkpoints"

@@ -136,7 +136,7 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
     if not found:
         raise CheckpointError(
             f"Run {run.name} ended before its first checkpoint (--save-interval says how often one is written): remove "
-            f"{run} and begin again, or begin under another --run."
+            f"it with mm runs rm {run.name} and begin again, or begin under another --run."
         )
     for path in reversed(found):
         try:

@@ -23,7 +23,7 @@ from mm.core.resolve import Resolved
 from mm.core.say import Say
 from mm.core.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.core.training.models import save_model_folder
-from mm.core.training.storage import sweep, whole_folder
+from mm.core.training.storage import discard, sweep, whole_folder
 from mm.core.workspace import RunFolder, fingerprint, write_text
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def held(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def started(session: Session, resolved: Resolved) -> Iterator[None]:
-    """Make the folder of a new run with its settings and manifest, and hold it. Raises UsageError when it exists."""
+    """Make the folder of a new run with its settings and manifest, and hold it. Raises UsageError when it exists.
+
+    A mistake of the user that shows before the first step leaves no folder.
+    """
     folder, run = session.folder, session.run
     with ExitStack() as stack:
         try:
@@ -52,10 +55,13 @@ def started(session: Session, resolved: Resolved) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            raise UsageError(
-                f"Run {folder.name} exists: go on with --resume --run {folder.name}, or choose another --run."
-            ) from None
-        yield
+            raise UsageError(folder.exists_message) from None
+        try:
+            yield
+        except UsageError:
+            if not session.trainer.progress.step:  # the corrected command may take the name
+                discard(folder.path)
+            raise
 
 
 def _lock(folder: RunFolder, path: Path) -> AbstractContextManager[None]:
