@@ -34,6 +34,8 @@ TINY = 1e-4  # what is added to a deviation, as in TRL
 class Bigram:
     """A role that reads one token: its logits are those of a row of a table, or its values the rows themselves."""
 
+    model = None  # nothing bounds its positions
+
     def __init__(self, seed: int, width: int = 11) -> None:
         self.table = torch.randn(11, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -51,7 +53,8 @@ class Bigram:
 
 
 def tools() -> Any:
-    return SimpleNamespace(rewards={"some": None}, world=World(), seed=0, packs=lambda units: [pack([u]) for u in units])
+    packs = lambda units: [pack([unit]) for unit in units]  # noqa: E731
+    return SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None, packs=packs)
 
 
 def drawn(row: int, ids: Sequence[int], reward: float, logprobs: Sequence[float] = (), number: int = 0) -> Sample:
