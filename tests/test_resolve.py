@@ -149,7 +149,7 @@ def test_two_claims_of_one_option_are_an_error(plugins: PluginManager) -> None:
 @pytest.mark.parametrize("parts", [{"reward": ("gt", "gt:2")}, {"reward": ("exact", "exact:2")}, {"tool": ("time", "time")}])
 def test_a_part_that_is_given_twice(plugins: PluginManager, parts: dict[str, tuple[str, str]]) -> None:
     ((option, (first, second)),) = parts.items()
-    text = message(plugins, Layer(origin="argument", values={"algo": "grpo", **parts}))
+    text = message(plugins, Layer(origin="argument", values={"algo": "agent", **parts}))
     assert text == f"--{option} {first} --{option} {second}: {first} is given twice; leave one out."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,19 @@ from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
 from mm.plugins.rollouts import losses
 
 LENGTHS = (3, 1, 5)
+
+
+class Answers:
+    """A role that answers what it is told; no model of it bounds how many positions there are."""
+
+    model = None
+
+    def __init__(self, answer: Callable[[Any], Tensor] | None = None) -> None:
+        self.answer = answer
+
+    def __call__(self, batch: Any, head: Any) -> Tensor:
+        assert self.answer is not None
+        return self.answer(batch)
 
 
 def drawn(seed: int) -> tuple[list[Tensor], list[Tensor], list[float], list[Tensor]]:
@@ -66,8 +80,8 @@ def grpo_on(config: GrpoConfig, seed: int) -> tuple[Grpo, list[Unit]]:
         fields = {"learn": learn, "old": padded(q), "reference": padded(r), "engine": padded(q + row)}
         fields["advantages"] = padded(torch.full_like(p, a))
         units.append(Unit((Tokens(torch.ones(len(p) + 2, dtype=torch.long), fields),), row=row))
-    tools: Any = SimpleNamespace(rewards={"some": None}, world=SimpleNamespace(size=1), seed=0)
-    models: Any = {"policy": lambda batch, head: torch.cat([new[unit.row] for unit in batch.units]), "reference": None}
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=SimpleNamespace(size=1), seed=0, max_length=None)
+    models: Any = {"policy": Answers(lambda batch: torch.cat([new[u.row] for u in batch.units])), "reference": Answers()}
     return Grpo(config, models, tools), units
 
 
@@ -88,8 +102,8 @@ def test_rloo_takes_a_completion_as_one_action() -> None:
     for row, n in enumerate(LENGTHS):
         fields = {"learn": torch.arange(n + 1) >= 1, "engine": torch.zeros(n + 1), "advantages": torch.full((n + 1,), row - 1.0)}
         units.append(Unit((Tokens(torch.ones(n + 1, dtype=torch.long), fields),), row=row))
-    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
-    models: Any = {"policy": lambda batch, head: torch.cat(said)}
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
+    models: Any = {"policy": Answers(lambda batch: torch.cat(said))}
     rloo = Rloo(RlooConfig(max_new_tokens=16, kl_coef=0.0), models, tools)
     batch = pack(units)
     rloo.loss(batch, {**rloo.counts(batch), "mm.micro": 1.0})[0].backward()
@@ -151,7 +165,7 @@ def cutting(kind: str, new: list[Tensor], old: list[Tensor], advantages: list[fl
 )
 def test_advantages_are_sums_of_discounted_errors(rewards: list[float], gamma: float, lam: float, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.floats(-2, 2), min_size=len(rewards), max_size=len(rewards)))
-    tools: Any = SimpleNamespace(rewards={"some": None}, seed=0)
+    tools: Any = SimpleNamespace(rewards={"some": None}, seed=0, max_length=None)
     ppo = Ppo(PpoConfig(gamma=gamma, gae_lambda=lam), {}, tools)
     found = ppo.generalised(torch.tensor(rewards, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
     errors = [r + gamma * v - w for r, v, w in zip(rewards, [*values[1:], 0.0], values, strict=True)]
@@ -212,10 +226,10 @@ def ppo_on(new: list[float], said: list[float], **fields: list[float]) -> tuple[
     padded |= {"learn": torch.arange(len(new) + 1) >= 1, "engine": padded["old"]}
     batch = pack([Unit((Tokens(torch.ones(len(new) + 1, dtype=torch.long), padded),))])
     models: Any = {
-        "policy": lambda batch, head: torch.tensor(new, dtype=torch.float64),
-        "critic": lambda batch, head: torch.tensor(said, dtype=torch.float64),
+        "policy": Answers(lambda batch: torch.tensor(new, dtype=torch.float64)),
+        "critic": Answers(lambda batch: torch.tensor(said, dtype=torch.float64)),
     }
-    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     ppo = Ppo(PpoConfig(value_clip=0.2, value_coef=0.5, kl_stop=0.25), models, tools)
     return ppo, batch, ppo.loss(batch, {**ppo.counts(batch), "mm.micro": 1.0})
 
@@ -241,7 +255,7 @@ def test_a_rollout_is_dropped_when_the_policy_has_moved() -> None:
 
 def test_the_weight_of_the_kl_follows_its_target() -> None:
     """arXiv:1909.08593, section 2.2: beta (1 + 0.1 clip(KL / target - 1, -0.2, 0.2))."""
-    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     for gap, factor in ((0.1, 1.0), (0.11, 1.01), (5.0, 1.02), (0.0, 0.98)):
         ppo = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
         ppo._adapt([torch.full((3,), gap), torch.full((1,), gap), torch.empty(0)])
@@ -259,7 +273,7 @@ def test_the_weight_of_the_kl_follows_its_target() -> None:
 
 
 def test_the_kl_is_taken_from_the_reward_of_each_token() -> None:
-    tools: Any = SimpleNamespace(rewards={"some": None}, seed=0)
+    tools: Any = SimpleNamespace(rewards={"some": None}, seed=0, max_length=None)
     sample: Any = SimpleNamespace(reward=2.0)
     found = Ppo(PpoConfig(kl_coef=0.5), {}, tools).rewards(sample, torch.tensor([1.0, -2.0, 4.0]))
     assert found.tolist() == [-0.5, 1.0, 0.0]
@@ -267,7 +281,7 @@ def test_the_kl_is_taken_from_the_reward_of_each_token() -> None:
 
 def test_one_value_for_all_prompts_is_minimind_s() -> None:
     """`--value-tracker global`: every prompt is compared with one value, which forgets by the change of the mean."""
-    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0)
+    tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     config = SpoConfig(value_tracker="global", normalise=False, kl_half_life=0.06, rho_low=0.5, rho_high=0.96)
     spo = Spo(config, {}, tools)
     assert spo.order("as it was", [0, 1]) == "as it was"
