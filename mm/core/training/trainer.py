@@ -232,8 +232,7 @@ class Trainer:
                 self._saved(wait=not self.settings.background_save)
 
     def _saved(self, *, wait: bool = False) -> None:
-        """Tell the callbacks of a checkpoint that has come to stand; waited for on every rank, raises StorageError for one
-        that could not."""
+        """Tell the callbacks of a checkpoint that has come to stand. With `wait`, StorageError for one that could not."""
         if self.saver and (path := self.saver.finished(wait=wait)):
             self.emit("on_save", path)
 

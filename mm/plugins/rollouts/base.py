@@ -14,9 +14,8 @@ from mm.core.errors import UsageError
 from mm.core.training.batch import Packed, Unit
 from mm.core.training.heads import token_logprobs
 from mm.core.training.roles import check_positions
-from mm.core.training.tools import stable_seed
 from mm.plugins.rollouts.losses import Tokens, document_of
-from mm.plugins.rollouts.samples import Sample, judged
+from mm.plugins.rollouts.samples import Sample, deal, judged
 from mm.plugins.rollouts.statistics import over_ranks
 from mm.plugins.rollouts.watch import RANGES, host_metrics
 
@@ -112,7 +111,9 @@ class Rollout(Algorithm):
         samples = [sample for group in groups for sample in group]
         self.complete(samples)
         self.judge(samples)
-        self._shape(samples)
+        if buffer := self.config.overlong_buffer:
+            for sample in samples:
+                sample.punish(self.room(sample) / buffer)
         return groups
 
     def complete(self, samples: Sequence[Sample]) -> None:
@@ -143,14 +144,6 @@ class Rollout(Algorithm):
     def room(self, sample: Sample) -> int:
         """How many more tokens a completion could have had."""
         return int(self.config.max_new_tokens - sample.length)
-
-    def _shape(self, samples: Sequence[Sample]) -> None:
-        """DAPO's soft punishment (arXiv:2503.14476, eq. 13), which is learned from and no part of held-out rewards."""
-        if buffer := self.config.overlong_buffer:
-            for sample in samples:
-                cost = max(0.0, 1 - self.room(sample) / buffer)
-                sample.rewards["overlong"] = -cost
-                sample.reward -= cost
 
     # ---- what the update needs
 
@@ -246,13 +239,9 @@ class Rollout(Algorithm):
         """Every pass in an order of its own, dealt into mini-batches; which of them a completion is in is decided among
         those of all ranks, so a rank may have none for a step."""
         keys = [key for part in self.tools.world.gather([sample.key for sample in samples]) for key in part]
-        units, count = [sample.as_unit() for sample in samples], max(1, min(self.config.mini_batches, len(keys)))
-        dealt: list[list[Unit]] = []
-        for number in range(self.config.passes):
-            order = sorted(keys, key=lambda key: (stable_seed(number, *key), key))
-            place = {key: index % count for index, key in enumerate(order)}
-            dealt += [[u for u, s in zip(units, samples, strict=True) if place[s.key] == mine] for mine in range(count)]
-        return dealt
+        units = {sample.key: sample.as_unit() for sample in samples}
+        batches = deal(keys, self.config.passes, max(1, min(self.config.mini_batches, len(keys))))
+        return [[unit for key, unit in units.items() if key in batch] for batch in batches]
 
     def _log(self, samples: Sequence[Sample]) -> None:
         chosen, decode = samples[: self.config.samples_logged], self.tools.tokenizer.decode

@@ -13,6 +13,7 @@ from mm.core.contracts import Completion
 from mm.core.data.rows import Row
 from mm.core.episodes import Episode
 from mm.core.training.batch import Tokens, Unit
+from mm.core.training.tools import stable_seed
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -61,6 +62,13 @@ class Sample(Episode):
         self.learn += [False] * len(found)
         self.logprobs += [0.0] * len(found)
 
+    def punish(self, room: float) -> None:
+        """DAPO's soft punishment (arXiv:2503.14476, eq. 13) of one that had room for this share of the buffer's tokens: it is
+        learned from and no part of held-out rewards."""
+        cost = max(0.0, 1 - room)
+        self.rewards["overlong"] = -cost
+        self.reward -= cost
+
     def as_unit(self) -> Unit:
         """The unit of an update."""
         fields = {
@@ -90,3 +98,9 @@ def judged(group: Sequence[Sample]) -> list[Sample]:
 def have_spread(group: Sequence[Sample]) -> bool:
     """Whether there are different rewards among them."""
     return len({sample.reward for sample in judged(group)}) > 1
+
+
+def deal(keys: Sequence[tuple[int, ...]], passes: int, parts: int) -> list[set[tuple[int, ...]]]:
+    """The keys of every mini-batch: those of each pass in an order of its own, dealt out in turn."""
+    orders = [sorted(keys, key=lambda key: (stable_seed(number, *key), key)) for number in range(passes)]
+    return [set(order[part::parts]) for order in orders for part in range(parts)]
