@@ -53,7 +53,7 @@ def ours(kind: Any, config: SurrogateConfig, folders: Folders) -> tuple[Any, lis
     algorithm = our_algorithm(kind, config, roles, units(), rewards={"given": (None, 1.0)})
     samples = [Sample.of(unit, None, (0,)) for unit in units() for _ in range(GROUP)]  # type: ignore[arg-type]
     for sample, ids, reward in zip(samples, completions(), REWARDS, strict=True):
-        sample.extend(Completion(ids=tuple(ids), logprobs=(0.0,) * len(ids), finish_reason="length"))
+        sample.extend(Completion(ids=tuple(ids), logprobs=(0.0,) * len(ids), finish_reason="length"), "")
         sample.reward = reward
     algorithm.compare([samples[:GROUP], samples[GROUP:]])
     return algorithm, samples
