@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,24 @@ def run_stages(
     outcomes: list[Outcome] = []
     try:
         for stage in stages:
-            started = time.monotonic()
-            try:
+            with _broken_off(stage.spec.name, outcomes):
                 outcomes.append(_run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say))
-            except BaseException as error:
-                state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-                outcomes.append(Outcome(stage.spec.name, state, time.monotonic() - started, ""))
-                raise
     finally:
         if report:
             report(outcomes)
     return artifacts
+
+
+@contextmanager
+def _broken_off(name: str, outcomes: list[Outcome]) -> Iterator[None]:
+    """Add the outcome of a stage that does not come to its end, with the time that it took."""
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        outcomes.append(Outcome(name, state, time.monotonic() - started, ""))
+        raise
 
 
 def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
