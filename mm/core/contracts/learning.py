@@ -133,9 +133,11 @@ class Adapter(ABC):
 class Callback:
     """Watches a run. Override the events you want; a tracker is a callback with a config.
 
-    `on_step` is called after each optimizer step and must not read device tensors (it would synchronise).
+    `on_step` is called after each optimizer step and must not read device tensors (it would synchronise). A checkpoint keeps
+    the state of a callback under `name`, or the class's name without one: set it where the class may be renamed or moved.
     """
 
+    name: ClassVar[str] = ""
     events: ClassVar[tuple[str, ...]] = ("on_start", "on_step", "on_evaluate", "on_log", "on_save", "on_end")
 
     def on_start(self, trainer: Trainer) -> None:

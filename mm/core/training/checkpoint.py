@@ -148,8 +148,11 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
     raise CheckpointError(f"{folder} has no usable checkpoint. {' '.join(report)}".strip())
 
 
-def load_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Take back everything that `write` wrote; a role without a file of its own has the policy's."""
+def load_checkpoint(trainer: Trainer, path: Path) -> list[str]:
+    """Restore everything that `write` saved; a role without a file of its own has the policy's weights.
+
+    Returns a line for each callback whose state was not found, and for each saved state that no callback of this run has.
+    """
     for role in trainer.roles.values():
         weights = path / _file(role.name)
         if role.trainable and weights.name != WEIGHTS:
@@ -159,7 +162,11 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     for role in (r for r in trainer.roles.values() if r.trainable):
         optimizers = tuple(trainer.updates.optimizers[role.name])
         set_optimizer_state_dict(role.model, optimizers, optim_state_dict=state[f"optimizer.{role.name}"])
-    _restore(trainer, _unpickle(state[f"host.{trainer.world.rank}"]))
+    host = _unpickle(state[f"host.{trainer.world.rank}"])
+    _restore(trainer, host)
+    lines = _restore_callbacks(trainer.callbacks, host["callbacks"])
+    trainer.backend.set_rng_state(host["rng"])
+    return lines
 
 
 def _file(role: str) -> str:
@@ -202,16 +209,33 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.algorithm.load_state_dict(state["algorithm"])
     if trainer.scaler:
         trainer.scaler.load_state_dict(state["scaler"])
-    for name, callback in _named(trainer.callbacks).items():
-        if name in state["callbacks"]:
-            callback.load_state_dict(state["callbacks"][name])
-    trainer.backend.set_rng_state(state["rng"])
+
+
+def _restore_callbacks(callbacks: list[Callback], saved: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Give each callback the state saved under its name. Returns a line for every state that found no owner, and for every
+    callback with a state that found none."""
+    lines, remaining = [], dict(saved)
+    for name, callback in _named(callbacks).items():
+        key = name if name in remaining else next((k for k in remaining if _is_former_key(k, name, callback)), None)
+        if key is not None:
+            callback.load_state_dict(remaining.pop(key))
+        elif callback.state_dict():
+            lines.append(f"callback {name}: the checkpoint has no state for it; it starts as in a new run")
+    unclaimed = [key for key, state in remaining.items() if state]
+    return lines + [f"callback {key}: its state in the checkpoint belongs to no callback of this run" for key in unclaimed]
 
 
 def _named(callbacks: list[Callback]) -> dict[str, Callback]:
-    """Callbacks by their class and a number: a resumed run may have other trackers than the one that saved."""
-    names = [f"{type(c).__module__}.{type(c).__qualname__}" for c in callbacks]
+    """Callbacks by name and number: a resumed run may have other trackers than the one that saved, in another order."""
+    names = [c.name or type(c).__qualname__ for c in callbacks]
     return {f"{name}#{names[:place].count(name)}": c for place, (name, c) in enumerate(zip(names, callbacks, strict=True))}
+
+
+def _is_former_key(key: str, name: str, callback: Callback) -> bool:
+    """True if `key` is how a checkpoint names this callback that was written when modules' paths stood in the keys:
+    `module.Class#number`."""
+    path, _, number = key.rpartition("#")
+    return path.endswith(f".{type(callback).__qualname__}") and number == name.rpartition("#")[2]
 
 
 def _unit_state(unit: Unit) -> dict[str, Any]:

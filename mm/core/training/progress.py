@@ -24,6 +24,8 @@ _HIDDEN = ("step", "learning_rate", "tokens", "nll")
 class ProgressBar(Callback):
     """Loss, tokens/s, share of the matrix-product peak, memory and time left. `flops`: training FLOPs a token."""
 
+    name = "progress-bar"
+
     def __init__(self, log: Path, flops: float, say: Say) -> None:
         self.log, self.flops, self.say = log, flops, say
         self.console = Console(stderr=True)

@@ -116,7 +116,8 @@ def resume(session: Session, checkpoint: Path, say: Say) -> None:
     _same_data(session)
     _same_roles(session)
     session.world.same("checkpoint", checkpoint.name)
-    load_checkpoint(session.trainer, checkpoint)
+    for line in load_checkpoint(session.trainer, checkpoint):
+        say(line)
     say(f"resuming {folder.name} at step {session.trainer.progress.step} of {session.trainer.horizon}")
     if session.world.main:
         folder.update_manifest({"state": "running", "data": list(session.corpus.parts)})

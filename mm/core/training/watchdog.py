@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class Watchdog(Callback):
     """Looks at each log interval's metrics; `warn` says a text once a run."""
 
+    name = "watchdog"
+
     def __init__(self, warn: Callable[[str], None]) -> None:
         self.warn = warn
         self._said: set[str] = set()

@@ -59,6 +59,8 @@ class KeepBest(Callback):
     which are not better. It is a model without the state of a training, a third of a checkpoint.
     """
 
+    name = "keep-best"
+
     def __init__(self, folder: RunFolder, loaded: LoadedModel, say: Callable[[str], None]) -> None:
         self.folder, self.loaded, self.say = folder, loaded, say
         self.best = math.inf

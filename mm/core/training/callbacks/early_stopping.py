@@ -20,6 +20,8 @@ class EarlyStopping(Callback):
     Stands on every rank; evaluations give all of them the same figures.
     """
 
+    name = "early-stopping"
+
     def __init__(self, patience: int, min_delta: float) -> None:
         self.patience, self.min_delta = patience, min_delta
         self.best, self.step, self.waited = math.inf, 0, 0

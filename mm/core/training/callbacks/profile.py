@@ -25,6 +25,8 @@ class Profile(Callback):
     Waits for the device before the first and after the last of them, which a callback otherwise never does.
     """
 
+    name = "profile"
+
     def __init__(self, text: str, folder: Path, say: Say) -> None:
         self.text, self.folder, self.say = text, folder, say
         self.first, self.count = first_and_count(text)

@@ -36,6 +36,8 @@ class Samples(Callback):
     Adds lines to `path` and says them. The engine's memory is freed each time.
     """
 
+    name = "samples"
+
     def __init__(
         self, path: Path, prompts: Sequence[Prompt], tokens: int, loaded: LoadedModel, engine: Engine, say: Callable[[str], None]
     ) -> None:

@@ -14,6 +14,8 @@ from mm.core.workspace import RunFolder
 class Jsonl(Callback):
     """Appends one object a log interval, and one an evaluation with its names prefixed `held_out/`."""
 
+    name = "jsonl"
+
     def __init__(self, config: None, folder: RunFolder) -> None:
         self.path: Path = folder.path / "metrics.jsonl"
 

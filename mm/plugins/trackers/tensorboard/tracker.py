@@ -18,6 +18,8 @@ class Tensorboard(Callback):
     """Writes to `tensorboard/` in the run's folder: a metric's own name while training, `held_out/` before it for
     evaluations. `tensorboard --logdir runs` shows all runs of a workspace."""
 
+    name = "tensorboard"
+
     def __init__(self, config: None, folder: RunFolder) -> None:
         try:
             self.package: Any = importlib.import_module("torch.utils.tensorboard")
