@@ -63,7 +63,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mm", "mm.*"]),
     include_package_data=True,
-    package_data={"mm": ["py.typed"], "": ["**/*.jinja", "**/*.json", "**/*.jsonl", "**/*.md", "**/*.tmpl"]},
+    package_data={"mm": ["py.typed"], "": ["**/*.jinja", "**/*.json", "**/*.jsonl", "**/*.md", "**/*.tmpl", "**/*.txt"]},
     install_requires=[
         "attrs>=23.2",
         "click>=8.1.7",

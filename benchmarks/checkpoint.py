@@ -20,18 +20,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from mm.core.training.batch import Unit
-    from mm.core.training.trainer import Trainer
+    from mm.runtime.nn.batch import Unit
+    from mm.runtime.training.trainer import Trainer
 
 PLAIN = 6
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]]:
     """A training of a new model, and the batch of each of its steps."""
-    from mm.core import api
     from mm.core.plugins import PluginManager
-    from mm.core.training import session
     from mm.core.workspace import Workspace
+    from mm.runtime.runs import api, session
 
     data = folder / "rows.jsonl"
     row = {"text": "the quick brown fox jumps over the lazy dog and " * 60}
@@ -44,7 +43,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]
     resolved = api.new_run(plugins, [api.flat_layer(options)], workspace, lambda line: None)
     api.activate(plugins, resolved.run.select.backend, print)
     trainer = session.build(plugins, resolved.run, workspace, say=lambda line: None).trainer
-    units = trainer.feed.next()
+    units = trainer.state.feed.next()
     for _ in range(3):
         trainer.train_step(units)
     return trainer, units
@@ -54,13 +53,13 @@ def timed_step(trainer: Trainer, units: list[Unit]) -> float:
     """Seconds of one step."""
     started = time.perf_counter()
     trainer.train_step(units)
-    trainer.backend.synchronize()
+    trainer.state.backend.synchronize()
     return time.perf_counter() - started
 
 
 def save(trainer: Trainer, *, background: bool) -> float:
     """Seconds that beginning a save holds up the training."""
-    trainer.settings = attrs.evolve(trainer.settings, background_save=background, keep_checkpoints=1)
+    trainer.state.settings = attrs.evolve(trainer.state.settings, background_save=background, keep_checkpoints=1)
     started = time.perf_counter()
     trainer.save()
     return time.perf_counter() - started

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from mm.backends.cpu.backend import CpuBackend
-from mm.core.contracts import Request, Sampling
+from mm.contracts import Request, Sampling
 from mm.plugins.architectures.dense import PRESETS, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.engines.local import LocalConfig

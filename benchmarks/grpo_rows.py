@@ -12,7 +12,7 @@ import attrs
 from rounds import Clock, now
 from train_speed import spread
 
-from mm.core.contracts import Callback, Completion, OnToken, Request
+from mm.contracts import Callback, Completion, OnToken, Request
 from mm.core.hooks import hookimpl
 from mm.core.records import EngineSpec
 from mm.plugins.engines.local import LocalConfig

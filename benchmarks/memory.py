@@ -20,7 +20,7 @@ from typing import Any
 
 from rounds import peak_bytes
 
-from mm.core.contracts import Callback
+from mm.contracts import Callback
 from mm.core.hooks import hookimpl
 
 ROWS = {"kept": "activations kept", "again": "--activation-checkpointing"}
@@ -35,7 +35,7 @@ class Clock(Callback):
     def __init__(self) -> None:
         Clock.ends = []
 
-    def on_step(self, trainer: Any) -> None:
+    def on_step(self, run: Any) -> None:
         """One more."""
         self.ends.append(time.process_time())
 

@@ -20,10 +20,10 @@ import torch
 from train_speed import TASKS, documents
 
 from mm.backends.cpu.backend import CpuBackend
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.heads import linear_cross_entropy
 from mm.plugins.architectures.moe import MoEConfig, grouped
 from mm.plugins.architectures.moe.model import MoE
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.heads import linear_cross_entropy
 
 ROWS = ("(a) mask loop, padded, float32", "(b) mask loop, padded, bf16", "(c) grouped, padded, bf16", "mm, float32", "mm, bf16")
 UNCUT = "mm, bf16, one product an expert"  # whatever its number of rows

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import mm
-from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
-from mm.core.training.generation import TextModel
 from mm.core.workspace import RunFolder
+from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.runtime.generation.text_model import TextModel
 
 KEY = "钥"
 VALUES = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳"

@@ -47,10 +47,10 @@ def write_rows(path: Path, megabytes: float) -> int:
 
 def build_cache(data: Path, folder: Path, workers: int) -> tuple[int, float]:
     """The token cache."""
-    from mm.core.data.cache import build_or_open
-    from mm.core.data.tokenizer import Tokenizer
     from mm.plugins.formats import text
     from mm.plugins.sources.files.source import Files
+    from mm.runtime.data.cache import build_or_open
+    from mm.runtime.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load()
     start = time.perf_counter()
@@ -64,8 +64,8 @@ def map_rows(data: Path, folder: Path, workers: int, with_loading: bool) -> tupl
     """`datasets.map`; the Arrow file is made before the clock starts, or after."""
     import datasets
 
-    from mm.core.data.rows import cut_text
-    from mm.core.data.tokenizer import Tokenizer
+    from mm.runtime.text.rows import cut_text
+    from mm.runtime.text.tokenizer import Tokenizer
 
     datasets.disable_progress_bars()
     tokenizer = Tokenizer.load()

@@ -104,12 +104,13 @@ def packed(args: argparse.Namespace) -> Callable[[int], int]:
     """A step of our Trainer: packs, next-token loss, clipping, optimizer."""
     from mm.backends.cpu.backend import CpuBackend
     from mm.core.settings import TrainSettings
-    from mm.core.training.batch import Tokens, Unit
-    from mm.core.training.distributed import World
-    from mm.core.training.roles import Role
-    from mm.core.training.trainer import Trainer
     from mm.plugins.algorithms.next_token import NextToken
     from mm.plugins.architectures.dense.model import Dense
+    from mm.runtime.nn.batch import Tokens, Unit
+    from mm.runtime.training.distributed import World
+    from mm.runtime.training.roles import Role
+    from mm.runtime.training.state import TrainState
+    from mm.runtime.training.trainer import Trainer
 
     backend, config = CpuBackend(), dense_config(args)
     backend.setup()
@@ -119,15 +120,16 @@ def packed(args: argparse.Namespace) -> Callable[[int], int]:
     if declined:
         raise SystemExit(declined)
     roles = {"policy": Role("policy", model, trainable=True)}
-    trainer = Trainer(
+    state = TrainState(
         settings=TrainSettings(max_steps=10**6, optimizer=args.optimizer), backend=backend, world=World(), roles=roles,
-        algorithm=NextToken(None, roles, None), feed=None, callbacks=[], evaluate=lambda _: {},
+        algorithm=NextToken(None, roles, None), feed=None,
     )  # fmt: skip
+    trainer = Trainer(state, evaluate=lambda _: {})
 
     def step(seed: int) -> int:
         rows = documents(args.task, seed, config.vocab_size)
         trainer.train_step([Unit((Tokens(ids, {"learn": learned}),)) for ids, learned in rows])
-        if math.isnan(trainer.meter.read(trainer.world)["loss"]):
+        if math.isnan(state.meter.read(state.world)["loss"]):
             raise SystemExit("the loss is not a number")
         return sum(len(ids) for ids, _ in rows)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mm.core.layers import Layer
     from mm.core.plugins import Plugin, PluginManager
-    from mm.core.training.generation import Generation, TextModel
     from mm.core.workspace import RunFolder
+    from mm.runtime.generation.text_model import Generation, TextModel
 
 __version__ = "0.1.0"
 __all__ = ["convert", "generate", "list_plugins", "load", "plan", "run", "train"]
@@ -39,7 +39,7 @@ def train(
     also a part's own (`dense_hidden_size=256`). `config` is a TOML file that they stand above; the `MM_TRAIN_*`
     variables stand between. Raises mm.core.errors.UsageError for what `mm train` would exit with code 2.
     """
-    from mm.core import api
+    from mm.runtime.runs import api
 
     layers = _layers({"algo": algo, **options}, config)
     return api.start(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
@@ -56,7 +56,7 @@ def plan(
     **options: Any,
 ) -> str:
     """What `train` would do with the same arguments, as `mm train --dry-run` prints it; writes nothing."""
-    from mm.core import api
+    from mm.runtime.runs import api
 
     layers = _layers({"algo": algo, **options}, config)
     return api.plan(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
@@ -77,7 +77,7 @@ def run(
 
     `options` are training options for the stages that have them.
     """
-    from mm.core.pipeline import run_stages
+    from mm.runtime.runs.pipeline import run_stages
 
     names = [stages] if isinstance(stages, str) else list(stages)
     return run_stages(
@@ -98,15 +98,15 @@ def load(
     `options` are those of `mm generate` that open a model, with underscores: `backend`, `dtype`, `engine`, the engine's
     own (`local_slots=2`) and settings that may change on loading (`rope_scaling_factor=4.0`).
     """
-    from mm.core import api
-    from mm.core.inference import resolve_inference
+    from mm.core.config.load_settings import resolve_inference
+    from mm.runtime.runs import api
 
     manager = plugins or _plugins()
     inference, _ = resolve_inference(manager, [api.flat_layer(options)])
     api.activate(manager, inference.backend, _say(False))
-    from mm.core.training import generation
+    from mm.runtime.generation import text_model
 
-    return generation.load(manager, str(model), _workspace(workspace), inference)
+    return text_model.load(manager, str(model), _workspace(workspace), inference)
 
 
 def generate(
@@ -145,13 +145,13 @@ def convert(
 
     `changes` are settings that may change on loading, as in `load`; what is written has them.
     """
-    from mm.core import api
-    from mm.core.inference import changes_of
+    from mm.core.config.load_settings import changes_of
+    from mm.runtime.runs import api
 
     manager = plugins or _plugins()
     found = changes_of(manager, [api.flat_layer(changes)], strict=True)
     api.activate(manager, "cpu", _say(False))
-    from mm.core.training import conversion
+    from mm.runtime.models import convert as conversion
 
     return conversion.convert(
         manager, str(model), Path(out), to=to, dtype=dtype, changes=found, adapter=adapter, force=force,
@@ -167,9 +167,9 @@ def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = Non
 
 def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
     """Arguments above the environment above the file."""
-    from mm.core.api import flat_layer
     from mm.core.layers import Layer, environment_layer
     from mm.core.run import read_toml
+    from mm.runtime.runs.api import flat_layer
 
     layers = [flat_layer(options), environment_layer()]
     return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm.core.contracts import Reward
-from mm.core.data.rows import Row
+from mm.contracts import Reward
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.records import RewardSpec
 from mm.core.workspace import RunFolder
+from mm.runtime.text.rows import Row
 from mm.testing import plugin_manager, tiny_run
 
 SMALL = {

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import mm
-from mm.core.backend import Backend
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import Unit
-from mm.core.training.distributed import World
-from mm.core.training.models import load_model_folder
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.folder import load_model_folder
+from mm.runtime.nn.batch import Unit
+from mm.runtime.training.context import Context
+from mm.runtime.training.distributed import World
+from mm.runtime.training.roles import Role
 from mm.testing import tiny_run, tiny_tokenizer
 
 PLUGINS = PluginManager.discover(environ={})
@@ -47,7 +47,7 @@ def our_algorithm(kind: Any, config: Any, folders: Folders, units: list[Unit], *
     """An algorithm with these models."""
     models = {name: load_model_folder(PLUGINS, folder, Backend()).model for name, (folder, _) in folders.items()}
     roles = {name: Role(name, model, trainable=name == "policy") for name, model in models.items()}
-    lent = Tools(tokenizer=tiny_tokenizer(), world=World(), seed=3, more_rows=lambda n: units[:n], units=units, **tools)
+    lent = Context(tokenizer=tiny_tokenizer(), world=World(), seed=3, more_rows=lambda n: units[:n], units=units, **tools)
     return kind(config, roles, lent)
 
 

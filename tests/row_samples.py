@@ -10,9 +10,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mm.core.data.messages import Message
-from mm.core.data.rows import TokenSequence
-from mm.core.data.tokenizer import Tokenizer
+from mm.runtime.text.messages import Message
+from mm.runtime.text.rows import TokenSequence
+from mm.runtime.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
 Answers = list[str]

@@ -13,10 +13,9 @@ import torch
 from test_every_algorithm import ROWS
 from torch import Tensor
 
-from mm.core import api
-from mm.core.training import session
-from mm.core.training.trainer import Trainer
 from mm.core.workspace import Workspace
+from mm.runtime.runs import api, session
+from mm.runtime.training.trainer import Trainer
 from mm.testing import tiny_run, tiny_tokenizer
 
 PLUGINS = drawing.plugins()
@@ -86,7 +85,7 @@ def trainer_of(workspace: Path, case: str, budget: int) -> Trainer:
     resolved = api.new_run(PLUGINS, [layer], Workspace(workspace), lambda line: None)
     trainer = session.build(PLUGINS, resolved.run, Workspace(workspace), say=lambda line: None).trainer
     with torch.no_grad():
-        for role in (r for r in trainer.roles.values() if r.trainable):
+        for role in (r for r in trainer.state.roles.values() if r.trainable):
             for number, parameter in enumerate(role.model.parameters()):
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
                 parameter.add_(noise * 0.02)
@@ -96,13 +95,13 @@ def trainer_of(workspace: Path, case: str, budget: int) -> Trainer:
 def gradients(workspace: Path, case: str, budget: int) -> tuple[dict[str, Tensor], int]:
     """Those of the last mini-batch of the first global batch, and how many micro-batches it was cut into."""
     trainer = trainer_of(workspace, case, budget)
-    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
+    trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     with torch.no_grad():
-        units = trainer.algorithm.prepare(trainer.feed.next())[-1]
+        units = trainer.state.algorithm.prepare(trainer.state.feed.next())[-1]
     trainer.train_step(units)
-    trained = {name: role.model.named_parameters() for name, role in trainer.roles.items() if role.trainable}
+    trained = {name: role.model.named_parameters() for name, role in trainer.state.roles.items() if role.trainable}
     found = {f"{role}.{name}": p.grad for role, named in trained.items() for name, p in named if p.grad is not None}
-    return found, len(trainer.micro_batches(units))
+    return found, len(trainer.state.micro_batches(units))
 
 
 @pytest.mark.parametrize("case", [

@@ -12,9 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Completion
-from mm.core.training.batch import Packed, Tokens, Unit, pack
-from mm.core.training.distributed import World
+from mm.contracts import Completion
 from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.ppo import PpoConfig
@@ -26,6 +24,8 @@ from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
 from mm.plugins.rollouts.samples import Sample
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.training.distributed import World
 
 REWARDS = [[0.5, 2.0, -1.0, 0.25], [1.0, 1.0, 1.0, 0.0], [3.0, 3.0, 3.0, 3.0]]
 TINY = 1e-4  # what is added to a deviation, as in TRL
@@ -59,7 +59,7 @@ def tools() -> Any:
 
 def drawn(row: int, ids: Sequence[int], reward: float, logprobs: Sequence[float] = (), number: int = 0) -> Sample:
     """A completion of a prompt of two tokens."""
-    sample = Sample.of(Unit((Tokens(torch.tensor([1, 2])),), row=row), None, (row, number))  # type: ignore[arg-type]
+    sample = Sample.of(Unit((Tokens(torch.tensor([1, 2])),), row_index=row), None, (row, number))  # type: ignore[arg-type]
     given = tuple(logprobs) or (-1.0,) * len(ids)
     sample.extend(Completion(ids=tuple(ids), logprobs=given, finish_reason="stop"), "")
     sample.reward = reward
@@ -155,8 +155,8 @@ def test_spo_compares_with_what_it_knows_of_the_prompt(normalise: bool, clip: fl
             drawn(row % 4, ids, reward, policy.logprobs([2, *ids])) for (row, ids), reward in zip(said, rewards, strict=True)
         ]
         spo.compare([[sample] for sample in samples])
-        success = {s.unit.row: min(1.0, (s.reward + 1) / 4) for s in samples}
-        wanted = [success[s.unit.row] - known[s.unit.row][0] / sum(known[s.unit.row]) for s in samples]
+        success = {s.unit.row_index: min(1.0, (s.reward + 1) / 4) for s in samples}
+        wanted = [success[s.unit.row_index] - known[s.unit.row_index][0] / sum(known[s.unit.row_index]) for s in samples]
         if normalise:
             wanted = [(a - statistics.fmean(wanted)) / (statistics.stdev(wanted) + TINY) for a in wanted]
         if clip:
@@ -167,7 +167,7 @@ def test_spo_compares_with_what_it_knows_of_the_prompt(normalise: bool, clip: fl
             rho = min(0.9, max(0.5, 2 ** (-gap / 0.5)))
             rhos.add(rho)
             known[row] = (rho * known[row][0] + given, rho * known[row][1] + 1 - given)
-        last |= {s.unit.row: s for s in samples}
+        last |= {s.unit.row_index: s for s in samples}
         for row, (alpha, beta) in known.items():
             assert (spo.tracker.known(row).alpha, spo.tracker.known(row).beta) == pytest.approx((alpha, beta), abs=1e-5)
     other = ValueTracker(half_life=0.5, rho_low=0.5, rho_high=0.9)

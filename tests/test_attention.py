@@ -14,10 +14,10 @@ from mm.backends.cpu import attention, mm_backends
 from mm.backends.cpu.attention import block_attention
 from mm.backends.cpu.attention_plan import plan_of
 from mm.backends.cpu.backend import CpuBackend
-from mm.core.training.attention import packed_attention
-from mm.core.training.batch import Packed, Tokens, Unit, pack
 from mm.plugins.architectures.dense import DenseConfig
 from mm.plugins.architectures.dense.model import Dense
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 
 
 def batch_of(lengths: list[int]) -> Packed:

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from mm import cli
-from mm.core import api
-from mm.core.contracts import Position, Source
-from mm.core.data.bad_rows import NAMED, BadRows
-from mm.core.data.cache import TokenStore, build_or_open
+from mm.contracts import Position, Source
 from mm.core.errors import DataError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
 from mm.plugins.formats import text
 from mm.plugins.sources.files.source import Files
+from mm.runtime.data.bad_rows import NAMED, BadRows
+from mm.runtime.data.cache import TokenStore, build_or_open
+from mm.runtime.runs import api
 from mm.testing import tiny_run, tiny_tokenizer
 
 # line, what stands there, what is said about it

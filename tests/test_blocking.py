@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from mm.cli import mm
+from mm.core.config.resolve import resolve
 from mm.core.errors import UsageError
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.core.records import KINDS, AlgorithmSpec
-from mm.core.resolve import resolve
 
 EVERYTHING = PluginManager.discover(environ={})
 ENTRIES = [p.entry for p in EVERYTHING.plugins if p.distribution == "minimind-ascend" and p.state == "active"]

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from mm.core.training.attention import packed_attention
-from mm.core.training.batch import Packed, Tokens, Unit, pack
 from mm.plugins.architectures.cache import KVCache
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 
 CONFIG = DenseConfig(
     vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mm.core.data.messages import Message, ToolCall
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.data.tokenizer_training import (
-    TrainingOptions,
-    train_tokenizer,
-)  # fmt: skip
 from mm.core.errors import DataError, UsageError
+from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer  # fmt: skip
+from mm.runtime.text.messages import Message, ToolCall
+from mm.runtime.text.tokenizer import Tokenizer
 
 TEXTS = [
     "The weather in Beijing is fine today, 23 degrees.\n\nAnd tomorrow?",

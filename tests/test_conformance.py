@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.contracts import Algorithm, Metrics, Totals
 from mm.core.plugins import PluginManager
 from mm.core.records import KINDS, AlgorithmSpec, Needs, Probe
-from mm.core.training.batch import Packed
-from mm.core.training.heads import token_logprobs
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.heads import token_logprobs
 from mm.testing import Check, assert_passed, check_algorithm, check_architecture, check_backend, check_part
 
 PLUGINS = PluginManager.discover(environ={})

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from mm.core.errors import CheckpointError
-from mm.core.training.conversion_rules import Constant, Rule, Rules
+from mm.runtime.models.rules import Constant, Rule, Rules
 
 
 def table(layers: int, experts: int, width: int) -> Rules:

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from mm import cli
-from mm.core.backend import Backend
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.core.plugins import PluginManager
-from mm.core.training.models import load_model_folder, new_model, save_model_folder
-from mm.core.training.storage import whole_folder
+from mm.core.storage import whole_folder
 from mm.core.workspace import RunFolder
 from mm.plugins.architectures.dense import DenseConfig
+from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.folder import load_model_folder, new_model, save_model_folder
+from mm.runtime.text.tokenizer import Tokenizer
 
 CONFIG = DenseConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64)
 

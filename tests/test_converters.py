@@ -15,17 +15,18 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mm.core.backend import Backend
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.conversion import Unsupported, convert
-from mm.core.training.models import LoadedModel, load_model_folder, new_model, read_config, save_model_folder
-from mm.core.training.tensors import named_tensors
-from mm.core.workspace import Workspace
+from mm.core.workspace import Workspace, read_config
 from mm.plugins.architectures.dense import GEN3, DenseConfig
+from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.convert import convert
+from mm.runtime.models.converter import Unsupported
+from mm.runtime.models.folder import LoadedModel, load_model_folder, new_model, save_model_folder
+from mm.runtime.models.tensors import named_tensors
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.text.tokenizer import Tokenizer
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -287,7 +288,7 @@ def test_what_does_not_come_back_is_not_kept(
     def flip(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
         save_file({**tensors, "model.norm.weight": -tensors["model.norm.weight"]}, path, metadata)
 
-    monkeypatch.setattr("mm.core.training.models.save_file", flip)
+    monkeypatch.setattr("mm.runtime.models.folder.save_file", flip)
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not come back"):
         plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []

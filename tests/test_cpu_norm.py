@@ -12,10 +12,10 @@ from torch import Tensor
 from mm.backends.cpu import norm
 from mm.backends.cpu.backend import CpuBackend
 from mm.backends.cpu.norm import block_rms_norm
-from mm.core.training.attention import packed_attention
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.architectures.layers import rms_norm
+from mm.runtime.nn.attention import packed_attention
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

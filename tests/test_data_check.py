@@ -11,15 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, strategies as st
 
-from mm.core.data.messages import Message, ToolCall
-from mm.core.data.reader import RowReader
-from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.plugins.commands.data.calls import SchemaFault, call_faults
 from mm.plugins.commands.data.command import data
 from mm.plugins.commands.data.languages import LANGUAGES, language_of
 from mm.plugins.sources.files.source import Files
+from mm.runtime.data.reader import RowReader
+from mm.runtime.text.messages import Message, ToolCall
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
 
 ASKED, SAID = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}

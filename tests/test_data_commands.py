@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mm.core.contracts import Position, Source
-from mm.core.data.tokenizer import Tokenizer
+from mm.contracts import Position, Source
 from mm.core.errors import DataError, UsageError
 from mm.core.records import SourceSpec
 from mm.core.spec import Spec
@@ -19,6 +18,7 @@ from mm.plugins.commands.data.command import data
 from mm.plugins.commands.tokenizer.command import tokenizer
 from mm.plugins.formats import chat, text
 from mm.plugins.sources import files
+from mm.runtime.text.tokenizer import Tokenizer
 
 
 class Greetings(Source):

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from hf_config import rope as rope_arguments
 from hypothesis import given, settings, strategies as st
 
-from mm.core.training.attention import packed_attention
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.heads import linear_cross_entropy
 from mm.plugins.architectures.dense import GEN3, PRESETS, DenseConfig, mm_architectures
 from mm.plugins.architectures.dense.model import Dense
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.heads import linear_cross_entropy
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -13,13 +13,13 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mm.core.backend import Backend
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import pack
-from mm.core.training.distillation import Distillation, linear_distillation
-from mm.core.training.models import load_model_folder
 from mm.core.workspace import RunFolder
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.folder import load_model_folder
+from mm.runtime.nn.batch import pack
+from mm.runtime.nn.distillation import Distillation, linear_distillation
 from mm.testing import tiny_run, tiny_tokenizer, tiny_units
 
 
@@ -138,6 +138,6 @@ def test_what_is_logged(teacher: RunFolder) -> None:
 def test_a_teacher_that_does_not_fit_is_refused(teacher: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="distill needs a teacher: pass --teacher-from"):
         teach(teacher, "alone", teacher_from="")
-    tiny_run(tmp_path, "pretrain", run="other", tokenizer="mm/core/data/default_tokenizer", max_steps=1)
+    tiny_run(tmp_path, "pretrain", run="other", tokenizer="default", max_steps=1)
     with pytest.raises(UsageError, match="its tokenizer is not the policy's"):
         teach(teacher, "foreign", teacher_from=tmp_path / "runs/other/model")

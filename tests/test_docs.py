@@ -28,10 +28,10 @@ import pytest
 from mm.cli import mm, split_plugin_options
 from mm.core.discovery import is_path
 from mm.core.layers import Layer
-from mm.core.pipeline import _check_options, expand, stage_options
 from mm.core.plugins import PluginManager
 from mm.core.run import read_toml
 from mm.plugins.commands.plugins import scaffold
+from mm.runtime.runs.pipeline import _check_options, expand, stage_options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from mm.core.backend import Backend
-from mm.core.contracts import Completion, Request, Sampling
-from mm.core.training.attention import packed_attention
-from mm.core.training.batch import Tokens, Unit, pack, split_by_tokens
-from mm.core.training.heads import token_logprobs
+from mm.contracts import Completion, Request, Sampling
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.architectures.moe import GEN3_EXPERTS, MoEConfig
 from mm.plugins.architectures.moe.model import MoE
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
+from mm.runtime.devices.backend import Backend
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Tokens, Unit, pack, split_by_tokens
+from mm.runtime.nn.heads import token_logprobs
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

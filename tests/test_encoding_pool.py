@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
-from mm.core.contracts import Format
-from mm.core.data import cache, works
-from mm.core.data.cache import TokenStore, build_or_open
-from mm.core.data.rows import Encoded
-from mm.core.data.tokenizer import Tokenizer
+from mm.contracts import Format
 from mm.core.errors import DataError, MMError, UsageError
 from mm.core.records import FormatSpec
 from mm.plugins.sources.files.source import Files
+from mm.runtime.data import cache, encoding_jobs as jobs
+from mm.runtime.data.cache import TokenStore, build_or_open
+from mm.runtime.text.rows import Encoded
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
 
 
@@ -73,7 +73,7 @@ def build(path: Path, folder: Path, workers: int, **rest: Any) -> TokenStore:
 @pytest.fixture(autouse=True)
 def small_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows a piece, and other processes after the first of them."""
-    monkeypatch.setattr(works, "_ROWS", 8)
+    monkeypatch.setattr(jobs, "_ROWS", 8)
     monkeypatch.setattr(cache, "_ALONE", 1)
 
 
@@ -109,7 +109,7 @@ def test_several_processes_write_what_one_writes(tmp_path: Path, monkeypatch: py
     assert together.row(len(together) - 1) == alone.row(len(alone) - 1)
     assert attrs.evolve(alone.info, checks={}) == attrs.evolve(together.info, checks={})
     assert (alone.info.rows, alone.info.bad.count) == (138, 12)
-    monkeypatch.setattr(works, "_ROWS", 3)  # nor does the size of the pieces show
+    monkeypatch.setattr(jobs, "_ROWS", 3)  # nor does the size of the pieces show
     build(path, tmp_path / "pieces", 2, **options)
     assert content(tmp_path / "alone") == content(tmp_path / "pieces")
 
@@ -148,7 +148,7 @@ def start_build(path: Path, folder: Path) -> subprocess.Popen[bytes]:
     script = path.with_suffix(".py")
     script.write_text(
         "from pathlib import Path\nimport test_encoding_pool as t\n"
-        f"t.works._ROWS, t.cache._ALONE = 8, 1\nprint('started', flush=True)\n"
+        f"t.jobs._ROWS, t.cache._ALONE = 8, 1\nprint('started', flush=True)\n"
         f"t.build(Path({str(path)!r}), Path({str(folder)!r}), 2)\nprint('built', flush=True)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -207,8 +207,8 @@ def test_who_waits_for_another_build_is_told(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from mm.core.data.cache import build_or_open
-from mm.core.data.tokenizer import Tokenizer
+from mm.runtime.data.cache import build_or_open
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.plugins.formats import text
 from mm.plugins.sources.files.source import Files
 rise = []
@@ -256,7 +256,7 @@ def test_a_format_whose_helpers_change_is_another_one(tmp_path: Path, monkeypatc
     """Else an edited helper would be given what the old one made."""
     from importlib import import_module, reload
 
-    from mm.core.data.encoding import code_digest
+    from mm.runtime.data.encoding import code_digest
 
     package = tmp_path / "some_format"
     package.mkdir()

@@ -9,15 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from mm.core.backend import Backend
-from mm.core.contracts import Completion, Request, Sampling
+from mm.contracts import Completion, Request, Sampling
 from mm.core.errors import MMError, UsageError
-from mm.core.training.attention import packed_attention
-from mm.core.training.batch import Tokens, Unit, pack
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.engines.local import LocalConfig, mm_engines
 from mm.plugins.engines.local.engine import LocalEngine
+from mm.runtime.devices.backend import Backend
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Tokens, Unit, pack
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

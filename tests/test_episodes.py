@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from mm.core.contracts import Completion, Engine, OnToken, Request
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.episodes import Episode, Player
+from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.plugins import PluginManager
-from mm.core.tool_use import open_tools
 from mm.plugins.sources.skills import calls, corpus, evaluation
 from mm.plugins.sources.skills.splits import HELD_OUT
 from mm.plugins.sources.skills.turns import asked
+from mm.runtime.generation.episodes import Episode, Player
+from mm.runtime.generation.tool_use import open_tools
+from mm.runtime.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.load()
 Speaker = Callable[[str], str]

@@ -16,17 +16,17 @@ from torch import Tensor
 
 import mm
 from mm import cli
-from mm.core.backend import Backend
-from mm.core.contracts import Completion, Engine, OnToken, Request
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.inference import Inference
+from mm.contracts import Completion, Engine, OnToken, Request
+from mm.core.config.load_settings import Inference
 from mm.core.plugins import PluginManager
-from mm.core.training import generation
-from mm.core.training.models import new_model, save_model_folder
 from mm.core.workspace import Workspace, fingerprint
 from mm.plugins.evaluations.measure import measure
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import checks, corpus
+from mm.runtime.devices.backend import Backend
+from mm.runtime.generation import text_model
+from mm.runtime.models.folder import new_model, save_model_folder
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -243,7 +243,7 @@ def test_progress_is_counted_where_there_is_no_terminal(
 
     monkeypatch.setattr(progress, "_INTERVAL", -1.0)
     how = Inference(backend="cpu", dtype="fp32", engine="local", engine_config=None)
-    opened = generation.load(plugins, "first", workspace, how)
+    opened = text_model.load(plugins, "first", workspace, how)
     settings = EvalSettings(data=(str(workspace.path / "texts.jsonl"),), max_length=128, batch_tokens=1)
     measure(plugins, opened, settings, workspace.cache, print)
     lines = [line for line in capsys.readouterr().err.splitlines() if "tokens/s" in line]

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import mm
-from mm.core.contracts import Callback
+from mm.contracts import Callback
+from mm.core.callback import TrainingView
 from mm.core.errors import Interrupted, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder, Workspace, find_model
 from mm.testing import plugin_manager, tiny_run
 
@@ -86,14 +86,14 @@ class Signal(Callback):
     def __init__(self, event: str, step: int) -> None:
         self.event, self.step = event, step
 
-    def on_step(self, trainer: Trainer) -> None:
-        self._send("on_step", trainer)
+    def on_step(self, run: TrainingView) -> None:
+        self._send("on_step", run)
 
-    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        self._send("on_evaluate", trainer)
+    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
+        self._send("on_evaluate", run)
 
-    def _send(self, event: str, trainer: Trainer) -> None:
-        if (event, trainer.progress.step) == (self.event, self.step):
+    def _send(self, event: str, run: TrainingView) -> None:
+        if (event, run.step) == (self.event, self.step):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -103,10 +103,10 @@ class Disturb(Callback):
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def on_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == self.after:
+    def on_step(self, run: TrainingView) -> None:
+        if run.step == self.after:
             with torch.no_grad():
-                trainer.roles["policy"].model.get_parameter("model.norm.weight").mul_(-20.0)
+                run.roles["policy"].model.get_parameter("model.norm.weight").mul_(-20.0)
 
 
 # ---- on a file
@@ -236,10 +236,10 @@ def test_an_evaluation_that_a_signal_left_out_is_made_up_for(
 
 
 class Asks(Callback):
-    def on_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == 2:
-            trainer.stop.ask("enough")
-            trainer.stop.ask("never heard")
+    def on_step(self, run: TrainingView) -> None:
+        if run.step == 2:
+            run.stop.ask("enough")
+            run.stop.ask("never heard")
 
 
 def test_a_callback_can_stop_a_run(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:

@@ -12,10 +12,9 @@ import torch
 from ranks import two_ranks
 
 import mm
-from mm.core import api
 from mm.core.plugins import PluginManager
-from mm.core.training import session
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.runs import api, session
 from mm.testing import tiny_run
 
 CHATS = [
@@ -98,15 +97,15 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
     plugins = PluginManager.discover(environ={})
     resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
-    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
+    trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     with torch.no_grad():  # a policy that is no longer the reference, whose B is no longer zero
-        for number, (_, parameter) in enumerate(trainer.roles["policy"].model.named_parameters()):
+        for number, (_, parameter) in enumerate(trainer.state.roles["policy"].model.named_parameters()):
             generator = torch.Generator().manual_seed(number)
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-        (units,) = trainer.algorithm.prepare(trainer.feed.next())
+        (units,) = trainer.state.algorithm.prepare(trainer.state.feed.next())
     trainer.train_step(units)
-    parameters = trainer.roles["policy"].model.named_parameters()
-    return {name: p.grad for name, p in parameters if p.grad is not None}, len(trainer.micro_batches(units))
+    parameters = trainer.state.roles["policy"].model.named_parameters()
+    return {name: p.grad for name, p in parameters if p.grad is not None}, len(trainer.state.micro_batches(units))
 
 
 def rank_main(folder: str) -> None:

@@ -18,14 +18,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from mm.core.contracts import Algorithm, Callback
+from mm.contracts import Algorithm, Callback
+from mm.core.callback import TrainingView
 from mm.core.hooks import hookimpl
 from mm.core.records import AlgorithmSpec, Needs
 from mm.core.run import Run
-from mm.core.training.batch import Packed, Tokens, Unit
-from mm.core.training.heads import token_logprobs
-from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder
+from mm.runtime.nn.batch import Packed, Tokens, Unit
+from mm.runtime.nn.heads import token_logprobs
 from mm.testing import plugin_manager, tiny_run
 
 STEPS = 9
@@ -79,10 +79,10 @@ class Witness(Callback):
         self.total = 0.0
         self.weights: dict[int, dict[str, torch.Tensor]] = {}
 
-    def on_step(self, trainer: Trainer) -> None:
-        named = trainer.roles["policy"].model.named_parameters()
-        self.weights[trainer.progress.step] = {name: p.detach().clone() for name, p in named}
-        self.total = self.total * 0.9 + float(next(iter(self.weights[trainer.progress.step].values())).sum())
+    def on_step(self, run: TrainingView) -> None:
+        named = run.roles["policy"].model.named_parameters()
+        self.weights[run.step] = {name: p.detach().clone() for name, p in named}
+        self.total = self.total * 0.9 + float(next(iter(self.weights[run.step].values())).sum())
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": self.total}

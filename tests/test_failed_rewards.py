@@ -12,14 +12,14 @@ from typing import Any
 import drawing
 import pytest
 
-from mm.core.contracts import Reward
-from mm.core.data.rows import Row
+from mm.contracts import Reward
 from mm.core.hooks import hookimpl
 from mm.core.records import RewardSpec
-from mm.core.training.batch import Unit
 from mm.plugins.commands.runs.samples import described
 from mm.plugins.rollouts.base import Rollout
 from mm.plugins.rollouts.samples import Sample
+from mm.runtime.nn.batch import Unit
+from mm.runtime.text.rows import Row
 from mm.testing import plugin_manager, tiny_run
 
 

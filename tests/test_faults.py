@@ -20,7 +20,7 @@ import pytest
 
 import mm
 from mm.core.errors import UsageError
-from mm.core.training.storage import verify
+from mm.core.storage import verify
 from mm.core.workspace import RunFolder, Workspace
 from mm.testing import tiny_run
 
@@ -44,7 +44,7 @@ def in_child(code: str, workspace: Path, **options: Any) -> subprocess.Completed
     lines = [f"{k}={v!r}" for k, v in ({"resume": True, "run": "a", "workspace": str(workspace)} | options).items()]
     script = f"""
 import os, resource, sys
-import mm, mm.cli, mm.core.training.session, mm.backends.cpu.attention  # a user without rights cannot import later
+import mm, mm.cli, mm.runtime.runs.session, mm.backends.cpu.attention  # a user without rights cannot import later
 from mm.core.errors import MMError
 def go(**more):
     try:
@@ -222,12 +222,12 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 SLOW = """
 import time
-from mm.core.contracts import Callback
+from mm.contracts import Callback
 from mm.core.hooks import hookimpl
 
 class Slow(Callback):
-    def on_step(self, trainer):
-        if trainer.progress.step == 3:
+    def on_step(self, run):
+        if run.step == 3:
             time.sleep(60)
 
 @hookimpl
@@ -237,7 +237,7 @@ def mm_callbacks(run):
 SLOW_SAVE = """
 import time
 from mm.core.hooks import hookimpl
-from mm.core.training import saver
+from mm.runtime.training import saver
 
 write = saver.write
 def slow(snapshot, *rest):
@@ -285,11 +285,11 @@ def test_a_second_interrupt_stops_at_once(plugin: str, tmp_path: Path) -> None:
 # ---- memory
 
 LIMITED = """
-from mm.core.contracts import Callback
+from mm.contracts import Callback
 from mm.core.hooks import hookimpl
 
 class Limit(Callback):
-    def on_start(self, trainer):
+    def on_start(self, run):
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 120 * 2**20, resource.RLIM_INFINITY))
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from pyarrow import parquet
 
-from mm.core.data.strict_json import parse_json
 from mm.core.errors import DataError, UsageError
 from mm.plugins.sources.files import arrays, decode, mm_sources
 from mm.plugins.sources.files.source import Files
+from mm.runtime.text.strict_json import parse_json
 
 
 def source(path: Path) -> Files:

@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.core.contracts import Position
-from mm.core.data.messages import Message, ToolCall, parse_conversation
-from mm.core.data.reader import RowReader
-from mm.core.data.rows import ChatRow, TextRow
+from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
 from mm.core.records import FormatSpec
 from mm.plugins.formats import chat, text
@@ -22,6 +19,9 @@ from mm.plugins.formats.chat.format import ChatFormat
 from mm.plugins.formats.text.format import TextFormat
 from mm.plugins.sources import files
 from mm.plugins.sources.files.source import Files
+from mm.runtime.data.reader import RowReader
+from mm.runtime.text.messages import Message, ToolCall, parse_conversation
+from mm.runtime.text.rows import ChatRow, TextRow
 
 FORMATS = [*text.mm_formats(), *chat.mm_formats()]
 USER = {"role": "user", "content": "hi"}

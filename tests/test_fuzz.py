@@ -19,10 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from row_samples import SAMPLES, TOOL, learned_texts, said_by_the_assistant
 
-from mm.core.contracts import Position
-from mm.core.data.reader import RowReader
-from mm.core.data.rows import Encoded, Row, TextRow
-from mm.core.data.tokenizer import Tokenizer
+from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
@@ -30,6 +27,9 @@ from mm.plugins.commands.data.checking import Checker
 from mm.plugins.formats.preference.row import PreferenceRow
 from mm.plugins.formats.prompt.row import PromptRow
 from mm.plugins.sources.files.source import Files
+from mm.runtime.data.reader import RowReader
+from mm.runtime.text.rows import Encoded, Row, TextRow
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_rows, tiny_tokenizer
 
 FEW, MANY = 80, 1200  # mutated rows of each of the nine formats

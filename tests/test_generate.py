@@ -12,19 +12,19 @@ import torch
 from click.testing import CliRunner, Result
 
 import mm
-from mm.core.backend import Backend
-from mm.core.choices import choose_engine
-from mm.core.contracts import Engine
-from mm.core.data.messages import Message
-from mm.core.data.tokenizer import Tokenizer
+from mm.contracts import Engine
+from mm.core.config.autoselect import choose_engine
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import EngineSpec
-from mm.core.training.generation import TextModel, answer
-from mm.core.training.models import new_model, save_model_folder
 from mm.core.workspace import Workspace
 from mm.plugins.commands.chat.command import chat
 from mm.plugins.commands.generate.command import generate
+from mm.runtime.devices.backend import Backend
+from mm.runtime.generation.text_model import TextModel, answer
+from mm.runtime.models.folder import new_model, save_model_folder
+from mm.runtime.text.messages import Message
+from mm.runtime.text.tokenizer import Tokenizer
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 

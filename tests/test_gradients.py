@@ -8,13 +8,14 @@ from functools import cache
 import torch
 from hypothesis import given, settings, strategies as st
 
-from mm.core.backend import Backend
 from mm.core.plugins import PluginManager
 from mm.core.settings import TrainSettings
-from mm.core.training.batch import Unit, pack
-from mm.core.training.distributed import World
-from mm.core.training.roles import Role
-from mm.core.training.trainer import Trainer
+from mm.runtime.devices.backend import Backend
+from mm.runtime.nn.batch import Unit, pack
+from mm.runtime.training.distributed import World
+from mm.runtime.training.roles import Role
+from mm.runtime.training.state import TrainState
+from mm.runtime.training.trainer import Trainer
 from mm.testing import tiny_model, tiny_tokenizer, tiny_units
 
 ROWS = [
@@ -38,12 +39,12 @@ def gradients(rows: Sequence[Unit], micro_batch_tokens: int, algorithm: str = "s
     torch.set_num_threads(1)
     model = tiny_model().double()
     roles = {"policy": Role("policy", model, trainable=True)}
-    trainer = Trainer(
+    state = TrainState(
         settings=TrainSettings(max_steps=1, micro_batch_tokens=micro_batch_tokens, dtype="fp32"), backend=Backend(),
         world=World(), roles=roles, algorithm=plugins().load("algorithm", algorithm)(None, roles, None), feed=None,  # type: ignore[arg-type]
-        callbacks=[], evaluate=lambda trainer: {},
     )  # fmt: skip
-    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
+    trainer = Trainer(state, evaluate=lambda state: {})
+    state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     trainer.train_step(list(rows))
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

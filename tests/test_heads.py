@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from mm.core.training.heads import linear_cross_entropy, token_logprobs
+from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
 
 
 def inputs(m: int, e: int = 8, v: int = 23) -> tuple[Tensor, Tensor, Tensor, Tensor]:

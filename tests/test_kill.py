@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mm.core.errors import CheckpointError
-from mm.core.training.storage import verify
+from mm.core.storage import verify
 from mm.core.workspace import RunFolder, Workspace, step_of
 from mm.testing import tiny_run
 

@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import mm
-from mm.core.conformance.tensors import documents
-from mm.core.contracts import Request, Sampling
+from mm.contracts import Request, Sampling
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import pack
 from mm.core.workspace import RunFolder
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
 from mm.plugins.adapters.lora.files import read
+from mm.runtime.nn.batch import pack
 from mm.testing import tiny_model, tiny_run
+from mm.testing.suites.tensors import documents
 
 SMALL = {"max_steps": 4, "learning_rate": 1e-2, "threads": 1, "log_interval": 1, "seed": 5}
 
@@ -208,8 +208,8 @@ def test_the_algorithm_of_that_name(tuned: RunFolder, base: RunFolder) -> None:
 
 def test_a_checkpoint_answers_like_the_merged_model(tuned: RunFolder) -> None:
     plugins = PluginManager.discover(environ={})
-    from mm.core.backend import Backend
-    from mm.core.training.models import load_model_folder
+    from mm.runtime.devices.backend import Backend
+    from mm.runtime.models.folder import load_model_folder
 
     checkpoint = next(iter(tuned.checkpoints.glob("step-*")))
     models = [load_model_folder(plugins, folder, Backend()).model for folder in (checkpoint, tuned.model)]
@@ -252,8 +252,8 @@ def test_the_reference_is_the_policy_with_the_adapter_off(base: RunFolder) -> No
 
 
 def test_an_adapted_model_generates_as_the_merged_one() -> None:
-    from mm.core.backend import Backend
     from mm.plugins.engines.local.engine import LocalEngine
+    from mm.runtime.devices.backend import Backend
 
     adapter = adapted()
     requests = [Request(ids=(1, 5, 9), max_new_tokens=12, sampling=Sampling(temperature=0.0)) for _ in range(2)]

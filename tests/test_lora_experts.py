@@ -13,15 +13,15 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 import mm
-from mm.core.conformance.tensors import documents
 from mm.core.errors import CheckpointError
 from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec
-from mm.core.training.batch import pack
 from mm.core.workspace import RunFolder
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
+from mm.runtime.nn.batch import pack
 from mm.testing import assert_passed, check_adapter, tiny_model, tiny_run
+from mm.testing.suites.tensors import documents
 
 FORMATS = {"tiny": "qwen2-moe", "tiny3": "qwen3-moe"}
 LEARNING = {"max_steps": 3, "learning_rate": 3e-2, "threads": 1, "seed": 5}

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from mm.core.contracts import Largest
-from mm.core.training.distributed import World
-from mm.core.training.metrics import Meter
+from mm.contracts import Largest
+from mm.runtime.training.distributed import World
+from mm.runtime.training.metrics import Meter
 
 
 class Second(World):

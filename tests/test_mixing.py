@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.core.data.mixing import MixedOrder, Shares, by_file, first_in_shares
-from mm.core.data.order import RowOrder
-from mm.core.data.weights import split_weight, split_weights
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import Unit
-from mm.core.training.distributed import World
-from mm.core.training.feed import Feed
+from mm.runtime.data.mixing import MixedOrder, Shares, by_file, first_in_shares
+from mm.runtime.data.order import RowOrder
+from mm.runtime.data.weights import split_weight, split_weights
+from mm.runtime.nn.batch import Unit
+from mm.runtime.training.distributed import World
+from mm.runtime.training.feed import Feed
 from mm.testing import tiny_run
 
 WEIGHTS = st.lists(st.fractions(min_value=Fraction(1, 1000), max_value=1000), min_size=1, max_size=6)
@@ -125,7 +125,7 @@ class _Lengths:
 
     @staticmethod
     def unit(index: int) -> Unit:
-        return Unit((), row=index)
+        return Unit((), row_index=index)
 
 
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(1, 6))
@@ -137,8 +137,8 @@ def test_the_stream_does_not_depend_on_the_number_of_ranks(world_size: int, batc
         for rank in range(world_size)
     ]
     for _ in range(batches):
-        expected = sorted((unit.row, unit.repeat) for unit in alone.next())
-        assert expected == sorted((unit.row, unit.repeat) for rank in ranks for unit in rank.next())
+        expected = sorted((unit.row_index, unit.repeat) for unit in alone.next())
+        assert expected == sorted((unit.row_index, unit.repeat) for rank in ranks for unit in rank.next())
         assert len(set(expected)) == batch_size
 
 
@@ -228,9 +228,9 @@ def test_a_weighted_run_resumes_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_held_out_rows_of_no_file_are_trained_on(tmp_path: Path) -> None:
-    from mm.core.data.corpus import Corpus, open_corpus
-    from mm.core.data.order import held_out
     from mm.core.settings import TrainSettings
+    from mm.runtime.data.corpus import Corpus, open_corpus
+    from mm.runtime.data.order import held_out
     from mm.testing import tiny_tokenizer
 
     locators = [write(tmp_path / "a.jsonl", "a", 60) + ":1", write(tmp_path / "b.jsonl", "a", 30) + ":2"]  # b repeats a

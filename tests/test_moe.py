@@ -17,14 +17,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from mm.backends.cpu.backend import CpuBackend
 from mm.cli import run
 from mm.core.records import active_parameters
-from mm.core.training.attention import packed_attention
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.heads import linear_cross_entropy
-from mm.core.training.roles import Role
 from mm.plugins.architectures.dense import GEN3
 from mm.plugins.architectures.moe import GEN3_EXPERTS, PRESETS, MoEConfig
 from mm.plugins.architectures.moe.experts import MixtureOfExperts
 from mm.plugins.architectures.moe.model import MoE
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.heads import linear_cross_entropy
+from mm.runtime.training.roles import Role
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -14,16 +14,17 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from test_converters import edit_config, our_logits, shake, their_logits
 
-from mm.core.backend import Backend
-from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
-from mm.core.training.conversion import Unsupported, convert
-from mm.core.training.models import LoadedModel, load_model_folder, new_model, save_model_folder
-from mm.core.training.tensors import named_tensors
 from mm.core.workspace import Workspace
 from mm.plugins.architectures.dense import GEN3
 from mm.plugins.architectures.moe import GEN3_EXPERTS, MoEConfig
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.convert import convert
+from mm.runtime.models.converter import Unsupported
+from mm.runtime.models.folder import LoadedModel, load_model_folder, new_model, save_model_folder
+from mm.runtime.models.tensors import named_tensors
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
 
 SMALL = {

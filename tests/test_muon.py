@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mm.core.training import muon
-from mm.core.training.muon import BatchedMuon, orthogonalise
+from mm.runtime.nn import muon
+from mm.runtime.nn.muon import BatchedMuon, orthogonalise
 
 SHAPES = [(24, 16), (16, 24), (24, 16), (16, 16), (16, 24)]
 SETTINGS = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}

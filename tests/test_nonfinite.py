@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mm.core.backend import Backend
-from mm.core.contracts import Callback
+from mm.contracts import Callback
+from mm.core.callback import TrainingView
 from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.settings import TrainSettings
-from mm.core.training.roles import Role
-from mm.core.training.trainer import Trainer
-from mm.core.training.updates import Updates
 from mm.core.workspace import RunFolder
+from mm.runtime.devices.backend import Backend
+from mm.runtime.training.roles import Role
+from mm.runtime.training.updates import Updates
 from mm.testing import plugin_manager, tiny_run
 
 # only one of eleven rows has the letter z
@@ -75,15 +75,15 @@ class Plant(Callback):
         self.module, self.spoil, self.steps = module, spoil, []  # type: ignore[var-annotated]
         self.bad = torch.zeros(0, dtype=torch.bool)
 
-    def on_start(self, trainer: Trainer) -> None:
-        model = trainer.roles["policy"].model
-        letter = trainer.algorithm.tools.tokenizer.encode("z")[-1]
+    def on_start(self, run: Any) -> None:
+        model = run.roles["policy"].model
+        letter = run.algorithm.context.tokenizer.encode("z")[-1]
         forward, module = model.forward, model.get_submodule(self.module)
 
         def seen(batch: Any, *rest: Any, **more: Any) -> Any:
             self.bad = batch.input_ids == letter
-            if self.bad.any() and trainer.progress.step + 1 not in self.steps:
-                self.steps.append(trainer.progress.step + 1)
+            if self.bad.any() and run.step + 1 not in self.steps:
+                self.steps.append(run.step + 1)
             return forward(batch, *rest, **more)
 
         inner = module.forward
@@ -166,18 +166,18 @@ class Forbidden(Callback):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.patch, self.steps = monkeypatch, 0
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: TrainingView) -> None:
         for name in READS:
             self.patch.setattr(Tensor, name, _refuse(name))
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, run: TrainingView) -> None:
         self.steps += 1
-        if trainer.progress.step % trainer.settings.log_interval == 0:
+        if run.step % run.settings.log_interval == 0:
             self.patch.undo()
 
-    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        if trainer.progress.step < trainer.horizon:
-            self.on_start(trainer)
+    def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
+        if run.step < run.horizon:
+            self.on_start(run)
 
 
 def _refuse(name: str) -> Callable[..., Any]:
@@ -201,8 +201,8 @@ def test_no_tensor_is_read_between_log_intervals(
 class NoNumber(Callback):
     """Makes the loss of every step no number, and leaves its gradients as they are."""
 
-    def on_start(self, trainer: Trainer) -> None:
-        loss, algorithm = trainer.algorithm.loss, trainer.algorithm
+    def on_start(self, run: Any) -> None:
+        loss, algorithm = run.algorithm.loss, run.algorithm
 
         def spoiled(*arguments: Any) -> Any:
             value, metrics = loss(*arguments)

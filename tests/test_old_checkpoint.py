@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 import mm
-from mm.core.contracts import Callback
-from mm.core.training.checkpoint import _restore_callbacks
+from mm.contracts import Callback
 from mm.core.workspace import RunFolder
+from mm.runtime.training.checkpoint import _restore_callbacks
 
 OLD = Path(__file__).parent / "data" / "run-before-floors"
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from mm.core.plugins import PluginManager
 from mm.core.settings import TrainSettings
-from mm.core.training.attention import packed_attention
-from mm.core.training.muon import BatchedMuon
-from mm.core.training.optim import build_optimizers, hidden_matrices, learning_rate
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.muon import BatchedMuon
+from mm.runtime.nn.optimizers import build_optimizers, hidden_matrices, learning_rate
 from mm.testing import tiny_model
 
 

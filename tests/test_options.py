@@ -13,11 +13,11 @@ import tomli_w
 from attrs.validators import ge
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from mm.core.config.resolve import resolve
 from mm.core.errors import UsageError
 from mm.core.layers import Layer
 from mm.core.options import Option, OptionInfo, build, coerce, option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.resolve import resolve
 from mm.core.run import Run, read_toml
 from mm.plugins.commands.parts import PartsCommand, given_layers
 from mm.testing import plugin_manager

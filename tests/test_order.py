@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.core.data.order import RowOrder, held_out, partition, permutation
 from mm.core.errors import CheckpointError
+from mm.runtime.data.order import RowOrder, held_out, partition, permutation
 
 SEEDS = st.integers(-5, 2**70)
 

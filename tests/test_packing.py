@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import given, strategies as st
 
-from mm.core.training.batch import Tokens, Unit, pack, split_by_tokens
+from mm.runtime.nn.batch import Tokens, Unit, pack, split_by_tokens
 
 LEARN = st.lists(st.booleans(), min_size=1, max_size=9)
 UNITS = st.lists(st.lists(LEARN, min_size=1, max_size=3), max_size=8)
@@ -23,7 +23,7 @@ def make(shapes: list[list[list[bool]]]) -> list[Unit]:
                 )
                 for learn in unit
             ),
-            row=row,
+            row_index=row,
         )
         for row, unit in enumerate(shapes)
     ]
@@ -83,11 +83,11 @@ def test_an_empty_pack_has_no_tokens() -> None:
 def test_budgets_hold_and_nothing_is_lost(shapes: list[list[list[bool]]], budget: int) -> None:
     units = make(shapes)
     packs = split_by_tokens(units, budget)
-    assert sorted(unit.row for p in packs for unit in p) == list(range(len(units)))
+    assert sorted(unit.row_index for p in packs for unit in p) == list(range(len(units)))
     for each in packs:
         assert each
         assert sum(unit.num_tokens for unit in each) <= budget or len(each) == 1
-    assert [[u.row for u in p] for p in packs] == [[u.row for u in p] for p in split_by_tokens(units, budget)]
+    assert [[u.row_index for u in p] for p in packs] == [[u.row_index for u in p] for p in split_by_tokens(units, budget)]
 
 
 @given(UNITS, st.integers(1, 30))

@@ -11,13 +11,13 @@ import torch
 from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
 from torch import Tensor, nn
 
-from mm.core.training.batch import Unit, pack
-from mm.core.training.distillation import Distillation, linear_distillation
 from mm.plugins.algorithms.dpo import DpoConfig
 from mm.plugins.algorithms.dpo.algorithm import Dpo
 from mm.plugins.algorithms.dpo.losses import LOSSES, Side
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.plugins.algorithms.kto.algorithm import Kto
+from mm.runtime.nn.batch import Unit, pack
+from mm.runtime.nn.distillation import Distillation, linear_distillation
 from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers

@@ -13,13 +13,13 @@ import torch
 from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
 from torch import Tensor
 
-from mm.core.contracts import Completion
-from mm.core.training.batch import Unit, pack
+from mm.contracts import Completion, Totals
 from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.rloo import RlooConfig
 from mm.plugins.algorithms.rloo.algorithm import Rloo
 from mm.plugins.rollouts.samples import Sample
+from mm.runtime.nn.batch import Unit, pack
 from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers
@@ -116,7 +116,7 @@ def test_losses_of_grpo(loss_type: str, drifted: bool, kl_coef: float, folders: 
             algorithm.add_field(samples, "old", old)
             inputs["old_per_token_logps"] = padded(old)
     batch = pack([sample.as_unit() for sample in samples])
-    loss, metrics = algorithm.loss(batch, {**algorithm.counts(batch), "mm.micro": 1.0})
+    loss, metrics = algorithm.loss(batch, Totals(counts=algorithm.counts(batch)))
     loss.backward()
     expected = trainer.compute_loss(trainer.model, inputs)
     expected.backward()

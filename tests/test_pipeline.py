@@ -13,16 +13,16 @@ import pytest
 import torch
 
 import mm
-from mm.core.contracts import Stage, StageResult
+from mm.contracts import Stage, StageResult
 from mm.core.errors import UsageError
 from mm.core.hooks import hookimpl
 from mm.core.layers import Layer
 from mm.core.options import Option, option, options_of
-from mm.core.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.workspace import Workspace, fingerprint
 from mm.plugins.commands.run.command import split_words
+from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.testing import plugin_manager, tiny_rows
 
 RAN: list[str] = []

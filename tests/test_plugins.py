@@ -224,7 +224,7 @@ def test_an_import_error_of_a_part_names_its_plugin(install: Install) -> None:
 
 
 CALLBACKS = HEAD + """
-from mm.core.contracts import Callback
+from mm.contracts import Callback
 
 class Watch(Callback):
     def __init__(self, run): self.run = run

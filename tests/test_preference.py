@@ -16,16 +16,16 @@ import mm
 from mm.core.errors import UsageError
 from mm.core.options import option
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import Unit, pack, sum_by_document
-from mm.core.training.distributed import World
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
 from mm.core.workspace import RunFolder
 from mm.plugins.algorithms.answers import AnswerAlgorithm
 from mm.plugins.algorithms.dpo import BETAS, DpoConfig
 from mm.plugins.algorithms.dpo.losses import LOSSES, Side
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.plugins.algorithms.kto.algorithm import Kto
+from mm.runtime.nn.batch import Unit, pack, sum_by_document
+from mm.runtime.training.context import Context
+from mm.runtime.training.distributed import World
+from mm.runtime.training.roles import Role
 from mm.testing import assert_passed, check_algorithm, tiny_model, tiny_run, tiny_tokenizer, tiny_units
 
 PLUGINS = PluginManager.discover(environ={})
@@ -113,7 +113,7 @@ def algorithm(kind: type[AnswerAlgorithm], config: Any, units: list[Unit], **too
         name: Role(name, tiny_model(vocab_size=TOKENIZER.vocab_size, seed=seed).double(), trainable=name == "policy")
         for seed, name in enumerate(("policy", "reference"))
     }
-    made = Tools(tokenizer=TOKENIZER, world=World(), seed=3, more_rows=lambda n: units[:n], units=units, **tools)
+    made = Context(tokenizer=TOKENIZER, world=World(), seed=3, more_rows=lambda n: units[:n], units=units, **tools)
     return kind(config, roles, made)
 
 
@@ -136,8 +136,8 @@ def test_logprobs_are_those_of_a_padded_batch_elsewhere(tmp_path: Path) -> None:
 
     run = tiny_run(tmp_path, "pretrain", max_steps=1, run="base")
     theirs = LlamaForCausalLM.from_pretrained(mm.convert(run.model, tmp_path / "llama", to="llama"))
-    from mm.core.backend import Backend
-    from mm.core.training.models import load_model_folder
+    from mm.runtime.devices.backend import Backend
+    from mm.runtime.models.folder import load_model_folder
 
     units = pairs()
     ours = algorithm(AnswerAlgorithm, DpoConfig(), units)
@@ -160,7 +160,7 @@ def test_logprobs_are_those_of_a_padded_batch_elsewhere(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(1, 6), max_size=5), seed=st.integers(0, 99))
 def test_sums_by_document(lengths: list[int], seed: int) -> None:
-    from mm.core.training.batch import Tokens
+    from mm.runtime.nn.batch import Tokens
 
     generator = torch.Generator().manual_seed(seed)
     learns = [torch.rand(n, generator=generator) < 0.5 for n in lengths]
@@ -241,12 +241,12 @@ def test_kto_is_the_papers_formula(cached: bool) -> None:
 
 def test_kto_compares_each_prompt_with_another_rows_answer() -> None:
     found, units = kto()
-    answers = {tuple(u.sequences[0].ids[u.sequences[0].fields["learn"]].tolist()): u.row for u in units}
+    answers = {tuple(u.sequences[0].ids[u.sequences[0].fields["learn"]].tolist()): u.row_index for u in units}
     for unit in units:
         (own,), (other,) = unit.sequences, found._mismatched(unit).sequences
         begin = int(own.fields["learn"].int().argmax())
         assert other.ids[:begin].equal(own.ids[:begin]) and not other.fields["learn"][:begin].any()
-        assert answers[tuple(other.ids[other.fields["learn"]].tolist())] != unit.row
+        assert answers[tuple(other.ids[other.fields["learn"]].tolist())] != unit.row_index
 
 
 def test_ktos_baseline_does_not_depend_on_the_ranks() -> None:
@@ -254,8 +254,8 @@ def test_ktos_baseline_does_not_depend_on_the_ranks() -> None:
     with torch.no_grad():
         (whole,) = found.prepare(units)
         halves = [found.prepare(units[k::2])[0] for k in (0, 1)]
-    values = {unit.row: unit.values["kl"] for half in halves for unit in half}
-    assert [values[u.row] for u in whole] == pytest.approx([u.values["kl"] for u in whole], rel=1e-9)
+    values = {unit.row_index: unit.values["kl"] for half in halves for unit in half}
+    assert [values[u.row_index] for u in whole] == pytest.approx([u.values["kl"] for u in whole], rel=1e-9)
 
 
 def test_kto_evaluates_with_its_baseline(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 
 import mm
 from mm.core.errors import UsageError
-from mm.core.training.profiling import Spans, group_of
 from mm.core.workspace import RunFolder
+from mm.runtime.training.callbacks.profiling import Spans, group_of
 from mm.testing import tiny_run
 
 SMALL = {
@@ -109,7 +109,7 @@ def test_a_moment_belongs_to_the_phase_around_it() -> None:
 def test_phases_cost_nothing_without_a_trace() -> None:
     from contextlib import nullcontext
 
-    from mm.core.training.profiling import phase
+    from mm.runtime.training.phases import phase
 
     assert isinstance(phase("forward"), nullcontext)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler, phase("forward"):

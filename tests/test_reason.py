@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
 
-from mm.core.data.tokenizer import DEFAULT_TEMPLATE, Tokenizer
-from mm.core.data.tokenizer_files import TokenizerFiles
-from mm.core.data.tokenizer_training import NAMES, SPECIAL
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import pack
-from mm.core.training.distributed import World
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
 from mm.plugins.algorithms.reason import ReasonConfig
 from mm.plugins.algorithms.reason.algorithm import Reason
+from mm.runtime.data.tokenizer_training import NAMES, SPECIAL
+from mm.runtime.nn.batch import pack
+from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE, Tokenizer
+from mm.runtime.text.tokenizer_files import TokenizerFiles
+from mm.runtime.training.context import Context
+from mm.runtime.training.distributed import World
+from mm.runtime.training.roles import Role
 from mm.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_units
 
 ROWS = [
@@ -33,7 +33,7 @@ ROWS = [
 
 def reason(tokenizer: Tokenizer, **config: object) -> Reason:
     policy = Role("policy", tiny_model(vocab_size=tokenizer.vocab_size).double(), trainable=True)
-    tools = Tools(tokenizer=tokenizer, world=World(), seed=0, more_rows=lambda n: [])
+    tools = Context(tokenizer=tokenizer, world=World(), seed=0, more_rows=lambda n: [])
     return Reason(ReasonConfig(**config), {"policy": policy}, tools)
 
 

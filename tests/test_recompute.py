@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.recompute import checkpoint_blocks
 from mm.core.workspace import RunFolder
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.recompute import checkpoint_blocks
 from mm.testing import tiny_model, tiny_run
 
 SMALL = {

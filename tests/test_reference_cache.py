@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_preference import ROWS, SMALL, VERDICTS, held_out, logged
 
-from mm.core.training.tools import stable_seed
+from mm.runtime.training.context import stable_seed
 from mm.testing import tiny_run
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.core.data.messages import Message, ToolCall
-from mm.core.data.replies import (
+from mm.core.errors import DataError
+from mm.runtime.text.messages import Message, ToolCall
+from mm.runtime.text.replies import (  # fmt: skip
     read_calls,
     split_calls,
     tagged,
@@ -17,8 +18,7 @@ from mm.core.data.replies import (
     turns_of,
     with_calls,
     without_thinking,
-)  # fmt: skip
-from mm.core.errors import DataError
+)
 
 CALL = '<tool_call>\n{"name": "search", "arguments": {"query": "茶"}}\n</tool_call>'
 SEARCH = ToolCall("search", {"query": "茶"})

@@ -9,13 +9,13 @@ from click.testing import CliRunner
 
 import mm as package
 from mm.cli import mm
-from mm.core import api
+from mm.core.config.resolve import compose, resolve
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.plugins import PluginManager
-from mm.core.resolve import compose, resolve
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
+from mm.runtime.runs import api
 from mm.testing import plugin_manager
 
 PARTS = """

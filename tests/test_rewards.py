@@ -13,16 +13,16 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
-from mm.core.conformance.rows import parse_rows
-from mm.core.contracts import Reward
-from mm.core.data.replies import transcript
-from mm.core.data.tool_schema import SchemaFault
+from mm.contracts import Reward
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.records import RewardSpec
 from mm.plugins.sources.skills import corpus
+from mm.runtime.text.replies import transcript
+from mm.runtime.text.tool_schema import SchemaFault
 from mm.testing import Check, assert_passed, check_reward, plugin_manager, tiny_rows
+from mm.testing.suites.rows import parse_rows
 
 PLUGINS = PluginManager.discover(environ={})
 TOOL = {

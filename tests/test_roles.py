@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import mm
-from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.contracts import Algorithm, Metrics, Totals
 from mm.core.errors import UsageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, Needs
-from mm.core.training.batch import Packed
-from mm.core.training.heads import linear_cross_entropy
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.heads import linear_cross_entropy
 from mm.testing import plugin_manager, tiny_run
 
 
@@ -47,9 +47,9 @@ class Cast(Algorithm):
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    needs = Needs(data="text", roles=("policy", "reference", "critic"), trainable=("policy", "critic"), scalar=("critic",))
+    needs = Needs(data="text", roles=("policy", "reference", "critic"), trainable=("policy", "critic"), value_heads=("critic",))
     yield AlgorithmSpec(name="cast", summary="Three roles.", target=f"{__name__}:Cast", needs=lambda config: needs)
-    given = Needs(data="text", roles=("policy", "teacher"), given=("teacher",))
+    given = Needs(data="text", roles=("policy", "teacher"), user_provided=("teacher",))
     yield AlgorithmSpec(name="taught", summary="A teacher.", target=f"{__name__}:Cast", needs=lambda config: given)
 
 

@@ -12,9 +12,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.distributed import World
-from mm.core.training.metrics import Meter
+from mm.contracts import Totals
 from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.ppo import PpoConfig
@@ -25,6 +23,9 @@ from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
 from mm.plugins.rollouts import losses
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.training.distributed import World
+from mm.runtime.training.metrics import Meter
 
 LENGTHS = (3, 1, 5)
 
@@ -79,9 +80,9 @@ def grpo_on(config: GrpoConfig, seed: int) -> tuple[Grpo, list[Unit]]:
         learn = torch.arange(len(p) + 2) >= 2
         fields = {"learn": learn, "old": padded(q), "reference": padded(r), "engine": padded(q + row)}
         fields["advantages"] = padded(torch.full_like(p, a))
-        units.append(Unit((Tokens(torch.ones(len(p) + 2, dtype=torch.long), fields),), row=row))
+        units.append(Unit((Tokens(torch.ones(len(p) + 2, dtype=torch.long), fields),), row_index=row))
     tools: Any = SimpleNamespace(rewards={"some": None}, world=SimpleNamespace(size=1), seed=0, max_length=None)
-    models: Any = {"policy": Answers(lambda batch: torch.cat([new[u.row] for u in batch.units])), "reference": Answers()}
+    models: Any = {"policy": Answers(lambda batch: torch.cat([new[u.row_index] for u in batch.units])), "reference": Answers()}
     return Grpo(config, models, tools), units
 
 
@@ -91,7 +92,7 @@ def test_each_loss_is_its_papers(kind: str, seed: int) -> None:
     config = GrpoConfig(loss_type=kind, kl_coef=0.1, clip_low=None if kind == "cispo" else 0.2, clip_high=0.28, max_new_tokens=16)
     algorithm, units = grpo_on(config, seed)
     batch = pack(units)
-    loss, _ = algorithm.loss(batch, {**algorithm.counts(batch), "mm.micro": 1.0})
+    loss, _ = algorithm.loss(batch, Totals(counts=algorithm.counts(batch)))
     assert loss.item() == pytest.approx(expected(kind, config, seed), rel=1e-6)
 
 
@@ -101,12 +102,12 @@ def test_rloo_takes_a_completion_as_one_action() -> None:
     units = []
     for row, n in enumerate(LENGTHS):
         fields = {"learn": torch.arange(n + 1) >= 1, "engine": torch.zeros(n + 1), "advantages": torch.full((n + 1,), row - 1.0)}
-        units.append(Unit((Tokens(torch.ones(n + 1, dtype=torch.long), fields),), row=row))
+        units.append(Unit((Tokens(torch.ones(n + 1, dtype=torch.long), fields),), row_index=row))
     tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     models: Any = {"policy": Answers(lambda batch: torch.cat(said))}
     rloo = Rloo(RlooConfig(max_new_tokens=16, kl_coef=0.0), models, tools)
     batch = pack(units)
-    rloo.loss(batch, {**rloo.counts(batch), "mm.micro": 1.0})[0].backward()
+    rloo.loss(batch, Totals(counts=rloo.counts(batch)))[0].backward()
     for advantage, logprobs in zip((-1.0, 0.0, 1.0), said, strict=True):
         assert logprobs.grad is not None
         assert logprobs.grad.tolist() == pytest.approx([-advantage / (3 * 16)] * len(logprobs))
@@ -117,7 +118,7 @@ def test_figures_do_not_depend_on_how_a_step_was_cut() -> None:
     found = []
     for cut in ([units], [units[:1], units[1:]], [[unit] for unit in units]):
         meter, packs = Meter(), [pack(part) for part in cut]
-        totals = {"completions": 3.0, "drawn": 9.0, "mm.micro": float(len(packs))}
+        totals = Totals(counts={"completions": 3.0, "drawn": 9.0}, micro_batches=len(packs))
         for batch in packs:
             meter.add(algorithm.loss(batch, totals)[1])
         found.append(meter.read(World()))
@@ -155,7 +156,7 @@ def cutting(kind: str, new: list[Tensor], old: list[Tensor], advantages: list[fl
     units = [Unit((Tokens(torch.ones(len(p) + 1, dtype=torch.long), {"learn": torch.arange(len(p) + 1) >= 1}),)) for p in new]
     batch = pack(units)
     given = torch.cat([torch.full_like(p, a) for p, a in zip(new, advantages, strict=True)]).detach()
-    seen = losses.Tokens(batch, torch.cat(new), torch.cat(old), given, *losses.document_of(batch))
+    seen = losses.DrawnTokens(batch, torch.cat(new), torch.cat(old), given, *losses.document_of(batch))
     return losses.SURROGATES[kind](seen, 0.2, 0.2)
 
 
@@ -231,7 +232,7 @@ def ppo_on(new: list[float], said: list[float], **fields: list[float]) -> tuple[
     }
     tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     ppo = Ppo(PpoConfig(value_clip=0.2, value_coef=0.5, kl_stop=0.25), models, tools)
-    return ppo, batch, ppo.loss(batch, {**ppo.counts(batch), "mm.micro": 1.0})
+    return ppo, batch, ppo.loss(batch, Totals(counts=ppo.counts(batch)))
 
 
 def test_a_value_is_learned_no_faster_than_its_clip() -> None:
@@ -288,7 +289,7 @@ def test_one_value_for_all_prompts_is_minimind_s() -> None:
 
     def answered(row: int, reward: float, logprob: float) -> Any:
         drawn = {"logprobs": [0.0, logprob, logprob], "learn": [False, True, True]}
-        return SimpleNamespace(unit=SimpleNamespace(row=row), reward=reward, advantage=0.0, **drawn)
+        return SimpleNamespace(unit=SimpleNamespace(row_index=row), reward=reward, advantage=0.0, **drawn)
 
     first = [answered(0, 1.0, -1.0), answered(1, 0.0, -1.0), answered(2, 1.0, -1.0)]
     spo.compare([[sample] for sample in first])

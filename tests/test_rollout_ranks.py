@@ -17,9 +17,9 @@ import torch
 from ranks import two_ranks
 from safetensors.torch import load_file
 
-from mm.core.training.distributed import World
 from mm.plugins.rollouts.base import Rollout
 from mm.plugins.rollouts.samples import Sample
+from mm.runtime.training.distributed import World
 from mm.testing import tiny_run
 
 TINY = {
@@ -123,7 +123,7 @@ def test_mini_batches_are_those_of_one_rank() -> None:
         sample.as_unit = lambda sample=sample: sample.key
     config = SimpleNamespace(passes=2, mini_batches=4)
     deal = lambda world, some: Rollout._mini_batches(  # noqa: E731
-        SimpleNamespace(tools=SimpleNamespace(world=world), config=config), some  # type: ignore[arg-type]
+        SimpleNamespace(context=SimpleNamespace(world=world), config=config), some  # type: ignore[arg-type]
     )
     whole = deal(World(), samples)
     assert [len(batch) for batch in whole] == [4, 4, 4, 3] * 2 and whole[:4] != whole[4:]

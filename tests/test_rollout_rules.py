@@ -14,18 +14,18 @@ import drawing
 import pytest
 
 import mm
-from mm.core.contracts import Completion, Request, Reward
-from mm.core.data.rows import Row
+from mm.contracts import Completion, Request, Reward
 from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.records import RewardSpec
-from mm.core.training.batch import Packed, Unit
-from mm.core.training.watchdog import Watchdog
 from mm.core.workspace import RunFolder
 from mm.plugins.engines.local.engine import LocalEngine
 from mm.plugins.rollouts.base import Rollout
 from mm.plugins.rollouts.samples import Sample
+from mm.runtime.nn.batch import Packed, Unit
+from mm.runtime.text.rows import Row
+from mm.runtime.training.callbacks.watchdog import Watchdog
 from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
 
 TINY = {
@@ -154,7 +154,7 @@ def test_a_tool_that_is_not_there_is_said(plugins: PluginManager, caller: Path, 
 def test_a_prompt_that_comes_again_is_drawn_anew(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
     train(plugins, tmp_path, rows=drawing.PROMPTS[:2], max_steps=1)
     (samples,) = seen.rollouts
-    assert sorted(sample.unit.row for sample in samples) == [0] * 8 + [1] * 8
+    assert sorted(sample.unit.row_index for sample in samples) == [0] * 8 + [1] * 8
     assert len({sample.key for sample in samples}) == len({tuple(sample.ids) for sample in samples}) == 16
 
 
@@ -166,7 +166,7 @@ def test_groups_without_spread_make_room(plugins: PluginManager, seen: Seen, tmp
     run = train(plugins, tmp_path / "dynamic", dynamic_sampling=True, most_resamples=20, **options)
     samples = seen.rollouts[-1]
     assert len(samples) == 16 and logged(run, "no_spread") == [0.0]
-    assert {drawing.PROMPTS[sample.unit.row]["prompt"].split()[1] for sample in samples} <= set(drawing.WORDS[:4])
+    assert {drawing.PROMPTS[sample.unit.row_index]["prompt"].split()[1] for sample in samples} <= set(drawing.WORDS[:4])
     # the rows came from the run's own order, and no draw was made twice
     assert len(seen.asked) > 16 and len({request.key for request, _ in seen.asked}) == len(seen.asked)
     bounded = train(plugins, tmp_path / "bounded", dynamic_sampling=True, most_resamples=0, **options)
@@ -178,14 +178,14 @@ def test_epochs_count_prompts(plugins: PluginManager, seen: Seen, tmp_path: Path
     assert run.manifest["step"] == run.manifest["steps"] == 2 * (8 // 4) * 2 * 2
     plan = mm.plan("grpo", config=run.path / "run.toml", run="other", workspace=tmp_path, plugins=plugins)
     assert "16 of 4 rows" in plan and "4 with the same rows" in plan
-    assert sorted(s.unit.row for rollout in seen.rollouts for s in rollout) == sorted([*range(8)] * 2 * 4)
+    assert sorted(s.unit.row_index for rollout in seen.rollouts for s in rollout) == sorted([*range(8)] * 2 * 4)
 
 
 @pytest.mark.parametrize("budget", [1, 40])
 def test_models_are_given_no_more_than_the_budget(
     budget: int, plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mm.core.training.roles import Role
+    from mm.runtime.training.roles import Role
 
     packs: list[Packed] = []
     forward = Role.__call__
@@ -285,14 +285,14 @@ def test_what_a_lost_stretch_drew_is_not_kept_twice(plugins: PluginManager, tmp_
 )  # fmt: skip
 def test_a_figure_out_of_its_range_is_said_once_with_its_meaning(name: str, value: float) -> None:
     told: list[str] = []
-    dog: Any = Watchdog(told.append)
-    trainer = SimpleNamespace(algorithm=Rollout, progress=SimpleNamespace(step=7))
+    dog: Any = Watchdog(Rollout.watch, told.append)
+    run = SimpleNamespace(step=7)
     well = {
         "engine_gap": 0.01, "engine_gap_max": 0.1, "clip_fraction": 0.1, "no_spread": 0.5, "entropy": 0.5, "length": 20.0,
         "length_growth": 1.5, "truncated": 0.1, "failed_rewards": 0.0,
     }  # fmt: skip
     assert well.keys() == Rollout.watch.keys()
-    watching: Callable[[dict[str, float]], None] = lambda metrics: dog.on_log(trainer, metrics)  # noqa: E731
+    watching: Callable[[dict[str, float]], None] = lambda metrics: dog.on_log(run, metrics)  # noqa: E731
     watching(well)
     assert told == []
     watching({**well, name: value})

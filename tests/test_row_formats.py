@@ -11,16 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from row_samples import SAMPLES, TOOL, assistant, learned_texts, user
 
-from mm.core.contracts import Position
-from mm.core.data.messages import Message, ToolCall
-from mm.core.data.reader import RowReader
-from mm.core.data.tokenizer import Tokenizer
+from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.plugins.formats.preference.row import PreferenceRow
 from mm.plugins.formats.prompt.row import PromptRow
 from mm.plugins.formats.unpaired.row import UnpairedRow
+from mm.runtime.data.reader import RowReader
+from mm.runtime.text.messages import Message, ToolCall
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_rows, tiny_tokenizer, tiny_units
 
 AT = Position(path="f.jsonl", line=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.core.data.messages import Message
-from mm.core.data.rows import ChatRow, Row, TextRow, cut_chat, cut_text
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.runtime.text.messages import Message
+from mm.runtime.text.rows import ChatRow, Row, TextRow, cut_chat, cut_text
+from mm.runtime.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 from mm import cli
 from mm.core.locks import exclusive
 from mm.core.workspace import RunFolder
-from mm.plugins.commands.pictures import fonts_for
-from mm.plugins.commands.runs.plot import plot_runs, telling
+from mm.plugins.evaluations.pictures import fonts_for
+from mm.plugins.evaluations.plot import plot_runs, telling
 from mm.testing import tiny_run
 
 SMALL = {

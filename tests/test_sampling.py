@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from mm.core.contracts import Sampling
+from mm.contracts import Sampling
 from mm.core.errors import UsageError
 from mm.plugins.engines.local.sampling import Sampler, check, uniform
 

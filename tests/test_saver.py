@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mm.core.contracts import Callback
+from mm.contracts import Callback
+from mm.core.callback import TrainingView
 from mm.core.errors import StorageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.training import checkpoint, saver
-from mm.core.training.storage import verify
-from mm.core.training.trainer import Trainer
+from mm.core.storage import verify
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.training import checkpoint, saver
 from mm.testing import plugin_manager, tiny_run
 
 SMALL = {
@@ -57,11 +57,11 @@ class Watcher(Callback):
         self.events: list[str] = []
         self.at = lambda step: None
 
-    def on_step(self, trainer: Trainer) -> None:
-        self.events.append(f"step {trainer.progress.step}")
-        self.at(trainer.progress.step)
+    def on_step(self, run: TrainingView) -> None:
+        self.events.append(f"step {run.step}")
+        self.at(run.step)
 
-    def on_save(self, trainer: Trainer, path: Path) -> None:
+    def on_save(self, run: TrainingView, path: Path) -> None:
         verify(path)
         self.events.append(path.name)
 
@@ -184,8 +184,8 @@ def test_a_failed_save_ends_the_run_with_one_message(
 
 
 class Broken(Callback):
-    def on_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == 3:
+    def on_step(self, run: TrainingView) -> None:
+        if run.step == 3:
             raise RuntimeError("a bug in a callback")
 
 

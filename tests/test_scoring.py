@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Reward, Totals
+from mm.contracts import Algorithm, Metrics, Reward, Totals
 from mm.core.errors import MMError, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.records import AlgorithmSpec, Needs
-from mm.core.training.batch import Packed, Unit
-from mm.core.training.scoring import score
+from mm.runtime.generation.scoring import score
+from mm.runtime.nn.batch import Packed, Unit
 from mm.testing import plugin_manager, tiny_run
 
 
@@ -115,11 +115,11 @@ class Judged(Algorithm):
     """Learns nothing; asks the run's rewards about two completions of each prompt."""
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
-        rows = [unit.row for unit in units for _ in range(2)]
-        scores = self.tools.score(rows, ["short", "a longer one"] * len(units))
+        rows = [unit.row_index for unit in units for _ in range(2)]
+        scores = self.context.score(rows, ["short", "a longer one"] * len(units))
         given = [score for score in scores.by_name["python"] if score is not None]
         self.found = {"python": (sum(given), len(given)), "failed": (sum(map(len, scores.failed)), len(rows))}
-        self.tools.log([{"total": total, "rewards": scores.of(i)} for i, total in enumerate(scores.total)])
+        self.context.log([{"total": total, "rewards": scores.of(i)} for i, total in enumerate(scores.total)])
         return [units]
 
     def counts(self, batch: Packed) -> dict[str, float]:

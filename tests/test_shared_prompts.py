@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from mm.core.training.batch import Packed, Tokens, Unit, pack
-from mm.core.training.heads import token_logprobs
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.nn.heads import token_logprobs
 from mm.testing import tiny_model
 
 # (which prompt, tokens of the answer) of each sequence

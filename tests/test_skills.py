@@ -7,11 +7,12 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.core.data.corpus import open_source
 from mm.core.errors import UsageError
-from mm.plugins.sources.skills import calls, checks, corpus, reasoning, tools, verifiable
+from mm.plugins.sources.skills import calls, checks, corpus, reasoning, verifiable
 from mm.plugins.sources.skills.corpus import conversations
 from mm.plugins.sources.skills.world import MOST_PEOPLE
+from mm.plugins.tools import canned as tools
+from mm.runtime.data.corpus import open_source
 from mm.testing import plugin_manager
 
 

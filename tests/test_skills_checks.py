@@ -5,7 +5,8 @@ import math
 import pytest
 from hypothesis import given, strategies as st
 
-from mm.plugins.sources.skills import checks, tools
+from mm.plugins.sources.skills import checks
+from mm.plugins.tools import canned as tools
 
 CALL = {"check": {"call": {"name": "search", "arguments": {"query": "茶"}}}}
 

@@ -88,7 +88,7 @@ def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str])
 
 def test_importing_the_package_and_its_test_kit_loads_nothing_heavy() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"import mm, mm.testing, mm.core.contracts, sys; print([m for m in {HEAVY} if m in sys.modules])"],
+        [sys.executable, "-c", f"import mm, mm.testing, mm.contracts, sys; print([m for m in {HEAVY} if m in sys.modules])"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"

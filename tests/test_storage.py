@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mm.core.errors import CheckpointError
-from mm.core.training.storage import INDEX, sweep, verify, whole_folder
+from mm.core.storage import INDEX, remove_leftovers, verify, whole_folder
 
 
 def write(final: Path, text: str = "hello") -> Path:
@@ -108,7 +108,7 @@ def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
         write(tmp_path / folder, folder)
     (tmp_path / ".notes.json.77").write_text("{")
     (tmp_path / ".lock").write_text("")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     # what was moved aside for a replacement that never came takes its name back
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "lost", "model"]
     assert (tmp_path / "lost/a.txt").read_text() == ".lost.old"

@@ -59,7 +59,7 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path, monkeypatch: p
     from mm.plugins.trackers.tensorboard.tracker import Tensorboard
 
     def crash(tracker: Any, trainer: Any) -> None:
-        if trainer.progress.step == 4:
+        if trainer.step == 4:
             raise Crash
 
     with monkeypatch.context() as patched:

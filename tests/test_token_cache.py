@@ -15,18 +15,18 @@ import attrs
 import numpy as np
 import pytest
 
-from mm.core.contracts import Format, Position, Source
-from mm.core.data import cache, cache_files
-from mm.core.data.cache import ConcatStore, TokenStore, build_or_open
-from mm.core.data.encoding import ChunkBuilder
-from mm.core.data.order import held_out
-from mm.core.data.rows import Encoded
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.contracts import Format, Position, Source
 from mm.core.errors import DataError, MMError, UsageError
 from mm.core.records import FormatSpec
 from mm.plugins.formats import alpaca, chat, text
 from mm.plugins.sources.files.source import Files
+from mm.runtime.data import cache, cache_files
+from mm.runtime.data.cache import ConcatStore, TokenStore, build_or_open
+from mm.runtime.data.encoding import ChunkBuilder
+from mm.runtime.data.order import held_out
+from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
+from mm.runtime.text.rows import Encoded
+from mm.runtime.text.tokenizer import Tokenizer
 
 TEXTS = ["hello world", "天地玄黄", "hello world", "a much longer text about the whole wide world and its people " * 4]
 
@@ -86,7 +86,7 @@ def test_units_are_what_was_encoded(documents: Path, tokenizer: Tokenizer) -> No
     assert len(store) == len(expected) == len(store.lengths)
     for index, unit in enumerate(expected):
         found = store.unit(index)
-        assert found.row == index and found.num_tokens == store.lengths[index]
+        assert found.row_index == index and found.num_tokens == store.lengths[index]
         ((ids, learn),) = unit
         assert found.sequences[0].ids.tolist() == ids
         assert found.sequences[0].fields["learn"].tolist() == learn
@@ -228,7 +228,7 @@ def test_stores_stand_one_after_the_other(documents: Path, tmp_path: Path, token
     second = build(write(tmp_path / "more.jsonl", [{"text": "one more"}]), tokenizer)
     both = ConcatStore([first, second])
     assert len(both) == len(first) + 1 == len(both.lengths) == len(both.hashes)
-    assert both.unit(len(first)).row == len(first)
+    assert both.unit(len(first)).row_index == len(first)
     assert both.unit(len(first)).sequences[0].ids.tolist() == second.unit(0).sequences[0].ids.tolist()
     assert both.position(len(first)).path.endswith("more.jsonl")
     assert both.info.tokens == first.info.tokens + second.info.tokens == both.lengths.sum()

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 from tokenizers import Tokenizer as Backend, decoders, models
 
-from mm.core.data.messages import Message
-from mm.core.data.tokenizer import DEFAULT_TEMPLATE, Tokenizer
-from mm.core.data.tokenizer_training import (
+from mm.core.errors import DataError, UsageError
+from mm.runtime.data.tokenizer_training import (
     SMALLEST,
     SPECIAL,
     TAGS,
@@ -23,8 +22,9 @@ from mm.core.data.tokenizer_training import (
     split_texts,
     train_tokenizer,
 )  # fmt: skip
-from mm.core.data.vocabulary import bytes_of_ids
-from mm.core.errors import DataError, UsageError
+from mm.runtime.text.messages import Message
+from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE, Tokenizer
+from mm.runtime.text.vocabulary import bytes_of_ids
 
 TEXTS = [
     "The weather in Beijing is fine today, 23 degrees.\n\nAnd tomorrow?",
@@ -183,6 +183,7 @@ def test_a_folder_that_is_no_tokenizer_is_a_usage_error(tmp_path: Path, content:
 
 
 def test_importing_needs_no_torch_and_no_transformers() -> None:
-    code = "import sys, mm.core.data.tokenizer, mm.core.data.cache, mm.core.data.order, mm.core.data.tokenizer_training;"
+    code = "import sys, mm.runtime.text.tokenizer;"
+    code += "import mm.runtime.data.cache, mm.runtime.data.order, mm.runtime.data.tokenizer_training;"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -12,12 +12,12 @@ import transformers
 from tokenizers import normalizers
 
 from mm import cli
-from mm.core.backend import Backend
-from mm.core.data.tokenizer import DEFAULT_FOLDER, Tokenizer
 from mm.core.plugins import PluginManager
-from mm.core.training.models import new_model, save_model_folder
 from mm.core.workspace import Workspace
 from mm.plugins.commands.tokenizer.report import samples
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.folder import new_model, save_model_folder
+from mm.runtime.text.tokenizer import DEFAULT_FOLDER, Tokenizer
 from mm.testing import tiny_tokenizer
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

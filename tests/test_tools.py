@@ -14,18 +14,19 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
-from mm.core.contracts import Completion, Engine, Request, Tool
-from mm.core.data.messages import ToolCall
-from mm.core.data.replies import read_calls
-from mm.core.data.tool_schema import SchemaFault, argument_fault, call_fault, functions_of
+from mm.contracts import Completion, Engine, Request, Tool
 from mm.core.errors import DataError, MMError, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.records import EngineSpec, ToolSpec
-from mm.core.tool_use import call, open_tools
 from mm.plugins.commands.chat.command import chat
-from mm.plugins.sources.skills import corpus, tools as skills
+from mm.plugins.sources.skills import corpus
+from mm.plugins.tools import canned as skills
 from mm.plugins.tools.calculate.arithmetic import calculate
+from mm.runtime.generation.tool_use import call, open_tools
+from mm.runtime.text.messages import ToolCall
+from mm.runtime.text.replies import read_calls
+from mm.runtime.text.tool_schema import SchemaFault, argument_fault, call_fault, functions_of
 from mm.testing import Check, check_tool, plugin_manager, tiny_model, tiny_tokenizer
 
 PLUGINS = PluginManager.discover(environ={})
@@ -245,8 +246,8 @@ def mm_engines() -> Iterable[EngineSpec]:
 @pytest.fixture
 def talk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Chats with a model that says the given lines; answers click's result and what the model was asked."""
-    from mm.core.backend import Backend
-    from mm.core.training.models import LoadedModel, new_model, save_model_folder
+    from mm.runtime.devices.backend import Backend
+    from mm.runtime.models.folder import LoadedModel, new_model, save_model_folder
 
     torch.manual_seed(0)
     manager = plugin_manager(__name__)

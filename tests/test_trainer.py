@@ -15,18 +15,17 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mm.core import api
-from mm.core.contracts import Callback
-from mm.core.data.order import held_out
+from mm.contracts import Callback
+from mm.core.callback import TrainingView
 from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.training import session
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.models import load_model_folder
-from mm.core.training.trainer import Trainer
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.data.order import held_out
+from mm.runtime.models.folder import load_model_folder
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.runs import api, session
 from mm.testing import plugin_manager, tiny_run
 
 ROWS = [
@@ -93,12 +92,12 @@ def test_cutting_a_batch_changes_nothing_but_rounding(optimizer: str, tmp_path: 
 def test_a_batch_without_targets_gives_no_nan(tmp_path: Path, plugins: PluginManager) -> None:
     train(tmp_path)
     trainer = built(tmp_path, plugins).trainer
-    before = {n: p.detach().clone() for n, p in trainer.roles["policy"].model.named_parameters()}
-    units = [masked(unit) for unit in trainer.feed.next()]
+    before = {n: p.detach().clone() for n, p in trainer.state.roles["policy"].model.named_parameters()}
+    units = [masked(unit) for unit in trainer.state.feed.next()]
     trainer.train_step(units)
     trainer.check()
     assert trainer.log_values()["grad_norm"] == 0.0
-    for name, parameter in trainer.roles["policy"].model.named_parameters():
+    for name, parameter in trainer.state.roles["policy"].model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] * (1 - (1e-4 if decayed(name) else 0)))
 
 
@@ -118,10 +117,10 @@ class NoSync(TorchDispatchMode, Callback):  # type: ignore[misc]
         super().__init__()
         self.steps = self.calls = self.waits = 0
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: TrainingView) -> None:
         self.__enter__()
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, run: TrainingView) -> None:
         self.steps += 1
         if self.steps == 3:
             self.__exit__(None, None, None)
@@ -152,12 +151,12 @@ class Poison(Callback):
     def __init__(self, after: int, value: float) -> None:
         self.after, self.value, self.seen = after, value, []  # type: ignore[var-annotated]
 
-    def on_step(self, trainer: Trainer) -> None:
-        model = trainer.roles["policy"].model
-        if trainer.progress.step == self.after:
+    def on_step(self, run: TrainingView) -> None:
+        model = run.roles["policy"].model
+        if run.step == self.after:
             with torch.no_grad():
                 dict(model.named_parameters())["model.layers.1.mlp.down_proj.weight"][0, 0] = self.value
-        if trainer.progress.step >= self.after:
+        if run.step >= self.after:
             self.seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
 
 
@@ -185,9 +184,9 @@ def test_a_non_finite_step_is_named_and_nothing_after_it_is_learned(
 def built_rows(workspace: Path, plugins: PluginManager) -> str:
     """Where the rows of the third step stand, from the order alone."""
     train(workspace, run="clean", max_steps=1)
-    feed = built(workspace, plugins, from_="clean", eval_ratio=0.0).trainer.feed
+    feed = built(workspace, plugins, from_="clean", eval_ratio=0.0).trainer.state.feed
     units = [feed.next() for _ in range(3)][2]
-    return ", ".join(f"{workspace / 'tiny_rows.jsonl'}:{row + 1}" for row in sorted({u.row for u in units}))
+    return ", ".join(f"{workspace / 'tiny_rows.jsonl'}:{row + 1}" for row in sorted({u.row_index for u in units}))
 
 
 # ---- what is measured
@@ -211,7 +210,7 @@ def test_metrics_are_written_a_line_an_interval(tmp_path: Path) -> None:
 def test_held_out_measures_are_the_formulas_in_float64(tmp_path: Path, plugins: PluginManager) -> None:
     train(tmp_path, eval_ratio=0.4)
     made = built(tmp_path, plugins, eval_ratio=0.4, micro_batch_tokens=60)
-    measured = made.trainer._evaluate(made.trainer)
+    measured = made.trainer._evaluate(made.trainer.state)
     store = made.corpus.store
     _, rows = held_out(store, 0.4, 42)
     assert 1 < len(rows) < len(ROWS)
@@ -233,7 +232,7 @@ def test_held_out_measures_are_the_formulas_in_float64(tmp_path: Path, plugins: 
     assert measured["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
     assert measured["bits_per_byte"] == pytest.approx(total / math.log(2) / size, rel=1e-5)
     # the answers' bytes, counted in the text: their end marks are none, or a few
-    answers = sum(len(ROWS[store.unit(int(r)).row]["messages"][1]["content"].encode()) for r in rows)
+    answers = sum(len(ROWS[store.unit(int(r)).row_index]["messages"][1]["content"].encode()) for r in rows)
     assert answers <= size <= answers + 20 * len(rows)
 
 
@@ -244,22 +243,22 @@ class Recorder(Callback):
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: TrainingView) -> None:
         self.events.append("start")
 
-    def on_step(self, trainer: Trainer) -> None:
-        self.events.append(f"step {trainer.progress.step}")
+    def on_step(self, run: TrainingView) -> None:
+        self.events.append(f"step {run.step}")
 
-    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         self.events.append(f"log {metrics['step']}")
 
-    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         self.events.append("evaluate")
 
-    def on_save(self, trainer: Trainer, path: Path) -> None:
+    def on_save(self, run: TrainingView, path: Path) -> None:
         self.events.append(f"save {path.name}{'' if (path / 'index.json').exists() else ' (not there)'}")
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, run: TrainingView, error: BaseException | None) -> None:
         self.events.append(f"end {error}")
 
 
@@ -274,7 +273,7 @@ def test_callbacks_hear_of_everything_in_order(tmp_path: Path, plugins: PluginMa
 
 
 class Broken(Callback):
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, run: TrainingView) -> None:
         raise RuntimeError("a bug in a callback")
 
 

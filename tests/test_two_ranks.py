@@ -17,15 +17,15 @@ import torch
 from ranks import two_ranks
 from safetensors.torch import load_file
 
-from mm.core import api
-from mm.core.contracts import Callback
+from mm.contracts import Callback
+from mm.core.callback import TrainingView
 from mm.core.errors import StorageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.training import checkpoint, saver, session
-from mm.core.training.trainer import Trainer
 from mm.core.workspace import Workspace
+from mm.runtime.runs import api, session
+from mm.runtime.training import checkpoint, saver
 from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
 
 ROWS = [
@@ -56,11 +56,11 @@ def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.T
     layers = [api.flat_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
     resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
-    units = trainer.feed.next()
-    trainer.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
+    units = trainer.state.feed.next()
+    trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     trainer.train_step(units)
-    parameters = trainer.roles["policy"].model.named_parameters()
-    return {name: p.grad for name, p in parameters if p.grad is not None}, [len(trainer.micro_batches(units))]
+    parameters = trainer.state.roles["policy"].model.named_parameters()
+    return {name: p.grad for name, p in parameters if p.grad is not None}, [len(trainer.state.micro_batches(units))]
 
 
 def runs(workspace: Path) -> None:
@@ -95,9 +95,9 @@ def failed(train: Callable[..., Any]) -> None:
         finally:
             time.sleep(1.0 if os.environ.get("RANK") == "1" and snapshot.step == 2 else 0)
 
-    def awaited(self: saver.Saver, trainer: Trainer) -> None:
-        start(self, trainer)
-        while trainer.world.size > 1 and trainer.world.main and trainer.progress.step == 2 and not self.failed:
+    def awaited(self: saver.Saver, run: TrainingView) -> None:
+        start(self, run)
+        while run.world.size > 1 and run.world.main and run.step == 2 and not self.failed:
             time.sleep(0.01)
 
     checkpoint.seal, saver.write, saver.Saver.start = full, late, awaited  # type: ignore[method-assign]
@@ -109,9 +109,9 @@ def failed(train: Callable[..., Any]) -> None:
 class AsksAlone(Callback):
     """Wants to stop after the second step, on the last rank only."""
 
-    def on_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == 2 and trainer.world.rank == trainer.world.size - 1:
-            trainer.stop.ask("the last rank wants it")
+    def on_step(self, run: TrainingView) -> None:
+        if run.step == 2 and run.world.rank == run.world.size - 1:
+            run.stop.ask("the last rank wants it")
 
 
 @hookimpl

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 import mm
 from mm import cli
-from mm.core.backend import Backend
-from mm.core.data.tokenizer import Tokenizer
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.models import load_model_folder, new_model, save_model_folder
 from mm.core.workspace import Workspace
 from mm.plugins.architectures.dense import GEN3, DenseConfig
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.folder import load_model_folder, new_model, save_model_folder
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
 
 SMALL: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""The chips that come with the project, a folder each. Imports contracts, runtime and core."""

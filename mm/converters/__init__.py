@@ -1,1 +1,2 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""The checkpoint formats that come with the project, a folder each, and the tables that they share. Imports contracts, runtime
+and core."""

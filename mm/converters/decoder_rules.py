@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mm.core.training.conversion import Unsupported
-from mm.core.training.conversion_rules import Rule, Rules
+from mm.runtime.models.converter import Unsupported
+from mm.runtime.models.rules import Rule, Rules
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
     from mm.plugins.architectures.dense import DenseConfig
+    from mm.runtime.text.tokenizer import Tokenizer
 
 LAYER = "model.layers.{layer}."
 _SIZES = (

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mm.converters.decoder_rules import LAYER, decoder_rules, layer_rule, only, read_decoder, write_decoder
-from mm.core.training.conversion import Unsupported
-from mm.core.training.conversion_rules import Constant, Rule, Rules
+from mm.runtime.models.converter import Unsupported
+from mm.runtime.models.rules import Constant, Rule, Rules
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
     from mm.plugins.architectures.moe import MoEConfig
+    from mm.runtime.text.tokenizer import Tokenizer
 
 # layers without experts, which ours does not have
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"decoder_sparse_step": (1, None), "mlp_only_layers": ([], None)}

@@ -1,1 +1,1 @@
-"""The core: it knows kinds of parts, never members."""
+"""Finds parts and composes a Run from them; knows kinds of parts and no member of one. Imports nothing above it and no torch."""

@@ -8,17 +8,15 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
+from mm.core.callback import Callback
 from mm.core.errors import close_match
 from mm.core.hooks import GROUP
-
-if TYPE_CHECKING:
-    from mm.core.contracts import Callback
 
 
 def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[str]:
@@ -72,6 +70,18 @@ def import_plugin(value: str) -> ModuleType:
     return module
 
 
+def moved(error: BaseException) -> str:
+    """The new path of a module of this package whose import under its old path raised `error`; empty for another error."""
+    if not isinstance(error, ModuleNotFoundError) or not (error.name or "").startswith("mm."):
+        return ""
+    table = dict(line.split() for line in Path(__file__).with_name("moved.txt").read_text(encoding="utf-8").splitlines())
+    # importing mm.a.b.c fails at mm.a already: the line that asked for it has the whole path
+    source = next((f.line for f in reversed(traceback.extract_tb(error.__traceback__)) if f.line and "import" in f.line), "")
+    module, _, names = source.removeprefix("from ").partition(" import ")
+    asked = [f"{module}.{name.strip()}" for name in names.split(",")] + [module.removeprefix("import "), error.name or ""]
+    return "; ".join(dict.fromkeys(f"{old} is {table[old]} now" for old in asked if old in table))
+
+
 def check_hooks(module: ModuleType) -> None:
     """A function that looks like a hook but is not marked, or a module without any hook, is an error, not silence."""
     named = [f for n, f in vars(module).items() if n.startswith("mm_") and inspect.isfunction(f)]
@@ -84,10 +94,8 @@ def check_hooks(module: ModuleType) -> None:
 
 def check_callback(found: Callback) -> Callback:
     """The object, when it is a `Callback` and has no event that nothing calls. Raises TypeError."""
-    from mm.core.contracts import Callback
-
     if not isinstance(found, Callback):
-        raise TypeError(f"it gave {found!r}, which is no object of a subclass of mm.core.contracts.Callback")
+        raise TypeError(f"it gave {found!r}, which is no object of a subclass of mm.contracts.Callback")
     for name in dir(found):
         if name.startswith("on_") and name not in Callback.events and callable(getattr(found, name)):
             raise TypeError(f"{type(found).__name__}.{name}: no such event.{close_match(name, Callback.events)}")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from mm.core import records
+from mm.core.callback import Callback
 
 if TYPE_CHECKING:
-    from mm.core.contracts import Callback
     from mm.core.run import Run
 
 GROUP = "mm.plugins"

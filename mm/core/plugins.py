@@ -16,13 +16,13 @@ import attrs
 import pluggy
 
 from mm.core import hooks
-from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches
+from mm.core.callback import Callback
+from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches, moved
 from mm.core.errors import MMError, UsageError, close_match
 from mm.core.records import KINDS
 from mm.core.spec import Spec
 
 if TYPE_CHECKING:
-    from mm.core.contracts import Callback
     from mm.core.run import Run
 
 
@@ -118,6 +118,8 @@ class PluginManager:
             raise
         except Exception as error:
             error.add_note(f"while importing {spec.target} of plugin {self.owner(spec).name}")
+            if cure := moved(error):
+                error.add_note(cure)
             raise
 
     def owner(self, spec: Spec) -> Plugin:
@@ -170,7 +172,9 @@ class PluginManager:
             self._pluggy.check_pending()
             plugin.hooks = tuple(sorted(caller.name for caller in self._pluggy.get_hookcallers(module) or ()))
             plugin.records = tuple(self._ask(plugin, module))
-        except (Exception, SystemExit):
+        except (Exception, SystemExit) as error:
+            if cure := moved(error):
+                error.add_note(cure)
             self._break(plugin, traceback.format_exc())
 
     def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:

@@ -67,8 +67,8 @@ def active_parameters(config: Any) -> int:
 class Needs:
     """What an algorithm needs: the kind of row, the roles (models) it uses and those of them that it trains.
 
-    A role begins as a copy of the policy's start, unless it is in `given`: then the user names its model. Those in
-    `scalar` answer one number a position instead of logits. `generates`: the algorithm draws completions, so an engine
+    A role begins as a copy of the policy's start, unless it is in `user_provided`: then the user names its model. Those in
+    `value_heads` answer one number a position instead of logits. `generates`: the algorithm draws completions, so an engine
     is built, and engine and rewards may be selected; `tools`: it lets the model call tools, which may then be selected,
     too. `steps`: optimizer steps made of a global batch.
     """
@@ -76,8 +76,8 @@ class Needs:
     data: str
     roles: tuple[str, ...] = ("policy",)
     trainable: tuple[str, ...] = ("policy",)
-    given: tuple[str, ...] = ()
-    scalar: tuple[str, ...] = ()
+    user_provided: tuple[str, ...] = ()
+    value_heads: tuple[str, ...] = ()
     generates: bool = False
     tools: bool = False
     steps: int = 1

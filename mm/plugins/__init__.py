@@ -1,4 +1,2 @@
-"""Built-in parts by kind: one folder a kind, one folder in it a part.
-
-Plain modules beside the folders are shared by the parts of the kind.
-"""
+"""Every built-in part, a folder for each kind and in it one for each part; beside them evaluations and rollouts, which several
+parts share. A part imports contracts, runtime and core, and only those other parts that it builds on."""

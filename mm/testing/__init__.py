@@ -7,7 +7,6 @@
 Importing this package imports no torch.
 """
 
-from mm.core.conformance.suite import Check
 from mm.testing.checks import (
     assert_passed,
     check_adapter,
@@ -20,6 +19,7 @@ from mm.testing.checks import (
     check_tool,
 )
 from mm.testing.plugins import fake_distribution, plugin_manager
+from mm.testing.suites.suite import Check
 from mm.testing.tiny import tiny_model, tiny_rows, tiny_run, tiny_tokenizer, tiny_units
 
 __all__ = [

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mm.core.conformance.rows import ROWS, parse_rows
-from mm.core.conformance.suite import Check, Suite, options_of_part
 from mm.core.plugins import PluginManager
 from mm.core.records import (
     AdapterSpec,
@@ -19,12 +17,14 @@ from mm.core.records import (
     ToolSpec,
 )  # fmt: skip
 from mm.core.spec import Spec
+from mm.testing.suites.rows import ROWS, parse_rows
+from mm.testing.suites.suite import Check, Suite, options_of_part
 from mm.testing.tiny import tiny_model, tiny_tokenizer, tiny_typed_rows, units_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mm.core.contracts import Engine
+    from mm.runtime.generation.engine import Engine
 
 
 def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
@@ -32,14 +32,14 @@ def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check
 
     `module` is where the part is declared, when that cannot be seen from its record.
     """
-    from mm.core.conformance.backend import BackendSuite
+    from mm.testing.suites.backend import BackendSuite
 
     return _run(BackendSuite(spec, tiny_model(), module))
 
 
 def check_architecture(spec: ArchitectureSpec, *, module: str | None = None) -> list[Check]:
     """The checks of a model, on the smallest of its presets."""
-    from mm.core.conformance.architecture import ArchitectureSuite
+    from mm.testing.suites.architecture import ArchitectureSuite
 
     return _run(ArchitectureSuite(spec, module))
 
@@ -53,7 +53,7 @@ def check_algorithm(
     module: str | None = None,
 ) -> list[Check]:
     """The checks of an algorithm on tiny models; `rows` are JSON rows, which a kind of the author's own needs."""
-    from mm.core.conformance.algorithm import AlgorithmSuite
+    from mm.testing.suites.algorithm import AlgorithmSuite
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
     try:
@@ -77,7 +77,7 @@ def check_adapter(
     module: str | None = None,
 ) -> list[Check]:  # fmt: skip
     """The checks of an adapter, on a tiny model; with the defaults of its settings unless `config` is given."""
-    from mm.core.conformance.adapter import AdapterSuite
+    from mm.testing.suites.adapter import AdapterSuite
 
     manager = plugins or PluginManager.discover()
     return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module, config))
@@ -87,7 +87,7 @@ def check_converter(
     spec: ConverterSpec, *, plugins: PluginManager | None = None, module: str | None = None
 ) -> list[Check]:
     """The checks of a checkpoint format, on the smallest preset that it can hold."""
-    from mm.core.conformance.converter import ConverterSuite
+    from mm.testing.suites.converter import ConverterSuite
 
     architecture = (plugins or PluginManager.discover()).get("architecture", spec.architecture)
     assert isinstance(architecture, ArchitectureSpec)
@@ -100,7 +100,7 @@ def check_reward(
 ) -> list[Check]:  # fmt: skip
     """The checks of a reward, on a few prompts and episodes or on `rows` (JSON rows of prompts); one whose defaults do not
     suffice is skipped without a `config`."""
-    from mm.core.conformance.reward import RewardSuite
+    from mm.testing.suites.reward import RewardSuite
 
     manager = plugins or PluginManager.discover()
     asked = {"prompt": rows} if rows is not None else {kind: ROWS[kind] for kind in ("prompt", "episode")}
@@ -110,7 +110,7 @@ def check_reward(
 
 def check_tool(spec: ToolSpec, *, module: str | None = None) -> list[Check]:
     """The checks of a tool."""
-    from mm.core.conformance.tool import ToolSuite
+    from mm.testing.suites.tool import ToolSuite
 
     return list(ToolSuite(spec, module).run())
 
@@ -147,7 +147,7 @@ def _run(suite: Suite) -> list[Check]:
 
 
 def _engine(spec: EngineSpec, model: nn.Module) -> Engine:
-    from mm.core.backend import Backend
+    from mm.runtime.devices.backend import Backend
 
     engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())
     return engine

@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm.core.conformance.rows import ROWS, parse_rows
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec
+from mm.testing.suites.rows import ROWS, parse_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mm.core.data.rows import Row
-    from mm.core.data.tokenizer import Tokenizer
-    from mm.core.training.batch import Unit
     from mm.core.workspace import RunFolder
+    from mm.runtime.nn.batch import Unit
+    from mm.runtime.text.rows import Row
+    from mm.runtime.text.tokenizer import Tokenizer
 
 
 def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
     """A byte-level tokenizer of a few merges; equal each time."""
-    from mm.core.data.tokenizer_training import TrainingOptions, train_tokenizer
+    from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
 
     texts = [row["text"] for row in ROWS["text"]] + [turn["content"] for row in ROWS["chat"] for turn in row["messages"]]
     return train_tokenizer(texts * 3, TrainingOptions(vocab_size=vocab_size))
@@ -31,7 +31,7 @@ def tiny_model(
     architecture: str = "dense", vocab_size: int = 300, seed: int = 0, *, plugins: PluginManager | None = None
 ) -> nn.Module:
     """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
-    from mm.core.conformance.architecture import small_model
+    from mm.testing.suites.architecture import small_model
 
     spec = (plugins or PluginManager.discover()).get("architecture", architecture)
     assert isinstance(spec, ArchitectureSpec)
@@ -65,7 +65,7 @@ def tiny_typed_rows(
 def units_of(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Unit]:
     import torch
 
-    from mm.core.training.batch import Tokens, Unit
+    from mm.runtime.nn.batch import Tokens, Unit
 
     units = []
     for number, row in enumerate(rows):
@@ -73,17 +73,20 @@ def units_of(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Unit]:
         for index, unit in enumerate(encoded.units):
             values = encoded.values[index] if encoded.values else {}
             sequences = tuple(Tokens(torch.tensor(ids), {"learn": torch.tensor(learn)}) for ids, learn in unit)
-            units.append(Unit(sequences, row=number, values=values))
+            units.append(Unit(sequences, row_index=number, values=values))
     return units
 
 
 def tiny_run(
-    workspace: Path, algo: str, *, plugins: PluginManager | None = None, rows: Any = None, **options: Any
+    workspace: Path, algo: str, *, plugins: PluginManager | None = None, rows: Any = None, resume: bool = False, **options: Any
 ) -> RunFolder:
     """Train two steps of a new tiny dense model on the CPU, as `mm.train` does; `options` change or add settings."""
     import json
 
-    import mm
+    from mm.core.layers import environment_layer
+    from mm.core.say import silent
+    from mm.core.workspace import Workspace
+    from mm.runtime.runs import api
 
     manager = plugins or PluginManager.discover()
     spec = manager.get("algorithm", algo)
@@ -98,7 +101,8 @@ def tiny_run(
     }  # fmt: skip
     if options.get("from_"):
         tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
-    return mm.train(algo, workspace=workspace, plugins=manager, quiet=True, **{**tiny, **options})
+    layers = [api.flat_layer({"algo": algo, **tiny, **options}), environment_layer()]
+    return api.start(manager, layers, Workspace(workspace), resume=resume, say=silent)
 
 
 def _made(folder: Path) -> Path:

@@ -7,8 +7,8 @@ import torch
 from mm_example.focal import FocalConfig
 from mm_example.focal.algorithm import Focal
 
-from mm.core.training.batch import Tokens, Unit, pack
-from mm.core.training.roles import Role
+from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.training.roles import Role
 from mm.testing import tiny_model
 
 

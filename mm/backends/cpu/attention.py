@@ -21,7 +21,7 @@ from mm.backends.cpu.attention_plan import Piece, Plan, plan_of
 if TYPE_CHECKING:
     from typing import Any
 
-    from mm.core.training.batch import Packed
+    from mm.runtime.nn.batch import Packed
 
 
 # Probabilities are kept for the backward where a document has at most this many keys before the end of a block: 3% of a

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mm.core.backend import Backend
+from mm.runtime.devices.backend import Backend
+from mm.runtime.devices.dtypes import torch_dtype
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mm.core.backend import Attention
+    from mm.runtime.nn.attention import Attention
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALL = 3_000_000  # parameters
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16")
 
@@ -117,7 +117,7 @@ def matmul_error() -> float:
 @functools.cache
 def measured_flops(dtype: str, threads: int) -> float:
     """The best of five timed products, after one that builds the kernel; `threads` only keys the cache."""
-    a = torch.ones(1024, 1024, dtype=_DTYPES[dtype])
+    a = torch.ones(1024, 1024, dtype=torch_dtype(dtype))
     a @ a
     best = float("inf")
     for _ in range(5):

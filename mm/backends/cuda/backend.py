@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mm.core.accelerator import AcceleratorBackend
+from mm.runtime.devices.accelerator import AcceleratorBackend
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mm.core.backend import Attention
-    from mm.core.training.batch import Packed
+    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.batch import Packed
 
 # dense tensor-core FLOP/s in bf16, from NVIDIA's data sheets, by a part of the card's name
 _PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "3090": 71e12}
@@ -66,7 +66,7 @@ def varlen_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed)
     """Causal attention within each document in one kernel; float32 input goes the portable way, which has no kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
-    from mm.core.training.attention import packed_attention
+    from mm.runtime.nn.attention import packed_attention
 
     if q_THD.dtype == torch.float32 or not batch.lengths:
         return packed_attention(q_THD, k_TKD, v_TKD, batch)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from mm.core.accelerator import AcceleratorBackend
 from mm.core.errors import UsageError
+from mm.runtime.devices.accelerator import AcceleratorBackend
 
 
 class NpuBackend(AcceleratorBackend):

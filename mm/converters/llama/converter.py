@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm.converters.decoder_rules import decoder_rules, read_decoder, write_decoder
-from mm.core.training.conversion import Converter, Unsupported
 from mm.plugins.architectures.dense import DenseConfig
+from mm.runtime.models.converter import Converter, Unsupported
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
-    from mm.core.training.conversion_rules import Rules
+    from mm.runtime.models.rules import Rules
+    from mm.runtime.text.tokenizer import Tokenizer
 
 
 class Llama(Converter):

@@ -13,13 +13,13 @@ import attrs
 
 from mm.converters.decoder_rules import LAYER, only, swiglu_rules
 from mm.converters.expert_rules import expert_rules, read_experts, write_experts
-from mm.core.training.conversion import Converter, Unsupported
-from mm.core.training.conversion_rules import Constant, Rule
 from mm.plugins.architectures.moe import MoEConfig
+from mm.runtime.models.converter import Converter, Unsupported
+from mm.runtime.models.rules import Constant, Rule
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
-    from mm.core.training.conversion_rules import Rules
+    from mm.runtime.models.rules import Rules
+    from mm.runtime.text.tokenizer import Tokenizer
 
 _DEFAULTS = {"num_experts_per_tok": 4, "norm_topk_prob": False, "router_aux_loss_coef": 0.001}
 # vLLM ignores `qkv_bias`, and reads memory that nothing filled where a bias is missing: they are written, as zeros

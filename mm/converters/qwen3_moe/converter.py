@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm.converters.expert_rules import expert_rules, read_experts, write_experts
-from mm.core.training.conversion import Converter, Unsupported
 from mm.plugins.architectures.moe import MoEConfig
+from mm.runtime.models.converter import Converter, Unsupported
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
-    from mm.core.training.conversion_rules import Rules
+    from mm.runtime.models.rules import Rules
+    from mm.runtime.text.tokenizer import Tokenizer
 
 _DEFAULTS = {"num_experts_per_tok": 8, "norm_topk_prob": False, "router_aux_loss_coef": 0.001}
 

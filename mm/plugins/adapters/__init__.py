@@ -1,1 +1,1 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""Adapters. Each folder imports contracts, runtime and core."""

@@ -1,1 +1,2 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""Training algorithms, a folder each; modules beside them are shared by several. They import contracts, runtime, core and
+`mm.plugins.rollouts`."""

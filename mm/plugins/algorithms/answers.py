@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm
-from mm.core.training.batch import Packed, Unit, sum_by_document
-from mm.core.training.heads import token_logprobs
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
+from mm.contracts import Algorithm
 from mm.plugins.algorithms.reference_cache import reference_table
+from mm.runtime.nn.batch import Packed, Unit, sum_by_document
+from mm.runtime.nn.heads import token_logprobs
+from mm.runtime.training.context import Context
+from mm.runtime.training.roles import Role
 
 
 class AnswerAlgorithm(Algorithm):
@@ -26,8 +26,8 @@ class AnswerAlgorithm(Algorithm):
 
     draws_answers: ClassVar[bool] = False
 
-    def __init__(self, config: Any, models: Mapping[str, Role], tools: Tools) -> None:
-        super().__init__(config, models, tools)
+    def __init__(self, config: Any, models: Mapping[str, Role], context: Context) -> None:
+        super().__init__(config, models, context)
         self._tables: dict[str, Tensor] = {}
 
     def logprobs(self, role: str, batch: Packed) -> Tensor:
@@ -46,7 +46,7 @@ class AnswerAlgorithm(Algorithm):
         if not self.config.cache_reference:
             with torch.no_grad():
                 return self.logprobs("reference", batch)
-        rows = self._table()[[unit.row for unit in batch.units]]
+        rows = self._table()[[unit.row_index for unit in batch.units]]
         answers_N = rows.flatten() if column is None else rows[:, column]
         return answers_N.to(batch.targets.device, non_blocking=True)
 
@@ -56,9 +56,9 @@ class AnswerAlgorithm(Algorithm):
 
     def _table(self) -> Tensor:
         """The reference's log-probabilities of every row of the present store, on the host: (rows, answers of a row)."""
-        if (store := self.tools.data_digest) not in self._tables:
+        if (store := self.context.data_digest) not in self._tables:
             self._tables[store] = reference_table(
-                self.models["reference"], self.tools, self.as_answers, lambda batch: self.logprobs("reference", batch),
-                seed=self.tools.seed if self.draws_answers else None,
+                self.models["reference"], self.context, self.as_answers, lambda batch: self.logprobs("reference", batch),
+                seed=self.context.seed if self.draws_answers else None,
             )  # fmt: skip
         return self._tables[store]

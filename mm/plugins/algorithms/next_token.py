@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Totals
-from mm.core.training.batch import Packed
-from mm.core.training.heads import linear_cross_entropy
+from mm.contracts import Algorithm, Metrics, Totals
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.heads import linear_cross_entropy
 
 
 class NextToken(Algorithm):

@@ -1,1 +1,1 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""Model architectures, a folder each, and the decoder that dense and moe share. They import contracts, runtime and core."""

@@ -1,4 +1,4 @@
-"""A static key/value cache: S slots of C tokens, allocated once. Legend: mm.core.training.batch, and A active slots.
+"""A static key/value cache: S slots of C tokens, allocated once. Legend: mm.runtime.nn.batch, and A active slots.
 
 Lengths are known twice: on the host, which decides shapes, and on the device, which computes positions and masks; so
 no step waits for the device.
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mm.core.backend import Attention
-    from mm.core.training.batch import Packed
+    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.batch import Packed
 
 
 class KVCache:

@@ -6,7 +6,6 @@ Parameter names are those of MiniMind and of Hugging Face's Llama and Qwen3, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,55 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mm.core.training.shared import sharing
 from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
 from mm.plugins.architectures.fast_decode import FastDecode
-from mm.plugins.architectures.layers import Block, RMSNorm
-from mm.plugins.architectures.rotary import Rotary
+from mm.plugins.architectures.trunk import Trunk
+from mm.runtime.nn.attention import sharing
 
 if TYPE_CHECKING:
-    from mm.core.backend import Attention
-    from mm.core.contracts import Totals
-    from mm.core.training.batch import Packed
+    from mm.contracts import Totals
     from mm.plugins.architectures.dense import DenseConfig
+    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.batch import Packed
 
 Head = Callable[[Tensor, Tensor], Any]
 INITIAL_STD = 0.02
-
-
-class Trunk(nn.Module):
-    """Embedding, blocks and final norm: token ids and positions -> hidden_TE."""
-
-    def __init__(self, config: DenseConfig, feed_forward: Callable[[int], nn.Module]) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, feed_forward(i)) for i in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
-        self.rotary = Rotary(config)
-
-    def forward(
-        self,
-        input_ids_T: Tensor,
-        position_ids_T: Tensor,
-        batch: Packed | None,
-        attention: Callable[..., Tensor],
-        cached: bool = False,
-    ) -> tuple[Tensor, list[Any]]:
-        """(hidden_TE after the final norm, each block's auxiliary value).
-
-        Through a cache `attention` takes the layer first, and blocks run uncompiled: another callable for each layer
-        would compile each block again, and compiled decoding was measured slower from batch 8 on. `_call_impl` is
-        `__call__` without compilation, forward hooks included.
-        """
-        x_TE = _in_compute_type(self.embed_tokens(input_ids_T))
-        rotary, auxiliaries = self.rotary(position_ids_T), []
-        for layer, block in enumerate(self.layers):
-            if cached:
-                x_TE, auxiliary = block._call_impl(x_TE, rotary, batch, partial(attention, layer))
-            else:
-                x_TE, auxiliary = block(x_TE, rotary, batch, attention)
-            auxiliaries.append(auxiliary)
-        return self.norm(x_TE), auxiliaries
 
 
 class Decoder(nn.Module):
@@ -169,18 +132,9 @@ class Decoder(nn.Module):
 
     def fast_decode(self) -> Callable[[Tensor, Sequence[int], KVCache], Tensor]:
         """`decode` from a copy of the present weights that is laid out for it, for inference; twice as fast on a CPU."""
-        return FastDecode(self)
+        return FastDecode(self.model, self.lm_head)
 
 
 def logits(hidden_TE: Tensor, weight_VE: Tensor) -> Tensor:
     """The default head: every logit, in float32."""
     return F.linear(hidden_TE, weight_VE).float()
-
-
-def _in_compute_type(x_TE: Tensor) -> Tensor:
-    """Embeddings in bfloat16 under its autocast: a float32 residual stream would double the traffic of every block.
-    float16 keeps a float32 stream, since its range is too narrow for the stream's outliers."""
-    kind = x_TE.device.type
-    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16:
-        return x_TE.to(torch.bfloat16)
-    return x_TE

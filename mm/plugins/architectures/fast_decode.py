@@ -19,7 +19,7 @@ from mm.plugins.architectures.layers import Block, RMSNorm, SelfAttention, SwiGL
 from mm.plugins.architectures.products import Product, product
 
 if TYPE_CHECKING:
-    from mm.plugins.architectures.decoder import Decoder
+    from mm.plugins.architectures.trunk import Trunk
 
 Rotary = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, Rotary, Decode], Tensor]
@@ -28,10 +28,10 @@ Step = Callable[[Tensor, Rotary, Decode], Tensor]
 class FastDecode:
     """`Decoder.decode` with the weights of the moment it was made; changed weights need a new one."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self.trunk = decoder.model
+    def __init__(self, trunk: Trunk, lm_head: nn.Module) -> None:
+        self.trunk = trunk
         self.steps = [_block(block, layer) for layer, block in enumerate(self.trunk.layers)]
-        self.norm, self.head = _norm(self.trunk.norm), product(decoder.lm_head)
+        self.norm, self.head = _norm(self.trunk.norm), product(lm_head)
 
     def __call__(self, ids_A: Tensor, slots_A: Sequence[int], cache: KVCache) -> Tensor:
         """As `Decoder.decode`: float32 logits_AV."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mm.plugins.architectures.rotary import rotate
 
 if TYPE_CHECKING:
-    from mm.core.training.batch import Packed
     from mm.plugins.architectures.dense import DenseConfig
+    from mm.runtime.nn.batch import Packed
 
 
 class RMSNorm(nn.Module):

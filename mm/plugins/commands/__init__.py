@@ -1,1 +1,2 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""The commands of `mm`, a folder each; modules beside them are shared by several. The only plugins that import click; they may
+import everything below the command line."""

@@ -8,8 +8,8 @@ import click
 from attrs import frozen
 from attrs.validators import ge
 
-from mm.core import inference
-from mm.core.inference import Inference, InferenceSelection
+from mm.core.config import load_settings as inference
+from mm.core.config.load_settings import Inference, InferenceSelection
 from mm.core.layers import Layer
 from mm.core.options import option, options_of
 from mm.core.workspace import Workspace
@@ -17,7 +17,7 @@ from mm.plugins.commands.parts import COMMAND_LINE, PartsCommand, Selected, give
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
-    from mm.core.training.generation import Generation, TextModel
+    from mm.runtime.generation.text_model import Generation, TextModel
 
 
 @frozen(kw_only=True)
@@ -69,19 +69,19 @@ def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]
 
 def activate(plugins: PluginManager, how: Inference) -> None:
     """Set the chosen backend's environment; says on stderr what was chosen."""
-    from mm.core import api
+    from mm.runtime.runs import api
 
     api.activate(plugins, how.backend, say)
-    for line in how.said:
+    for line in how.messages:
         say(line)
 
 
 def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
     """Load a model after the chosen backend's environment is set."""
     activate(plugins, how)
-    from mm.core.training import generation
+    from mm.runtime.generation import text_model
 
-    return generation.load(plugins, model, Workspace.here(), how)
+    return text_model.load(plugins, model, Workspace.here(), how)
 
 
 def say(line: str) -> None:

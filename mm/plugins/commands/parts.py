@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Protocol
 
 import click
 
-from mm.core.choices import choose
+from mm.core.config.autoselect import choose
+from mm.core.config.resolve import compose, role_selectors, select, selectors, unknown_option
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.resolve import compose, role_selectors, select, selectors, unknown_option
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 

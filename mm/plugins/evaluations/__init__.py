@@ -1,1 +1,2 @@
-"""What `mm eval` and the stage `eval` share: measuring a model, and the report of it. No part of its own."""
+"""Measuring models on held-out rows and skills, and the reports and pictures of it: shared by the command and the stage `eval`.
+Imports contracts, runtime, core and the corpus of skills."""

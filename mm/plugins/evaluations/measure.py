@@ -7,24 +7,24 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mm.core.data.corpus import open_corpus
-from mm.core.data.sources import kinds_of, read_rows
-from mm.core.episodes import Player
 from mm.core.errors import UsageError
 from mm.core.say import Say
 from mm.core.settings import TrainSettings
-from mm.core.tool_use import open_tools
 from mm.plugins.evaluations.progress import Counting
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import evaluation
 from mm.plugins.sources.skills.evaluation import Figure
 from mm.plugins.sources.skills.source import generated
+from mm.runtime.data.corpus import open_corpus
+from mm.runtime.data.sources import kinds_of, read_rows
+from mm.runtime.generation.episodes import Player
+from mm.runtime.generation.tool_use import open_tools
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mm.core.plugins import PluginManager
-    from mm.core.training.generation import TextModel
+    from mm.runtime.generation.text_model import TextModel
 
 T = TypeVar("T")
 
@@ -69,8 +69,8 @@ def kind_of(plugins: PluginManager, locator: str) -> str:
 def _text(
     plugins: PluginManager, opened: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say
 ) -> dict[str, Any]:
-    from mm.core.training.evaluate import bits_per_byte, perplexity
     from mm.plugins.evaluations.perplexity import score_text
+    from mm.runtime.training.held_out import bits_per_byte, perplexity
 
     loaded = opened.loaded
     positions = getattr(loaded.config, "max_position_embeddings", None)
@@ -118,6 +118,6 @@ def _limited(found: Sequence[T], settings: EvalSettings) -> Sequence[T]:
     """All of them, or as many as --limit says, in their order."""
     if settings.limit is None or settings.limit >= len(found):
         return found
-    from mm.core.data.order import permutation
+    from mm.runtime.data.order import permutation
 
     return [found[i] for i in sorted(permutation(len(found), settings.seed, 0)[: settings.limit].tolist())]

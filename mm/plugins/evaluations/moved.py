@@ -12,9 +12,9 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.core.workspace import RunFolder, Workspace, find_model, run_of
-from mm.plugins.commands.runs.reading import settings
 from mm.plugins.sources.skills.evaluation import Figure, file_of, seed_of
 from mm.plugins.sources.skills.suites import TEACHES
+from mm.runtime.runs.reading import settings
 
 TIER = "new"
 

@@ -9,13 +9,13 @@ import attrs
 import torch
 from torch import nn
 
-from mm.core.training.batch import Packed, pack, split_by_tokens
-from mm.core.training.heads import token_logprobs
+from mm.runtime.nn.batch import Packed, pack, split_by_tokens
+from mm.runtime.nn.heads import token_logprobs
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mm.core.data.store import Store
+    from mm.runtime.data.store import Store
 
 # units that are packed together: enough to fill packs, and few enough to hold
 _WINDOW = 1024

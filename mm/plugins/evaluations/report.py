@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mm.core.config.load_settings import Inference
 from mm.core.errors import UsageError
-from mm.core.inference import Inference
 from mm.core.say import Say
 from mm.core.workspace import Workspace, fingerprint, run_of, write_text
 from mm.plugins.evaluations.measure import items_digest, measure
@@ -20,7 +20,7 @@ from mm.plugins.evaluations.settings import EvalSettings
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
-    from mm.core.training.generation import TextModel
+    from mm.runtime.generation.text_model import TextModel
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
 
 def describe(model: str, opened: TextModel, how: Inference, settings: EvalSettings) -> dict[str, Any]:
     """The part of a report that stands before anything is measured: what its figures depend on."""
-    from mm.core.training.runfolder import versions
+    from mm.runtime.runs.lifecycle import versions
 
     loaded = opened.loaded
     assert loaded.path is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mm.core.data.messages import embedded_json
+from mm.runtime.text.messages import embedded_json
 
 _CALL, _CALLED = "<tool_call>", "</tool_call>"
 _RESULT, _RESULTED = "<tool_response>", "</tool_response>"

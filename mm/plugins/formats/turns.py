@@ -11,9 +11,9 @@ from typing import Any
 
 import attrs
 
-from mm.core.data.messages import Message, embedded_json, kind_of, parse_conversation
 from mm.core.errors import DataError, Problem
 from mm.plugins.formats.hermes import untagged
+from mm.runtime.text.messages import Message, embedded_json, kind_of, parse_conversation
 
 Messages = tuple[Message, ...]
 Tools = tuple[Mapping[str, Any], ...]

@@ -1,1 +1,1 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""Rewards, a folder each; modules beside them are shared by several. They import contracts, runtime and core."""

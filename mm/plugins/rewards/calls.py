@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.data.messages import ToolCall
-from mm.core.data.replies import read_calls, turns_of
-from mm.core.data.tool_schema import call_fault, functions_of
+from mm.runtime.text.messages import ToolCall
+from mm.runtime.text.replies import read_calls, turns_of
+from mm.runtime.text.tool_schema import call_fault, functions_of
 
 
 def judged_calls(row: Any, completion: str) -> list[bool]:

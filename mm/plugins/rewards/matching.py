@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from mm.core.data.replies import tagged, turns_of, without_thinking
+from mm.runtime.text.replies import tagged, turns_of, without_thinking
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"[-+]?(?:{_DIGITS})", re.ASCII)

@@ -1,4 +1,5 @@
-"""What the algorithms share that learn from completions they draw themselves. Only their settings are here: no torch."""
+"""What algorithms share that learn from completions they draw themselves. This module has their settings and imports no torch;
+the others import contracts, runtime and core."""
 
 from __future__ import annotations
 
@@ -62,6 +63,6 @@ def needs(
     """Prompts, an engine and these roles; `tools` where episodes are played."""
     roles = ("policy",) + ("reference",) * reference + ("critic",) * critic
     return Needs(
-        data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, scalar=("critic",) * critic, generates=True,
+        data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, value_heads=("critic",) * critic, generates=True,
         tools=tools, steps=config.passes * config.mini_batches,
     )  # fmt: skip

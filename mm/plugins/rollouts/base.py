@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Engine, Largest, Metrics, Request, Sampling, Totals, Watch
+from mm.contracts import Algorithm, Engine, Largest, Metrics, Request, Sampling, Totals, Watch
 from mm.core.errors import UsageError
-from mm.core.training.batch import Packed, Unit
-from mm.core.training.heads import token_logprobs
-from mm.core.training.roles import check_positions
-from mm.plugins.rollouts.losses import Tokens, document_of
+from mm.plugins.rollouts.losses import DrawnTokens, document_of
 from mm.plugins.rollouts.samples import Sample, deal, judged
 from mm.plugins.rollouts.statistics import over_ranks
 from mm.plugins.rollouts.watch import RANGES, host_metrics
+from mm.runtime.nn.batch import Packed, Unit
+from mm.runtime.nn.heads import token_logprobs
+from mm.runtime.training.roles import check_positions
 
 Groups = list[list[Sample]]
 
@@ -34,10 +34,10 @@ class Rollout(Algorithm):
 
     watch: ClassVar[Mapping[str, Watch]] = RANGES
 
-    def __init__(self, config: Any, models: Any, tools: Any) -> None:
-        super().__init__(config, models, tools)
+    def __init__(self, config: Any, models: Any, context: Any) -> None:
+        super().__init__(config, models, context)
         self.rollouts, self.failed, self.metrics, self.first_length = 0, 0, dict[str, Any](), 0.0
-        if not tools.rewards:
+        if not context.rewards:
             raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
         check_positions(models, *self.longest())
 
@@ -70,7 +70,9 @@ class Rollout(Algorithm):
     def evaluate(self, units: list[Unit]) -> Metrics:
         """Rewards of one completion for each held-out prompt, drawn alike each time."""
         self.refresh()
-        samples = [Sample.of(unit, self.tools.row(unit.row), (self.tools.seed, -1, unit.row, 0)) for unit in units]
+        rows = [self.context.row(unit.row_index) for unit in units]
+        keys = [(self.context.seed, -1, unit.row_index, 0) for unit in units]
+        samples = [Sample.of(*parts) for parts in zip(units, rows, keys, strict=True)]
         self.complete(samples)
         self.engine.release()
         self.judge(samples)
@@ -88,14 +90,14 @@ class Rollout(Algorithm):
 
     def longest(self) -> tuple[int, str]:
         """The most tokens of a prompt with what is drawn for it, and the beginning of the sentence that this is too many."""
-        prompt, drawn = self.tools.max_length or 0, self.config.max_new_tokens
+        prompt, drawn = self.context.max_length or 0, self.config.max_new_tokens
         return prompt + drawn, f"--max-length {prompt} for prompts and --max-new-tokens {drawn} are together"
 
     @property
     def engine(self) -> Engine:
         """The run's engine."""
-        assert self.tools.engine is not None
-        return self.tools.engine
+        assert self.context.engine is not None
+        return self.context.engine
 
     def refresh(self) -> None:
         """Give the engine the policy's present weights."""
@@ -105,8 +107,8 @@ class Rollout(Algorithm):
         """The judged completions of each prompt; `attempt` counts the calls in this rollout, as a prompt may come again."""
         groups = []
         for unit in units:
-            row = self.tools.row(unit.row)
-            prompt = (self.tools.seed, self.rollouts, attempt, unit.row, unit.repeat)
+            row = self.context.row(unit.row_index)
+            prompt = (self.context.seed, self.rollouts, attempt, unit.row_index, unit.repeat)
             groups.append([Sample.of(unit, row, (*prompt, number)) for number in range(self.config.num_generations)])
         samples = [sample for group in groups for sample in group]
         self.complete(samples)
@@ -123,11 +125,11 @@ class Rollout(Algorithm):
         found = self.engine.generate([self.request(sample) for sample in samples])
         policy.train(True)
         for sample, completion in zip(samples, found, strict=True):
-            sample.extend(completion, self.tools.tokenizer.decode(completion.ids))
+            sample.extend(completion, self.context.tokenizer.decode(completion.ids))
 
     def request(self, sample: Sample, turn: int = 0) -> Request:
         """What the engine is asked for a sample."""
-        config, tokenizer = self.config, self.tools.tokenizer
+        config, tokenizer = self.config, self.context.tokenizer
         return Request(
             ids=tuple(sample.ids), max_new_tokens=config.max_new_tokens, stop=(tokenizer.eos_id, tokenizer.pad_id),
             sampling=Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k),
@@ -136,7 +138,7 @@ class Rollout(Algorithm):
 
     def judge(self, samples: Sequence[Sample]) -> None:
         """Every reward by name, and their weighted sum."""
-        scores = self.tools.score([sample.unit.row for sample in samples], [sample.text for sample in samples])
+        scores = self.context.score([sample.unit.row_index for sample in samples], [sample.text for sample in samples])
         for index, sample in enumerate(samples):
             sample.rewards, sample.failed, sample.reward = scores.of(index), scores.failed[index], scores.total[index]
             self.failed += len(sample.failed)
@@ -168,13 +170,13 @@ class Rollout(Algorithm):
     def per_token(self, role: str, samples: Sequence[Sample], head_of: Any) -> list[Tensor]:
         """`head_of(batch)`'s number for each drawn token under a role, without gradients, on the host."""
         found: list[Tensor] = [torch.empty(0)] * len(samples)
-        units = [Unit(sample.as_unit().sequences, row=index) for index, sample in enumerate(samples)]
+        units = [Unit(sample.as_unit().sequences, row_index=index) for index, sample in enumerate(samples)]
         self.models[role].train(False)
-        for batch in self.tools.packs(units):
+        for batch in self.context.packs(units):
             values = self.models[role](batch, head=head_of(batch)).float().cpu()
             counts = [int(unit.sequences[0].fields["learn"][1:].sum()) for unit in batch.units]
             for unit, part in zip(batch.units, values.split(counts), strict=True):
-                found[unit.row] = part
+                found[unit.row_index] = part
         self.models[role].train(True)
         return found
 
@@ -190,13 +192,13 @@ class Rollout(Algorithm):
     def measured_on_host(self, groups: Groups) -> Metrics:
         """Figures that need no model: rewards, and those that failed since the last such figures, lengths, spread."""
         failed, self.failed = self.failed, 0
-        return host_metrics(groups, tuple(self.tools.rewards), failed)
+        return host_metrics(groups, tuple(self.context.rewards), failed)
 
     def beside(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Figures of a rollout that held-out ones lack: the length in units of the first rollout's, what being long cost."""
         lengths, count = [float(s.length) for s in samples], float(len(samples))
         if not self.rollouts:
-            self.first_length = max(1.0, over_ranks(self.tools.world, lengths)[0])
+            self.first_length = max(1.0, over_ranks(self.context.world, lengths)[0])
         found = {"length_growth": (sum(lengths) / self.first_length, count)}
         if self.config.overlong_buffer:
             found["reward/overlong"] = (sum(s.rewards["overlong"] or 0.0 for s in samples), count)
@@ -204,15 +206,15 @@ class Rollout(Algorithm):
 
     # ---- for losses
 
-    def tokens(self, batch: Packed, logprobs_M: Tensor) -> Tokens:
+    def tokens(self, batch: Packed, logprobs_M: Tensor) -> DrawnTokens:
         """What a loss sees of a pack."""
         document_M, length_N = document_of(batch)
         old_M = self.field(batch, "old") if "old" in batch.fields else logprobs_M.detach()
-        return Tokens(batch, logprobs_M, old_M, self.field(batch, "advantages"), document_M, length_N)
+        return DrawnTokens(batch, logprobs_M, old_M, self.field(batch, "advantages"), document_M, length_N)
 
     def share(self, totals: Totals) -> float:
         """The count of a metric of which every pack of every rank gives a part: they add up to 1 a step."""
-        return 1.0 / (max(1.0, totals["mm.micro"]) * self.tools.world.size)
+        return 1.0 / (totals.micro_batches * self.context.world.size)
 
     def field(self, batch: Packed, name: str) -> Tensor:
         """A field at the learned positions; an empty pack has none."""
@@ -220,7 +222,7 @@ class Rollout(Algorithm):
             return torch.zeros(batch.num_targets, device=batch.targets.device)
         return batch.fields[name].index_select(0, batch.target_index + 1)
 
-    def measured(self, batch: Packed, tokens: Tokens, cut_M: Tensor | None = None) -> Metrics:
+    def measured(self, batch: Packed, tokens: DrawnTokens, cut_M: Tensor | None = None) -> Metrics:
         """Metrics that every such algorithm has, from numbers that are there anyway; `cut_M` is where clipping cut."""
         count = float(batch.num_targets)
         gap_M = (tokens.old_M - self.field(batch, "engine")).abs()
@@ -238,11 +240,11 @@ class Rollout(Algorithm):
     def _mini_batches(self, samples: Sequence[Sample]) -> list[list[Unit]]:
         """Every pass in an order of its own, dealt into mini-batches; which of them a completion is in is decided among
         those of all ranks, so a rank may have none for a step."""
-        keys = [key for part in self.tools.world.gather([sample.key for sample in samples]) for key in part]
+        keys = [key for part in self.context.world.gather([sample.key for sample in samples]) for key in part]
         units = {sample.key: sample.as_unit() for sample in samples}
         batches = deal(keys, self.config.passes, max(1, min(self.config.mini_batches, len(keys))))
         return [[unit for key, unit in units.items() if key in batch] for batch in batches]
 
     def _log(self, samples: Sequence[Sample]) -> None:
-        chosen, decode = samples[: self.config.samples_logged], self.tools.tokenizer.decode
-        self.tools.log([s.log(self.rollouts, decode(s.ids[: s.prompt_length], skip_special=False)) for s in chosen])
+        chosen, decode = samples[: self.config.samples_logged], self.context.tokenizer.decode
+        self.context.log([s.log(self.rollouts, decode(s.ids[: s.prompt_length], skip_special=False)) for s in chosen])

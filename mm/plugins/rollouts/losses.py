@@ -11,11 +11,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.core.training.batch import Packed, sum_by_document
+from mm.runtime.nn.batch import Packed, sum_by_document
 
 
 @attrs.frozen(eq=False)
-class Tokens:
+class DrawnTokens:
     """What a loss sees of a pack: log-probabilities now and when the tokens were drawn, advantages, the completion of
     each position, and how many positions each completion has."""
 
@@ -38,19 +38,19 @@ def document_of(batch: Packed) -> tuple[Tensor, Tensor]:
     return document_M, sum_by_document(torch.ones_like(document_M, dtype=torch.float32), batch)
 
 
-def clipped(tokens: Tokens, low: float, high: float) -> tuple[Tensor, Tensor]:
+def clipped(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
     """-min(ratio A, clip(ratio) A): PPO's surrogate (arXiv:1707.06347, eq. 7), with bounds of their own (DAPO)."""
     return _pessimistic(tokens.ratio_M, tokens.advantages_M, low, high)
 
 
-def cispo(tokens: Tokens, low: float, high: float) -> tuple[Tensor, Tensor]:
+def cispo(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
     """-min(ratio, 1 + high) A log p, the ratio as a constant (MiniMax-M1, arXiv:2506.13585, eq. 4): what is cut is the
     weight of a token, none loses its gradient. `low` is not used, as in the paper."""
     ratio_M = tokens.ratio_M.detach()
     return -ratio_M.clamp(max=1 + high) * tokens.advantages_M * tokens.logprobs_M, ratio_M > 1 + high
 
 
-def gspo(tokens: Tokens, low: float, high: float) -> tuple[Tensor, Tensor]:
+def gspo(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The surrogate with one ratio a completion, exp of the mean of log ratios (GSPO, arXiv:2507.18071, eq. 7)."""
     log_M = tokens.logprobs_M - tokens.old_M
     mean_N = sum_by_document(log_M, tokens.batch) / tokens.length_N.clamp(min=1)
@@ -64,7 +64,7 @@ def _pessimistic(ratio_M: Tensor, advantages_M: Tensor, low: float, high: float)
     return loss_M, beyond_M.detach()
 
 
-SURROGATES: Mapping[str, Callable[[Tokens, float, float], tuple[Tensor, Tensor]]] = {
+SURROGATES: Mapping[str, Callable[[DrawnTokens, float, float], tuple[Tensor, Tensor]]] = {
     "grpo": clipped, "dr_grpo": clipped, "dapo": clipped, "cispo": cispo, "gspo": gspo,
 }  # fmt: skip
 

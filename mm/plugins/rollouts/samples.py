@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Completion
-from mm.core.data.rows import Row
-from mm.core.episodes import Episode
-from mm.core.training.batch import Tokens, Unit
-from mm.core.training.tools import stable_seed
+from mm.contracts import Completion
+from mm.runtime.generation.episodes import Episode
+from mm.runtime.nn.batch import Tokens, Unit
+from mm.runtime.text.rows import Row
+from mm.runtime.training.context import stable_seed
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -75,12 +75,12 @@ class Sample(Episode):
             "learn": torch.tensor(self.learn), "engine": torch.tensor(self.logprobs), "advantages": self._advantages(),
             **self.fields,
         }  # fmt: skip
-        return Unit((Tokens(torch.tensor(self.ids), fields, prompt=self.prompt_length),), row=self.unit.row)
+        return Unit((Tokens(torch.tensor(self.ids), fields, prompt=self.prompt_length),), row_index=self.unit.row_index)
 
     def log(self, step: int, prompt: str) -> Mapping[str, Any]:
         """The line of rollouts.jsonl."""
         return {
-            "step": step, "row": self.unit.row, "prompt": prompt, "completion": self.text, "rewards": self.rewards,
+            "step": step, "row": self.unit.row_index, "prompt": prompt, "completion": self.text, "rewards": self.rewards,
             "failed": self.failed, "reward": self.reward, "advantage": self.advantage, "tokens": self.length,
             "finish_reason": self.finish_reason,
         }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mm.core.training.distributed import World
+from mm.runtime.training.distributed import World
 
 
 def mean(values: Sequence[float]) -> float:

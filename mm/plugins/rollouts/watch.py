@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mm.core.contracts import Metrics, Watch
+from mm.contracts import Metrics, Watch
 from mm.plugins.rollouts.samples import Sample, have_spread, judged
 
 RANGES: Mapping[str, Watch] = {

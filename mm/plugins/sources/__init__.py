@@ -1,1 +1,1 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""Sources of rows: files, and the corpora that come with the project. They import contracts, runtime and core."""

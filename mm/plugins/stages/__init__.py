@@ -1,1 +1,2 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""The stages of `mm run`, a folder each, and what those that train share. They import contracts, runtime, core
+and evaluations."""

@@ -9,20 +9,20 @@ from typing import Any
 
 import attrs
 
-from mm.core import api
-from mm.core.choices import needs_of
-from mm.core.composition import section_of
-from mm.core.contracts import Stage, StageResult
-from mm.core.data.corpus import open_source
+from mm.contracts import Stage, StageResult
+from mm.core.config.autoselect import needs_of
+from mm.core.config.resolve import Resolved, check_values, compose
+from mm.core.config.sections import section_of
 from mm.core.errors import Interrupted
 from mm.core.layers import Layer
 from mm.core.options import Option, options_of
-from mm.core.pipeline import digest
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.resolve import Resolved, check_values, compose
 from mm.core.settings import COMMON
 from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
+from mm.runtime.data.corpus import open_source
+from mm.runtime.runs import api
+from mm.runtime.runs.pipeline import digest
 
 # the stage decides these
 _FIXED = ("algo", "from", "run", "tokenizer")

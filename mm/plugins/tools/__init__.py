@@ -1,1 +1,2 @@
-"""Built-in parts of this kind; each folder here is one part and one entry point in setup.py."""
+"""Tools that models can call, a folder each, and the canned results that several give. They import contracts, runtime and
+core."""

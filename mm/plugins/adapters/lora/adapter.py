@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mm.core.contracts import Adapter
+from mm.contracts import Adapter
 from mm.core.errors import CheckpointError, UsageError
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.exported import export_scale, peft_holds

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mm.core.errors import CheckpointError, UsageError
-from mm.core.training.foreign_files import read_file
+from mm.runtime.models.hf_files import read_file
 
 CONFIG, WEIGHTS, STACKS = "adapter_config.json", "adapter_model.safetensors", "experts.safetensors"
 # what our own key is called; PEFT warns of one that it does not know

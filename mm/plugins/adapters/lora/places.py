@@ -9,8 +9,8 @@ import attrs
 from torch import Tensor, nn
 
 from mm.core.errors import UsageError
-from mm.core.training.optim import hidden_matrices
 from mm.plugins.adapters.lora import PROJECTIONS
+from mm.runtime.nn.optimizers import hidden_matrices
 
 _ROUTED = "experts"
 

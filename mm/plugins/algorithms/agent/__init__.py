@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from attrs import frozen
 from attrs.validators import gt
 
-from mm.core.episodes import MAX_TOTAL_TOKENS, MAX_TURNS
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AlgorithmSpec
 from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.rollouts import compared, needs
+from mm.runtime.generation.episodes import MAX_TOTAL_TOKENS, MAX_TURNS
 
 
 @frozen(kw_only=True)

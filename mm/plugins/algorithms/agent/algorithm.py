@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from mm.core.data.tool_schema import functions_of
-from mm.core.episodes import Player
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.rollouts.samples import Sample
+from mm.runtime.generation.episodes import Player
+from mm.runtime.text.tool_schema import functions_of
 
 
 class Agent(Grpo):
@@ -18,7 +18,7 @@ class Agent(Grpo):
         """Turns until an episode stops calling, or may not go on. Its text is the transcript that rewards read."""
         self._tell_missing(samples)
         player = Player(
-            engine=self.engine, tokenizer=self.tools.tokenizer, tools=self.tools.tools,
+            engine=self.engine, tokenizer=self.context.tokenizer, tools=self.context.tools,
             max_turns=self.config.max_turns, max_total_tokens=self.config.max_total_tokens,
         )  # fmt: skip
         policy = self.models["policy"]
@@ -38,5 +38,5 @@ class Agent(Grpo):
     def _tell_missing(self, samples: Sequence[Sample]) -> None:
         """Say which tools a prompt offers that no --tool runs, once for each."""
         offered = {name for sample in samples for name in functions_of(getattr(sample.row, "tools", ()))}
-        for name in sorted(offered - self.tools.tools.keys()):
-            self.tools.warn(f"rows offer the tool {name}, which no --tool runs: calls of it are answered with an error")
+        for name in sorted(offered - self.context.tools.keys()):
+            self.context.warn(f"rows offer the tool {name}, which no --tool runs: calls of it are answered with an error")

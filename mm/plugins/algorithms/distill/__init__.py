@@ -33,7 +33,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Knowledge distillation from a teacher of any size or architecture (--teacher-from).",
         target="mm.plugins.algorithms.distill.algorithm:Distill",
         config=DistillConfig,
-        needs=lambda config: Needs(data="chat", roles=("policy", "teacher"), given=("teacher",)),
+        needs=lambda config: Needs(data="chat", roles=("policy", "teacher"), user_provided=("teacher",)),
         defaults={"learning_rate": 5e-6, "global_batch_size": 32, "max_length": 340, "epochs": 6},
         starts_from=("sft",),
     )

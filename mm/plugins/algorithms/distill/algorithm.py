@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Totals
+from mm.contracts import Algorithm, Metrics, Totals
 from mm.core.errors import UsageError
-from mm.core.training.batch import Packed
-from mm.core.training.distillation import Distillation, linear_distillation
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
 from mm.plugins.algorithms.distill import DistillConfig
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.distillation import Distillation, linear_distillation
+from mm.runtime.training.context import Context
+from mm.runtime.training.roles import Role
 
 
 class Distill(Algorithm):
@@ -20,8 +20,8 @@ class Distill(Algorithm):
 
     config: DistillConfig
 
-    def __init__(self, config: DistillConfig, models: Mapping[str, Role], tools: Tools) -> None:
-        super().__init__(config, models, tools)
+    def __init__(self, config: DistillConfig, models: Mapping[str, Role], context: Context) -> None:
+        super().__init__(config, models, context)
         rows = {name: role.model.config.vocab_size for name, role in models.items()}  # type: ignore[union-attr]
         if rows["policy"] != rows["teacher"]:
             raise UsageError(

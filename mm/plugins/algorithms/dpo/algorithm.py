@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Metrics, Totals, Watch
-from mm.core.training.batch import Packed, sum_by_document
+from mm.contracts import Metrics, Totals, Watch
 from mm.plugins.algorithms.answers import AnswerAlgorithm
 from mm.plugins.algorithms.dpo import DpoConfig
 from mm.plugins.algorithms.dpo.losses import LOSSES, Side
+from mm.runtime.nn.batch import Packed, sum_by_document
 
 
 class Dpo(AnswerAlgorithm):

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Metrics, Totals
-from mm.core.training.batch import Packed, Unit
+from mm.contracts import Metrics, Totals
 from mm.plugins.rollouts.base import Groups, Rollout
-from mm.plugins.rollouts.losses import SURROGATES, Tokens, kl
+from mm.plugins.rollouts.losses import SURROGATES, DrawnTokens, kl
 from mm.plugins.rollouts.samples import have_spread
 from mm.plugins.rollouts.statistics import deviation, mean, over_ranks
+from mm.runtime.nn.batch import Packed, Unit
 
 # Dr. GRPO (arXiv:2503.20783) shows that dividing by the group's deviation favours prompts that are too easy or too hard
 _UNSCALED = ("dr_grpo",)
@@ -30,10 +30,10 @@ class Grpo(Rollout):
         most = self.config.most_resamples
         for more in range(3 if most is None else most):
             kept = [group for group in groups if have_spread(group)]
-            missing = int(self.tools.world.sum({"missing": float(len(groups) - len(kept))})["missing"])
+            missing = int(self.context.world.sum({"missing": float(len(groups) - len(kept))})["missing"])
             if not missing:
                 break
-            groups = kept + super().draw(self.tools.more_rows(missing), attempt + more + 1)
+            groups = kept + super().draw(self.context.more_rows(missing), attempt + more + 1)
         return groups
 
     def compare(self, groups: Groups) -> None:
@@ -47,7 +47,7 @@ class Grpo(Rollout):
             for sample in group:
                 sample.advantage = (sample.reward - mean(rewards)) / divisor
         if scale == "batch":
-            spread = over_ranks(self.tools.world, [s.reward for group in groups for s in group])[1]
+            spread = over_ranks(self.context.world, [s.reward for group in groups for s in group])[1]
             for sample in (s for group in groups for s in group):
                 sample.advantage /= spread + _EPS
 
@@ -64,7 +64,7 @@ class Grpo(Rollout):
         loss = (each_M * self.weights(tokens, totals)).sum()
         return loss, {"loss": (loss.detach(), self.share(totals)), **metrics}
 
-    def weights(self, tokens: Tokens, totals: Totals) -> Tensor:
+    def weights(self, tokens: DrawnTokens, totals: Totals) -> Tensor:
         """What a token counts: an equal share of its completion (grpo, gspo), of all tokens (dapo, cispo), or of the
         longest completion that could have been (dr_grpo)."""
         completions = max(1.0, totals["completions"])

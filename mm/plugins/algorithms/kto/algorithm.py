@@ -8,11 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Metrics, Totals
-from mm.core.training.batch import Packed, Tokens, Unit, pack
-from mm.core.training.tools import stable_seed
+from mm.contracts import Metrics, Totals
 from mm.plugins.algorithms.answers import AnswerAlgorithm
 from mm.plugins.algorithms.kto import KtoConfig
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.training.context import stable_seed
 
 _KL = "kl"
 
@@ -52,10 +52,10 @@ class Kto(AnswerAlgorithm):
     def evaluate(self, units: list[Unit]) -> Metrics:
         """The loss's metrics, with the baseline of the held-out rows."""
         (prepared,) = self.prepare(units)
-        totals = self.tools.world.sum(self.counts(pack(prepared)))
+        totals = Totals(counts=self.context.world.sum(self.counts(pack(prepared))))
         found: Metrics = {}
         device = next(self.models["policy"].model.parameters()).device
-        for batch in self.tools.packs(prepared) or [pack([]).to(device)]:  # the empty one names what a rank has none of
+        for batch in self.context.packs(prepared) or [pack([]).to(device)]:  # the empty one names what a rank has none of
             for name, (total, count) in self.loss(batch, totals)[1].items():
                 before = found.get(name, (torch.zeros_like(total), 0.0))
                 found[name] = before[0] + total, before[1] + count
@@ -71,8 +71,8 @@ class Kto(AnswerAlgorithm):
         policy = self.models["policy"]
         was = policy.model.training
         policy.train(False)
-        for batch in self.tools.packs([attrs.evolve(unit, row=place) for place, unit in enumerate(units)]):
-            places = [unit.row for unit in batch.units]
+        for batch in self.context.packs([attrs.evolve(unit, row_index=place) for place, unit in enumerate(units)]):
+            places = [unit.row_index for unit in batch.units]
             # each pack's units are renumbered to be found again; the reference is looked up by their rows
             rows = attrs.evolve(batch, units=tuple(units[place] for place in places))
             gaps = self.logprobs("policy", batch) - self.reference(rows, column=1)
@@ -82,13 +82,13 @@ class Kto(AnswerAlgorithm):
 
     def _mismatched(self, unit: Unit) -> Unit:
         """The unit's prompt with another row's answer, as long as any row may be."""
-        rows = self.tools.units
-        other = stable_seed(self.tools.seed, unit.row) % len(rows)
-        (own,), (theirs,) = unit.sequences, rows[(other + (other == unit.row)) % len(rows)].sequences
+        rows = self.context.units
+        other = stable_seed(self.context.seed, unit.row_index) % len(rows)
+        (own,), (theirs,) = unit.sequences, rows[(other + (other == unit.row_index)) % len(rows)].sequences
         begin, start = _begin(own), _begin(theirs)
         ids = torch.cat([own.ids[:begin], theirs.ids[start:]])
         learn = torch.cat([torch.zeros(begin, dtype=torch.bool), theirs.fields["learn"][start:]])
-        most = self.tools.max_length
+        most = self.context.max_length
         return attrs.evolve(unit, sequences=(Tokens(ids[:most], {"learn": learn[:most]}),))
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Metrics, Totals
-from mm.core.training.batch import Packed
+from mm.contracts import Metrics, Totals
 from mm.plugins.rollouts.base import Groups, Rollout
 from mm.plugins.rollouts.losses import clipped
 from mm.plugins.rollouts.samples import Sample
 from mm.plugins.rollouts.statistics import over_ranks
+from mm.runtime.nn.batch import Packed
 
 
 class Ppo(Rollout):
@@ -24,8 +24,8 @@ class Ppo(Rollout):
     then read from the device after every step.
     """
 
-    def __init__(self, config: Any, models: Any, tools: Any) -> None:
-        super().__init__(config, models, tools)
+    def __init__(self, config: Any, models: Any, context: Any) -> None:
+        super().__init__(config, models, context)
         self.kl_coef = config.kl_coef
         self._moved: Tensor | None = None
         self._drawn = 0.0
@@ -42,7 +42,7 @@ class Ppo(Rollout):
         self._adapt(gaps)
         advantages = [self.generalised(self.rewards(s, g), v) for s, g, v in zip(samples, gaps, values, strict=True)]
         returns = [a + v for a, v in zip(advantages, values, strict=True)]
-        middle, spread = over_ranks(self.tools.world, torch.cat(advantages).tolist() if advantages else [])
+        middle, spread = over_ranks(self.context.world, torch.cat(advantages).tolist() if advantages else [])
         whitened = [(a - middle) / (spread + 1e-8) for a in advantages]
         fields = {"old": old, "kl": gaps, "values": values, "returns": returns, "advantages": whitened}
         for name, field in fields.items():
@@ -101,7 +101,7 @@ class Ppo(Rollout):
         moved, self._moved = self._moved, None
         if self.config.kl_stop is None or moved is None:
             return False
-        total = self.tools.world.sum({"moved": float(moved)})["moved"]
+        total = self.context.world.sum({"moved": float(moved)})["moved"]
         return bool(total / max(1.0, self._drawn) > self.config.kl_stop)
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,6 +122,6 @@ class Ppo(Rollout):
         all drawn tokens, as the metric is."""
         if self.config.kl_target is None:
             return
-        found = self.tools.world.sum({"kl": sum(float(gap.sum()) for gap in gaps), "tokens": float(sum(map(len, gaps)))})
+        found = self.context.world.sum({"kl": sum(float(gap.sum()) for gap in gaps), "tokens": float(sum(map(len, gaps)))})
         error = found["kl"] / max(1.0, found["tokens"]) / self.config.kl_target - 1
         self.kl_coef *= 1 + 0.1 * max(-0.2, min(0.2, error))

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Totals, Watch
-from mm.core.training.batch import Packed
-from mm.core.training.heads import linear_cross_entropy
-from mm.core.training.roles import Role
-from mm.core.training.tools import Tools
+from mm.contracts import Algorithm, Metrics, Totals, Watch
 from mm.plugins.algorithms.reason import ReasonConfig
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.heads import linear_cross_entropy
+from mm.runtime.training.context import Context
+from mm.runtime.training.roles import Role
 
 
 class Reason(Algorithm):
@@ -30,9 +30,9 @@ class Reason(Algorithm):
         "tags": Watch(low=1e-9, meaning="no tag was met, so every token weighs alike: rows with reasoning, or another --tag")
     }
 
-    def __init__(self, config: ReasonConfig, models: Mapping[str, Role], tools: Tools) -> None:
-        super().__init__(config, models, tools)
-        self._bytes = tools.tokenizer.id_bytes
+    def __init__(self, config: ReasonConfig, models: Mapping[str, Role], context: Context) -> None:
+        super().__init__(config, models, context)
+        self._bytes = context.tokenizer.id_bytes
         spelled = {tag.encode() for tag in config.tag}
         ids = {index: text for index, text in enumerate(self._bytes) if text in spelled}
         self._ids = torch.tensor(sorted(ids))

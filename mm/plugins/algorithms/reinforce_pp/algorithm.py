@@ -11,6 +11,6 @@ class ReinforcePlusPlus(Grpo):
     def compare(self, groups: Groups) -> None:
         """(reward - mean) / deviation over every completion of the rollout."""
         samples = [sample for group in groups for sample in group]
-        middle, spread = over_ranks(self.tools.world, [sample.reward for sample in samples])
+        middle, spread = over_ranks(self.context.world, [sample.reward for sample in samples])
         for sample in samples:
             sample.advantage = (sample.reward - middle) / (spread + 1e-4)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from mm.core.contracts import Watch
+from mm.contracts import Watch
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
 from mm.plugins.rollouts.base import Groups
@@ -32,8 +32,8 @@ class Spo(Grpo):
         ),
     }  # fmt: skip
 
-    def __init__(self, config: Any, models: Any, tools: Any) -> None:
-        super().__init__(config, models, tools)
+    def __init__(self, config: Any, models: Any, context: Any) -> None:
+        super().__init__(config, models, context)
         self.tracker = ValueTracker(config.kl_half_life, config.least_kept, config.rho_high)
 
     def order(self, order: Any, rows: Sequence[int]) -> Any:
@@ -41,7 +41,7 @@ class Spo(Grpo):
         if not self.config.by_uncertainty:
             return order
         explore = 0.05 if self.config.explore is None else self.config.explore
-        return Prioritised(rows, self.tracker, explore, self.tools.seed)
+        return Prioritised(rows, self.tracker, explore, self.context.seed)
 
     def compare(self, groups: Groups) -> None:
         """success - value, then normalised and clipped; the tracker learns afterwards, on every rank alike."""
@@ -49,7 +49,7 @@ class Spo(Grpo):
         for sample in samples:
             sample.advantage = self.success(sample) - self.tracker.known(self.prompt(sample)).value
         if self.config.normalise:
-            middle, spread = over_ranks(self.tools.world, [sample.advantage for sample in samples])
+            middle, spread = over_ranks(self.context.world, [sample.advantage for sample in samples])
             for sample in samples:
                 sample.advantage = (sample.advantage - middle) / (spread + 1e-4)
         if (limit := self.config.advantage_clip) is not None:
@@ -70,7 +70,7 @@ class Spo(Grpo):
 
     def prompt(self, sample: Sample) -> int:
         """Under which number the tracker knows a sample's prompt."""
-        return _ALL if self.config.value_tracker == "global" else sample.unit.row
+        return _ALL if self.config.value_tracker == "global" else sample.unit.row_index
 
     def state_dict(self) -> dict[str, Any]:
         """With the tracker."""
@@ -86,22 +86,22 @@ class Spo(Grpo):
         if self.config.value_tracker == "global":
             return self._track_all(samples)
         gaps = self._moved(samples)
-        mine = [(s.unit.row, s.key, self.success(s), gap, _memory(s)) for s, gap in zip(samples, gaps, strict=True)]
-        every = [entry for part in self.tools.world.gather(mine) for entry in part]
+        mine = [(s.unit.row_index, s.key, self.success(s), gap, _memory(s)) for s, gap in zip(samples, gaps, strict=True)]
+        every = [entry for part in self.context.world.gather(mine) for entry in part]
         for prompt, _, success, gap, memory in sorted(every, key=lambda entry: entry[:2]):
             self.tracker.update(prompt, success, gap, memory)
 
     def _track_all(self, samples: Sequence[Sample]) -> None:
         logprobs = [value for s in samples for value, learned in zip(s.logprobs, s.learn, strict=True) if learned]
-        mean = over_ranks(self.tools.world, logprobs)[0]
+        mean = over_ranks(self.context.world, logprobs)[0]
         before = self.tracker.known(_ALL).logprobs.tolist()
-        success = over_ranks(self.tools.world, [self.success(sample) for sample in samples])[0]
+        success = over_ranks(self.context.world, [self.success(sample) for sample in samples])[0]
         gap = abs(mean - before[0]) if before else 0.0
         self.tracker.update(_ALL, success, gap, {"ids": [0], "learn": [True], "logprobs": [mean]})
 
     def _moved(self, samples: Sequence[Sample]) -> list[float]:
         """KL(policy that last answered a prompt || present one), estimated on that answer: mean of r - 1 - log r."""
-        last = [self.tracker.known(sample.unit.row) for sample in samples]
+        last = [self.tracker.known(sample.unit.row_index) for sample in samples]
         known = [
             Sample(unit=s.unit, row=s.row, key=s.key, ids=k.ids.tolist(), learn=k.learn.tolist(), logprobs=k.logprobs.tolist())
             for s, k in zip(samples, last, strict=True)

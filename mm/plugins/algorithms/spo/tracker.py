@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import torch
 
-from mm.core.training.tools import stable_seed
+from mm.runtime.training.context import stable_seed
 
 # nothing of what is kept of a completion: 9 bytes a token, for every prompt that was ever drawn
 _NONE = {"ids": np.zeros(0, np.int32), "learn": np.zeros(0, np.bool_), "logprobs": np.zeros(0, np.float32)}

@@ -8,8 +8,8 @@ from mm.plugins.architectures.decoder import Decoder
 from mm.plugins.architectures.layers import SwiGLU
 
 if TYPE_CHECKING:
-    from mm.core.backend import Attention
     from mm.plugins.architectures.dense import DenseConfig
+    from mm.runtime.nn.attention import Attention
 
 
 class Dense(Decoder):

@@ -1,6 +1,6 @@
 """The feed-forward of a mixture of experts: a router, the experts it sends each token to, and a shared one.
 
-Legend: mm.core.training.batch, and J experts, k experts of a token, R = T * k rows sorted by expert, I an expert's width.
+Legend: mm.runtime.nn.batch, and J experts, k experts of a token, R = T * k rows sorted by expert, I an expert's width.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mm.core.training.chunked import compute_dtype
 from mm.plugins.architectures.fast_decode import feed_forward, swiglu
 from mm.plugins.architectures.layers import SwiGLU
 from mm.plugins.architectures.moe.grouped import grouped_product
 from mm.plugins.architectures.products import laid_out
+from mm.runtime.nn.chunked import compute_dtype
 
 if TYPE_CHECKING:
-    from mm.core.training.batch import Packed
     from mm.plugins.architectures.moe import MoEConfig
+    from mm.runtime.nn.batch import Packed
 
 
 class Experts(nn.Module):

@@ -1,6 +1,6 @@
 """The mixture-of-experts model: the shared decoder with experts in every block, and its load-balancing loss.
 
-Legend: mm.core.training.batch, and L layers, J experts, k experts of a token.
+Legend: mm.runtime.nn.batch, and L layers, J experts, k experts of a token.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mm.plugins.architectures.decoder import Decoder, Head
 from mm.plugins.architectures.moe.experts import MixtureOfExperts
 
 if TYPE_CHECKING:
-    from mm.core.backend import Attention
-    from mm.core.contracts import Metrics, Totals
-    from mm.core.training.batch import Packed
+    from mm.contracts import Metrics, Totals
     from mm.plugins.architectures.cache import Slots
     from mm.plugins.architectures.moe import MoEConfig
+    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.batch import Packed
 
 Routing = tuple[Tensor, Tensor, Tensor]
 

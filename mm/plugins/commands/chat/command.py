@@ -15,9 +15,9 @@ from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
 
 if TYPE_CHECKING:
-    from mm.core.contracts import Tool
-    from mm.core.data.replies import Call
-    from mm.core.training.generation import TextModel
+    from mm.contracts import Tool
+    from mm.runtime.generation.text_model import TextModel
+    from mm.runtime.text.replies import Call
 
 _TURNS = 8  # of the model's, for one of the user's
 _HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)", "/help": "this list"}
@@ -38,7 +38,7 @@ def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
 
     Each line is a turn; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
-    from mm.core.tool_use import open_tools
+    from mm.runtime.generation.tool_use import open_tools
 
     name = model or _newest(Workspace.here())
     how, answering = dialogue.resolve(ctx, values)
@@ -63,7 +63,7 @@ class Conversation:
 
     def turn(self, text: str) -> None:
         """Answer a turn of the user's; one that fails or is interrupted leaves no trace in the conversation."""
-        from mm.core.tool_use import take_turns
+        from mm.runtime.generation.tool_use import take_turns
 
         asked = [*self.messages, {"role": "user", "content": text}]
         try:
@@ -79,9 +79,9 @@ class Conversation:
 
     def _draw(self, talks: Sequence[list[Any]], turn: int) -> list[list[Call]]:
         """Append the model's next turn; the calls in it."""
-        from mm.core.data.replies import with_calls
-        from mm.core.tool_use import offered
-        from mm.core.training.generation import answer
+        from mm.runtime.generation.text_model import answer
+        from mm.runtime.generation.tool_use import offered
+        from mm.runtime.text.replies import with_calls
 
         (asked,) = talks
         # every turn draws anew: with one seed, a question asked again would get its very answer again

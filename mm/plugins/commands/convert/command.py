@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from mm.core.inference import changes_of, model_section
+from mm.core.config.load_settings import changes_of, model_section
 from mm.core.plugins import PluginManager
-from mm.core.training.conversion import DTYPES
 from mm.plugins.commands.parts import PartsCommand, Selected, given_layers
+from mm.runtime.devices.dtypes import DTYPES
 
 
 class ConvertCommand(PartsCommand):
@@ -38,12 +38,12 @@ def convert(
     Without --to: from a foreign folder into our own layout, else into the only format that can hold the model. What was
     written is read back and compared bit for bit before OUT takes its name.
     """
-    from mm.core import api
+    from mm.runtime.runs import api
 
     changes = changes_of(ctx.obj, given_layers(ctx, values))
     say = lambda line: click.echo(line, err=True)  # noqa: E731
     api.activate(ctx.obj, "cpu", say)
-    from mm.core.training import conversion
+    from mm.runtime.models import convert as conversion
 
     folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=say)
     click.echo(f"{folder}: written, and read back bit for bit")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mm.core.data.messages import Message
-from mm.core.data.tool_schema import SchemaFault, argument_fault, functions_of
+from mm.runtime.text.messages import Message
+from mm.runtime.text.tool_schema import SchemaFault, argument_fault, functions_of
 
 __all__ = ["SchemaFault", "call_faults"]
 

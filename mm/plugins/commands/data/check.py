@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mm.core.data.reader import Entry, RowReader
     from mm.core.plugins import PluginManager
     from mm.plugins.commands.data.checking import Checker, Finding
     from mm.plugins.commands.data.fixing import FixedFile
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
+    from mm.runtime.data.reader import Entry, RowReader
 
 
 @click.command()
@@ -35,12 +35,12 @@ def check(
     Rows that are too long, give nothing to learn or are repeated are warnings. --fix leaves out what is bad, repeated or
     gives nothing to learn, and keeps what is only too long.
     """
-    from mm.core.data.sources import kinds_of, open_rows
-    from mm.core.data.tokenizer import DEFAULT, Tokenizer
     from mm.plugins.commands.data.checking import Checker
     from mm.plugins.commands.data.fixing import fixed_file
     from mm.plugins.commands.data.progress import read_with_bar
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
+    from mm.runtime.data.sources import kinds_of, open_rows
+    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     checker, counts = Checker(Tokenizer.load(folder or DEFAULT), max_length), Counts()
     report = JsonReport() if as_json else TextReport(warnings)

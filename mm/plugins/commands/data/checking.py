@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mm.core.contracts import Position
-from mm.core.data.reader import Entry, at
+from mm.contracts import Position
 from mm.core.errors import DataError
+from mm.runtime.data.reader import Entry, at
 
 if TYPE_CHECKING:
-    from mm.core.data.rows import Row
-    from mm.core.data.tokenizer import Tokenizer
+    from mm.runtime.text.rows import Row
+    from mm.runtime.text.tokenizer import Tokenizer
 
 # what a row may be and still be trained on; everything else is an error
 TOO_LONG, NOTHING_LEARNED, REPEATED, TOOL_SCHEMA = "too long", "nothing learned", "duplicate", "tool schema"

@@ -15,9 +15,9 @@ from mm.plugins.commands.data.stats import stats
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mm.core.data.rows import TokenSequence
-    from mm.core.data.tokenizer import Tokenizer
     from mm.core.plugins import PluginManager
+    from mm.runtime.text.rows import TokenSequence
+    from mm.runtime.text.tokenizer import Tokenizer
 
 
 @click.group()
@@ -57,8 +57,8 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned."""
     from rich.console import Console
 
-    from mm.core.data.sources import kinds_of, open_rows
-    from mm.core.data.tokenizer import DEFAULT, Tokenizer
+    from mm.runtime.data.sources import kinds_of, open_rows
+    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
     source, reader = open_rows(plugins, file, kind)
@@ -91,7 +91,7 @@ def _table(tokenizer: Tokenizer, sequence: TokenSequence) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from mm.core.data.vocabulary import readable
+    from mm.runtime.text.vocabulary import readable
 
     ids, learn = sequence
     table = Table(box=box.SIMPLE_HEAD, caption=f"{len(ids)} tokens, {sum(learn[1:])} learned", caption_justify="left")

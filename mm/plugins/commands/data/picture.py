@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm.plugins.commands.pictures import pyplot, save
+from mm.plugins.evaluations.pictures import pyplot, save
 
 if TYPE_CHECKING:
     from mm.plugins.commands.data.statistics import Statistics

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from mm.core.contracts import Source
-from mm.core.data.reader import Entry, RowReader
+from mm.contracts import Source
+from mm.runtime.data.reader import Entry, RowReader
 
 _EVERY = 0.2  # seconds between two looks at the bar
 

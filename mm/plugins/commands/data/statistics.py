@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mm.core.data.rows import Encoded, Row, TextRow
 from mm.plugins.commands.data.languages import LANGUAGES, language_of
+from mm.runtime.text.rows import Encoded, Row, TextRow
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
+    from mm.runtime.text.tokenizer import Tokenizer
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 _WHOLE = 1 << 40  # a length that nothing reaches

@@ -27,8 +27,8 @@ def stats(
     plugins: PluginManager, file: str, folder: Path | None, max_length: int, kind: str, as_json: bool, png: Path | None
 ) -> None:
     """Count what is in FILE: lengths, roles, languages, what is learned, and what --max-length cuts off."""
-    from mm.core.data.tokenizer import DEFAULT, Tokenizer
     from mm.plugins.commands.data.statistics import Statistics
+    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     found = Statistics(Tokenizer.load(folder or DEFAULT), max_length)
     _collect(plugins, file, kind, found)
@@ -46,8 +46,8 @@ def stats(
 
 
 def _collect(plugins: PluginManager, file: str, kind: str, found: Statistics) -> None:
-    from mm.core.data.sources import kinds_of, open_rows
     from mm.plugins.commands.data.progress import read_with_bar
+    from mm.runtime.data.sources import kinds_of, open_rows
 
     source, reader = open_rows(plugins, file, kind or next(iter(kinds_of(plugins, file)), ""))
     for note in source.notes():

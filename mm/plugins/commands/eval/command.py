@@ -29,10 +29,10 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
     workspace = Workspace.here()
     report.check_name([find_model(model, workspace) for model in models], name)
     dialogue.activate(ctx.obj, how)
-    from mm.core.training import generation
+    from mm.runtime.generation import text_model
 
     def one(model: str) -> dict[str, Any]:
-        opened = generation.load(ctx.obj, model, workspace, how)
+        opened = text_model.load(ctx.obj, model, workspace, how)
         found = report.evaluate(ctx.obj, model, opened, how, settings, workspace, dialogue.say)
         path = report.keep(found, name)
         dialogue.say(f"report: {path}" if path else f"report: not kept, {model} belongs to no run; --json prints it")

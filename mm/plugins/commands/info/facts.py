@@ -7,12 +7,12 @@ from typing import Any
 
 import attrs
 
-from mm.core.data.tokenizer import Tokenizer
 from mm.core.plugins import PluginManager
 from mm.core.records import active_parameters
-from mm.core.training.conversion import NATIVE, reader
-from mm.core.training.foreign_files import weight_files
 from mm.core.workspace import RunFolder, read_config, step_of
+from mm.runtime.models.convert import NATIVE
+from mm.runtime.models.hf_files import reader, weight_files
+from mm.runtime.text.tokenizer import Tokenizer
 
 
 def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, Any]:

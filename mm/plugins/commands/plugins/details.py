@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from mm.core.choices import probe_of
-from mm.core.composition import section_of
+from mm.core.config.autoselect import probe_of
+from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager

@@ -12,11 +12,11 @@ import click
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option
-from mm.core.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.core.records import StageSpec
 from mm.core.run import read_toml
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
+from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 
 
 class RunCommand(click.Command):

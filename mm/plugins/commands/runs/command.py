@@ -11,8 +11,8 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder, Workspace
-from mm.plugins.commands.runs import reading
 from mm.plugins.commands.runs.samples import samples
+from mm.runtime.runs import reading
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -98,7 +98,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
 def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path) -> None:
     """Draw metrics of one or several runs over their steps."""
-    from mm.plugins.commands.runs.plot import plot_runs, telling
+    from mm.plugins.evaluations.plot import plot_runs, telling
 
     found = [Workspace.here().existing(name) for name in names]
     click.echo(plot_runs(found, metrics or telling(found), out, apart=apart))

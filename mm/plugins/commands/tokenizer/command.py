@@ -13,9 +13,9 @@ from mm.core.errors import UsageError
 from mm.core.workspace import Workspace
 
 if TYPE_CHECKING:
-    from mm.core.contracts import Position
-    from mm.core.data.rows import Row
+    from mm.contracts import Position
     from mm.core.plugins import PluginManager
+    from mm.runtime.text.rows import Row
 
 
 @click.group()
@@ -38,7 +38,7 @@ def train(
     min_frequency: int, template: Path | None, force: bool,
 ) -> None:  # fmt: skip
     """Train a byte-level BPE tokenizer on the rows of FILE..., which are paths or built-in sources."""
-    from mm.core.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+    from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
 
     if (out / "tokenizer.json").exists() and not force:
         raise UsageError(f"{out} holds a tokenizer; models trained with it need it. Choose another --out, or pass --force.")
@@ -60,8 +60,8 @@ def train(
 @click.option("--tokenizer", "name", default="default", show_default=True, help="A folder, a run or a model.")
 def show(text: str | None, name: str) -> None:
     """Describe a tokenizer, and how it cuts TEXT."""
-    from mm.core.data.vocabulary import readable
     from mm.plugins.commands.tokenizer.report import open_tokenizer
+    from mm.runtime.text.vocabulary import readable
 
     found = open_tokenizer(name, Workspace.here())
     names = {found.bos_id: "begin", found.eos_id: "end", found.pad_id: "padding"}
@@ -89,8 +89,8 @@ def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str,
     """
     from rich.console import Console
 
-    from mm.core.data.tokenizer_training import texts_of
     from mm.plugins.commands.tokenizer.report import open_tokenizer, report_of, samples, table_of
+    from mm.runtime.data.tokenizer_training import texts_of
 
     workspace = Workspace.here()
     opened = {name: open_tokenizer(name, workspace) for name in tokenizers or ("default",)}
@@ -103,8 +103,8 @@ def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str,
 
 
 def _rows(plugins: PluginManager, locator: str) -> Iterator[tuple[Position, Row]]:
-    from mm.core.data.rows import ChatRow, TextRow
-    from mm.core.data.sources import kinds_of, read_rows
+    from mm.runtime.data.sources import kinds_of, read_rows
+    from mm.runtime.text.rows import ChatRow, TextRow
 
     provided = kinds_of(plugins, locator)
     # a built-in source is read for every kind that gives text; a file holds one kind, whichever it is

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm.core.data.tokenizer import DEFAULT, Tokenizer
 from mm.core.errors import UsageError
 from mm.core.workspace import Workspace, find_model
+from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from mm.core import api
 from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.parts import PartsCommand, given_layers
+from mm.runtime.runs import api
 
 
 @click.command(cls=PartsCommand)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mm.core.backend import Backend
-from mm.core.contracts import Completion, Engine, OnToken, Request
+from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.errors import MMError, UsageError
-from mm.core.training.batch import Tokens, Unit, pack
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.sampling import Sampler, check, uniform
 from mm.plugins.engines.local.slots import Placed, Row, SlotTable
+from mm.runtime.devices.backend import Backend
+from mm.runtime.nn.batch import Tokens, Unit, pack
 
 _SMALLEST = 256
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mm.core.contracts import Sampling
+from mm.contracts import Sampling
 from mm.core.errors import UsageError
-from mm.core.training.tools import stable_seed
+from mm.runtime.training.context import stable_seed
 
 # below it, logits divided by the temperature may overflow
 LOWEST = 1e-4

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mm.core.contracts import Completion, Request
-from mm.core.training.tools import stable_seed
+from mm.contracts import Completion, Request
+from mm.runtime.training.context import stable_seed
 
 if TYPE_CHECKING:
     from mm.plugins.architectures.cache import KVCache

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import conversation_of
-from mm.core.data.rows import ChatRow
+from mm.contracts import Format
 from mm.plugins.formats.turns import beside_system, parse_turns
+from mm.runtime.text.messages import conversation_of
+from mm.runtime.text.rows import ChatRow
 
 
 class ChatFormat(Format):

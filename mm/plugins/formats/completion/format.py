@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.rows import ChatRow
+from mm.contracts import Format
 from mm.plugins.formats.turns import answered
+from mm.runtime.text.rows import ChatRow
 
 
 class CompletionFormat(Format):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import conversation_of, kind_of
+from mm.contracts import Format
 from mm.core.errors import DataError, Problem
 from mm.plugins.formats.episode.row import EpisodeRow
 from mm.plugins.formats.turns import beside_system, parse_turns, without_answer
+from mm.runtime.text.messages import conversation_of, kind_of
 
 
 class EpisodeFormat(Format):

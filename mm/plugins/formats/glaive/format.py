@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import embedded_json, kind_of
-from mm.core.data.rows import ChatRow
-from mm.core.data.strict_json import parse_json
+from mm.contracts import Format
 from mm.core.errors import DataError
 from mm.plugins.formats.turns import parse_turns
+from mm.runtime.text.messages import embedded_json, kind_of
+from mm.runtime.text.rows import ChatRow
+from mm.runtime.text.strict_json import parse_json
 
 _SPEAKERS = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _SPEAKER = re.compile(r"^[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILINE)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import Message, conversation_of
+from mm.contracts import Format
 from mm.core.errors import DataError
 from mm.plugins.formats.alpaca.format import asked
 from mm.plugins.formats.preference.row import PreferenceRow
 from mm.plugins.formats.turns import Messages, Tools, parse_turns, said_by, with_system
+from mm.runtime.text.messages import Message, conversation_of
 
 
 class PreferenceFormat(Format):

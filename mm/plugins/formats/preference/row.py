@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from mm.core.data.messages import Message
-from mm.core.data.rows import Encoded, Render
+from mm.runtime.text.messages import Message
+from mm.runtime.text.rows import Encoded, Render
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
+    from mm.runtime.text.tokenizer import Tokenizer
 
 
 @attrs.frozen

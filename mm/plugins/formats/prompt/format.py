@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import conversation_of
+from mm.contracts import Format
 from mm.core.errors import DataError
 from mm.plugins.formats.prompt.row import PromptRow
 from mm.plugins.formats.turns import beside_system, parse_turns, said_by, without_answer
+from mm.runtime.text.messages import conversation_of
 
 
 class PromptFormat(Format):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import kind_of
-from mm.core.data.rows import TextRow
+from mm.contracts import Format
 from mm.core.errors import DataError
+from mm.runtime.text.messages import kind_of
+from mm.runtime.text.rows import TextRow
 
 
 class TextFormat(Format):

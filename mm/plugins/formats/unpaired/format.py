@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import kind_of
+from mm.contracts import Format
 from mm.core.errors import DataError
 from mm.plugins.formats.preference.format import PreferenceFormat
 from mm.plugins.formats.turns import answered
 from mm.plugins.formats.unpaired import recognise
 from mm.plugins.formats.unpaired.row import JudgedPairRow, UnpairedRow
+from mm.runtime.text.messages import kind_of
 
 
 class UnpairedFormat(Format):

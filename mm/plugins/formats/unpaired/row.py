@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from mm.core.data.messages import Message
-from mm.core.data.rows import Encoded, Render
 from mm.plugins.formats.preference.row import PreferenceRow
+from mm.runtime.text.messages import Message
+from mm.runtime.text.rows import Encoded, Render
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
+    from mm.runtime.text.tokenizer import Tokenizer
 
 
 @attrs.frozen

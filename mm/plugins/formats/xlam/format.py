@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Format
-from mm.core.data.messages import embedded_json
-from mm.core.data.rows import ChatRow
+from mm.contracts import Format
 from mm.core.errors import DataError
 from mm.plugins.formats.turns import parse_turns
+from mm.runtime.text.messages import embedded_json
+from mm.runtime.text.rows import ChatRow
 
 
 class XlamFormat(Format):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
+from mm.contracts import Reward
 from mm.plugins.rewards.exact import ExactConfig
 from mm.plugins.rewards.matching import field_of, final_reply, find_answer, same
 from mm.plugins.rewards.pattern import compiled

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
+from mm.contracts import Reward
 from mm.plugins.rewards.format import FormatConfig
 from mm.plugins.rewards.matching import final_turn
 

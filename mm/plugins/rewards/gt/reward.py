@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
-from mm.core.data.replies import split_calls
+from mm.contracts import Reward
 from mm.plugins.rewards.matching import as_text, field_of, final_reply, times
+from mm.runtime.text.replies import split_calls
 
 
 class ExpectedValues(Reward):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
-from mm.core.data.replies import thinking
+from mm.contracts import Reward
 from mm.plugins.rewards.matching import final_turn
+from mm.runtime.text.replies import thinking
 
 
 class Length(Reward):

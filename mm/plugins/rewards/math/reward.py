@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
+from mm.contracts import Reward
 from mm.core.errors import UsageError
 from mm.plugins.rewards.matching import as_text, field_of, final_reply, find_answer
 from mm.plugins.rewards.math import MathConfig

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from mm.core.contracts import Reward
-from mm.core.data.messages import as_dicts
-from mm.core.data.replies import tagged
+from mm.contracts import Reward
 from mm.core.errors import CheckpointError, UsageError
 from mm.plugins.rewards.matching import final_turn
 from mm.plugins.rewards.model import ModelConfig
+from mm.runtime.devices.dtypes import DTYPES
+from mm.runtime.text.messages import as_dicts
+from mm.runtime.text.replies import tagged
 
 _BOUND = 3.0
 _WHOLE, _ANSWER = 0.4, 0.6
-_DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Conversation = list[dict[str, Any]]
 
@@ -117,7 +117,7 @@ def _load(config: ModelConfig) -> tuple[Any, Any]:
         if not code and labels != 1:
             raise UsageError(f"--model-path {folder}: the model has {labels} labels; a reward model has one.")
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model, loaded = kind.from_pretrained(folder, dtype=_DTYPES[config.dtype], output_loading_info=True, **options)
+        model, loaded = kind.from_pretrained(folder, dtype=DTYPES.get(config.dtype, "auto"), output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"--model-path {folder}: {error}") from error
     if loaded["missing_keys"]:  # they would be random

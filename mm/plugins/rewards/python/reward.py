@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm.core.contracts import Reward
+from mm.contracts import Reward
 from mm.core.errors import UsageError, close_match
 from mm.plugins.rewards.python import PythonConfig
 

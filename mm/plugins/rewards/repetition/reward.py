@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
+from mm.contracts import Reward
 from mm.plugins.rewards.matching import final_reply
 
 # Han, kana and hangul stand without spaces: each character is a word, or a whole sentence would be one

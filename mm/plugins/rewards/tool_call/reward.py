@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.contracts import Reward
+from mm.contracts import Reward
 from mm.plugins.rewards.calls import judged_calls, tools_of
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mm.core.contracts import Position, Source
+from mm.contracts import Position, Source
 from mm.core.errors import UsageError
 from mm.plugins.sources.classics import texts
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from mm.core.contracts import Position
+from mm.contracts import Position
 from mm.core.errors import DataError
 from mm.plugins.sources.files.decode import BOM, LONGEST, Found, bad, damaged, decode
 

@@ -6,10 +6,10 @@ import codecs
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Position
-from mm.core.data.messages import kind_of
-from mm.core.data.strict_json import parse_json
+from mm.contracts import Position
 from mm.core.errors import DataError
+from mm.runtime.text.messages import kind_of
+from mm.runtime.text.strict_json import parse_json
 
 Found = tuple[Position, Mapping[str, Any] | DataError]
 

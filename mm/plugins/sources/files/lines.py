@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO
 
-from mm.core.contracts import Position
+from mm.contracts import Position
 from mm.plugins.sources.files.decode import BOM, LONGEST, Found, damaged, decode
 
 

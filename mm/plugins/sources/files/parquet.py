@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mm.core.contracts import Position
+from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
 from mm.plugins.sources.files.decode import bad, damaged
 

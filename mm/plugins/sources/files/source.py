@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mm.core.contracts import Position, Source
+from mm.contracts import Position, Source
 from mm.core.errors import DataError, UsageError, close_match
 from mm.plugins.sources.files import SUFFIXES
 from mm.plugins.sources.files.arrays import is_array, read_array

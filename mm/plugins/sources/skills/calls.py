@@ -9,10 +9,11 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 from mm.plugins.sources.skills.splits import HELD_OUT, LANGUAGES, by_hash, digest, halves, three_way
-from mm.plugins.sources.skills.tools import ARGUMENT, OUTCOMES, TOOLS, offer, outcome, run_tool
+from mm.plugins.sources.skills.tools import offer
 from mm.plugins.sources.skills.turns import Case, Turn, answered, assistant, calling, user
 from mm.plugins.sources.skills.world import CITIES, SEARCHED, UNKNOWN_CITIES, UNKNOWN_TOPICS, Word
 from mm.plugins.tools.calculate.arithmetic import calculate
+from mm.plugins.tools.canned import ARGUMENT, OUTCOMES, TOOLS, outcome, run_tool
 
 ONE = {
     "get_weather": {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mm.core.data.replies import split_calls, tagged, without_thinking
+from mm.runtime.text.replies import split_calls, tagged, without_thinking
 
 # How a polite reply begins and ends.
 MANNERS = {"zh": ("没问题！", "希望能帮到你！"), "en": ("Of course!", "I hope this helps!")}

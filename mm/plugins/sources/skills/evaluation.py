@@ -7,13 +7,13 @@ from typing import Any
 
 import attrs
 
-from mm.core.contracts import Request, Sampling
-from mm.core.data.messages import parse_conversation
-from mm.core.data.tokenizer import Tokenizer
-from mm.core.episodes import Episode, Player
+from mm.contracts import Request, Sampling
 from mm.plugins.sources.skills import LOCATOR
 from mm.plugins.sources.skills.checks import interval, score
 from mm.plugins.sources.skills.source import Skills
+from mm.runtime.generation.episodes import Episode, Player
+from mm.runtime.text.messages import parse_conversation
+from mm.runtime.text.tokenizer import Tokenizer
 
 # An item of these suites is an episode: the model calls tools, and its last reply is scored.
 MULTI_TURN = ("agent",)

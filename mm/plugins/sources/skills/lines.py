@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Iterable
 
 from mm.plugins.sources.skills.splits import LANGUAGES
-from mm.plugins.sources.skills.tools import ARGUMENT
 from mm.plugins.sources.skills.turns import dumps
 from mm.plugins.sources.skills.world import (
     ATTRIBUTES,
@@ -16,6 +15,7 @@ from mm.plugins.sources.skills.world import (
     UNKNOWN_TOPICS,
     words,
 )
+from mm.plugins.tools.canned import ARGUMENT
 
 SYLLABLES = [consonant + vowel for consonant in "bdfghklmnprstvwyz" for vowel in "aeiou"]
 EXTRA_CHARACTERS = "东西南北中江河湖海山水天地人大小多少上下左右高新老夏秋冬阳安平宁州城港湾桥石门口龙虎金银铁木火"

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mm.core.contracts import Position, Source
+from mm.contracts import Position, Source
 from mm.core.errors import UsageError, close_match
 from mm.plugins.sources.skills import LOCATOR, corpus
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from attrs import frozen
 
-from mm.core import api
-from mm.core.contracts import Stage, StageResult
+from mm.contracts import Stage, StageResult
+from mm.core.config.resolve import read_config
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.resolve import read_config
 from mm.core.workspace import fingerprint
+from mm.runtime.runs import api
 
 
 @frozen(kw_only=True)
@@ -50,7 +50,7 @@ class Convert(Stage):
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Export; the folder is read back by the converter and compared."""
         api.activate(self.plugins, "cpu", self.say)
-        from mm.core.training.conversion import convert
+        from mm.runtime.models.convert import convert
 
         options, model = self._options(), artifacts["run:sft"]
         out = self.workspace.path / "exports" / model.parent.name

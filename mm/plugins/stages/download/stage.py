@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mm.core.contracts import Stage, StageResult
-from mm.core.data.corpus import open_source
+from mm.contracts import Stage, StageResult
+from mm.core.config.resolve import select, selectors
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
-from mm.core.resolve import select, selectors
+from mm.runtime.data.corpus import open_source
 
 
 class Download(Stage):

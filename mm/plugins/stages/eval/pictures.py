@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mm.core.errors import UsageError
-from mm.plugins.commands.runs.plot import plot_runs, telling
 from mm.plugins.evaluations.moved import Trained
+from mm.plugins.evaluations.plot import plot_runs, telling
 
 
 def draw(trained: Sequence[Trained], base: Sequence[str], folder: Path, say: Callable[[str], None]) -> list[str]:

@@ -11,7 +11,7 @@ from mm.plugins.sources.skills import evaluation
 from mm.plugins.sources.skills.source import generated
 
 if TYPE_CHECKING:
-    from mm.core.training.generation import TextModel
+    from mm.runtime.generation.text_model import TextModel
 
 _SUITES = ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat")
 

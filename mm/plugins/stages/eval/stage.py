@@ -11,14 +11,13 @@ import attrs
 from attrs import frozen
 from attrs.validators import ge, optional
 
-from mm.core import api
-from mm.core.contracts import Stage, StageResult
-from mm.core.inference import Inference, resolve_inference
+from mm.contracts import Stage, StageResult
+from mm.core.config.load_settings import Inference, resolve_inference
+from mm.core.config.resolve import read_config
 from mm.core.layers import Layer
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.resolve import read_config
 from mm.core.workspace import fingerprint, write_text
 from mm.plugins.evaluations import report
 from mm.plugins.evaluations.measure import items_digest
@@ -27,9 +26,10 @@ from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.evaluations.table import print_moved, print_reports
 from mm.plugins.stages.eval.pictures import draw
 from mm.plugins.stages.eval.samples import samples
+from mm.runtime.runs import api
 
 if TYPE_CHECKING:
-    from mm.core.training.generation import TextModel
+    from mm.runtime.generation.text_model import TextModel
 
 # those whose figures are shown one by one; the samples are the last one's
 BASE = ("pretrain", "sft")
@@ -104,9 +104,9 @@ class Evaluate(Stage):
         return found
 
     def _open(self, model: Path, how: Inference) -> TextModel:
-        from mm.core.training import generation
+        from mm.runtime.generation import text_model
 
-        return generation.load(self.plugins, str(model), self.workspace, how)
+        return text_model.load(self.plugins, str(model), self.workspace, how)
 
     def _trained(self, artifacts: Mapping[str, Path]) -> list[Trained]:
         """Every model that a stage gave, the pretrained one first and the fine-tuned one next."""

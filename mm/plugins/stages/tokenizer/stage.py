@@ -8,15 +8,15 @@ from typing import Any
 
 import attrs
 
-from mm.core.contracts import Position, Stage, StageResult
-from mm.core.data.corpus import open_source
-from mm.core.data.rows import Row
-from mm.core.data.sources import kinds_of, read_rows
-from mm.core.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+from mm.contracts import Position, Stage, StageResult
+from mm.core.config.resolve import read_config, select, selectors
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
-from mm.core.resolve import read_config, select, selectors
+from mm.runtime.data.corpus import open_source
+from mm.runtime.data.sources import kinds_of, read_rows
+from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+from mm.runtime.text.rows import Row
 
 
 class TrainTokenizer(Stage):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Tool
-from mm.plugins.sources.skills.tools import function
+from mm.contracts import Tool
 from mm.plugins.tools.calculate.arithmetic import calculate
+from mm.plugins.tools.canned import function
 
 
 class Calculate(Tool):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mm.core.contracts import Tool
-from mm.plugins.sources.skills.tools import function, run_tool
+from mm.contracts import Tool
+from mm.plugins.tools.canned import function, run_tool
 
 
 class Search(Tool):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mm.core.contracts import Callback
-from mm.core.training.metrics import append_line, rewind_lines
-from mm.core.training.trainer import Trainer
+from mm.contracts import Callback
+from mm.core.callback import TrainingView
 from mm.core.workspace import RunFolder
+from mm.runtime.training.metrics import append_line, rewind_lines
 
 
 class Jsonl(Callback):
@@ -19,15 +19,15 @@ class Jsonl(Callback):
     def __init__(self, config: None, folder: RunFolder) -> None:
         self.path: Path = folder.path / "metrics.jsonl"
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: TrainingView) -> None:
         """On a resume, drop the lines of steps that will be made again."""
-        rewind_lines(self.path, trainer.progress.step)
+        rewind_lines(self.path, run.step)
 
-    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One line."""
-        append_line(self.path, {**metrics, "seconds": round(trainer.progress.seconds, 3)})
+        append_line(self.path, {**metrics, "seconds": round(run.seconds, 3)})
 
-    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One line."""
         held = {f"held_out/{name}": value for name, value in metrics.items()}
-        append_line(self.path, {"step": trainer.progress.step, **held, "seconds": round(trainer.progress.seconds, 3)})
+        append_line(self.path, {"step": run.step, **held, "seconds": round(run.seconds, 3)})

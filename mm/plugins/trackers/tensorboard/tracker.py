@@ -6,12 +6,12 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mm.core.contracts import Callback
+from mm.contracts import Callback
 from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder
 
 if TYPE_CHECKING:
-    from mm.core.training.trainer import Trainer
+    from mm.core.callback import TrainingView
 
 
 class Tensorboard(Callback):
@@ -30,25 +30,25 @@ class Tensorboard(Callback):
             ) from None
         self.path = folder.path / "tensorboard"
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, run: TrainingView) -> None:
         """Open a file. On a resume the curves go on: what was written of later steps, which are made again, is void."""
-        step = trainer.progress.step
+        step = run.step
         self.writer = self.package.SummaryWriter(self.path, purge_step=step + 1 if step else None)
 
-    def on_log(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One scalar a metric."""
-        self._add(trainer, {name: value for name, value in metrics.items() if name != "step"})
+        self._add(run, {name: value for name, value in metrics.items() if name != "step"})
 
-    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One scalar a metric."""
-        self._add(trainer, {f"held_out/{name}": value for name, value in metrics.items()})
+        self._add(run, {f"held_out/{name}": value for name, value in metrics.items()})
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, run: TrainingView, error: BaseException | None) -> None:
         """Write what is buffered."""
         if hasattr(self, "writer"):
             self.writer.close()
 
-    def _add(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+    def _add(self, run: TrainingView, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(name, value, global_step=trainer.progress.step)
+            self.writer.add_scalar(name, value, global_step=run.step)
         self.writer.flush()

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from mm.plugins.architectures.decoder import Decoder
 
 if TYPE_CHECKING:
-    from mm.core.backend import Attention
-    from mm.core.training.batch import Packed
+    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.batch import Packed
     from mm_example.arcee import ArceeConfig
 
 

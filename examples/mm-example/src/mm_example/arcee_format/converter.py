@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm.converters.decoder_rules import read_decoder, trunk_rules, write_decoder
-from mm.core.training.conversion import Converter, Unsupported
-from mm.core.training.conversion_rules import Rule, Rules
+from mm.runtime.models.converter import Converter, Unsupported
+from mm.runtime.models.rules import Rule, Rules
 from mm_example.arcee import ArceeConfig
 
 if TYPE_CHECKING:
-    from mm.core.data.tokenizer import Tokenizer
+    from mm.runtime.text.tokenizer import Tokenizer
 
 _LAYER = "model.layers.{layer}.mlp."
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mm.core.contracts import Algorithm, Metrics, Totals
-from mm.core.training.batch import Packed
-from mm.core.training.heads import token_logprobs
+from mm.contracts import Algorithm, Metrics, Totals
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.heads import token_logprobs
 
 
 class Focal(Algorithm):

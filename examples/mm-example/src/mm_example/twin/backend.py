@@ -1,10 +1,10 @@
-"""The backend: what the chip does differently from mm.core.backend.Backend, and nothing else."""
+"""The backend: what the chip does differently from mm.runtime.devices.backend.Backend, and nothing else."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mm.core.backend import Backend
+from mm.runtime.devices.backend import Backend
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,69 @@
+"""The authors' one import: contracts, records and the few values that pass between them.
+
+Importing this module imports no torch, so that a declaration may use it. Names of implementations that need torch
+(`Packed`, `token_logprobs` and so on) can be imported from here too; torch is then imported with the first of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mm.core.callback import Callback, TrainingView
+from mm.core.errors import CheckpointError, DataError, MMError, UsageError
+from mm.core.hooks import hookimpl
+from mm.core.options import option
+from mm.core.records import (
+    AdapterSpec,
+    AlgorithmSpec,
+    ArchitectureSpec,
+    BackendSpec,
+    CommandSpec,
+    Container,
+    ConverterSpec,
+    EngineSpec,
+    FormatSpec,
+    Needs,
+    Probe,
+    RewardSpec,
+    SourceSpec,
+    StageSpec,
+    ToolSpec,
+    TrackerSpec,
+)
+from mm.runtime.data.source import Format, Position, Source
+from mm.runtime.devices.accelerator import AcceleratorBackend
+from mm.runtime.devices.backend import Backend
+from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
+from mm.runtime.models.adapter import Adapter
+from mm.runtime.models.converter import Converter, Unsupported
+from mm.runtime.models.rules import Rules
+from mm.runtime.runs.stage import Stage, StageResult
+from mm.runtime.training.algorithm import Algorithm
+from mm.runtime.training.measures import Largest, Metrics, Totals, Watch
+
+if TYPE_CHECKING:
+    from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, sum_by_document
+    from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
+
+# where the names are that need torch: imported when they are asked for (PEP 562)
+_WITH_TORCH = {
+    **dict.fromkeys(("Packed", "Tokens", "Unit", "pack", "sum_by_document"), "mm.runtime.nn.batch"),
+    **dict.fromkeys(("linear_cross_entropy", "token_logprobs"), "mm.runtime.nn.heads"),
+}
+
+__all__ = [
+    "AcceleratorBackend", "Adapter", "AdapterSpec", "Algorithm", "AlgorithmSpec", "ArchitectureSpec", "Backend", "BackendSpec",
+    "Callback", "CheckpointError", "CommandSpec", "Completion", "Container", "Converter", "ConverterSpec", "DataError", "Engine",
+    "EngineSpec", "Format", "FormatSpec", "Largest", "MMError", "Metrics", "Needs", "OnToken", "Packed", "Position", "Probe",
+    "Request", "Reward", "RewardSpec", "Rules", "Sampling", "Source", "SourceSpec", "Stage", "StageResult", "StageSpec",
+    "Tokens", "Tool", "ToolSpec", "Totals", "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch",
+    "hookimpl", "linear_cross_entropy", "option", "pack", "sum_by_document", "token_logprobs",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The implementations that need torch."""
+    if name in _WITH_TORCH:
+        return getattr(importlib.import_module(_WITH_TORCH[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

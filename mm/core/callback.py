@@ -1,0 +1,120 @@
+"""The contract of a callback, and the view of a training that its events are given. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from mm.core.settings import TrainSettings
+
+
+class RankView(Protocol):
+    """This process among the ranks of a training."""
+
+    @property
+    def rank(self) -> int:
+        """Its number, from 0."""
+
+    @property
+    def size(self) -> int:
+        """The number of ranks."""
+
+    @property
+    def main(self) -> bool:
+        """True on the rank that writes and prints."""
+
+    @property
+    def local_rank(self) -> int:
+        """Its number on this machine, from 0: the card it uses."""
+
+
+class StopRequest(Protocol):
+    """How a callback ends a training early."""
+
+    def ask(self, reason: str, *, done: bool = False) -> None:
+        """Ask to stop after the step or evaluation at hand. The ranks agree first; the first reason goes into the manifest.
+        `done`: the run is finished, so there is nothing left to resume."""
+
+
+class TrainingView(Protocol):
+    """What a callback may read of the training that it watches."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+
+    @property
+    def horizon(self) -> int:
+        """The step at which the schedule ends."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far, over all ranks."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in the training loop so far, those before a resume included."""
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The common settings of the run."""
+
+    @property
+    def roles(self) -> Mapping[str, Any]:
+        """The models by role (`mm.runtime.training.roles.Role`)."""
+
+    @property
+    def world(self) -> RankView:
+        """This process among the ranks."""
+
+    @property
+    def stop(self) -> StopRequest:
+        """Asks the training to stop."""
+
+    @property
+    def backend(self) -> Any:
+        """The chip (`mm.contracts.Backend`)."""
+
+    @property
+    def dtype(self) -> str:
+        """The compute type: "fp32", "bf16" or "fp16"."""
+
+    def evaluation_scheduled(self) -> bool:
+        """True if this step is evaluated however the run is broken up: the first, the last, and each interval between."""
+
+
+class Callback:
+    """Watches a run. Override the events you want; a tracker is a callback with a config.
+
+    `on_step` is called after each optimizer step and must not read device tensors (it would synchronise). A checkpoint keeps
+    the state of a callback under `name`, or the class's name without one: set it where the class may be renamed or moved.
+    """
+
+    name: ClassVar[str] = ""
+    events: ClassVar[tuple[str, ...]] = ("on_start", "on_step", "on_evaluate", "on_log", "on_save", "on_end")
+
+    def on_start(self, run: TrainingView) -> None:
+        """Before the first step."""
+
+    def on_step(self, run: TrainingView) -> None:
+        """After an optimizer step."""
+
+    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
+        """After an evaluation on the held-out part."""
+
+    def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
+        """After metrics of a log interval reached the host."""
+
+    def on_save(self, run: TrainingView, path: Path) -> None:
+        """After a checkpoint stands under its final name, which may be some steps after the one it is of."""
+
+    def on_end(self, run: TrainingView, error: BaseException | None) -> None:
+        """After the last step, or after the error that ended the run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an exact resume needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""

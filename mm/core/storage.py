@@ -1,0 +1,130 @@
+"""Folders that are whole or not there: written aside, hashed into an index, fsynced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mm.core.errors import CheckpointError, StorageError
+
+INDEX = "index.json"
+_LEFT_OVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>old|tmp|\d+)")
+_UNWRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+)  # fmt: skip
+
+
+@contextmanager
+def whole_folder(final: Path, *, index: bool = True, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary folder beside `final`; on leaving it is sealed and takes that name, replacing what stood there.
+
+    On an error the temporary folder is removed and `final` stays as it was. Without `index` only the files that the
+    caller wrote are in it, for layouts that other programs define. Without `overwrite` a folder that stands there
+    raises OSError.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        (seal if index else flush)(temporary)
+        (replace if overwrite else os.rename)(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def writing(folder: Path, cure: str) -> Iterator[None]:
+    """Turn the system's refusal to write (no room, no permission) into a StorageError with the place and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise StorageError(f"{error.filename or folder}: {error.strerror}. {cure}") from None
+
+
+def seal(folder: Path) -> None:
+    """Write the index of every file's size and SHA-256, and flush all to disk."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != INDEX)
+    entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": digest(p)} for p in files}
+    (folder / INDEX).write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    flush(folder)
+
+
+def flush(folder: Path) -> None:
+    """Flush a folder and all that it holds to disk."""
+    for path in (*folder.rglob("*"), folder):
+        _fsync(path)
+
+
+def verify(folder: Path) -> None:
+    """Raise CheckpointError naming the first file that is missing or differs from the index."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        entries = {folder / name: (entry["size"], entry["sha256"]) for name, entry in index.items()}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / INDEX}: {error}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / INDEX} is damaged: it is no list of sizes and hashes.") from None
+    for path, (size, sha256) in entries.items():
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing.")
+        if path.stat().st_size != size or digest(path) != sha256:
+            raise CheckpointError(f"{path} is damaged: it differs from the hash in {INDEX}.")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace(source: Path, final: Path) -> None:
+    """Rename a folder over another: the old one is moved aside first, and removed last."""
+    aside = final.with_name(f".{final.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if final.exists():
+        os.rename(final, aside)
+    os.rename(source, final)
+    _fsync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder in a way that never leaves a part of it under its name."""
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Clear away what a killed process left half done; what it had moved aside and not yet replaced comes back."""
+    for path in folder.glob(".*"):
+        found = _LEFT_OVER.fullmatch(path.name)
+        if not found:
+            continue
+        if found["kind"] == "old" and not (final := folder / found["name"]).exists():
+            os.rename(path, final)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

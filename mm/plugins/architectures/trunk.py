@@ -1,0 +1,61 @@
+"""Embedding, blocks and final norm of a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mm.plugins.architectures.layers import Block, RMSNorm
+from mm.plugins.architectures.rotary import Rotary
+
+if TYPE_CHECKING:
+    from mm.plugins.architectures.dense import DenseConfig
+    from mm.runtime.nn.batch import Packed
+
+
+class Trunk(nn.Module):
+    """Embedding, blocks and final norm: token ids and positions -> hidden_TE."""
+
+    def __init__(self, config: DenseConfig, feed_forward: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, feed_forward(i)) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
+        self.rotary = Rotary(config)
+
+    def forward(
+        self,
+        input_ids_T: Tensor,
+        position_ids_T: Tensor,
+        batch: Packed | None,
+        attention: Callable[..., Tensor],
+        cached: bool = False,
+    ) -> tuple[Tensor, list[Any]]:
+        """(hidden_TE after the final norm, each block's auxiliary value).
+
+        Through a cache `attention` takes the layer first, and blocks run uncompiled: another callable for each layer
+        would compile each block again, and compiled decoding was measured slower from batch 8 on. `_call_impl` is
+        `__call__` without compilation, forward hooks included.
+        """
+        x_TE = _in_compute_type(self.embed_tokens(input_ids_T))
+        rotary, auxiliaries = self.rotary(position_ids_T), []
+        for layer, block in enumerate(self.layers):
+            if cached:
+                x_TE, auxiliary = block._call_impl(x_TE, rotary, batch, partial(attention, layer))
+            else:
+                x_TE, auxiliary = block(x_TE, rotary, batch, attention)
+            auxiliaries.append(auxiliary)
+        return self.norm(x_TE), auxiliaries
+
+
+def _in_compute_type(x_TE: Tensor) -> Tensor:
+    """Embeddings in bfloat16 under its autocast: a float32 residual stream would double the traffic of every block.
+    float16 keeps a float32 stream, since its range is too narrow for the stream's outliers."""
+    kind = x_TE.device.type
+    if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16:
+        return x_TE.to(torch.bfloat16)
+    return x_TE

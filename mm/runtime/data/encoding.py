@@ -1,0 +1,194 @@
+"""From JSON rows to chunks of a token cache; the same code in one process and in several."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import sys
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from mm.core.discovery import import_plugin
+from mm.core.errors import DataError, MMError
+from mm.runtime.data.cache_files import ARRAYS, LEARN, ROWS, TOKENS, VALUE, VALUE_TYPE, Chunk, StoreInfo
+from mm.runtime.data.source import Format
+from mm.runtime.text.rows import Encoded
+
+if TYPE_CHECKING:
+    from mm.runtime.text.tokenizer import Tokenizer
+
+
+@attrs.frozen
+class EncodingJob:
+    """Rows to encode: (path, line, JSON row), with an error in the place of what could not be read. `format` is the name of
+    their format, `target` its "module:attr" and `file` where that module comes from."""
+
+    format: str
+    target: str
+    file: str
+    rows: list[tuple[str, int, Mapping[str, Any] | DataError]]
+
+
+def job_of(format: str, target: str, rows: list[tuple[str, int, Mapping[str, Any] | DataError]]) -> EncodingJob:
+    """The work of encoding these rows, for any process of this machine."""
+    module = sys.modules[target.partition(":")[0]]
+    return EncodingJob(format, target, getattr(module, "__file__", None) or "", rows)
+
+
+@attrs.frozen
+class Encoder:
+    """Encodes rows. What a worker process is given once."""
+
+    tokenizer: Tokenizer
+    max_length: int
+    # of one build: between two of them a plugin's file may have been edited and loaded again
+    _formats: dict[str, Format] = attrs.field(factory=dict, init=False)
+    _digests: dict[str, str] = attrs.field(factory=dict, init=False)
+
+    @property
+    def bytes_per_id(self) -> int:
+        """2 where every id fits into 16 bits."""
+        return 2 if len(self.tokenizer.token_bytes) <= 1 << 16 else 4
+
+    def encode(self, job: EncodingJob) -> Chunk:
+        """The rows as a chunk; those that cannot be used are in its `info.bad`."""
+        if job.target not in self._formats:
+            self._formats[job.target] = _format(job)
+        format = self._formats[job.target]
+        found = ChunkBuilder(self.tokenizer.token_bytes, self.bytes_per_id)
+        found.info.format = job.format
+        for path, line, raw in job.rows:
+            try:
+                self._encode(format, path, line, raw, found)
+            except DataError as error:
+                found.info.bad.add(path, line, error)
+            except MMError:
+                raise
+            except Exception as error:
+                error.add_note(f"while encoding {path}:{line}")
+                raise
+        return found.chunk()
+
+    def _encode(self, format: Format, path: str, line: int, raw: Mapping[str, Any] | DataError, found: ChunkBuilder) -> None:
+        if isinstance(raw, DataError):
+            raise raw
+        row = format.parse(raw)
+        encoded = row.encode(self.tokenizer, self.max_length)
+        # whoever edits a format or a row class must not be given what the old one made
+        for kind in (type(format), type(row)):
+            if kind.__module__ not in self._digests:
+                self._digests[kind.__module__] = code_digest(kind.__module__)
+            found.info.code[kind.__module__] = self._digests[kind.__module__]
+        found.info.row_kind = row.kind
+        found.add(path, line, encoded, raw if getattr(row, "keep", False) else None)
+
+
+class ChunkBuilder:
+    """Collects encoded rows into a chunk. `token_bytes` (vocabulary,) are the bytes of text that each id stands for."""
+
+    def __init__(self, token_bytes: np.ndarray, bytes_per_id: int) -> None:
+        self.info = StoreInfo(bytes_per_id=bytes_per_id)
+        self._token_bytes = token_bytes
+        self._ids, self._learn, self._rows = array("q"), bytearray(), bytearray()
+        self._arrays = {name: array("q") for name in ARRAYS if name != "hashes"}
+        self._values: dict[str, array[float]] = {}
+        self._ends: list[tuple[int, int]] = []  # each row's last sequence and number of units
+
+    def add(self, path: str, line: int, encoded: Encoded, raw: Mapping[str, Any] | None) -> None:
+        """One row's units; `raw` is its JSON row when that is to be kept."""
+        info, arrays = self.info, self._arrays
+        info.truncated += encoded.truncated
+        if not encoded.units:
+            info.dropped += 1
+            info.dropped_rows.append(f"{path}:{line}")
+        for unit in encoded.units:
+            for ids, learn in unit:
+                self._sequence(ids, learn)
+            arrays["unit_starts"].append(info.sequences)
+        self._describe(path, line, encoded)
+        if raw is not None:
+            self._rows += json.dumps(raw, ensure_ascii=False).encode() + b"\n"
+            info.kept_bytes = len(self._rows)
+            arrays["row_starts"].append(info.kept_bytes)
+        info.rows += 1
+
+    def chunk(self) -> Chunk:
+        """What was collected."""
+        info, ids = self.info, np.array(self._ids)
+        if len(ids) and (ids.min() < 0 or ids.max() >= len(self._token_bytes)):
+            raise MMError(f"a row gave ids outside the vocabulary of {len(self._token_bytes)}")
+        arrays = {name: np.array(values, dtype=ARRAYS[name]) for name, values in self._arrays.items()}
+        targets = np.frombuffer(self._learn, dtype=np.bool_).copy()
+        targets[np.concatenate([[0], arrays["sequence_starts"][:-1]])[: len(ids)]] = False  # nothing stands before the first
+        info.learned_tokens = int(targets.sum())
+        info.learned_bytes = int(self._token_bytes[ids[targets]].sum())
+        tokens = ids.astype(f"u{info.bytes_per_id}").tobytes()
+        arrays["hashes"] = self._hashes(tokens)
+        arrays |= {VALUE + name: np.array(values, dtype=VALUE_TYPE) for name, values in self._values.items()}
+        return Chunk(info, {TOKENS: tokens, LEARN: bytes(self._learn), ROWS: bytes(self._rows)}, arrays)
+
+    def _sequence(self, ids: list[int], learn: list[bool]) -> None:
+        if not len(ids) or len(ids) != len(learn):
+            raise MMError(f"a row gave a sequence of {len(ids)} ids and {len(learn)} marks")
+        self._ids += array("q", ids)
+        self._learn += np.array(learn, dtype=np.bool_).tobytes()
+        self.info.sequences += 1
+        self.info.tokens = len(self._ids)
+        self._arrays["sequence_starts"].append(self.info.tokens)
+
+    def _describe(self, path: str, line: int, encoded: Encoded) -> None:
+        info, units = self.info, len(encoded.units)
+        if info.files[-1:] != [path]:
+            info.files.append(path)
+            info.file_formats.append(info.format)
+        for name, value in (("unit_rows", info.rows), ("files", len(info.files) - 1), ("lines", line)):
+            self._arrays[name].extend([value] * units)
+        for values in encoded.values:
+            for name, number in values.items():
+                self._values.setdefault(name, array("d")).append(float(number))
+        info.units += units
+        self._ends.append((info.sequences, units))
+
+    def _hashes(self, tokens: bytes) -> np.ndarray:
+        """For each unit a hash of the ids of its row."""
+        ends = [end * self.info.bytes_per_id for end in (0, *self._arrays["sequence_starts"])]
+        found, first = array("Q"), 0
+        for last, units in self._ends:
+            content = hashlib.blake2b(digest_size=8)
+            for place in range(first, last):
+                content.update(tokens[ends[place] : ends[place + 1]] + b"|")
+            found.extend([int.from_bytes(content.digest(), "little")] * units)
+            first = last
+        return np.array(found, dtype=ARRAYS["hashes"])
+
+
+def code_digest(module: str) -> str:
+    """A hash of the source of a loaded module and of what it uses of its own package."""
+    package, waiting, sources = module.partition(".")[0], [module], dict[str, bytes]()
+    while waiting:
+        name = waiting.pop()
+        if name in sources or name not in sys.modules or name.partition(".")[0] != package:
+            continue
+        sources[name] = Path(inspect.getfile(sys.modules[name])).read_bytes()
+        used = [v for v in vars(sys.modules[name]).values() if inspect.isclass(v) or inspect.isfunction(v)]
+        waiting += [v.__module__ for v in used]
+    return hashlib.sha256(b"".join(sources[name] for name in sorted(sources))).hexdigest()
+
+
+def _format(job: EncodingJob) -> Format:
+    module, _, attribute = job.target.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        if not job.file:
+            raise
+        found = import_plugin(job.file)  # one that was named by its path, with -p
+    format: Format = getattr(found, attribute)()
+    return format

@@ -1,0 +1,121 @@
+"""Training of a byte-level BPE tokenizer, and the measure of how well it fits a text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mm.core.errors import DataError, UsageError
+from mm.core.options import option
+from mm.runtime.data.source import Position
+from mm.runtime.text.messages import as_dicts
+from mm.runtime.text.rows import Row
+from mm.runtime.text.template import ChatTemplate
+from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE, Tokenizer
+from mm.runtime.text.tokenizer_files import TokenizerFiles
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.pre_tokenizers import PreTokenizer
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Tags are single tokens, but not "special": what a model thinks or calls has to survive decoding.
+TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+NAMES = {"pad_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[2]}
+SMALLEST = 256 + len(SPECIAL) + len(TAGS)
+
+_ANY_TAG = re.compile("|".join(map(re.escape, SPECIAL + TAGS)))
+
+
+@attrs.frozen(kw_only=True)
+class TrainingOptions:
+    """What shapes a vocabulary. Small models count and copy better when digits and Han characters stand alone."""
+
+    vocab_size: int = option(6400, help="Number of tokens.")
+    split_digits: bool = option(True, help="Every digit stands alone.")
+    split_han: bool = option(True, help="Every Han character stands alone.")
+    min_frequency: int = option(2, help="A pair that occurs less often is not merged.")
+
+
+def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: str | None = None) -> Tokenizer:
+    """A tokenizer with the project's special tokens and, unless another is given, its chat template.
+
+    The same texts in the same order give the same tokenizer. Raises UsageError for a vocabulary below 265 (bytes and
+    added tokens).
+    """
+    from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
+
+    if options.vocab_size < SMALLEST:
+        raise UsageError(f"--vocab-size {options.vocab_size}: the bytes and added tokens alone are {SMALLEST}.")
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = _pre_tokenizer(options)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        show_progress=False,
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in SPECIAL + TAGS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator(_without_tags(texts), trainer)
+    template = DEFAULT_TEMPLATE.read_text(encoding="utf-8") if template is None else template
+    return Tokenizer(TokenizerFiles(backend=_unspecial(backend), template=template, special=NAMES))
+
+
+def texts_of(rows: Iterable[tuple[Position, Row]], template: str | None = None) -> Iterator[str]:
+    """What a tokenizer is trained on: documents, and conversations as the template renders them.
+
+    Raises DataError for a row of a kind that gives no text.
+    """
+    renderer = ChatTemplate(DEFAULT_TEMPLATE.read_text(encoding="utf-8") if template is None else template, (), NAMES)
+    for position, row in rows:
+        if not hasattr(row, "texts"):
+            raise DataError(f"{row.kind} rows give no text to train a tokenizer on", position.path, position.line)
+        yield from row.texts(lambda messages, tools: renderer.render(as_dicts(messages), tools))
+
+
+def split_texts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Texts to train on, and every fiftieth by its hash to measure on; equal texts stay together, both in order."""
+    parts: tuple[list[str], list[str]] = ([], [])
+    for text in texts:
+        parts[hashlib.sha256(text.encode()).digest()[0] % 50 == 0].append(text)
+    return parts
+
+
+def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
+    """UTF-8 bytes that one token stands for on average; 0 for no text."""
+    sizes = [(len(text.encode()), len(tokenizer.encode(text))) for text in texts]
+    tokens = sum(count for _, count in sizes)
+    return sum(size for size, _ in sizes) / tokens if tokens else 0.0
+
+
+def _pre_tokenizer(options: TrainingOptions) -> PreTokenizer:
+    from tokenizers import Regex, pre_tokenizers
+
+    # A newline never merges with what follows: the template ends a prompt with one, and the ids of the prompt must not
+    # depend on how the answer begins.
+    parts = [pre_tokenizers.Split("\n", "isolated")]
+    if options.split_digits:
+        parts.append(pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"))
+    if options.split_han:
+        parts.append(pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"))
+    return pre_tokenizers.Sequence([*parts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+
+
+def _without_tags(texts: Iterable[str]) -> Iterator[str]:
+    # training does not look for added tokens, so their spelling would be merged out of the texts that show them
+    for text in texts:
+        yield from (part for part in _ANY_TAG.split(text) if part)
+
+
+def _unspecial(backend: Backend) -> Backend:
+    # the trainer marks all of its special_tokens as special, whatever they say
+    parts = json.loads(backend.to_str())
+    for token in parts["added_tokens"]:
+        token["special"] = token["content"] in SPECIAL
+    return type(backend).from_str(json.dumps(parts))

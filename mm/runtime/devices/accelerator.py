@@ -1,0 +1,93 @@
+"""What accelerators have in common through torch's per-device module (`torch.cuda`, `torch.npu`, ...)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mm.core.errors import UsageError
+from mm.runtime.devices.backend import Backend
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class AcceleratorBackend(Backend):
+    """A chip with its own memory and streams. A subclass names `device_type` and `collective` and what differs."""
+
+    @property
+    def api(self) -> Any:
+        """torch's module for this device type."""
+        import torch
+
+        return getattr(torch, self.device_type)
+
+    def setup(self) -> None:
+        """Raise UsageError when no card answers, or the one asked for does not exist."""
+        count = self.api.device_count() if self.api.is_available() else 0
+        if not count:
+            raise UsageError(f"--backend {self.device_type}: torch finds no card.")
+        if self.index is not None and self.index >= count:
+            raise UsageError(f"--backend {self.device_type}:{self.index}: this machine has cards 0 to {count - 1}.")
+
+    def device(self, local_rank: int = 0) -> torch.device:
+        """The card asked for, or the local rank's; made the current one."""
+        import torch
+
+        device = torch.device(self.device_type, local_rank if self.index is None else self.index)
+        self.api.set_device(device)
+        return device
+
+    def default_dtype(self) -> str:
+        """bf16 where the chip has it, otherwise fp16 with a scaler."""
+        return "bf16" if self.api.is_bf16_supported() else "fp16"
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: "peak" allocated since start, and the card's "total"."""
+        return {"peak": self.api.max_memory_allocated(), "total": self.api.get_device_properties(self.card).total_memory}
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """The allocator's error, and that of a driver or library that allocates past it."""
+        return super().is_out_of_memory(error) or (isinstance(error, RuntimeError) and "out of memory" in str(error))
+
+    @property
+    def card(self) -> int:
+        """The number of the current card."""
+        return int(self.api.current_device())
+
+    def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
+        """The host's operators, and the chip's kernels where this torch can record them; a note says where it cannot."""
+        from torch.profiler import ProfilerActivity, supported_activities
+
+        own = getattr(ProfilerActivity, self.device_type.upper(), ProfilerActivity.PrivateUse1)
+        if own in supported_activities():
+            return [*super().profiler_activities(), own]
+        self.notes.append(f"profile: torch.profiler records no kernels of {self.device_type}, only the host's operators")
+        return super().profiler_activities()
+
+    def synchronize(self) -> None:
+        """Wait for the current card."""
+        self.api.synchronize()
+
+    def empty_cache(self) -> None:
+        """Give the allocator's cached memory back."""
+        self.api.empty_cache()
+
+    def capabilities(self) -> dict[str, Any]:
+        """The card's name and memory."""
+        return {"device": self.api.get_device_name(self.card), "memory": self.memory()["total"]}
+
+    def seed(self, seed: int) -> None:
+        """Seed the host's and every card's generator."""
+        super().seed(seed)
+        self.api.manual_seed_all(seed)
+
+    def rng_state(self) -> dict[str, Tensor]:
+        """The host's state and the current card's."""
+        return {**super().rng_state(), self.device_type: self.api.get_rng_state()}
+
+    def set_rng_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `rng_state` gave; a state from another chip restores the host's alone."""
+        super().set_rng_state(state)
+        if self.device_type in state:
+            self.api.set_rng_state(state[self.device_type].cpu())

@@ -1,0 +1,87 @@
+"""What generates, the requests and completions that pass, and what scores or serves a completion."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mm.runtime.text.rows import Row
+
+
+@attrs.frozen(kw_only=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those filters off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """One prompt. `key` names the random stream of its draws (seed, step, prompt, sample, turn), so that a result
+    does not depend on the slot, the batch or the rank it ran in. `stop` are token ids that end the completion."""
+
+    ids: tuple[int, ...]
+    max_new_tokens: int
+    stop: tuple[int, ...] = ()
+    sampling: Sampling = Sampling()
+    key: tuple[int, ...] = (0,)
+
+
+@attrs.frozen(kw_only=True)
+class Completion:
+    """What was generated: token ids (with the stopping token), their log-probabilities under the sampling
+    distribution before filtering, and why it ended: "stop" or "length"."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+
+
+OnToken = Callable[[int, int, float], None]
+
+
+class Engine(ABC):
+    """What generates completions, token ids in and token ids out."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
+        """Completions in the order of the requests; `on_token(request, id, logprob)` is called as tokens appear."""
+
+    @abstractmethod
+    def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take new weights; `version` is the step they come from."""
+
+    def release(self) -> None:  # noqa: B027 - optional: an engine that holds nothing between calls inherits it
+        """Free caches and device memory; a later `generate` builds them again."""
+
+
+class Reward(ABC):
+    """A score of completions."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
+        """One score for each completion; None where the reward does not apply."""
+
+
+class Tool(ABC):
+    """A tool that a model can call. `schema` is its function schema: name, description, JSON-schema parameters."""
+
+    schema: Mapping[str, Any]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def __call__(self, arguments: Mapping[str, Any]) -> Any:
+        """The result, a JSON value. Raises ValueError, whose text the model is told, for arguments that cannot be."""

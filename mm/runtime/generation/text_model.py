@@ -1,0 +1,209 @@
+"""Text in, text out: a loaded model with its tokenizer and an engine. What `mm.load` returns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from queue import SimpleQueue
+from typing import Any, overload
+
+import attrs
+
+from mm.core.config.load_settings import Inference
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
+from mm.core.workspace import Workspace, find_model
+from mm.runtime.devices.backend import Backend
+from mm.runtime.devices.dtypes import torch_dtype
+from mm.runtime.generation.engine import Engine, Request, Sampling
+from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder
+from mm.runtime.models.opening import open_backend, use_threads
+from mm.runtime.text.messages import Message
+
+Messages = Sequence[Message | Mapping[str, Any]]
+Prompt = str | Messages
+OnText = Callable[[str], None]
+_THINK, _ANSWER = "<think>\n", "</think>"
+
+
+@attrs.frozen(kw_only=True)
+class Generation:
+    """What was generated for one prompt: `text` without special tokens, `ids` with the one that ended it, `logprobs`
+    as `Completion` documents them, `finish_reason` "stop" or "length". `seconds` run from the call to the last token,
+    so they include reading the prompt and, in a batch, the company's share."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    prompt_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens a second."""
+        return len(self.ids) / self.seconds if self.seconds else 0.0
+
+
+class _Stopped(Exception):
+    """Raised inside a generation whose stream nobody reads any more."""
+
+
+class TextModel:
+    """A model that answers. `loaded` is the model with its config and tokenizer; calls from several threads wait for
+    each other."""
+
+    def __init__(self, loaded: LoadedModel, backend: Backend, make_engine: Callable[[], Engine]) -> None:
+        self.loaded, self.backend = loaded, backend
+        self._make_engine = make_engine
+        self._lock = threading.Lock()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What generates, built at first use."""
+        return self._make_engine()
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[Any], **options: Any) -> Any: ...
+    def generate(  # type: ignore[misc]
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.7,
+        top_p: float = 0.9,
+        top_k: int = 0,
+        seed: int = 0,
+        thinking: bool | None = None,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        on_text: OnText | None = None,
+    ) -> Generation | list[Generation]:
+        """Answer a prompt, or each prompt of a list; the result is a Generation, or a list of them.
+
+        A prompt is a text (one user turn; with `raw` the beginning of a document to be continued) or a list of
+        messages. `thinking` is that of the chat template. `on_text` is called with the text of a single prompt as it
+        appears. Raises UsageError for a prompt that is too long, settings out of range, a missing chat template.
+        """
+        batch, prompts = _as_batch(prompt)
+        if batch and on_text is not None:
+            raise UsageError("on_text streams one prompt, not a list of them.")
+        tokenizer, sampling = self.loaded.tokenizer, Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+        requests = [
+            Request(
+                ids=tuple(self._encode(one, raw, thinking, tools)), max_new_tokens=max_new_tokens, sampling=sampling,
+                stop=tuple({tokenizer.eos_id, tokenizer.pad_id}), key=(seed, index),
+            )
+            for index, one in enumerate(prompts)
+        ]  # fmt: skip
+        with self._lock:
+            found = self._complete(requests, on_text)
+        return found if batch else found[0]
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """The text of `generate(prompt, **options)` piece by piece; closing the iterator ends the generation."""
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        closed = threading.Event()
+
+        def tell(text: str) -> None:
+            if closed.is_set():
+                raise _Stopped
+            pieces.put(text)
+
+        def work() -> None:
+            try:
+                self.generate(prompt, on_text=tell, **options)
+                pieces.put(None)
+            except BaseException as error:
+                pieces.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            closed.set()
+            thread.join()
+
+    def _encode(
+        self, prompt: Prompt, raw: bool, thinking: bool | None, tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
+        tokenizer = self.loaded.tokenizer
+        if raw:
+            if not isinstance(prompt, str):
+                raise UsageError("A raw prompt is a text, not a conversation.")
+            begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+            return begin + tokenizer.encode(prompt, plain=True)
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        return tokenizer.encode_prompt(messages, tools, thinking=thinking)
+
+    def _complete(self, requests: list[Request], on_text: OnText | None) -> list[Generation]:
+        streams = [self.loaded.tokenizer.stream() for _ in requests]
+        texts: list[list[str]] = [[] for _ in requests]
+        start = time.perf_counter()
+        ends = [start] * len(requests)
+
+        def add(index: int, text: str) -> None:
+            texts[index].append(text)
+            if on_text is not None and text:
+                on_text(text)
+
+        def take(index: int, token: int, logprob: float) -> None:
+            ends[index] = time.perf_counter()
+            add(index, streams[index].push(token))
+
+        completions = self.engine.generate(requests, on_token=take)
+        for index, stream in enumerate(streams):
+            add(index, stream.finish())
+        return [
+            Generation(
+                text="".join(text), ids=c.ids, logprobs=c.logprobs, finish_reason=c.finish_reason,
+                prompt_tokens=len(request.ids), seconds=end - start,
+            )
+            for text, c, request, end in zip(texts, completions, requests, ends, strict=True)
+        ]  # fmt: skip
+
+
+def load(plugins: PluginManager, text: str, workspace: Workspace, inference: Inference) -> TextModel:
+    """A run's model or a model folder, frozen on the backend's device ("auto" type: the backend's default).
+
+    Raises UsageError for a model that is not there or refuses a change, CheckpointError for damaged files.
+    """
+    chip = open_backend(plugins, inference.backend)
+    loaded = load_model_folder(plugins, find_model(text, workspace), chip, inference.changes)
+    dtype = chip.default_dtype() if inference.dtype == "auto" else inference.dtype
+    freeze(loaded.model, chip.device(), torch_dtype(dtype))
+    use_threads(chip, loaded.model)
+    chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
+    engine = plugins.load("engine", inference.engine)
+    return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip))
+
+
+def answer(text: str, thinking: bool | None = None) -> Message:
+    """The assistant's turn for the history of a conversation, its reasoning apart from what it says.
+
+    `thinking` is what the prompt was made with: True has opened the think block already, False has closed it.
+    """
+    if thinking is False:
+        return Message("assistant", text, reasoning_content="")
+    if not thinking and not text.startswith(_THINK):
+        return Message("assistant", text)
+    reasoning, _, content = text.removeprefix(_THINK).partition(_ANSWER)
+    return Message("assistant", content.removeprefix("\n\n"), reasoning_content=reasoning.removesuffix("\n"))
+
+
+def _as_batch(prompt: Prompt | Sequence[Prompt]) -> tuple[bool, list[Prompt]]:
+    if isinstance(prompt, str):
+        return False, [prompt]
+    if not prompt:
+        raise UsageError("There is no prompt: the list is empty.")
+    if isinstance(prompt[0], Message | Mapping):
+        return False, [prompt]  # type: ignore[list-item]
+    return True, list(prompt)  # type: ignore[arg-type]

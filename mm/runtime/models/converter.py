@@ -1,0 +1,113 @@
+"""Converters: a strict table of tensors and two readings of a config; reading and writing folders follow from them.
+
+Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm.core.errors import CheckpointError, UsageError
+from mm.core.plugins import PluginManager
+from mm.core.records import ConverterSpec
+from mm.core.storage import whole_folder
+from mm.core.workspace import read_config
+from mm.runtime.models.hf_files import read_tensors
+from mm.runtime.models.rules import Rules
+from mm.runtime.models.tensors import cast, compare, named_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mm.runtime.models.folder import LoadedModel
+    from mm.runtime.text.tokenizer import Tokenizer
+
+
+class Unsupported(UsageError):
+    """A format cannot hold a model, or a model of that format cannot be held by ours; the message is the reason."""
+
+
+class Converter(ABC):
+    """A checkpoint format of one architecture: one table and one config, each read in both directions."""
+
+    @abstractmethod
+    def rules(self, config: Any) -> Rules:
+        """The table for a model of this config."""
+
+    @abstractmethod
+    def read_config(self, hf: Mapping[str, Any]) -> Any:
+        """The architecture's config from a config.json. Raises Unsupported for what ours cannot hold."""
+
+    @abstractmethod
+    def write_config(self, config: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+        """config.json, but for the type of the weights. Raises Unsupported for what the format cannot hold."""
+
+    def read(self, folder: Path) -> tuple[Any, dict[str, Tensor]]:
+        """(config, state dict in our names and the file's types) of a foreign folder; tied copies are left out.
+
+        Raises Unsupported, or CheckpointError naming the tensor that is missing, unexpected, misshapen or damaged.
+        """
+        try:
+            config = self.read_config(read_config(folder))
+        except (Unsupported, ValueError) as error:
+            raise Unsupported(f"{folder / 'config.json'}: {error}") from None
+        try:
+            return config, self.rules(config).to_ours(read_tensors(folder))
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+
+    def write(self, loaded: LoadedModel, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write a whole foreign folder, its weights in `dtype` (the model's by default), and read it back.
+
+        The folder takes its name only when every tensor came back bit for bit. Raises Unsupported before writing.
+        """
+        from mm.runtime.models.folder import WEIGHTS, save_weights
+
+        config = self.write_config(loaded.config, loaded.tokenizer)
+        own = named_tensors(loaded.model)
+        dtype = dtype or next(iter(own.values())).dtype
+        state = cast(self.rules(loaded.config).to_theirs(own), dtype)
+        config["torch_dtype"] = str(dtype).removeprefix("torch.")
+        with whole_folder(folder, index=False) as path:
+            save_weights(state, path / WEIGHTS)
+            _write_json(path / "config.json", config)
+            _write_json(path / "generation_config.json", generation_config(loaded.tokenizer))
+            loaded.tokenizer.save(path)
+            self._check(path, loaded, state)
+
+    def _check(self, folder: Path, loaded: LoadedModel, state: dict[str, Tensor]) -> None:
+        config, back = self.read(folder)
+        if self.write_config(config, loaded.tokenizer) != self.write_config(loaded.config, loaded.tokenizer):
+            raise CheckpointError("The config that was written does not read back as the model's; nothing was kept.")
+        own = named_tensors(loaded.model)
+        # where the type is kept, what comes back must be the model itself and not only what was written
+        kept = {tensor.dtype for tensor in own.values()} == {tensor.dtype for tensor in state.values()}
+        compare({n: t.cpu() for n, t in own.items()} if kept else self.rules(loaded.config).to_ours(state), back)
+
+
+def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) -> str:
+    """Why a converter cannot write this model; empty when it can."""
+    if spec.architecture != loaded.architecture:
+        return f"it holds {spec.architecture} models and this one is {loaded.architecture}."
+    if not spec.writes:
+        return "it only reads."
+    try:
+        plugins.load("converter", spec.name)().write_config(loaded.config, loaded.tokenizer)
+    except Unsupported as error:
+        return str(error)
+    return ""
+
+
+def generation_config(tokenizer: Tokenizer) -> dict[str, int]:
+    """generation_config.json: without the end token's id there, engines generate for ever."""
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    return {name: index for name, index in ids.items() if index is not None}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

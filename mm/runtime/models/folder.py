@@ -1,0 +1,168 @@
+"""Model folders: config.json, model.safetensors and the tokenizer with its fingerprint; finding and loading them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors.torch import load_model, save_file
+from torch import nn
+
+from mm.core.config.load_settings import changed
+from mm.core.errors import CheckpointError
+from mm.core.plugins import PluginManager
+from mm.core.records import ArchitectureSpec
+from mm.core.storage import INDEX, verify
+from mm.core.workspace import ADAPTER, read_config
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.adapter import Adapter
+from mm.runtime.models.hf_files import reader
+from mm.runtime.models.tensors import named_tensors
+from mm.runtime.text.tokenizer import Tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A model with what belongs to it. `path` is the folder that it came from, or None for a new one."""
+
+    architecture: str
+    config: Any
+    model: nn.Module
+    tokenizer: Tokenizer
+    path: Path | None = None
+    adapter: Adapter | None = None
+
+
+def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
+    """A model with fresh weights on the CPU, its vocabulary as large as the tokenizer's."""
+    config = attrs.evolve(config, vocab_size=tokenizer.vocab_size)
+    model = plugins.load("architecture", name)(config, backend.attention())
+    return LoadedModel(name, config, model, tokenizer)
+
+
+def save_model_folder(
+    folder: Path, loaded: LoadedModel, weights: Mapping[str, torch.Tensor] | None = None, *, merged: bool = False
+) -> None:
+    """Write a model's files into an existing folder, with `weights` in place of the model's present ones.
+
+    An adapter is written beside the plain weights; `merged` puts its change into them, so that they stand alone.
+    """
+    adapter = loaded.adapter
+    with adapter.merged() if adapter and merged else nullcontext():
+        tensors = named_tensors(loaded.model, by_name=True) if weights is None else weights
+        own = adapter.names() if adapter else frozenset()
+        save_weights({name: tensor for name, tensor in tensors.items() if name not in own}, folder / WEIGHTS)
+    loaded.tokenizer.save(folder)
+    config: dict[str, Any] = {
+        "model_type": "mm",
+        "architecture": loaded.architecture,
+        "config": attrs.asdict(loaded.config),
+        "tokenizer_fingerprint": loaded.tokenizer.fingerprint,
+    }
+    if adapter:
+        (folder / ADAPTER).mkdir()
+        adapter.save(folder / ADAPTER, {name: tensors[name] for name in own})
+        note = {"name": adapter.name, "config": attrs.asdict(adapter.config) if adapter.config else {}}
+        config |= {} if merged else {"adapter": note}
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors to a safetensors file. Equal weights give equal bytes.
+
+    `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time. The library
+    makes files that only their owner may read; these are like any other file.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    path.chmod(mode)
+
+
+def load_model_folder(
+    plugins: PluginManager, folder: Path, backend: Backend, changes: Mapping[str, Any] | None = None, *, merge: bool = True
+) -> LoadedModel:
+    """A model from its own folder or, through the converter that reads it, from a foreign one; on the CPU, in float32.
+
+    `changes` are settings marked `on_load` with other values than the saved ones; no tensor depends on them. An adapter
+    that lies beside the weights is merged into them, unless the caller will put it on. Raises CheckpointError for damaged
+    files, missing or unexpected tensors, and a tokenizer that does not belong; UsageError for changes that the model
+    refuses.
+    """
+    config = read_config(folder)
+    if config.get("model_type") != "mm":
+        return _import_foreign(plugins, folder, config, backend, changes or {})
+    if (folder / INDEX).exists():
+        verify(folder)
+    spec = plugins.get("architecture", config["architecture"])
+    assert isinstance(spec, ArchitectureSpec)
+    model_config = changed(spec, spec.config(**_as_tuples(config["config"])), changes or {})
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.fingerprint != config["tokenizer_fingerprint"]:
+        raise CheckpointError(
+            f"{folder}: the tokenizer there ({tokenizer.fingerprint}) is not the model's "
+            f"({config['tokenizer_fingerprint']}). Put the tokenizer with that fingerprint back."
+        )
+    model = plugins.load("architecture", spec.name)(model_config, backend.attention())
+    try:
+        load_model(model, folder / WEIGHTS, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from None
+    if merge and "adapter" in config:
+        merge_adapter(plugins, model, config["adapter"]["name"], folder / ADAPTER, config["adapter"]["config"])
+    return LoadedModel(spec.name, model_config, model, tokenizer, folder)
+
+
+def merge_adapter(
+    plugins: PluginManager, model: nn.Module, name: str, saved: Path, config: Mapping[str, Any] | None = None
+) -> None:
+    """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
+    spec, weights = plugins.get("adapter", name), model.state_dict(keep_vars=True)
+    adapter: Adapter = spec.load()(spec.name, spec.config(**_as_tuples(config or {})) if spec.config else None, model)
+    adapter.apply(saved)
+    with adapter.merged():
+        merged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in weights}
+    adapter.remove()
+    model.load_state_dict(merged)
+
+
+def _import_foreign(
+    plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend, changes: Mapping[str, Any]
+) -> LoadedModel:
+    spec = reader(plugins, folder, config)
+    model_config, state = plugins.load("converter", spec.name)().read(folder)
+    architecture = plugins.get("architecture", spec.architecture)
+    assert isinstance(architecture, ArchitectureSpec)
+    model_config = changed(architecture, model_config, changes)
+    model = plugins.load("architecture", spec.architecture)(model_config, backend.attention())
+    _fill(model, state, folder)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise CheckpointError(f"{folder}: {tokenizer.vocab_size} token ids, but an embedding of {model_config.vocab_size} rows.")
+    return LoadedModel(spec.architecture, model_config, model, tokenizer, folder)
+
+
+def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Load a state that holds tied tensors once, under any of their names."""
+    incompatible = model.load_state_dict(state, strict=False)
+    own = model.state_dict(keep_vars=True)
+    filled = {id(tensor) for name, tensor in own.items() if name in state}
+    missing = [name for name in incompatible.missing_keys if id(own[name]) not in filled]
+    if missing or incompatible.unexpected_keys:
+        raise CheckpointError(f"{folder}: missing {missing[:4]}, unexpected {incompatible.unexpected_keys[:4]}.")
+
+
+def _as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def freeze(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+    """The model for inference: on the device, in `eval()`, without gradients."""
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -1,0 +1,94 @@
+"""The tensors of a folder in a Hugging Face layout: safetensors or, without running code, a pickled state dict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mm.core.errors import CheckpointError, UsageError
+from mm.core.plugins import PluginManager
+from mm.core.records import ConverterSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# in the order of preference; each may be one file, or shards that `NAME.index.json` lists
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:
+    """The converter that reads a foreign folder with this config.json. Raises UsageError when there is none."""
+    names = config.get("architectures") or [config.get("model_type", "?")]
+    specs = [spec for spec in plugins.specs("converter") if isinstance(spec, ConverterSpec)]
+    for spec in specs:
+        if set(names) & set(spec.reads):
+            return spec
+    known = sorted({name for spec in specs for name in spec.reads})
+    raise UsageError(f"{folder}: no converter reads {', '.join(names)}. Readable: {', '.join(known) or 'none'}.")
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder, on the CPU, in the type of the file.
+
+    Raises UsageError when the folder has no weights and CheckpointError for a damaged file or a shard that does not
+    hold what the index says.
+    """
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return read_file(folder / name)
+        if (folder / f"{name}.index.json").is_file():
+            return _read_shards(folder / f"{name}.index.json")
+    raise UsageError(f"{folder} holds no weights: neither {' nor '.join(WEIGHT_FILES)}, whole or in shards.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the tensors; empty when there are none."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / f"{name}.index.json").is_file():
+            return sorted({folder / shard for shard in _weight_map(folder / f"{name}.index.json").values()})
+    return []
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickled state dict, of which no code is run. Raises CheckpointError."""
+    import torch
+    from safetensors.torch import load_file
+
+    load: Callable[[Path], Any] = load_file
+    if path.suffix != ".safetensors":
+        load = lambda file: torch.load(file, map_location="cpu", weights_only=True)  # noqa: E731
+    try:
+        state = load(path)
+    except Exception as error:  # both libraries raise their own kinds for every sort of damage
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict, names to tensors.")
+    return state
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    weight_map = _weight_map(index)
+    found: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        tensors = read_file(index.parent / shard)
+        listed = {name for name, file in weight_map.items() if file == shard}
+        if wrong := sorted(listed ^ tensors.keys()):
+            raise CheckpointError(f"{index.parent / shard} and {index.name} do not agree on tensor {wrong[0]}.")
+        found.update(tensors)
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        # an index may not reach out of its folder
+        wrong = [file for file in weight_map.values() if Path(file).name != file]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not an index of shards ({error!r}).") from None
+    if wrong:
+        raise CheckpointError(f"{index}: {wrong[0]!r} is not a file name.")
+    return weight_map  # type: ignore[no-any-return]

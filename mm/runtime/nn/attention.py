@@ -1,0 +1,50 @@
+"""Packed causal attention out of torch's own operators: the default of every backend that brings no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.shared import Shared
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Attention = Callable[[Tensor, Tensor, Tensor, Packed], Tensor]
+
+
+def packed_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed) -> Tensor:
+    """Causal attention within each document; one scaled_dot_product_attention call a run of equal lengths."""
+    outputs, start = [], 0
+    for length, run in groupby(batch.lengths):
+        count = sum(1 for _ in run)
+        stop = start + count * length
+        q, k, v = (x[start:stop].unflatten(0, (count, length)).transpose(1, 2) for x in (q_THD, k_TKD, v_TKD))
+        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+        outputs.append(o.transpose(1, 2).flatten(0, 1))
+        start = stop
+    # an empty pack stays in the graph: every parameter then gets its zero gradient, which DDP waits for
+    return torch.cat(outputs) if outputs else q_THD + k_TKD.sum() + v_TKD.sum()
+
+
+def sharing(attention: Attention) -> Attention:
+    """`attention` for rows or tokens: from (q_UHD, k_UKD, v_UKD) of a pack that shares, o_UHD."""
+
+    def attend(q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed) -> Tensor:
+        if batch.shared is None:
+            return attention(q_UHD, k_UKD, v_UKD, batch)
+        o_UHD: Tensor = _attend(attention, batch.shared, q_UHD, k_UKD, v_UKD, batch)
+        return o_UHD
+
+    return attend
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend(attention: Attention, shared: Shared, q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed) -> Tensor:
+    q_THD, k_TKD, v_TKD = (shared.to_tokens(x) for x in (q_UHD, k_UKD, v_UKD))
+    return shared.to_rows(attention(q_THD, k_TKD, v_TKD, batch))

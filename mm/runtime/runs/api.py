@@ -1,0 +1,147 @@
+"""From layers of settings to a training or a plan; what the command line and `mm.train` both call.
+
+Imports no torch: the chosen backend's environment is set before the training modules are imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.config.autoselect import choose, choose_backend
+from mm.core.config.resolve import Resolved, backend_name, check_values, compose, resolve, select
+from mm.core.errors import UsageError
+from mm.core.layers import Layer
+from mm.core.plugins import PluginManager
+from mm.core.records import BackendSpec
+from mm.core.run import read_toml
+from mm.core.say import Say, is_main, silent
+from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.text.tokenizer import DEFAULT_FOLDER
+
+# where a run stopped is no reason to stop there again
+STOPPING = ("stop_after_steps", "max_time")
+# neither is a trace of the first steps wanted again
+_ONCE = (*STOPPING, "profile")
+
+
+def start(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
+    """Train, and answer the run's folder. Of several ranks one tells. Raises UsageError before anything is written."""
+    say = say if is_main() else silent
+    resolved = resume_run(plugins, layers, workspace, say) if resume else new_run(plugins, layers, workspace, say)
+    activate(plugins, resolved.run.select.backend, say)
+    from mm.runtime.runs import session
+
+    return session.train(plugins, resolved, workspace, resume=resume, say=say)
+
+
+def plan(plugins: PluginManager, layers: list[Layer], workspace: Workspace, *, say: Say, resume: bool = False) -> str:
+    """What `start` would do, as text; writes nothing."""
+    from mm.runtime.runs.plan import describe
+
+    resolved = resume_run(plugins, layers, workspace, say) if resume else new_run(plugins, layers, workspace, say)
+    return describe(plugins, resolved, workspace)
+
+
+def new_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
+    """Resolve a new run, choosing what is left out and saying so."""
+    check_values(plugins, layers)
+    choices = choose(plugins, layers, workspace)
+    selection = select([*layers, choices.layer])
+    if selection.arch and not selection.tokenizer:
+        choices.add("tokenizer", *_newest_tokenizer(workspace))
+    if not selection.run:
+        stem = "-".join(part for part in (selection.algo, selection.preset) if part)
+        choices.values["run"] = workspace.new_name(stem)
+        choices.lines.append(f"run: {choices.values['run']}")
+    resolved = resolve(plugins, [*layers, choices.layer])
+    for line in (*resolved.warnings, *choices.lines):
+        say(line)
+    _check_evaluation(resolved, layers)
+    folder = workspace.run(resolved.run.select.run)
+    if folder.path.exists():
+        raise UsageError(folder.exists_message)
+    return resolved
+
+
+def resume_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace, say: Say) -> Resolved:
+    """Resolve an existing run with its own settings; only stopping, logging, the backend and where data is may differ."""
+    name = select(layers).run
+    if not name:
+        unfinished = [r for r in workspace.runs() if r.manifest.get("state") != "finished"]
+        if not unfinished:
+            raise UsageError("--resume: this workspace has no unfinished run; name one with --run.")
+        name = unfinished[0].name
+        say(f"run: {name}, the newest unfinished")
+    folder = workspace.existing(name)
+    if folder.manifest.get("state") == "finished":
+        raise UsageError(f"Run {name} is finished; continue its model with --from {name}.")
+    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in _ONCE}
+    own = Layer(origin=f"run {name}", values={**saved, "run": name})
+    layers = [_without_fixed(plugins, layer, own) if layer.lenient else layer for layer in layers]
+    _check_changes(plugins, layers, own)
+    backend, line = choose_backend(plugins, select([*layers, own]).backend)
+    say(line)
+    return resolve(plugins, [Layer(origin="chosen", values={"backend": backend}), *layers, own])
+
+
+def activate(plugins: PluginManager, backend: str, say: Say) -> None:
+    """Set the backend's environment; says which variables come too late because torch is already imported."""
+    spec = plugins.get("backend", backend_name(backend)[0])
+    assert isinstance(spec, BackendSpec)
+    # torch loads every installed device extension by itself when it is imported, and one whose driver is missing breaks
+    # torch for the whole process; a backend imports its own
+    env = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", **spec.env}
+    wanted = {k: v for k, v in env.items() if k not in os.environ}
+    if "torch" in sys.modules and (late := sorted(wanted.keys() & spec.env.keys())):
+        say(f"torch is already imported: {', '.join(late)} could not be set for backend {spec.name}")
+    os.environ.update(wanted)
+
+
+def _without_fixed(plugins: PluginManager, layer: Layer, own: Layer) -> Layer:
+    """An environment's values that a resumed run may take: those of its fixed settings, and data, belong to other runs."""
+    run = resolve(plugins, [own]).run
+    allowed = {o.key for o in run.options if o.info.on_resume} - {"data"}
+    return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})
+
+
+def _check_changes(plugins: PluginManager, layers: list[Layer], own: Layer) -> None:
+    before = resolve(plugins, [own])
+    after = resolve(plugins, [*layers, own]).run.values()
+    options = {o.key: o for section in compose(plugins, [own]) for o in section.options}
+    for key, value in before.run.values().items():
+        if after.get(key, value) != value and not options[key].info.on_resume:
+            raise UsageError(
+                f"{options[key].flag} is {value!r} in this run and cannot change on --resume: "
+                "only stopping, logging, saving, the backend and where the data is can."
+            )
+
+
+def _check_evaluation(resolved: Resolved, layers: list[Layer]) -> None:
+    """--eval-data given above an --eval-ratio replaces it; below or beside it, one of them would do nothing."""
+    order = [layer.origin for layer in layers]
+    ratio, data = resolved.sources["eval_ratio"], resolved.sources["eval_data"]
+    if resolved.run.train.eval_data and ratio in order and order.index(ratio) <= order.index(data):
+        raise UsageError("--eval-data measures on its own rows and --eval-ratio holds out others: give one of them.")
+
+
+def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
+    found = sorted((workspace.path / "tokenizers").glob("*/tokenizer.json"), key=lambda p: p.stat().st_mtime)
+    if found:
+        return str(found[-1].parent), f"tokenizer: {found[-1].parent}, the newest of this workspace"
+    return str(DEFAULT_FOLDER), "tokenizer: the one that comes with mm"
+
+
+def flat_layer(options: dict[str, Any]) -> Layer:
+    """Keyword arguments as a layer; `None` means not given, one string stands for a list of one."""
+    values = {k.rstrip("_"): str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
+    for key in ("data", "tracker", "eval_data", "sample_prompt", "reward", "tool"):
+        if isinstance(values.get(key), str):
+            values[key] = (values[key],)
+        elif key in values:
+            values[key] = tuple(str(v) for v in values[key])
+    return Layer(origin="argument", values=values)

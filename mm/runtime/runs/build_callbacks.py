@@ -1,0 +1,88 @@
+"""The callbacks of a run: what its settings ask for, its trackers, and what plugins add."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mm.core.callback import Callback
+from mm.core.config.autoselect import choose_engine, needs_of
+from mm.core.errors import UsageError
+from mm.core.records import TrackerSpec
+from mm.runtime.text.rows import TextRow
+from mm.runtime.training.callbacks.best import KeepBest
+from mm.runtime.training.callbacks.early_stopping import EarlyStopping
+from mm.runtime.training.callbacks.profile import Profile
+from mm.runtime.training.callbacks.progress_bar import ProgressBar
+from mm.runtime.training.callbacks.samples import Samples, prompts_from, prompts_of
+
+if TYPE_CHECKING:
+    from mm.core.plugins import PluginManager
+    from mm.core.run import Run
+    from mm.core.say import Say
+    from mm.core.workspace import RunFolder
+    from mm.runtime.devices.backend import Backend
+    from mm.runtime.models.folder import LoadedModel
+    from mm.runtime.training.distributed import World
+    from mm.runtime.training.held_out import HeldOut
+
+
+def build_callbacks(
+    plugins: PluginManager, run: Run, folder: RunFolder, world: World, backend: Backend,
+    loaded: LoadedModel, held: HeldOut, say: Say,
+) -> list[Callback]:  # fmt: skip
+    """Those of this rank. Raises UsageError for a setting that this run cannot serve."""
+    _check(run, held)
+    settings = run.train
+    found: list[Callback] = []
+    if settings.patience:
+        found.append(EarlyStopping(settings.patience, settings.min_delta))
+    if world.main:
+        found.append(ProgressBar(folder.path / "log.txt", _flops(loaded, run), say))
+        if settings.keep_best:
+            found.append(KeepBest(folder, loaded, say))
+        if settings.samples or settings.sample_prompt:
+            found.append(_samples(plugins, run, folder, backend, loaded, held, say))
+        if settings.profile:
+            found.append(Profile(settings.profile, folder.path / "profile", say))
+        found += _trackers(plugins, run, folder)
+
+    def report(line: str) -> None:
+        say(line)
+        backend.notes.append(line)
+
+    return found + plugins.callbacks(run, report)
+
+
+def _check(run: Run, held: HeldOut) -> None:
+    asked = {
+        "--patience": run.train.patience, "--keep-best": run.train.keep_best, "--samples": run.train.samples,
+        "--sample-prompt": run.train.sample_prompt,
+    }  # fmt: skip
+    for option, value in asked.items():
+        if value and not held.rows:
+            raise UsageError(f"{option} acts at evaluations and no row is held out: give --eval-ratio or --eval-data.")
+
+
+def _trackers(plugins: PluginManager, run: Run, folder: RunFolder) -> list[Callback]:
+    specs = [s for s in plugins.specs("tracker") if isinstance(s, TrackerSpec)]
+    chosen = [s.name for s in specs if s.always or s.name in run.select.tracker]
+    return [plugins.load("tracker", name)(run.parts.get(f"tracker.{name}"), folder) for name in chosen]
+
+
+def _samples(
+    plugins: PluginManager, run: Run, folder: RunFolder, backend: Backend, loaded: LoadedModel, held: HeldOut, say: Say
+) -> Samples:
+    settings, tokenizer = run.train, loaded.tokenizer
+    longest = getattr(loaded.config, "max_position_embeddings", None)
+    limit = None if longest is None else longest - settings.sample_tokens
+    raw = needs_of(plugins, run).data == TextRow.kind
+    prompts = prompts_of(settings.sample_prompt, tokenizer, raw=raw, limit=limit)
+    prompts += prompts_from(held, settings.samples, tokenizer, limit=limit)
+    spec = choose_engine(plugins, run.select.backend)
+    engine = plugins.load("engine", spec.name)(spec.config() if spec.config else None, loaded.model, backend)
+    return Samples(folder.path / "samples.jsonl", prompts, settings.sample_tokens, loaded, engine, say)
+
+
+def _flops(loaded: LoadedModel, run: Run) -> float:
+    """Training FLOPs a token, with documents of half the longest length on average."""
+    return float(loaded.config.flops_per_token(run.train.max_length // 2))

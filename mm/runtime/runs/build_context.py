@@ -1,0 +1,144 @@
+"""What a run lends its algorithm: rows, micro-batches, and for one that draws completions engine, rewards, tools, a log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mm.core.config.autoselect import choose_engine, needs_of
+from mm.core.config.sections import part_name, section_of
+from mm.core.errors import UsageError
+from mm.core.workspace import Workspace
+from mm.runtime.devices.dtypes import torch_dtype
+from mm.runtime.generation.engine import Engine, Reward, Tool
+from mm.runtime.models.folder import LoadedModel, freeze
+from mm.runtime.nn.batch import pack, split_by_tokens
+from mm.runtime.training.context import Context, of_store
+from mm.runtime.training.metrics import rewind_lines
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mm.core.plugins import PluginManager
+    from mm.core.run import Run
+    from mm.core.say import Say
+    from mm.core.workspace import RunFolder
+    from mm.runtime.devices.backend import Backend
+    from mm.runtime.training.distributed import World
+    from mm.runtime.training.feed import Feed
+
+ROLLOUTS = "rollouts.jsonl"
+
+
+@attrs.frozen(kw_only=True)
+class ContextBuilder:
+    """Builds the `Context` of a run. Paths among the options of rewards and tools begin at the workspace."""
+
+    plugins: PluginManager
+    run: Run
+    folder: RunFolder
+    backend: Backend
+    world: World
+    loaded: LoadedModel
+    say: Say
+
+    def context(self, feed: Feed) -> Context:
+        """Everything that the run's algorithm may use."""
+        settings = self.run.train
+        device = self.backend.device(self.world.local_rank)
+        rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
+        return Context(
+            tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take,
+            max_length=settings.max_length, cache=Workspace(self.folder.path.parents[1]).cache,
+            packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
+            warn=self._warn, **of_store(feed.store), **rollout,
+        )  # fmt: skip
+
+    def _warn(self, text: str) -> None:
+        """Says a warning once, and notes it for the manifest."""
+        if text not in self.backend.notes and self.world.main:
+            self.backend.notes.append(text)
+            self.say(text)
+
+    def _rollout(self) -> dict[str, Any]:
+        dtype = self.run.train.dtype
+        dtype = self.backend.default_dtype() if dtype == "auto" else dtype
+        return {
+            "engine": self.engine(self.loaded.model, dtype), "rewards": self.rewards(), "tools": self.tools(),
+            "skip_failed_rewards": self._parts.skip_failed_rewards, "log": log_to(self.folder.path, self.world.main),
+        }  # fmt: skip
+
+    def engine(self, model: nn.Module, dtype: str) -> Engine:
+        """The engine of the run. In float32 it shares the policy's weights; for another compute type it holds a copy in
+        that type, so that it multiplies what the trainer's autocast does, and `update` refreshes it."""
+        spec = choose_engine(self.plugins, self.run.select.backend, self._parts.engine)
+        if dtype != "fp32":
+            device = next(model.parameters()).device
+            model = freeze(copy.deepcopy(model), device, torch_dtype(dtype))
+        engine: Engine = self.plugins.load("engine", spec.name)(self._config("engine", spec.name), model, self.backend)
+        return engine
+
+    def rewards(self) -> dict[str, tuple[Reward, float]]:
+        """Name -> the reward and its weight. Raises UsageError for a weight that is no finite number."""
+        found = {}
+        for locator in self._parts.reward:
+            name = part_name(locator)
+            found[name] = self.plugins.load("reward", name)(self._placed("reward", name)), _weight(locator)
+        return found
+
+    def tools(self) -> dict[str, Tool]:
+        """Name in the tool's schema -> the tool."""
+        built = [self.plugins.load("tool", name)(self._placed("tool", name)) for name in getattr(self._parts, "tool", ())]
+        return {tool.schema["name"]: tool for tool in built}
+
+    @property
+    def _parts(self) -> Any:
+        return self.run.parts["rollout"]
+
+    def _config(self, kind: str, name: str) -> Any:
+        spec = self.plugins.get(kind, name)
+        if spec.config is None:
+            return None
+        return self.run.parts.get(section_of(spec).name) or spec.config()
+
+    def _placed(self, kind: str, name: str) -> Any:
+        config = self._config(kind, name)
+        if config is None:
+            return None
+        given = attrs.asdict(config, recurse=False)
+        workspace = self.folder.path.parents[1]
+        return attrs.evolve(config, **{field: workspace / v for field, v in given.items() if isinstance(v, Path)})
+
+
+def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:
+    """Appends samples to the run's `rollouts.jsonl`, on the main rank. The first ones replace those that a run which was
+    cut off wrote behind its last checkpoint."""
+    path, begun = folder / ROLLOUTS, False
+
+    def log(samples: Sequence[Mapping[str, Any]]) -> None:
+        nonlocal begun
+        if main and samples and folder.is_dir():
+            if not begun and "step" in samples[0]:
+                rewind_lines(path, samples[0]["step"] - 1)
+            begun = True
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+
+    return log
+
+
+def _weight(locator: str) -> float:
+    text = locator.partition(":")[2]
+    try:
+        weight = float(text) if text else 1.0
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise UsageError(f"--reward {locator}: expected NAME or NAME:WEIGHT, with a finite number for the weight.")
+    return weight

@@ -1,0 +1,168 @@
+"""The models of a run: opened, adapted, put on the device, and given their roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mm.core.config.sections import section_of
+from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
+from mm.core.records import Needs
+from mm.core.run import Run
+from mm.core.say import Say
+from mm.core.workspace import ADAPTER, Workspace, find_adapter, find_model
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models import folder as models
+from mm.runtime.models.adapter import Adapter
+from mm.runtime.models.folder import LoadedModel
+from mm.runtime.nn.recompute import checkpoint_blocks
+from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.training.distributed import World, wrap
+from mm.runtime.training.roles import Role
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# an orthogonal update, Muon's, is derived for a matrix that is a layer by itself, and not for one of its factors
+_FACTORS = {"optimizer": "adamw"}
+
+
+@attrs.frozen(kw_only=True)
+class RoleBuilder:
+    """Opens models for one run. A run that starts from nothing draws its weights from the seed, so that a role that
+    begins as the policy did can be made again on a resume."""
+
+    plugins: PluginManager
+    run: Run
+    workspace: Workspace
+    backend: Backend
+    world: World
+    say: Say
+
+    def policy(self, needs: Needs, checkpoint: Path | None) -> LoadedModel:
+        """The policy at its start or, with a checkpoint, as saved there; with the run's adapter.
+
+        A frozen role that shares its weights must answer as it began: what an adapter begins with is then merged first.
+        """
+        loaded = models.load_model_folder(self.plugins, checkpoint, self.backend, merge=False) if checkpoint else self._start()
+        self._check_tokenizer(loaded)
+        adapter = self._adapted("policy", loaded.model, checkpoint / ADAPTER if checkpoint else None)
+        sharing = [name for name in needs.roles if self._shared(name, needs)]
+        if adapter and sharing and not checkpoint and adapter.restart():
+            self.say(f"adapter: what it begins with is merged first, for the {sharing[0]} is the policy with the adapter off")
+        return attrs.evolve(loaded, adapter=adapter)
+
+    def roles(self, needs: Needs, policy: LoadedModel) -> dict[str, Role]:
+        """Every role that the algorithm needs. Raises UsageError for one whose model must be named or does not fit."""
+        adapted = {name: adapter for name in needs.trainable if (adapter := self._adapter_name(name))}
+        if len(adapted) == len(needs.trainable) and self.run.train.optimizer != _FACTORS["optimizer"]:
+            raise UsageError(
+                f"--optimizer {self.run.train.optimizer} works on whole matrices and {', '.join(adapted.values())} trains none: "
+                f"an adapter's parameters are trained by {_FACTORS['optimizer']}; leave it out."
+            )
+        roles = {name: self._role(name, needs, policy) for name in needs.roles}
+        if adapted:
+            parameters = [p for role in roles.values() if role.trainable for p in role.model.parameters()]
+            trained, total = (sum(p.numel() for p in parameters if p.requires_grad >= only) for only in (True, False))
+            what = ", ".join(f"{adapter} of the {name}" for name, adapter in adapted.items())
+            self.say(f"adapter: {what}; {trained:,} of {total:,} parameters are trained")
+        return roles
+
+    def _role(self, name: str, needs: Needs, policy: LoadedModel) -> Role:
+        trainable = name in needs.trainable
+        if name == "policy":
+            return self._placed(name, policy.model, trainable, _FACTORS if policy.adapter else None)
+        settings = self.run.parts[f"role.{name}"]
+        if name in needs.user_provided and not settings.from_:
+            raise UsageError(f"{self.run.select.algo} needs a {name}: pass --{name}-from RUN|FOLDER.")
+        if policy.adapter is not None and self._shared(name, needs):
+            return Role(name, policy.model, trainable=False, without=policy.adapter.off)
+        loaded = self._open(settings.from_) if settings.from_ else self._start()
+        if loaded.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+            raise UsageError(f"--{name}-from {settings.from_}: its tokenizer is not the policy's; a {name} must share it.")
+        outputs = _set_outputs(loaded.model) if name in needs.value_heads else []
+        own: dict[str, Any] = {}
+        if trainable:
+            own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")}
+            if self._adapted(name, loaded.model):
+                own |= _FACTORS
+                for parameter in outputs:  # new, so there is nothing yet that could be adapted
+                    parameter.requires_grad_(True)
+        return self._placed(name, loaded.model, trainable, own, None if trainable else loaded.path)
+
+    def _adapted(self, role: str, model: nn.Module, saved: Path | None = None) -> Adapter | None:
+        """The adapter of a role, put into its model; None for a role without."""
+        if not (name := self._adapter_name(role)):
+            return None
+        spec = self.plugins.get("adapter", name)
+        config: Any = self.run.parts.get(section_of(spec, role).name) if spec.config else None
+        if not saved and (start := getattr(config, "from_", "")):
+            config = attrs.evolve(config, from_=str(find_adapter(start, self.workspace)))
+        adapter: Adapter = self.plugins.load("adapter", name)(name, config, model)
+        adapter.apply(saved)
+        for note in adapter.notes():
+            self.say(f"adapter: {note}")
+        return adapter
+
+    def _adapter_name(self, role: str) -> str:
+        name: str = self.run.select.adapter if role == "policy" else self.run.parts[f"role.{role}"].adapter
+        return name
+
+    def _shared(self, name: str, needs: Needs) -> bool:
+        """Whether this role's weights are the policy's, where that has an adapter to switch off."""
+        own = name == "policy" or name in needs.trainable or name in needs.value_heads
+        return not own and not self.run.parts[f"role.{name}"].from_
+
+    def _placed(
+        self, name: str, model: nn.Module, trainable: bool, settings: Mapping[str, Any] | None = None, path: Path | None = None
+    ) -> Role:
+        device = self.backend.device(self.world.local_rank)
+        model.to(device)
+        for note in self.backend.fuse(model):
+            self._note(f"fused: {note}")
+        if self.run.train.compile and (declined := self.backend.compile(model)):
+            self._note(f"not compiled: {declined}")
+            self.say(f"--compile: {declined}; going on without")
+        if trainable and self.run.train.activation_checkpointing and (declined := checkpoint_blocks(model)):
+            self._note(f"activations are kept: {declined}")
+            self.say(f"--activation-checkpointing: {declined}; going on without")
+        module = wrap(model, self.world, device) if trainable else None
+        return Role(name, model, trainable=trainable, module=module, settings=settings, path=path)
+
+    def _note(self, text: str) -> None:
+        if text not in self.backend.notes:
+            self.backend.notes.append(text)
+
+    def _start(self) -> LoadedModel:
+        """What the policy begins as: the model of `--from`, or new weights from the seed."""
+        select = self.run.select
+        if select.from_:
+            return self._open(select.from_)
+        self.backend.seed(self.run.train.seed)
+        tokenizer = Tokenizer.load(Path(select.tokenizer))
+        return models.new_model(self.plugins, select.arch, self.run.architecture, tokenizer, self.backend)
+
+    def _check_tokenizer(self, loaded: LoadedModel) -> None:
+        """A model has its tokenizer; another one named beside it can only be a mistake."""
+        select = self.run.select
+        if select.from_ and select.tokenizer:
+            own, named = loaded.tokenizer.fingerprint, Tokenizer.load(Path(select.tokenizer)).fingerprint
+            if own != named:
+                raise UsageError(
+                    f"--tokenizer {select.tokenizer} ({named}) is not the tokenizer that {select.from_} was trained with "
+                    f"({own}): leave --tokenizer out, or train a new model with --arch."
+                )
+
+    def _open(self, text: str) -> LoadedModel:
+        return models.load_model_folder(self.plugins, find_model(text, self.workspace), self.backend)
+
+
+def _set_outputs(model: nn.Module) -> list[nn.Parameter]:
+    """Make the model answer one number a position; the parameters that are new."""
+    before = set(model.parameters())
+    model.set_outputs(1)  # type: ignore[operator]
+    return [parameter for parameter in model.parameters() if parameter not in before]

@@ -1,0 +1,227 @@
+"""`mm run`: stages in the order of what they need and give, each skipped while its inputs and output stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.errors import Interrupted, UsageError, close_match
+from mm.core.layers import Layer
+from mm.core.options import Option
+from mm.core.plugins import PluginManager
+from mm.core.records import StageSpec
+from mm.core.say import Say
+from mm.core.workspace import Workspace, write_text
+from mm.runtime.runs.api import flat_layer
+from mm.runtime.runs.stage import Stage, StageResult
+
+
+@attrs.define
+class Outcome:
+    """How one stage went: "done", "up to date", "planned", "interrupted" or "failed"."""
+
+    stage: str
+    state: str
+    seconds: float
+    summary: str
+
+
+def run_stages(
+    plugins: PluginManager,
+    names: Sequence[str],
+    workspace: Workspace,
+    layers: Sequence[Layer],
+    *,
+    force: bool,
+    dry_run: bool,
+    say: Say,
+    report: Callable[[list[Outcome]], None] | None = None,
+) -> dict[str, Path]:
+    """Run the named stages and presets; answers the artifacts by name.
+
+    In the layers bare options go to every stage that has them, `STAGE_option` to that stage. Raises UsageError for an
+    unknown stage or option, and for a stage whose needs no stage has given. `report` gets the outcomes, also when a
+    stage fails.
+    """
+    specs = ordered(expand(plugins, names))
+    _check_options(specs, plugins, layers)
+    kinds: list[type[Stage]] = [plugins.load("stage", spec.name) for spec in specs]
+    stages = [
+        kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.options(spec, plugins)) for layer in layers], say)
+        for spec, kind in zip(specs, kinds, strict=True)
+    ]
+    for stage in stages:
+        stage.check()
+    ledger = Ledger(workspace.cache / "stages.json")
+    artifacts = ledger.artifacts()
+    if not dry_run:
+        _check_needs(plugins, specs, set(artifacts))
+    outcomes: list[Outcome] = []
+    try:
+        for stage in stages:
+            with _broken_off(stage.spec.name, outcomes):
+                outcomes.append(_run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say))
+    finally:
+        if report:
+            report(outcomes)
+    return artifacts
+
+
+@contextmanager
+def _broken_off(name: str, outcomes: list[Outcome]) -> Iterator[None]:
+    """Add the outcome of a stage that does not come to its end, with the time that it took."""
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        outcomes.append(Outcome(name, state, time.monotonic() - started, ""))
+        raise
+
+
+def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
+    """The stages that names, aliases and presets mean, each once. Raises UsageError with close matches."""
+    known = [s for s in plugins.specs("stage") if isinstance(s, StageSpec)]
+    presets = {preset for spec in known for preset in spec.presets}
+    found: dict[str, StageSpec] = {}
+    for name in names:
+        matching = [s for s in known if name == s.name or name in s.aliases] or [s for s in known if name in s.presets]
+        if not matching:
+            plugins_know = [s.name for s in known] + sorted(presets)
+            raise UsageError(
+                f"Unknown stage {name!r}.{close_match(name, plugins_know)} "
+                f"Stages: {', '.join(s.name for s in known)}. Presets: {', '.join(sorted(presets))}."
+            )
+        found.update({s.name: s for s in matching})
+    return list(found.values())
+
+
+def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
+    """Stages after those that give what they need or wait for; stages that are free of each other keep their order.
+
+    Raises UsageError when they wait for each other in a circle.
+    """
+    waiting, done = list(specs), []
+    while waiting:
+        ready = next((s for s in waiting if not any(_waits(s, other) for other in waiting if other is not s)), None)
+        if ready is None:
+            raise UsageError(f"The stages {', '.join(sorted(s.name for s in waiting))} need each other.")
+        done.append(ready)
+        waiting.remove(ready)
+    return done
+
+
+def _waits(stage: StageSpec, other: StageSpec) -> bool:
+    """Whether `other` gives something that `stage` needs, or that a pattern of its `after` means."""
+    return any(given in stage.needs or any(fnmatchcase(given, p) for p in stage.after) for given in other.gives)
+
+
+@attrs.define
+class Ledger:
+    """What each stage gave, and from which inputs: one small file, safe to delete."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """stage -> {inputs, artifacts}."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}  # type: ignore[no-any-return]
+
+    def artifacts(self) -> dict[str, Path]:
+        """Every artifact that still exists."""
+        found = {n: Path(p) for entry in self.read().values() for n, p in entry["artifacts"].items()}
+        return {name: path for name, path in found.items() if path.exists()}
+
+    def current(self, stage: str, inputs: str) -> dict[str, Path] | None:
+        """The artifacts of a stage that has run on these inputs and whose output stands, or None."""
+        entry = self.read().get(stage)
+        if entry is None or entry["inputs"] != inputs:
+            return None
+        found = {name: Path(path) for name, path in entry["artifacts"].items()}
+        return found if all(path.exists() for path in found.values()) else None
+
+    def write(self, stage: str, inputs: str, result: StageResult) -> None:
+        """Remember what a stage gave."""
+        entry = {"inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}, "summary": result.summary}
+        write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
+
+
+def _run_one(
+    stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force: bool, dry_run: bool, say: Say
+) -> Outcome:
+    spec = stage.spec
+    if dry_run:
+        say(f"[{spec.name}] {stage.plan(artifacts)}")
+        return Outcome(spec.name, "planned", 0.0, "")
+    inputs = digest(stage.inputs(artifacts))
+    standing = None if force else ledger.current(spec.name, inputs)
+    if standing is not None:
+        artifacts.update(standing)
+        summary = ledger.read()[spec.name]["summary"]
+        say(f"[{spec.name}] up to date")
+        return Outcome(spec.name, "up to date", 0.0, summary)
+    say(f"[{spec.name}]")
+    started = time.monotonic()
+    result = stage.run(artifacts)
+    ledger.write(spec.name, inputs, result)
+    artifacts.update(result.artifacts)
+    return Outcome(spec.name, "done", time.monotonic() - started, result.summary)
+
+
+def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Layer:
+    """A layer's options for one stage: bare ones that it has, over which its own (`sft_epochs`) stand."""
+    prefix, keys = _prefix(spec.name), {o.key for o in options}
+    bare = {k: v for k, v in layer.values.items() if k in keys}
+    own = {k.removeprefix(prefix): v for k, v in layer.values.items() if k.startswith(prefix)}
+    if not layer.textual:
+        own = dict(flat_layer(own).values)
+    return attrs.evolve(layer, values={**bare, **{k: v for k, v in own.items() if k in keys}})
+
+
+def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[str]) -> None:
+    """Every stage's needs stand already or are given by a stage before it."""
+    for spec in specs:
+        for need in spec.needs:
+            if need not in have:
+                givers = [s.name for s in plugins.specs("stage") if isinstance(s, StageSpec) and need in s.gives]
+                raise UsageError(f"Stage {spec.name} needs {need}: run 'mm run {' or '.join(givers) or need}' first.")
+        have |= set(spec.gives)
+
+
+def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = None) -> dict[str, Option]:
+    """What may be given for stages (all of them by default), bare (`epochs`) and for one (`sft_epochs`)."""
+    found: dict[str, Option] = {}
+    for spec in [s for s in plugins.specs("stage") if isinstance(s, StageSpec)] if specs is None else specs:
+        for option in plugins.load("stage", spec.name).options(spec, plugins):
+            found[option.key] = found[_prefix(spec.name) + option.key] = option
+    return found
+
+
+def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
+    """Every option must be taken by a stage that is named; a file may also have tables for stages that are not."""
+    known = stage_options(plugins, specs)
+    others = [s for s in plugins.specs("stage") if isinstance(s, StageSpec) and s not in specs]
+    elsewhere = stage_options(plugins, others)
+    for layer in (layer for layer in layers if not layer.lenient):
+        for key in layer.values.keys() - known:
+            table = not layer.textual and any(key.startswith(_prefix(s.name)) for s in others)
+            if not (table and key in elsewhere):
+                flag = "--" + key.replace("_", "-")
+                near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
+                raise UsageError(f"No such option: {flag} for the stages {', '.join(s.name for s in specs)}.{near}")
+
+
+def _prefix(stage: str) -> str:
+    return stage.replace("-", "_") + "_"
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """A hash of a stage's inputs."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

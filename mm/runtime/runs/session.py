@@ -1,0 +1,140 @@
+"""A training from start to end: the parts of a Run are built, joined to a trainer, and the run's folder is kept."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+
+from mm.core.callback import Callback
+from mm.core.config.autoselect import needs_of
+from mm.core.config.resolve import Resolved
+from mm.core.plugins import PluginManager
+from mm.core.run import Run
+from mm.core.say import Say, is_main
+from mm.core.storage import writing
+from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.data.corpus import Corpus, open_corpus
+from mm.runtime.data.order import held_out
+from mm.runtime.devices.backend import Backend
+from mm.runtime.models.opening import open_backend, use_threads
+from mm.runtime.runs import lifecycle
+from mm.runtime.runs.build_callbacks import build_callbacks
+from mm.runtime.runs.build_context import ContextBuilder
+from mm.runtime.runs.build_roles import RoleBuilder
+from mm.runtime.runs.lifecycle import Session
+from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.training.callbacks.watchdog import Watchdog
+from mm.runtime.training.distributed import join_world
+from mm.runtime.training.feed import Feed
+from mm.runtime.training.held_out import HeldOut, evaluate
+from mm.runtime.training.memory import explained
+from mm.runtime.training.roles import Role, check_positions
+from mm.runtime.training.saver import Saver
+from mm.runtime.training.state import TrainState
+from mm.runtime.training.trainer import Trainer
+
+_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved stand."
+_TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device with more memory."
+
+
+def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
+    """Train as `resolved` says, into its run's folder; answers the folder.
+
+    Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
+    """
+    folder = workspace.run(resolved.run.select.run)
+    with writing(workspace.path, _WRITABLE), ExitStack() as stack:
+        if resume and is_main():
+            stack.enter_context(lifecycle.exclusive_run(folder))
+        checkpoint = lifecycle.usable_checkpoint(folder, say) if resume else None
+        session = build(plugins, resolved.run, workspace, checkpoint=checkpoint, say=say)
+        if checkpoint:
+            lifecycle.resume(session, checkpoint, say)
+        elif is_main():
+            stack.enter_context(lifecycle.started(session, resolved))
+        try:
+            session.trainer.fit()
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):  # a full disk is what may have ended it
+                lifecycle.close(session, state, str(error) or type(error).__name__)
+            raise
+        lifecycle.finish(session, say)
+    return folder
+
+
+def build(
+    plugins: PluginManager, run: Run, workspace: Workspace, *, say: Say, checkpoint: Path | None = None
+) -> Session:
+    """Build the parts: backend, world, tokenizer, data, model, roles, algorithm, trainer. Writes only the token cache.
+
+    With a `checkpoint` the model is read from there instead of made or read as the run's settings say.
+    """
+    backend = open_backend(plugins, run.select.backend)
+    with explained(backend, lambda: _TOO_LARGE):
+        return _build(plugins, run, workspace, backend, say=say, checkpoint=checkpoint)
+
+
+def _build(
+    plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, *, say: Say, checkpoint: Path | None
+) -> Session:
+    world = join_world(backend)
+    world.require_equal("plugins", plugins.versions())
+    backend.seed(run.train.seed)
+    role_builder = RoleBuilder(plugins=plugins, run=run, workspace=workspace, backend=backend, world=world, say=say)
+    needs = needs_of(plugins, run)
+    loaded = role_builder.policy(needs, checkpoint)
+
+    def opened(names: tuple[str, ...]) -> Corpus:
+        return open_corpus(plugins, names, needs.data, loaded.tokenizer, run.train, workspace.cache, say)
+
+    corpus = opened(run.select.data)
+    evaluation = opened(run.train.eval_data) if run.train.eval_data else None
+    held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
+    use_threads(backend, loaded.model, run.train.threads)
+    roles = role_builder.roles(needs, loaded)
+    check_positions(roles, run.train.max_length, f"--max-length {run.train.max_length} is")
+    backend.seed(run.train.seed)  # making models has drawn from the generators
+    folder = workspace.run(run.select.run)
+    callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)
+    builder = ContextBuilder(plugins=plugins, run=run, folder=folder, backend=backend, world=world, loaded=loaded, say=say)
+    trainer = _trainer(builder, roles, corpus, held, callbacks)
+    return Session(
+        plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
+        loaded=loaded, corpus=corpus, evaluation=evaluation, trainer=trainer,
+    )  # fmt: skip
+
+
+def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: Tokenizer, say: Say) -> HeldOut:
+    """What is measured: rows of `--eval-data`, or those that `--eval-ratio` keeps from training."""
+    settings = run.train
+    if evaluation is None:
+        _, rows = held_out(corpus.store, settings.eval_ratio, settings.seed)
+        return HeldOut(corpus.store, corpus.first(rows, settings.eval_rows), tokenizer.token_bytes)
+    store = evaluation.store
+    known = int(np.isin(store.hashes, corpus.store.hashes).sum())
+    if known:
+        say(f"--eval-data: {known:,} of {len(store):,} units are training data too: their loss is no held-out loss")
+    if len(store) > settings.eval_rows:
+        say(f"--eval-data: the first {settings.eval_rows:,} of {len(store):,} units are measured (--eval-rows)")
+    return HeldOut(store, list(range(min(len(store), settings.eval_rows))), tokenizer.token_bytes)
+
+
+def _trainer(
+    builder: ContextBuilder, roles: dict[str, Role], corpus: Corpus, held: HeldOut, callbacks: list[Callback]
+) -> Trainer:
+    run, world, settings = builder.run, builder.world, builder.run.train
+    rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
+    order, steps = corpus.order(rows, settings.seed), needs_of(builder.plugins, run).steps
+    feed = Feed(corpus.store, order, settings.global_batch_size, world, steps)
+    context = builder.context(feed)
+    algorithm = builder.plugins.load("algorithm", run.select.algo)(run.algorithm, roles, context)
+    feed.order = algorithm.order(feed.order, rows)
+    state = TrainState(
+        settings=settings, backend=builder.backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
+        callbacks=[*callbacks, Watchdog(algorithm.watch, context.warn)],
+    )  # fmt: skip
+    saver = Saver(builder.loaded, builder.folder.checkpoints, world)
+    return Trainer(state, saver=saver, evaluate=lambda state: evaluate(state, held))

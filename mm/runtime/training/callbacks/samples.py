@@ -1,0 +1,98 @@
+"""Generations at each evaluation: what the model says by now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mm.core.callback import Callback
+from mm.core.errors import UsageError
+from mm.runtime.generation.engine import Engine, Request, Sampling
+from mm.runtime.models.folder import LoadedModel
+from mm.runtime.training.held_out import HeldOut
+from mm.runtime.training.metrics import append_line, rewind_lines
+
+if TYPE_CHECKING:
+    from mm.core.callback import TrainingView
+    from mm.runtime.text.tokenizer import Tokenizer
+
+# tokens of a document that is learned from its first one on; a conversation gives what stands before its first answer
+_BEGINNING = 16
+
+
+@attrs.frozen(kw_only=True)
+class Prompt:
+    """What is continued, as shown and as read."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+class Samples(Callback):
+    """Continues each prompt greedily, so that what differs between two evaluations is the model; on the main rank.
+
+    Adds lines to `path` and says them. The engine's memory is freed each time.
+    """
+
+    name = "samples"
+
+    def __init__(
+        self, path: Path, prompts: Sequence[Prompt], tokens: int, loaded: LoadedModel, engine: Engine, say: Callable[[str], None]
+    ) -> None:
+        self.path, self.prompts, self.tokens = path, prompts, tokens
+        self.loaded, self.engine, self.say = loaded, engine, say
+
+    def on_start(self, run: TrainingView) -> None:
+        """On a resume, drop the lines of steps that will be made again."""
+        rewind_lines(self.path, run.step)
+
+    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
+        """One line a prompt."""
+        tokenizer, model, step = self.loaded.tokenizer, self.loaded.model, run.step
+        stop = tuple({tokenizer.eos_id, tokenizer.pad_id})
+        requests = [
+            Request(ids=prompt.ids, max_new_tokens=self.tokens, stop=stop, sampling=Sampling(temperature=0.0), key=(index,))
+            for index, prompt in enumerate(self.prompts)
+        ]
+        training = model.training
+        model.eval()
+        try:
+            found = self.engine.generate(requests)
+        finally:
+            self.engine.release()
+            model.train(training)
+        for prompt, completion in zip(self.prompts, found, strict=True):
+            text = tokenizer.decode(completion.ids)
+            line = {"step": step, "prompt": prompt.text, "text": text, "finish_reason": completion.finish_reason}
+            append_line(self.path, line)
+            self.say(f"sample, step {step}: {prompt.text!r} -> {text!r}")
+
+
+def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, *, raw: bool, limit: int | None) -> list[Prompt]:
+    """The user's prompts: documents to continue (`raw`), or turns to answer, of at most `limit` tokens."""
+    found = []
+    for text in texts:
+        begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        ids = begin + tokenizer.encode(text, plain=True) if raw else tokenizer.encode_prompt([{"role": "user", "content": text}])
+        if limit is not None and len(ids) > limit:
+            raise UsageError(f"--sample-prompt {text[:40]!r}...: {len(ids)} tokens, and the model's positions leave {limit}.")
+        found.append(Prompt(text=text, ids=tuple(ids)))
+    return found
+
+
+def prompts_from(held: HeldOut, count: int, tokenizer: Tokenizer, *, limit: int | None) -> list[Prompt]:
+    """The beginnings of the first `count` held-out rows that fit: up to what is learned, or the first tokens of a document."""
+    found: list[Prompt] = []
+    for row in held.rows:
+        if len(found) == count:
+            break
+        sequence = held.store.unit(row).sequences[0]
+        learned = sequence.fields["learn"].nonzero()
+        first = int(learned[0]) if len(learned) else len(sequence)
+        ids = sequence.ids[: first if first > 1 else min(_BEGINNING, max(1, len(sequence) // 2))].tolist()
+        if limit is None or len(ids) <= limit:
+            found.append(Prompt(text=tokenizer.decode(ids, skip_special=False), ids=tuple(ids)))
+    return found

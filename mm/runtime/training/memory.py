@@ -1,0 +1,60 @@
+"""Out of memory: who held what, and which settings to lower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from mm.core.errors import MMError
+from mm.runtime.devices.backend import Backend
+
+if TYPE_CHECKING:
+    from mm.runtime.training.state import TrainState
+
+_MIB = 2**20
+
+
+@contextmanager
+def explained(backend: Backend, report: Callable[[], str]) -> Iterator[None]:
+    """Turn the backend's out-of-memory error into an MMError: what was asked for, the memory there is, and `report`."""
+    try:
+        yield
+    except Exception as error:
+        if not backend.is_out_of_memory(error):
+            raise
+        memory = backend.memory()
+        total = f" of {memory['total'] / _MIB:,.0f} MiB" if "total" in memory else ""
+        asked = str(error).partition("\n")[0] or type(error).__name__
+        found = f"Out of memory on {backend.device_type} ({memory['peak'] / _MIB:,.0f} MiB used at most{total}): {asked}"
+        raise MMError(f"{found.rstrip('.')}. {report()}") from None
+
+
+def memory_report(state: TrainState) -> str:
+    """What each part of a training holds, and the settings that make it less, with their present values."""
+    parameters = [p for role in state.roles.values() for p in role.model.parameters()]
+    optimizers = [o for found in state.updates.optimizers.values() for o in found]
+    parts = {
+        "parameters": _size(parameters),
+        "gradients": _size(p.grad for p in parameters if p.grad is not None),
+        "optimizer state": _size(tree_leaves([dict(o.state) for o in optimizers])),
+    }
+    rest = state.backend.memory()["peak"] - sum(parts.values())
+    parts["activations and all else"] = max(0, rest)
+    shares = ", ".join(f"{name} {size / _MIB:,.0f} MiB" for name, size in parts.items())
+    return f"Held in step {state.step + 1}: {shares}. {_cure(state)}"
+
+
+def _cure(state: TrainState) -> str:
+    settings = state.settings
+    lower = [f"--micro-batch-tokens ({settings.micro_batch_tokens})", f"--max-length ({settings.max_length})"]
+    more = ["switch on --activation-checkpointing"] if getattr(settings, "activation_checkpointing", True) is False else []
+    more += ["use --dtype bf16"] if state.dtype == "fp32" else []
+    return f"Lower {' or '.join(lower)}{''.join(f', or {cure}' for cure in more)}; a new run may begin from this one with --from."
+
+
+def _size(tensors: Iterable[Any]) -> int:
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))

@@ -1,0 +1,112 @@
+"""Roles: the models of a run by what they are for (policy, reference, critic, teacher)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mm.core.errors import UsageError
+from mm.runtime.nn.batch import Packed
+from mm.runtime.training.measures import Metrics, Totals
+
+
+class Role:
+    """A model in its role. Calling it runs the wrapped module's forward, so that every gradient hook sees the step.
+
+    `model` is the architecture's module, `module` what wraps it for several ranks (the same on one rank). A frozen
+    role is in `eval()` and has no gradients; `path` is the folder that a resume reads it from again. `settings` are what
+    its training has of its own (`learning_rate`, `clip_norm`). With `without`, a frozen role shares the model of another
+    and is called inside that context (the policy with its adapter off): the other one then decides about training mode.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        trainable: bool,
+        module: nn.Module | None = None,
+        settings: Mapping[str, Any] | None = None,
+        without: Callable[[], AbstractContextManager[Any]] | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.name, self.model, self.trainable, self.path = name, model, trainable, path
+        self.module = module or model
+        self.settings = {k: v for k, v in (settings or {}).items() if v is not None}
+        self._without, self._prefix = without, f"{name}."
+        self._auxiliary: list[Any] = []
+        if not trainable and without is None:
+            model.requires_grad_(False)
+        self.train(True)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the model is another role's."""
+        return self._without is not None
+
+    def train(self, mode: bool) -> None:
+        """Training mode for a trained role, `eval()` otherwise."""
+        if not self.shared:
+            self.model.train(mode and self.trainable)
+
+    def __call__(self, batch: Packed, head: Callable[[Tensor, Tensor], Any]) -> Any:
+        """`head(hidden_TE, weight_VE)` inside the model's forward; what an auxiliary loss needs is kept aside."""
+        with self._without() if self._without else nullcontext():
+            result, auxiliary = self.module(batch, head=head)
+        # a forward that nothing is learned from (log-probabilities in `prepare`, a frozen role) has no auxiliary loss
+        if auxiliary is not None and self.trainable and torch.is_grad_enabled():
+            self._auxiliary.append(auxiliary)
+        return result
+
+    def counts(self, batch: Packed) -> dict[str, float]:
+        """What the model's auxiliary loss divides by, under the role's name: two roles may be of one architecture."""
+        counted: dict[str, float] = self.model.counts(batch) if self.trainable else {}  # type: ignore[operator]
+        return {self._prefix + name: value for name, value in counted.items()}
+
+    def auxiliary_metrics(self) -> Metrics:
+        """What the model tells about the calls that `auxiliary_loss` will answer; empty where it tells nothing."""
+        measure = getattr(self.model, "auxiliary_metrics", None)
+        found: Metrics = {}
+        for metrics in map(measure, self._auxiliary) if measure else ():
+            for name, (total, count) in metrics.items():
+                old = found.get(name, (0.0, 0.0))
+                found[name] = (old[0] + total.detach(), old[1] + count)
+        return found
+
+    def auxiliary_loss(self, totals: Totals) -> Tensor | None:
+        """The auxiliary loss of the calls since the last one, or None; added by the objective alone."""
+        pieces, self._auxiliary = self._auxiliary, []
+        own = {name.removeprefix(self._prefix): n for name, n in totals.items() if name.startswith(self._prefix)}
+        losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]  # type: ignore[operator]
+        found = [loss for loss in losses if loss is not None]
+        return sum(found[1:], found[0]) if found else None
+
+
+def check_positions(roles: Mapping[str, Role], most: int, what: str) -> None:
+    """Raise UsageError where sequences of up to `most` tokens, as `what` says, are too long for a role's model."""
+    for role in roles.values():
+        positions = getattr(getattr(role.model, "config", None), "max_position_embeddings", None)
+        if positions is not None and most > positions:
+            raise UsageError(
+                f"{what} more than the {positions} positions of the {role.name} (max_position_embeddings of its architecture): "
+                "lower it, or take a model with more positions."
+            )
+
+
+@contextmanager
+def unwrapped(roles: Iterable[Role]) -> Iterator[None]:
+    """Inside the block roles run their models without what wraps them for several ranks: these may then run unequally
+    many forwards, and no gradient is reduced."""
+    wrapped = [(role, role.module) for role in roles]
+    for role, _ in wrapped:
+        role.module = role.model
+    try:
+        yield
+    finally:
+        for role, module in wrapped:
+            role.module = module

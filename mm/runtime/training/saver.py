@@ -1,0 +1,64 @@
+"""Saving beside the training: the state is copied between two steps, and a thread of its own writes it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mm.runtime.models.folder import LoadedModel
+from mm.runtime.training.checkpoint import Snapshot, capture, write
+from mm.runtime.training.distributed import World
+
+if TYPE_CHECKING:
+    from mm.runtime.training.state import TrainState
+
+THREAD = "mm-save"
+
+
+class Saver:
+    """Writes the checkpoints of a run into `folder`, at most one at a time.
+
+    Every rank has one and calls it at the same steps. The thread's collectives run on a group of their own, so that
+    they cannot meet those of a training step.
+    """
+
+    def __init__(self, loaded: LoadedModel, folder: Path, world: World) -> None:
+        self._loaded, self._folder, self._world = loaded, folder, world.with_own_group()
+        self._thread: threading.Thread | None = None
+        self._written: Path | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save has failed since `finished` was last asked."""
+        return self._error is not None
+
+    def start(self, state: TrainState) -> None:
+        """Take the present state and begin to write it; without `--background-save` it stands on return."""
+        background, keep = state.settings.background_save, state.settings.keep_checkpoints
+        snapshot = capture(state, copy=background)
+        # a daemon: a second interrupt ends the process without waiting for the disk
+        self._thread = threading.Thread(target=self._write, args=(snapshot, keep), name=THREAD, daemon=True)
+        self._thread.start()
+        if not background:
+            self._thread.join()
+
+    def finished(self, *, wait: bool = False) -> Path | None:
+        """A checkpoint that came to stand since this was last asked. `wait` lets a save under way end, and raises
+        StorageError for one that failed: on every rank alike, where a rank that only looks may know of it first."""
+        if self._thread and (wait or not (self._thread.is_alive() or self.failed)):
+            self._thread.join()
+            self._thread = None
+            error, self._error = self._error, None
+            path, self._written = self._written, None
+            if error:
+                raise error
+            return path
+        return None
+
+    def _write(self, snapshot: Snapshot, keep: int) -> None:
+        try:
+            self._written = write(snapshot, self._loaded, self._folder, keep, self._world)
+        except BaseException as error:
+            self._error = error

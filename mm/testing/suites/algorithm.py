@@ -1,0 +1,225 @@
+"""What every algorithm must hold to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mm.core.records import AlgorithmSpec, Needs
+from mm.core.settings import Selection, TrainSettings
+from mm.runtime.devices.backend import Backend
+from mm.runtime.generation.engine import Engine, Reward
+from mm.runtime.nn.batch import Packed, Unit, pack
+from mm.runtime.text.rows import Row
+from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.training.algorithm import Algorithm
+from mm.runtime.training.context import Context
+from mm.runtime.training.distributed import World
+from mm.runtime.training.objective import Objective
+from mm.runtime.training.roles import Role
+from mm.runtime.training.state import TrainState
+from mm.runtime.training.trainer import Trainer
+from mm.testing.suites.suite import Skip, Suite, host_numbers
+from mm.testing.suites.tensors import assert_near, gradients
+
+_STEPS = 8
+# float64, so that what is left is the loss and not the order of its sums; room for one that reduces in float32
+_NEAR = 1e-5
+
+
+class AlgorithmSuite(Suite):
+    """`make_model(seed)` makes a model for a role, `units` are rows of the kind that the algorithm needs, and `rows` what
+    they were made of. `make_engine(model)` serves an algorithm that generates; `part_options` are those of parts that a
+    run may have beside it."""
+
+    contract = Algorithm
+
+    def __init__(
+        self,
+        spec: AlgorithmSpec,
+        make_model: Callable[[int], nn.Module],
+        units: Sequence[Unit] | None,
+        tokenizer: Tokenizer,
+        module: str | None = None,
+        *,
+        make_engine: Callable[[nn.Module], Engine] | None = None,
+        rows: Sequence[Row] = (),
+        part_options: Collection[str] = (),
+    ) -> None:
+        super().__init__(spec, module)
+        self.part_options = part_options
+        self.record, self.make_model, self.tokenizer = spec, make_model, tokenizer
+        self.make_engine, self.rows = make_engine, list(rows)
+        self._units = None if units is None else list(units)
+
+    @property
+    def needs(self) -> Needs:
+        """With the config's defaults."""
+        return self.record.needs(self.config)
+
+    @cached_property
+    def config(self) -> Any:
+        """The config's defaults."""
+        return self.record.config() if self.record.config else None
+
+    @property
+    def units(self) -> list[Unit]:
+        """The rows. Raises Skip where none of this kind could be made."""
+        if self._units is None:
+            raise Skip(f"no rows of kind {self.needs.data!r} here; give check_algorithm some with rows=")
+        return self._units
+
+    def make(self, dtype: torch.dtype = torch.float64) -> tuple[Algorithm, dict[str, Role]]:
+        """The algorithm on fresh models, the same ones each time."""
+        needs = self.needs
+        roles = {
+            name: Role(name, self.make_model(seed).to(dtype), trainable=name in needs.trainable)
+            for seed, name in enumerate(needs.roles)
+        }
+        for name in needs.value_heads:
+            roles[name].model.set_outputs(1)  # type: ignore[operator]
+            roles[name].model.to(dtype)
+        context = Context(
+            tokenizer=self.tokenizer, world=World(), seed=0, more_rows=lambda count: self.units[:count], units=self.units,
+            row=self.rows.__getitem__, rewards={"letters": (_Letters(None), 1.0)} if needs.generates else {},
+            engine=self.make_engine(roles["policy"].model) if needs.generates and self.make_engine else None,
+        )  # fmt: skip
+        return self.record.load()(self.config, roles, context), roles
+
+    @cached_property
+    def minibatch(self) -> list[Unit]:
+        """The first that `prepare` gives."""
+        algorithm, _ = self.make()
+        with torch.no_grad():
+            return algorithm.prepare(self.units)[0]
+
+    def gradient(self, packs: list[Packed]) -> tuple[float, Tensor]:
+        """(loss, gradient of all trainable parameters) summed over micro-batches, in float64."""
+        algorithm, roles = self.make()
+        objective = Objective(algorithm, roles)
+        totals, value = objective.totals(packs), 0.0
+        for batch in packs:
+            loss, _ = objective.loss(batch, totals)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += float(loss.detach())
+        trained = [p for role in roles.values() if role.trainable for p in role.model.parameters()]
+        return value, gradients(trained)
+
+    def check_needs(self) -> str:
+        """`needs(config)` names a row kind, roles, and those of them that are trained."""
+        needs = self.needs
+        assert needs.data and needs.roles, "needs names a row kind and at least one role"
+        assert needs.trainable and set(needs.trainable) <= set(needs.roles), "trainable roles are some of the roles"
+        return f"{needs.data} rows; {', '.join(needs.roles)}"
+
+    def check_defaults_are_common_settings(self) -> None:
+        """`defaults` overrides settings by names that exist; values of common settings fit."""
+        common = {name: value for name, value in self.record.defaults.items() if hasattr(self.config, name) is False}
+        Selection(**{name: common.pop(name) for name in attrs.fields_dict(Selection).keys() & common.keys()})
+        TrainSettings(**{name: value for name, value in common.items() if name not in self.part_options})
+
+    def check_counts(self) -> str:
+        """Counts are host numbers, and an empty pack has the same names."""
+        algorithm, _ = self.make()
+        counts = algorithm.counts(pack(self.minibatch))
+        host_numbers(counts)
+        empty = algorithm.counts(pack([]))
+        assert counts.keys() == empty.keys(), f"names differ for an empty pack: {sorted(counts)}, {sorted(empty)}"
+        assert not any(empty.values()), f"an empty pack counts {empty}"
+        return ", ".join(f"{name} {value:g}" for name, value in counts.items())
+
+    def check_metrics(self) -> str:
+        """Metrics are (sum, count) with the sum a detached scalar tensor."""
+        algorithm, roles = self.make()
+        batch = pack(self.minibatch)
+        _, metrics = algorithm.loss(batch, Objective(algorithm, roles).totals([batch]))
+        for name, (total, _count) in metrics.items():
+            assert isinstance(total, Tensor) and total.shape == (), f"metric {name!r}: the sum is no scalar tensor"
+            assert not total.requires_grad, f"metric {name!r} is not detached"
+        return ", ".join(sorted(metrics))
+
+    def check_cutting_a_batch_changes_nothing(self) -> str:
+        """The loss and its gradient are those of the whole mini-batch, however it is cut into micro-batches."""
+        units = self.minibatch
+        whole, expected = self.gradient([pack(units)])
+        assert bool(expected.any()), "the gradient is zero everywhere"
+        cuts = {"one unit each": [pack([u]) for u in units], "unequal": [pack(units[:1]), pack(units[1:])]}
+        errors = []
+        for what, packs in {**cuts, "with an empty pack": [pack(units), pack([])]}.items():
+            value, found = self.gradient(packs)
+            assert_near(torch.tensor(value), torch.tensor(whole), _NEAR, f"the loss cut {what}")
+            errors.append(assert_near(found, expected, _NEAR, f"the gradient cut {what}"))
+        return f"largest error {max(errors):.1g}"
+
+    def check_empty_pack(self) -> None:
+        """A pack without rows gives a loss of zero that reaches every trained parameter, with zero gradients."""
+        algorithm, roles = self.make()
+        empty, objective = pack([]), Objective(algorithm, roles)
+        loss, _ = objective.loss(empty, objective.totals([empty]))
+        assert float(loss.detach()) == 0, f"the loss is {float(loss.detach())}"
+        loss.backward()  # type: ignore[no-untyped-call]
+        for role in (r for r in roles.values() if r.trainable):
+            missing = [name for name, p in role.model.named_parameters() if p.grad is None]
+            assert not missing, f"{role.name}: no gradient for {missing[0]}"
+            assert not gradients(role.model.parameters()).any(), f"{role.name}: the gradient is not zero"
+
+    def check_state_round_trip(self) -> None:
+        """`state_dict` can be stored as a checkpoint is, and another instance takes it back."""
+        algorithm, _ = self.make()
+        with torch.no_grad():
+            algorithm.prepare(self.units)
+        buffer = io.BytesIO()
+        torch.save(algorithm.state_dict(), buffer)
+        other, _ = self.make()
+        other.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+        again = io.BytesIO()
+        torch.save(other.state_dict(), again)
+        assert buffer.getvalue() == again.getvalue(), "the state that was loaded is not the state that was saved"
+
+    def check_training(self) -> str:
+        """A few optimizer steps stay finite and move the weights; without rollouts they lower the loss."""
+        algorithm, roles = self.make(torch.float32)
+        before = {name: role.model.state_dict() for name, role in roles.items()}
+        before = {name: {k: v.clone() for k, v in state.items()} for name, state in before.items()}
+        losses = self._train(algorithm, roles)
+        assert all(abs(value) < float("inf") for value in losses), f"losses {losses}"
+        for name, role in roles.items():
+            moved = any(not torch.equal(v, before[name][k]) for k, v in role.model.state_dict().items())
+            assert moved == role.trainable, f"{name} {'was changed' if moved else 'did not change'} by training"
+        same = self.minibatch == self.units
+        assert not same or losses[-1] < losses[0], f"the loss went from {losses[0]:.4g} to {losses[-1]:.4g}"
+        return f"loss {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps"
+
+    def _train(self, algorithm: Algorithm, roles: dict[str, Role]) -> list[float]:
+        settings = TrainSettings(learning_rate=1e-3, max_steps=_STEPS, schedule="constant", weight_decay=0.0, dtype="fp32")
+        state = TrainState(
+            settings=settings, backend=Backend(), world=World(), roles=roles, algorithm=algorithm,
+            feed=None,  # type: ignore[arg-type]
+        )  # fmt: skip
+        trainer = Trainer(state, evaluate=lambda state: {})
+        losses = []
+        for step in range(_STEPS):
+            with torch.no_grad():
+                minibatches = algorithm.prepare(self.units)
+                batch = pack(minibatches[0])
+            loss, _ = state.objective.loss(batch, state.objective.totals([batch]))
+            losses.append(float(loss.detach()))
+            for minibatch in minibatches:
+                trainer.train_step(minibatch)
+                if algorithm.after_step(step + 1):
+                    break
+            trainer.check()
+        return losses
+
+
+class _Letters(Reward):
+    """The share of a completion's characters that are letters: it differs between the completions of any model."""
+
+    def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
+        return [sum(c.isalpha() for c in text) / max(1, len(text)) for text in completions]

@@ -1,0 +1,156 @@
+"""What every backend must hold to."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mm.core.records import BackendSpec
+from mm.runtime.devices.backend import Backend
+from mm.runtime.devices.dtypes import DTYPES, torch_dtype
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import Packed, pack
+from mm.testing.suites.suite import Skip, Suite
+from mm.testing.suites.tensors import TOLERANCE, assert_near, documents, gradients
+
+if TYPE_CHECKING:
+    from mm.runtime.nn.attention import Attention
+
+
+class BackendSuite(Suite):
+    """Everything after the declaration is skipped where the probe says that the chip is absent.
+
+    `model` is a small model with a `config.vocab_size`, which `fuse` is tried on.
+    """
+
+    contract = Backend
+
+    def __init__(self, spec: BackendSpec, model: nn.Module, module: str | None = None) -> None:
+        super().__init__(spec, module)
+        self.record, self.model = spec, model
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend, set up; the process's product precision stays as it was."""
+        probe = self.record.probe()
+        if not probe.available:
+            raise Skip(probe.reason)
+        precision = torch.get_float32_matmul_precision()
+        found: Backend = self.record.load()(None)
+        found.setup()
+        torch.set_float32_matmul_precision(precision)
+        return found
+
+    def check_target(self) -> str:
+        """The implementation imports where the chip is."""
+        return super().check_target() if self.record.probe().available else f"skipped: {self.record.probe().reason}"
+
+    def check_device(self) -> str:
+        """`device` answers one of the declared type, and a tensor can live there."""
+        device = self.backend.device(0)
+        assert device.type == self.backend.device_type, f"device {device}, but device_type {self.backend.device_type!r}"
+        assert float(torch.ones(3, device=device).sum()) == 3
+        return str(device)
+
+    def check_seed_and_rng_state(self) -> None:
+        """Equal seeds draw equal numbers, and a state that was put back draws again what followed it."""
+        backend, device = self.backend, self.backend.device(0)
+        draws = []
+        for _ in range(2):
+            backend.seed(7)
+            draws.append(torch.rand(5, device=device))
+        assert torch.equal(*draws), "the same seed drew different numbers"
+        state = backend.rng_state()
+        first = torch.rand(5, device=device), torch.rand(5)
+        backend.set_rng_state(state)
+        assert torch.equal(first[0], torch.rand(5, device=device)), "set_rng_state does not restore the device's draws"
+        assert torch.equal(first[1], torch.rand(5)), "set_rng_state does not restore the host's draws"
+
+    def check_autocast(self) -> str:
+        """`default_dtype` is a known type; products under `autocast` have the type that was asked for."""
+        backend, device = self.backend, self.backend.device(0)
+        default = backend.default_dtype()
+        assert default in DTYPES, f"default_dtype is {default!r}, expected {', '.join(DTYPES)}"
+        x = torch.ones(4, 4, device=device)
+        for name in {"fp32", default}:
+            with backend.autocast(name):
+                found = (x @ x).dtype
+            assert found == torch_dtype(name), f"autocast({name!r}) multiplies in {found}"
+        assert backend.scaler("fp32") is None, "float32 needs no gradient scaler"
+        return default
+
+    def check_memory(self) -> str:
+        """`memory` and `capabilities` are facts for the manifest, and synchronising works."""
+        self.backend.synchronize()
+        self.backend.empty_cache()
+        memory = self.backend.memory()
+        assert isinstance(memory["peak"], int), "memory()['peak'] is bytes"
+        capabilities = self.backend.capabilities()
+        json.dumps(capabilities)
+        assert capabilities.get("device"), "capabilities() names the device"
+        return str(capabilities["device"])
+
+    def check_peak_flops(self) -> str:
+        """`peak_flops` is positive, or None where it is not known."""
+        peaks = {name: self.backend.peak_flops(name) for name in ("fp32", "bf16")}
+        assert all(peak is None or peak > 0 for peak in peaks.values()), f"{peaks}"
+        return ", ".join(f"{name} {peak:.2g}" for name, peak in peaks.items() if peak)
+
+    def check_attention_in_float32(self) -> str:
+        """Values and gradients of the portable attention, in float32."""
+        return self._attention("fp32")
+
+    def check_attention_in_the_default_type(self) -> str:
+        """The same in the type that training uses."""
+        return self._attention(self.backend.default_dtype())
+
+    def check_attention_of_an_empty_pack(self) -> None:
+        """A pack without tokens stays in the graph, so that ranks without rows can go along."""
+        device = self.backend.device(0)
+        q, k = (torch.zeros(0, heads, 16, device=device, requires_grad=True) for heads in (4, 2))
+        out = self.backend.attention()(q, k, k, pack([]).to(device))
+        assert out.shape == (0, 4, 16), f"shape {tuple(out.shape)}"
+        out.sum().backward()  # type: ignore[no-untyped-call]
+
+    def check_fuse_keeps_the_result(self) -> str:
+        """A model computes the same after `fuse`, within the type's tolerance."""
+        device = self.backend.device(0)
+        model = self.model.to(device).eval()
+        batch = pack(documents([5, 9], model.config.vocab_size)).to(device)  # type: ignore[union-attr,arg-type]
+        with torch.no_grad():
+            before = model(batch)[0]
+            names = self.backend.fuse(model)
+            assert_near(model(batch)[0], before, TOLERANCE[torch.float32], "logits after fuse")
+        return ", ".join(names)
+
+    def check_compile_answers(self) -> str:
+        """`compile` compiles in place and answers None, or changes nothing and says why."""
+        answer = self.backend.compile(nn.Linear(2, 2))
+        assert answer is None or (isinstance(answer, str) and answer), f"compile answered {answer!r}"
+        return answer or ""
+
+    def _attention(self, dtype: str) -> str:
+        device = self.backend.device(0)
+        batch = pack(documents([1, 5, 5, 17], 10))
+        generator = torch.Generator().manual_seed(3)
+        draws = [torch.randn(batch.num_tokens, heads, 16, generator=generator) for heads in (4, 2, 2, 4)]
+        *inputs, weight = (draw.to(torch_dtype(dtype)) for draw in draws)
+        expected = _attend(packed_attention, [x.double() for x in inputs], weight.double(), batch)
+        found = _attend(self.backend.attention(), [x.to(device) for x in inputs], weight.to(device), batch.to(device))
+        errors = [
+            assert_near(f, e, TOLERANCE[torch_dtype(dtype)], f"attention's {what}")
+            for what, f, e in zip(("values", "gradients"), found, expected, strict=True)
+        ]
+        return f"{dtype}: largest error {max(errors):.1g}"
+
+
+def _attend(attention: Attention, inputs: list[Tensor], weight: Tensor, batch: Packed) -> tuple[Tensor, Tensor]:
+    """(values, gradients of the weighted sum with respect to q, k and v in one vector)."""
+    q, k, v = leaves = [x.detach().requires_grad_() for x in inputs]
+    out = attention(q, k, v, batch)
+    (out * weight).sum().backward()  # type: ignore[no-untyped-call]
+    return out.detach(), gradients(leaves)

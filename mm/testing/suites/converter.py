@@ -1,0 +1,134 @@
+"""What every converter must hold to."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from functools import cached_property
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor
+
+from mm.core.errors import CheckpointError
+from mm.core.records import ArchitectureSpec, ConverterSpec
+from mm.runtime.models.converter import Converter, Unsupported
+from mm.runtime.models.folder import LoadedModel
+from mm.runtime.models.tensors import compare, named_tensors
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.batch import pack
+from mm.runtime.text.tokenizer import Tokenizer
+from mm.testing.suites.architecture import configs_of
+from mm.testing.suites.suite import Skip, Suite
+from mm.testing.suites.tensors import assert_near, documents
+
+
+class ConverterSuite(Suite):
+    """`architecture` is the record of the one that the converter names."""
+
+    contract = Converter
+
+    def __init__(
+        self, spec: ConverterSpec, architecture: ArchitectureSpec, tokenizer: Tokenizer, module: str | None = None
+    ) -> None:
+        super().__init__(spec, module)
+        self.record, self.architecture, self.tokenizer = spec, architecture, tokenizer
+
+    @cached_property
+    def converter(self) -> Converter:
+        """The converter."""
+        found: Converter = self.record.load()()
+        return found
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """A model of the smallest preset that the format can hold, its weights all different."""
+        if not self.record.writes:
+            raise Skip("it only reads")
+        for config in configs_of(self.architecture).values():
+            config = attrs.evolve(config, vocab_size=self.tokenizer.vocab_size)
+            try:
+                self.converter.write_config(config, self.tokenizer)
+            except Unsupported:
+                continue
+            model = self.architecture.load()(config, packed_attention).eval()
+            _scatter(model)
+            return LoadedModel(self.architecture.name, config, model, self.tokenizer)
+        raise AssertionError(f"no preset of {self.architecture.name} can be written")
+
+    @cached_property
+    def theirs(self) -> dict[str, Tensor]:
+        """The model under the format's names."""
+        return self.converter.rules(self.loaded.config).to_theirs(named_tensors(self.loaded.model))
+
+    def check_record_names(self) -> None:
+        """What it writes, it also reads."""
+        reads, writes = self.record.reads, self.record.writes
+        assert reads or writes, "the record names nothing that it reads or writes"
+        assert not writes or writes in reads, f"it writes {writes} but reads {', '.join(reads) or 'nothing'}"
+
+    def check_table_round_trip(self) -> str:
+        """Tensors come back bit for bit through the table."""
+        own = named_tensors(self.loaded.model)
+        compare(own, self.converter.rules(self.loaded.config).to_ours(self.theirs))
+        return f"{len(own)} tensors"
+
+    def check_missing_tensor_is_refused(self) -> None:
+        """A file without one of its tensors is an error that names it."""
+        name = sorted(self.theirs)[0]
+        self._refused({k: v for k, v in self.theirs.items() if k != name}, name)
+
+    def check_extra_tensor_is_refused(self) -> None:
+        """A file with a tensor that the table does not know is an error that names it."""
+        self._refused({**self.theirs, "surplus.weight": torch.zeros(2)}, "surplus.weight")
+
+    def check_misshapen_tensor_is_refused(self) -> None:
+        """A tensor of another shape is an error that names it."""
+        name = sorted(self.theirs)[0]
+        self._refused({**self.theirs, name: torch.zeros(3, 1, 1, 1)}, name)
+
+    def check_folder_round_trip(self) -> str:
+        """A folder that was written reads back as the same config and tensors, and says what it is."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "out"
+            loaded = self.loaded
+            self.converter.write(loaded, folder)
+            names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
+            assert names == [self.record.writes], f"config.json says {names}, the record {self.record.writes!r}"
+            config, state = self.converter.read(folder)
+            assert type(config) is type(loaded.config), f"read_config answers {type(config).__name__}"
+            compare(named_tensors(loaded.model), state)
+            return ", ".join(sorted(path.name for path in folder.iterdir()))
+
+    def check_transformers_computes_the_same(self) -> str:
+        """Where transformers has the class, it loads the folder and gives the same logits."""
+        if not self.record.writes:
+            raise Skip("it only reads")
+        import transformers
+
+        if not hasattr(transformers, self.record.writes):
+            raise Skip(f"transformers has no {self.record.writes}")
+        loaded = self.loaded
+        unit = documents([16], self.tokenizer.vocab_size)[0]
+        with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
+            self.converter.write(loaded, Path(temporary) / "out")
+            model = transformers.AutoModelForCausalLM.from_pretrained(Path(temporary) / "out", dtype=torch.float32)
+            theirs = model(unit.sequences[0].ids[None]).logits[0]
+            return f"largest error {assert_near(loaded.model(pack([unit]))[0], theirs, 1e-4, 'logits'):.1g}"
+
+    def _refused(self, state: dict[str, Tensor], name: str) -> None:
+        try:
+            self.converter.rules(self.loaded.config).to_ours(state)
+        except CheckpointError as error:
+            assert name in str(error), f"the error does not name {name}: {error}"
+            return
+        raise AssertionError("it was accepted")
+
+
+def _scatter(model: torch.nn.Module) -> None:
+    """Give vectors values of their own: norms of ones would hide one that is swapped or left out."""
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)

@@ -1,0 +1,48 @@
+"""What a tool must hold to."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, ClassVar
+
+from mm.runtime.generation.engine import Tool
+from mm.runtime.generation.tool_use import call
+from mm.runtime.text.messages import ToolCall
+from mm.runtime.text.tool_schema import argument_fault
+from mm.testing.suites.suite import Suite
+
+_EXAMPLES: dict[str, Any] = {"string": "1", "integer": 1, "number": 1.5, "boolean": True, "array": [], "object": {}}
+
+
+class ToolSuite(Suite):
+    """Checks of a tool with its default settings."""
+
+    contract: ClassVar[type | None] = Tool
+
+    def check_schema(self) -> str:
+        """A function schema: a name that can be called, a description, parameters that are a JSON schema of an object."""
+        schema = self._tool().schema
+        name = schema.get("name")
+        assert isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w-]{0,63}", name), f"name {name!r}: expected [A-Za-z0-9_-]"
+        assert isinstance(schema.get("description"), str) and schema["description"], "a model reads the description"
+        parameters = schema.get("parameters")
+        assert isinstance(parameters, dict) and parameters.get("type") == "object", "parameters have the type object"
+        argument_fault({}, parameters, name)
+        json.dumps(schema)
+        return name
+
+    def check_a_call_is_answered(self) -> None:
+        """Arguments that fit the schema give JSON, or an error that the model is told; nothing is raised."""
+        tool = self._tool()
+        properties = tool.schema.get("parameters", {}).get("properties", {})
+        for arguments in (_example(properties), {}, {"surely no argument of it": None}):
+            json.loads(call({tool.schema["name"]: tool}, ToolCall(tool.schema["name"], arguments)))
+
+    def _tool(self) -> Tool:
+        tool: Tool = self.spec.load()(self.spec.config() if self.spec.config else None)
+        return tool
+
+
+def _example(properties: dict[str, Any]) -> dict[str, Any]:
+    return {name: (p.get("enum") or [_EXAMPLES.get(p.get("type"), "1")])[0] for name, p in properties.items()}
