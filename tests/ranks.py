@@ -17,7 +17,7 @@ def two_ranks(module: str, function: str, *arguments: str | Path) -> Iterator[No
     """`function(*arguments)` on two ranks, beside the block; both have ended well when it is left."""
     # torchrun's own rendezvous takes a port that stays taken, and a rank that fails takes the other with it
     words = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ranks", module, function, *map(str, arguments)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         started = subprocess.Popen([sys.executable, "-m", *words], env=environ, stdout=said, stderr=subprocess.STDOUT)
         try:

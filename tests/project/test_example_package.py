@@ -1,6 +1,6 @@
 """A third-party package from pip install to pip uninstall, in an environment of its own. Slow:
 
-    pytest -m slow tests/test_example_package.py
+    pytest -m slow tests/project/test_example_package.py
 
 The environment sees torch and the other dependencies of the present one through a .pth file; mm and the packages under
 test are built and installed by pip, without network.
@@ -24,7 +24,7 @@ from mm.testing import tiny_rows
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "mm-example"
 KINDS = ("backend", "architecture", "algorithm", "converter")
 PARTS = {"algorithm": "focal", "backend": "twin", "architecture": "arcee", "converter": "arcee"}

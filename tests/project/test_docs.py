@@ -33,7 +33,7 @@ from mm.core.run import read_toml
 from mm.plugins.commands.plugins import scaffold
 from mm.runtime.runs.pipeline import _check_options, expand, stage_options
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "README_zh.md",

@@ -46,7 +46,7 @@ def test_plugins_check_fails_on_a_part_that_breaks_its_contract(tmp_path: Path, 
 def test_plugins_new_writes_a_part_that_works(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also installed, tested and checked for real: tests/test_example_package.py."""
+    """Also installed, tested and checked for real: tests/project/test_example_package.py."""
     assert run(["plugins", "new", f"my-{kind}", "--kind", kind, "--out", str(tmp_path)]) == 0
     folder = tmp_path / f"mm-my-{kind}"
     assert f"Wrote {folder}." in capsys.readouterr().out

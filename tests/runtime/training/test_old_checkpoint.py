@@ -22,7 +22,7 @@ from mm.contracts import Callback
 from mm.core.workspace import RunFolder
 from mm.runtime.training.checkpoint import _restore_callbacks
 
-OLD = Path(__file__).parent / "data" / "run-before-floors"
+OLD = Path(__file__).parents[2] / "data" / "run-before-floors"
 
 
 def lines_of(path: Path) -> list[dict[str, float]]:

@@ -1,7 +1,4 @@
-"""Two ranks draw what one rank draws, and learn what it learns, in one mini-batch or several.
-
-One of these cases is trained by test_two_ranks, where two ranks run anyhow.
-"""
+"""Cases of learning from one's own completions that one rank and two ranks train alike, and the comparison of both."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ from safetensors.torch import load_file
 
 from mm.plugins.rollouts.base import Rollout
 from mm.plugins.rollouts.samples import Sample
-from mm.runtime.training.distributed import World
 from mm.testing import tiny_run
 
 TINY = {
@@ -72,7 +68,7 @@ def train_both(one: Path, two: Path, cases: Iterable[str]) -> None:
     for folder in (one, two):
         folder.mkdir()
         (folder / "caller").symlink_to(drawing.caller(folder).model)
-    with two_ranks("test_rollout_ranks", "run_cases", two, *cases):
+    with two_ranks("rollout_cases", "run_cases", two, *cases):
         run_cases(str(one), *cases)
 
 
@@ -101,37 +97,3 @@ def assert_equal(one: Path, two: Path, case: str) -> None:
     models = [load_file(folder / f"runs/{name}/model/model.safetensors") for folder in (one, two)]
     for name in models[0]:
         torch.testing.assert_close(models[0][name], models[1][name], atol=2e-5, rtol=1e-4, msg=lambda text: f"{case}: {text}")
-
-
-@pytest.mark.slow
-def test_two_ranks_draw_and_learn_what_one_does(tmp_path: Path) -> None:
-    train_both(tmp_path / "one", tmp_path / "two", CASES)
-    for case in CASES:
-        assert_equal(tmp_path / "one", tmp_path / "two", case)
-
-
-def test_mini_batches_are_those_of_one_rank() -> None:
-    """However completions lie on ranks, which of them share a step is the same, and ranks make equally many steps."""
-    from types import SimpleNamespace
-
-    class Part(World):
-        def gather(self, value: Any) -> list[Any]:
-            return [value, rest]
-
-    samples: list[Any] = [SimpleNamespace(key=(0, 0, row, number)) for row in range(5) for number in range(3)]
-    for sample in samples:
-        sample.as_unit = lambda sample=sample: sample.key
-    config = SimpleNamespace(passes=2, mini_batches=4)
-    deal = lambda world, some: Rollout._mini_batches(  # noqa: E731
-        SimpleNamespace(context=SimpleNamespace(world=world), config=config), some  # type: ignore[arg-type]
-    )
-    whole = deal(World(), samples)
-    assert [len(batch) for batch in whole] == [4, 4, 4, 3] * 2 and whole[:4] != whole[4:]
-    for cut in (0, 1, 7):
-        rest = [sample.key for sample in samples[cut:]]
-        first = deal(Part(), samples[:cut])
-        rest = [sample.key for sample in samples[:cut]]
-        second = deal(Part(), samples[cut:])
-        assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
-    few = deal(World(), samples[:2])
-    assert [len(batch) for batch in few] == [1, 1] * 2  # no step without any completion

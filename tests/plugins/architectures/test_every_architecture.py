@@ -11,7 +11,7 @@ import drawing
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_accumulation import DATA
+from training_rows import DATA
 
 import mm
 from mm.core.records import AlgorithmSpec, Needs

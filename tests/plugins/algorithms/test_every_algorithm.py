@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import two_ranks
+from training_rows import ROWS
 
 import mm
 from mm.core.plugins import PluginManager
@@ -17,18 +18,6 @@ from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.runs import api, session
 from mm.testing import tiny_run
 
-CHATS = [
-    [
-        {"role": "user", "content": f"say {n}"},
-        {"role": "assistant", "content": f"<think>\n{n}\n</think>\n" + f"number {n} " * (1 + n % 4)},
-    ]
-    for n in range(9)
-]  # fmt: skip
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "chat": [{"messages": chat} for chat in CHATS],
-    "preference": [{"chosen": c, "rejected": [c[0], {"role": "assistant", "content": f"no {i}"}]} for i, c in enumerate(CHATS)],
-    "unpaired": [{"prompt": c[0]["content"], "completion": c[1]["content"], "label": i % 3 > 0} for i, c in enumerate(CHATS)],
-}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "reason": ("reason", "chat", {}),
     "distill": ("distill", "chat", {"teacher_from": "start"}),

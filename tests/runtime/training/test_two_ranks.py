@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_rollout_ranks
+import rollout_cases
 import torch
 from ranks import two_ranks
 from safetensors.torch import load_file
@@ -127,7 +127,7 @@ def rank_main(folder: str) -> None:
     found = {(batch, arch): gradients(workspace, batch, arch) for batch in BATCHES for arch in ("dense", "moe")}
     torch.save(found, workspace / f"rank{os.environ.get('RANK', '0')}.pt")
     runs(workspace)
-    test_rollout_ranks.run_cases(folder, DRAWING)
+    rollout_cases.run_cases(folder, DRAWING)
 
 
 @pytest.fixture(scope="module")
@@ -210,4 +210,4 @@ def test_torchrun_starts_them(tmp_path: Path) -> None:
 
 
 def test_two_ranks_draw_and_learn_what_one_does(folders: tuple[Path, Path]) -> None:
-    test_rollout_ranks.assert_equal(*folders, DRAWING)
+    rollout_cases.assert_equal(*folders, DRAWING)

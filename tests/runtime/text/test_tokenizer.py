@@ -186,4 +186,4 @@ def test_importing_needs_no_torch_and_no_transformers() -> None:
     code = "import sys, mm.runtime.text.tokenizer;"
     code += "import mm.runtime.data.cache, mm.runtime.data.order, mm.runtime.data.tokenizer_training;"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])

@@ -20,7 +20,7 @@ from mm.runtime.models.folder import new_model, save_model_folder
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER, Tokenizer
 from mm.testing import tiny_tokenizer
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 @pytest.fixture

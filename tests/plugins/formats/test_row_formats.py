@@ -25,7 +25,7 @@ from mm.testing import tiny_rows, tiny_tokenizer, tiny_units
 
 AT = Position(path="f.jsonl", line=1)
 ASKED, SAID = user("hi"), assistant("hello")
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "needle.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "needle.py"
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def start_build(path: Path, folder: Path) -> subprocess.Popen[bytes]:
         f"t.jobs._ROWS, t.cache._ALONE = 8, 1\nprint('started', flush=True)\n"
         f"t.build(Path({str(path)!r}), Path({str(folder)!r}), 2)\nprint('built', flush=True)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
 
 

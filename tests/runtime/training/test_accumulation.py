@@ -10,8 +10,8 @@ from typing import Any
 import drawing
 import pytest
 import torch
-from test_every_algorithm import ROWS
 from torch import Tensor
+from training_rows import DATA
 
 from mm.core.workspace import Workspace
 from mm.runtime.runs import api, session
@@ -48,10 +48,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "agent": ("episode", {**DRAWN, **drawing.AGENT}),
     "agent with an adapter": ("episode", {**DRAWN, **drawing.AGENT, "adapter": "lora"}),
 }
-DATA: dict[str, list[dict[str, Any]]] = {
-    **ROWS, "text": [{"text": f"number {n} " * (1 + n % 5)} for n in range(9)], "prompt": drawing.PROMPTS,
-    "episode": drawing.EPISODES,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +57,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "tokenizer").mkdir()
     tiny_tokenizer().save(folder / "tokenizer")
-    tiny_run(folder, "sft", rows=ROWS["chat"], run="teacher", max_steps=1, seed=1, threads=1)
+    tiny_run(folder, "sft", rows=DATA["chat"], run="teacher", max_steps=1, seed=1, threads=1)
     return folder
 
 
