@@ -17,7 +17,7 @@ import pytest
 from mm import cli
 from mm.testing import tiny_run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "docs" / name for name in ("how-it-runs.md", "how-it-runs_zh.md")]
 STEP = re.compile(r"^\d+\. \[`([\w.]+)`\]\(\.\./(mm/[\w/]+\.py)\)")
 Function = tuple[str, str]

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 BEFORE_FLOORS = "1c9bead1a2dc"
 STEPS, STOP = 6, 3
 SMALL = {
