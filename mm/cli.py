@@ -15,6 +15,7 @@ import click
 from mm.core.discovery import stale_parts
 from mm.core.errors import MMError, UsageError, close_match
 from mm.core.plugins import PluginManager
+from mm.core.records import CommandSpec
 
 _HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU or CPU.
 
@@ -33,19 +34,19 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names by kind `command`."""
-        return [spec.name for spec in ctx.obj.specs("command")]
+        return [spec.name for spec in ctx.obj.specs(CommandSpec)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The click command of that name, or None."""
         if name not in self.list_commands(ctx):
             return None
-        command: click.Command = ctx.obj.load("command", name)
+        command: click.Command = ctx.obj.load(CommandSpec, name)
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, but an unknown name gets its close matches, and says when its plugin is blocked or broken."""
         if args and not args[0].startswith("-"):
-            ctx.obj.get("command", args[0])
+            ctx.obj.get(CommandSpec, args[0])
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -58,7 +59,7 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands from their records, without importing one."""
         with formatter.section("Commands"):
-            formatter.write_dl([(spec.name, spec.summary) for spec in ctx.obj.specs("command")])
+            formatter.write_dl([(spec.name, spec.summary) for spec in ctx.obj.specs(CommandSpec)])
 
 
 @click.command(cls=Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)

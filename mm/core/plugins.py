@@ -1,4 +1,4 @@
-"""The plugin manager: finds plugins through entry points, isolates each, and answers for parts by kind and name.
+"""The plugin manager: finds plugins through entry points, isolates each, and looks parts up by record class and name.
 
 A manager is an object that the command line or the API makes; there is no global one.
 """
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 import pluggy
@@ -19,11 +19,13 @@ from mm.core import hooks
 from mm.core.callback import Callback
 from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches, moved
 from mm.core.errors import MMError, UsageError, close_match
-from mm.core.records import KINDS
+from mm.core.records import RECORDS
 from mm.core.spec import Spec
 
 if TYPE_CHECKING:
     from mm.core.run import Run
+
+S = TypeVar("S", bound=Spec)
 
 
 @attrs.define
@@ -85,33 +87,33 @@ class PluginManager:
         manager._check_strict()
         return manager
 
-    # ---- answering for parts
+    # ---- looking parts up, by their record class: `get(AlgorithmSpec, "sft")`
 
-    def specs(self, kind: str) -> list[Spec]:
-        """The usable records of a kind, by name; a name that two distributions claim appears once."""
-        found: dict[str, Spec] = {}
-        for _, spec in self._owned(kind):
+    def specs(self, record: type[S]) -> list[S]:
+        """The usable records of a class, by name; a name that two distributions claim appears once."""
+        found: dict[str, S] = {}
+        for _, spec in self._owned(record):
             found.setdefault(spec.name, spec)
         return [found[name] for name in sorted(found)]
 
-    def get(self, kind: str, name: str) -> Spec:
-        """The record of that kind and name.
+    def get(self, record: type[S], name: str) -> S:
+        """The record of that class and name.
 
         Raises UsageError when it is unknown (with close matches), blocked, broken, or claimed twice (with the cure).
         """
-        owned = [(plugin, spec) for plugin, spec in self._owned(kind) if spec.name == name]
+        owned = [(plugin, spec) for plugin, spec in self._owned(record) if spec.name == name]
         if len(owned) > 1:
             owners = sorted({plugin.distribution for plugin, _ in owned})
             owners = owners if len(owners) > 1 else sorted(plugin.name for plugin, _ in owned)
             cures = " or ".join(f"-p no:{owner}" for owner in owners)
-            raise UsageError(f"{kind} {name!r} is provided by {' and by '.join(owners)}. Block one with {cures}.")
+            raise UsageError(f"{record.kind} {name!r} is provided by {' and by '.join(owners)}. Block one with {cures}.")
         if not owned:
-            raise UsageError(self._unknown(kind, name))
+            raise UsageError(self._unknown(record, name))
         return owned[0][1]
 
-    def load(self, kind: str, name: str) -> Any:
+    def load(self, record: type[Spec], name: str) -> Any:
         """The implementation of a part. An error while importing it gains a note that names the plugin."""
-        spec = self.get(kind, name)
+        spec = self.get(record, name)
         try:
             return spec.load()
         except MMError:
@@ -178,7 +180,7 @@ class PluginManager:
             self._break(plugin, traceback.format_exc())
 
     def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:
-        for record in KINDS.values():
+        for record in RECORDS:
             caller = getattr(self._pluggy.hook, record.hook)
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is not module:
@@ -197,14 +199,14 @@ class PluginManager:
         if self._pluggy.has_plugin(plugin.name):
             self._pluggy.unregister(name=plugin.name)
 
-    def _owned(self, kind: str) -> Iterator[tuple[Plugin, Spec]]:
+    def _owned(self, record: type[S]) -> Iterator[tuple[Plugin, S]]:
         for plugin in self.plugins:
             for spec in plugin.records:
-                if spec.kind == kind:
+                if isinstance(spec, record):
                     yield plugin, spec
 
-    def _unknown(self, kind: str, name: str) -> str:
-        known = [spec.name for spec in self.specs(kind)]
+    def _unknown(self, record: type[Spec], name: str) -> str:
+        kind, known = record.kind, [spec.name for spec in self.specs(record)]
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
         for plugin in self.plugins:
             if block := plugin.blocked.get(f"{kind}.{name}"):

@@ -1,7 +1,7 @@
 """For authors of plugins: the conformance kit of each kind, and tiny models, tokenizers and runs to test with.
 
     def test_conformance():
-        spec = plugin_manager("mm_focal").get("algorithm", "focal")
+        spec = plugin_manager("mm_focal").get(AlgorithmSpec, "focal")
         assert_passed(check_algorithm(spec))
 
 Importing this package imports no torch.

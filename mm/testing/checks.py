@@ -63,9 +63,10 @@ def check_algorithm(
     typed = tiny_typed_rows(kind, rows=rows, plugins=manager)
     units = None if typed is None else units_of(typed, tokenizer)
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
-    engine = next((s for s in manager.specs("engine") if isinstance(s, EngineSpec) and not s.backends), None)
+    engine = next((s for s in manager.specs(EngineSpec) if not s.backends), None)
     make_engine = None if engine is None else lambda model: _engine(engine, model)
-    parts = [part for kind in ("adapter", "engine", "reward", "tool") for part in manager.specs(kind) if part.config]
+    records: tuple[type[Spec], ...] = (AdapterSpec, EngineSpec, RewardSpec, ToolSpec)
+    parts = [part for record in records for part in manager.specs(record) if part.config]
     part_options = {option.key for part in parts for option in options_of_part(part)}
     return _run(AlgorithmSuite(
         spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or (), part_options=part_options
@@ -89,8 +90,7 @@ def check_converter(
     """The checks of a checkpoint format, on the smallest preset that it can hold."""
     from mm.testing.suites.converter import ConverterSuite
 
-    architecture = (plugins or PluginManager.discover()).get("architecture", spec.architecture)
-    assert isinstance(architecture, ArchitectureSpec)
+    architecture = (plugins or PluginManager.discover()).get(ArchitectureSpec, spec.architecture)
     return _run(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
 
 

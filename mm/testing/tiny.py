@@ -33,8 +33,7 @@ def tiny_model(
     """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
     from mm.testing.suites.architecture import small_model
 
-    spec = (plugins or PluginManager.discover()).get("architecture", architecture)
-    assert isinstance(spec, ArchitectureSpec)
+    spec = (plugins or PluginManager.discover()).get(ArchitectureSpec, architecture)
     return small_model(spec, vocab_size, seed)
 
 
@@ -89,8 +88,7 @@ def tiny_run(
     from mm.runtime.runs import api
 
     manager = plugins or PluginManager.discover()
-    spec = manager.get("algorithm", algo)
-    assert isinstance(spec, AlgorithmSpec)
+    spec = manager.get(AlgorithmSpec, algo)
     tiny_tokenizer().save(_made(workspace / "tiny_tokenizer"))
     data = _made(workspace) / "tiny_rows.jsonl"
     rows = rows or tiny_rows(spec.needs(spec.config() if spec.config else None).data)

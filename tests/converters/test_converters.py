@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
+from mm.core.records import ConverterSpec
 from mm.core.workspace import Workspace, read_config
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
@@ -114,7 +115,7 @@ def test_export_gives_transformers_the_same_logits(
 
 def test_written_files(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     out = tmp_path / "hf"
-    plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), out)
+    plugins.load(ConverterSpec, "llama")().write(make(plugins, SHAPES["llama"], tokenizer), out)
     assert {path.name for path in out.iterdir()} == {
         "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
         "chat_template.jinja",
@@ -132,7 +133,7 @@ def test_tokenizer_and_chat_in_transformers(plugins: PluginManager, tokenizer: T
     from transformers import AutoTokenizer
 
     for name in ("llama", "qwen3"):
-        plugins.load("converter", name)().write(make(plugins, SHAPES[name], tokenizer), tmp_path / name)
+        plugins.load(ConverterSpec, name)().write(make(plugins, SHAPES[name], tokenizer), tmp_path / name)
         theirs = AutoTokenizer.from_pretrained(tmp_path / name)
         for text in ("the cat 12345", "今天<|im_start|>\n\n x  y", "<think>\nnaïve 🙂</think>"):
             assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text)
@@ -219,8 +220,8 @@ def test_a_config_may_leave_out_what_has_a_default(plugins: PluginManager, token
 
     sizes = {**SMALL, "vocab_size": 320}
     del sizes["num_key_value_heads"]
-    llama = plugins.load("converter", "llama")().read_config(sizes)
-    qwen3 = plugins.load("converter", "qwen3")().read_config({**sizes, "num_key_value_heads": 4})
+    llama = plugins.load(ConverterSpec, "llama")().read_config(sizes)
+    qwen3 = plugins.load(ConverterSpec, "qwen3")().read_config({**sizes, "num_key_value_heads": 4})
     for ours, theirs in ((llama, LlamaConfig(**sizes)), (qwen3, Qwen3Config(**sizes, num_key_value_heads=4))):
         assert ours.head_size == theirs.head_dim
         assert ours.rope_theta == (theirs.rope_parameters["rope_theta"] if VERSION_5 else theirs.rope_theta)
@@ -272,7 +273,7 @@ def test_a_pickle_with_code_is_not_run(plugins: PluginManager, tokenizer: Tokeni
 def test_a_tied_output_layer_may_be_stored_if_it_is_equal(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "hf"
     loaded = make(plugins, SHAPES["llama"], tokenizer)
-    plugins.load("converter", "llama")().write(loaded, folder)
+    plugins.load(ConverterSpec, "llama")().write(loaded, folder)
     state = load_file(folder / "model.safetensors")
     assert "lm_head.weight" not in state
     save_file({**state, "lm_head.weight": state["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
@@ -290,7 +291,7 @@ def test_what_does_not_come_back_is_not_kept(
 
     monkeypatch.setattr("mm.runtime.models.folder.save_file", flip)
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not come back"):
-        plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), tmp_path / "hf")
+        plugins.load(ConverterSpec, "llama")().write(make(plugins, SHAPES["llama"], tokenizer), tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -309,7 +310,7 @@ def test_round_trip_of_any_size(
         rope_theta=theta, max_position_embeddings=16,
     )  # fmt: skip
     loaded = make(plugins, config, tokenizer)
-    converter = plugins.load("converter", "qwen3" if qk_norm else "llama")()
+    converter = plugins.load(ConverterSpec, "qwen3" if qk_norm else "llama")()
     converter.write(loaded, tmp_path / "hf")
     back = load_model_folder(plugins, tmp_path / "hf", Backend())
     assert back.config == loaded.config
@@ -362,7 +363,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}
 def test_a_config_that_ours_cannot_hold(
     kind: str, changes: dict[str, Any], message: str, plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    converter = plugins.load("converter", kind)()
+    converter = plugins.load(ConverterSpec, kind)()
     config = converter.write_config(attrs.evolve(SHAPES[kind], vocab_size=320), tokenizer)
     (tmp_path / "config.json").write_text(json.dumps(config))
     edit_config(tmp_path, **changes)
@@ -372,7 +373,7 @@ def test_a_config_that_ours_cannot_hold(
 
 def test_damaged_and_foreign_folders(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "hf"
-    plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), folder)
+    plugins.load(ConverterSpec, "llama")().write(make(plugins, SHAPES["llama"], tokenizer), folder)
     state = load_file(folder / "model.safetensors")
     save_file({**state, "extra": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match="tensor extra is not expected"):
@@ -406,7 +407,7 @@ def test_nothing_is_left_when_writing_is_cut_off(
 
     monkeypatch.setattr(Tokenizer, "save", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        plugins.load("converter", "llama")().write(loaded, out)
+        plugins.load(ConverterSpec, "llama")().write(loaded, out)
     assert list(out.parent.iterdir()) == []
 
 

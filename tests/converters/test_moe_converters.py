@@ -16,6 +16,7 @@ from test_converters import edit_config, our_logits, shake, their_logits
 
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
+from mm.core.records import ConverterSpec
 from mm.core.workspace import Workspace
 from mm.plugins.architectures.dense import GEN3
 from mm.plugins.architectures.moe import GEN3_EXPERTS, MoEConfig
@@ -85,7 +86,7 @@ def test_export_gives_transformers_the_same_logits(
 
 def test_the_shared_expert_passes_a_gate_of_one_half(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     loaded = make(plugins, SHAPES["qwen2-moe"], tokenizer)
-    plugins.load("converter", "qwen2-moe")().write(loaded, tmp_path / "hf")
+    plugins.load(ConverterSpec, "qwen2-moe")().write(loaded, tmp_path / "hf")
     state, prefix = load_file(tmp_path / "hf" / "model.safetensors"), "model.layers.1."
     ours = loaded.model.blocks[1].mlp
     assert torch.equal(state[prefix + "mlp.shared_expert.down_proj.weight"], 2 * ours.shared_expert.down_proj.weight)
@@ -96,7 +97,7 @@ def test_the_shared_expert_passes_a_gate_of_one_half(plugins: PluginManager, tok
         f"{prefix}self_attn.{name}_proj.bias": (size,) for name, size in (("q", 32), ("k", 16), ("v", 16))
     }
     for dtype in (torch.bfloat16, torch.float16):
-        plugins.load("converter", "qwen2-moe")().write(loaded, tmp_path / str(dtype), dtype)
+        plugins.load(ConverterSpec, "qwen2-moe")().write(loaded, tmp_path / str(dtype), dtype)
         back = named_tensors(load_model_folder(plugins, tmp_path / str(dtype), Backend()).model)
         assert all(torch.equal(back[name], t.to(dtype).float()) for name, t in named_tensors(loaded.model).items())
 
@@ -104,7 +105,7 @@ def test_the_shared_expert_passes_a_gate_of_one_half(plugins: PluginManager, tok
 def test_half_of_what_a_foreign_file_holds_is_exact(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     """The shared expert's last matrix is halved on the way in; half of a small float16 may be none."""
     folder, name = tmp_path / "hf", "model.layers.0.mlp.shared_expert.down_proj.weight"
-    plugins.load("converter", "qwen2-moe")().write(make(plugins, SHAPES["qwen2-moe"], tokenizer), folder, torch.float16)
+    plugins.load(ConverterSpec, "qwen2-moe")().write(make(plugins, SHAPES["qwen2-moe"], tokenizer), folder, torch.float16)
     state = load_file(folder / "model.safetensors")
     odd = torch.arange(1, 2 * state[name].numel(), 2, dtype=torch.int16).view(torch.float16)  # odd last bits, from the smallest
     save_file({**state, name: odd.view_as(state[name])}, folder / "model.safetensors", {"format": "pt"})
@@ -151,7 +152,7 @@ def test_a_config_may_leave_out_what_has_a_default(name: str, plugins: PluginMan
 
     config = getattr(transformers, f"{CLASSES[name]}Config")()
     sizes = {**SMALL, "vocab_size": 320, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
-    ours = plugins.load("converter", name)().read_config({**sizes, "num_experts": 60})
+    ours = plugins.load(ConverterSpec, name)().read_config({**sizes, "num_experts": 60})
     for option in ("num_experts_per_tok", "norm_topk_prob", "router_aux_loss_coef", "rms_norm_eps", "tie_word_embeddings"):
         assert getattr(ours, option) == getattr(config, option)
 
@@ -191,7 +192,7 @@ def test_gates_and_biases_that_ours_lacks_are_refused(plugins: PluginManager, to
 def test_a_config_that_ours_cannot_hold(
     name: str, changes: dict[str, Any], message: str, plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    converter = plugins.load("converter", name)()
+    converter = plugins.load(ConverterSpec, name)()
     config = converter.write_config(attrs.evolve(SHAPES[name], vocab_size=320), tokenizer)
     (tmp_path / "config.json").write_text(json.dumps(config))
     edit_config(tmp_path, **changes)
@@ -213,7 +214,7 @@ def test_a_model_that_theirs_cannot_hold(
     name: str, config: MoEConfig, message: str, plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     with pytest.raises(Unsupported, match=message):
-        plugins.load("converter", name)().write(make(plugins, config, tokenizer), tmp_path / "out")
+        plugins.load(ConverterSpec, name)().write(make(plugins, config, tokenizer), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -242,7 +243,7 @@ def test_round_trip_of_any_size(
         "router_aux_loss_scope": "micro-batch" if third else "document",
     })  # fmt: skip
     loaded = make(plugins, config, tokenizer)
-    plugins.load("converter", "qwen3-moe" if third else "qwen2-moe")().write(loaded, tmp_path / "hf")
+    plugins.load(ConverterSpec, "qwen3-moe" if third else "qwen2-moe")().write(loaded, tmp_path / "hf")
     back = load_model_folder(plugins, tmp_path / "hf", Backend())
     assert back.config == loaded.config
     ours, theirs = named_tensors(loaded.model), named_tensors(back.model)

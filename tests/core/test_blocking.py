@@ -18,12 +18,12 @@ ENTRIES = [p.entry for p in EVERYTHING.plugins if p.distribution == "minimind-as
 
 
 def parts(manager: PluginManager) -> set[str]:
-    return {f"{kind}.{spec.name}" for kind in KINDS for spec in manager.specs(kind)}
+    return {f"{kind}.{spec.name}" for kind, record in KINDS.items() for spec in manager.specs(record)}
 
 
 def values_without(manager: PluginManager, blocked: str) -> dict[str, object]:
     """A run's selection that does not use the blocked part."""
-    first = {kind: manager.specs(kind)[0] for kind in ("algorithm", "architecture", "backend") if manager.specs(kind)}
+    first = {kind: found[0] for kind in ("algorithm", "architecture", "backend") if (found := manager.specs(KINDS[kind]))}
     chosen = {"algo": first["algorithm"].name, "data": ("rows.jsonl",), "run": "r"}
     if "architecture" in first:
         chosen["arch"] = first["architecture"].name
@@ -39,11 +39,10 @@ def test_one_blocked_part(entry: str) -> None:
     assert parts(manager) == parts(EVERYTHING) - {part}
     assert [p.name for p in manager.broken()] == [p.name for p in EVERYTHING.broken()]
     with pytest.raises(UsageError, match=f"blocked by no:{entry}"):
-        manager.get(*part.split(".", 1))
+        manager.get(KINDS[part.partition(".")[0]], part.partition(".")[2])
     run = resolve(manager, [Layer(origin="test", values=values_without(manager, part))]).run
     assert run.select.algo
-    for algorithm in manager.specs("algorithm"):
-        assert isinstance(algorithm, AlgorithmSpec)
+    for algorithm in manager.specs(AlgorithmSpec):
         assert algorithm.needs(algorithm.config() if algorithm.config else None).data
 
 
@@ -67,7 +66,8 @@ def test_the_command_line_without_a_part(entry: str) -> None:
 def test_a_whole_kind_can_be_missing(kind: str) -> None:
     blocks = [f"no:{entry}" for entry in ENTRIES if entry.startswith(f"{kind}.")]
     manager = PluginManager.discover(blocks, {})
-    assert manager.specs(kind) == [s for s in EVERYTHING.specs(kind) if EVERYTHING.owner(s).distribution != "minimind-ascend"]
+    record = KINDS[kind]
+    assert manager.specs(record) == [s for s in EVERYTHING.specs(record) if EVERYTHING.owner(s).distribution != "minimind-ascend"]
     values = values_without(manager, "")
     run = resolve(manager, [Layer(origin="test", values=values)]).run
     assert attrs.asdict(run.select)["algo"] == values["algo"]

@@ -18,6 +18,7 @@ from mm.core.errors import UsageError
 from mm.core.layers import Layer
 from mm.core.options import Option, OptionInfo, build, coerce, option, options_of
 from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec
 from mm.core.run import Run, read_toml
 from mm.plugins.commands.parts import PartsCommand, given_layers
 from mm.testing import plugin_manager
@@ -141,7 +142,7 @@ def base(name: str, architecture: bool) -> dict[str, Any]:
 @st.composite
 def runs(draw: st.DrawFn) -> Run:
     """A resolved run with some of its settings changed."""
-    names = [spec.name for spec in PLUGINS.specs("algorithm")]
+    names = [spec.name for spec in PLUGINS.specs(AlgorithmSpec)]
     values = base(draw(st.sampled_from(names)), draw(st.booleans()))
     run = resolve(PLUGINS, [Layer(origin="test", values=values)]).run
     free = [o for o in run.options if o.key not in (*values, "arch", "from", "preset", "tracker")]

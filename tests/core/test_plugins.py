@@ -12,6 +12,8 @@ import pytest
 from mm.cli import run
 from mm.core.errors import UsageError
 from mm.core.plugins import Plugin, PluginManager
+from mm.core.records import AdapterSpec, AlgorithmSpec, BackendSpec, CommandSpec, ToolSpec
+from mm.core.spec import Spec
 from mm.testing import fake_distribution, plugin_manager
 
 Install = Callable[..., Path]
@@ -69,8 +71,8 @@ def plugin(manager: PluginManager, name: str) -> Plugin:
     return next(p for p in manager.plugins if p.name == name)
 
 
-def names(manager: PluginManager, kind: str = "adapter") -> list[str]:
-    return [spec.name for spec in manager.specs(kind)]
+def names(manager: PluginManager, record: type[Spec] = AdapterSpec) -> list[str]:
+    return [spec.name for spec in manager.specs(record)]
 
 
 def test_an_installed_plugin_is_found(install: Install) -> None:
@@ -79,7 +81,7 @@ def test_an_installed_plugin_is_found(install: Install) -> None:
     found = plugin(manager, "acme-parts:adapter.ia3")
     assert (found.state, found.version, found.distribution) == ("active", "1.0", "acme-parts")
     assert found.hooks == ("mm_adapters",)
-    assert manager.owner(manager.get("adapter", "ia3")) is found
+    assert manager.owner(manager.get(AdapterSpec, "ia3")) is found
     assert manager.versions()["acme-parts"] == "1.0"
 
 
@@ -88,7 +90,7 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(install: Install, what: str)
     source, reason = BROKEN[what]
     install("wreck", {"adapter.wreck": f"wreck_{what}"}, {f"wreck_{what}.py": source})
     adapter(install, "acme-parts", "ia3")
-    before = {kind: names(PluginManager.discover(["no:wreck"], {}), kind) for kind in ("command", "backend", "adapter")}
+    before = {kind: names(PluginManager.discover(["no:wreck"], {}), kind) for kind in (CommandSpec, BackendSpec, AdapterSpec)}
     manager = PluginManager.discover(environ={})
     broken = plugin(manager, "wreck:adapter.wreck")
     assert broken.state == "broken"
@@ -97,7 +99,7 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(install: Install, what: str)
     assert [p.name for p in manager.broken() if p.distribution != "minimind-ascend"] == ["wreck:adapter.wreck"]
     assert {kind: names(manager, kind) for kind in before} == before
     with pytest.raises(UsageError, match=r"wreck:adapter.wreck is broken: see 'mm plugins wreck:adapter.wreck'"):
-        manager.get("adapter", "wreck")
+        manager.get(AdapterSpec, "wreck")
 
 
 def test_the_command_line_lives_with_a_broken_plugin(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,14 +127,14 @@ def test_a_name_claimed_twice_is_an_error_only_when_asked_for(install: Install) 
     manager = PluginManager.discover(environ={})
     assert names(manager).count("ia3") == 1
     with pytest.raises(UsageError) as error:
-        manager.get("adapter", "ia3")
+        manager.get(AdapterSpec, "ia3")
     message = str(error.value)
     assert message == (
         "adapter 'ia3' is provided by acme-parts and by other-parts. "
         "Block one with -p no:acme-parts or -p no:other-parts."
     )
     cure = message.rpartition("-p ")[2].rstrip(".")
-    spec = PluginManager.discover([cure], environ={}).get("adapter", "ia3")
+    spec = PluginManager.discover([cure], environ={}).get(AdapterSpec, "ia3")
     assert spec.target == "acme_parts.nowhere:Thing"
     assert [r.state for r in _rows(manager) if r.name == "ia3"] == ["conflict", "conflict"]
 
@@ -141,8 +143,8 @@ def test_a_distribution_that_claims_a_name_twice_is_named_by_its_plugins(install
     files = {f"twice_{i}.py": GOOD.format(name="ia3", module=f"twice_{i}") for i in "ab"}
     install("twice", {"adapter.ia3": "twice_a", "adapter.again": "twice_b"}, files)
     with pytest.raises(UsageError, match=r"-p no:twice:adapter.again or -p no:twice:adapter.ia3"):
-        PluginManager.discover(environ={}).get("adapter", "ia3")
-    assert PluginManager.discover(["no:twice:adapter.again"], {}).get("adapter", "ia3").target == "twice_a.nowhere:Thing"
+        PluginManager.discover(environ={}).get(AdapterSpec, "ia3")
+    assert PluginManager.discover(["no:twice:adapter.again"], {}).get(AdapterSpec, "ia3").target == "twice_a.nowhere:Thing"
 
 
 @pytest.mark.parametrize("block", ["ia3", "adapter.ia3", "acme-parts", "Acme_Parts", "acme-parts:adapter.ia3"])
@@ -154,7 +156,7 @@ def test_blocking(install: Install, block: str) -> None:
     assert plugin(manager, "acme-parts:adapter.ia3").blocked == {"adapter.ia3": f"no:{block}"}
     assert "acme-parts" not in manager.versions()
     with pytest.raises(UsageError, match=f"acme-parts:adapter.ia3 has it, and it is blocked by no:{block}"):
-        manager.get("adapter", "ia3")
+        manager.get(AdapterSpec, "ia3")
 
 
 def test_a_blocked_plugin_is_not_imported(install: Install) -> None:
@@ -167,9 +169,9 @@ def test_a_short_name_blocks_every_kind_and_a_long_one_its_own(install: Install)
     adapter(install, "acme-parts", "ia3")
     install("tools", {"tool.ia3": "tools_plugin"}, {"tools_plugin.py": source})
     both, one = PluginManager.discover(["no:ia3"], {}), PluginManager.discover(["no:adapter.ia3"], {})
-    assert "ia3" not in names(both) + names(both, "tool")
+    assert "ia3" not in names(both) + names(both, ToolSpec)
     assert "ia3" not in names(one)
-    assert "ia3" in names(one, "tool")
+    assert "ia3" in names(one, ToolSpec)
 
 
 def test_a_block_that_matches_nothing_is_an_error_with_what_is_near() -> None:
@@ -184,7 +186,7 @@ def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     manager = PluginManager.discover(["./mine.py"], {})
     assert manager.options == (str(tmp_path / "mine.py"),)
-    assert manager.get("adapter", "ia3").target == "mm_plugin_mine.nowhere:Thing"
+    assert manager.get(AdapterSpec, "ia3").target == "mm_plugin_mine.nowhere:Thing"
     blocked = PluginManager.discover(["./mine.py", "no:ia3"], {})
     assert "ia3" not in names(blocked)
     assert [r.state for r in _rows(blocked) if r.name == "ia3"] == ["blocked"]
@@ -202,24 +204,24 @@ def test_a_module_and_the_environment(install: Install) -> None:
     install("loose", {}, {"loose_module.py": GOOD.format(name="ia3", module="loose_module")})
     assert "ia3" in names(PluginManager.discover(["loose_module"], {}))
     assert "ia3" in names(PluginManager.discover(environ={"MM_PLUGINS": "loose_module, no:pretrain"}))
-    assert "pretrain" not in names(PluginManager.discover(environ={"MM_PLUGINS": " no:pretrain,"}), "algorithm")
+    assert "pretrain" not in names(PluginManager.discover(environ={"MM_PLUGINS": " no:pretrain,"}), AlgorithmSpec)
 
 
 def test_naming_an_installed_module_again_changes_nothing() -> None:
     manager = plugin_manager("mm.backends.cpu", "mm.backends.cpu")
     assert [p.value for p in manager.plugins].count("mm.backends.cpu") == 1
-    assert manager.get("backend", "cpu")
+    assert manager.get(BackendSpec, "cpu")
 
 
 def test_an_unknown_name_gets_close_matches() -> None:
     with pytest.raises(UsageError, match=r"Unknown algorithm 'pretrian'. Did you mean 'pretrain'\? Known: "):
-        PluginManager.discover(environ={}).get("algorithm", "pretrian")
+        PluginManager.discover(environ={}).get(AlgorithmSpec, "pretrian")
 
 
 def test_an_import_error_of_a_part_names_its_plugin(install: Install) -> None:
     adapter(install, "acme-parts", "ia3")
     with pytest.raises(ModuleNotFoundError) as error:
-        PluginManager.discover(environ={}).load("adapter", "ia3")
+        PluginManager.discover(environ={}).load(AdapterSpec, "ia3")
     assert error.value.__notes__ == ["while importing acme_parts.nowhere:Thing of plugin acme-parts:adapter.ia3"]
 
 

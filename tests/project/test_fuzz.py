@@ -39,7 +39,7 @@ HANG = 300  # seconds
 
 @pytest.fixture(scope="module")
 def formats() -> list[FormatSpec]:
-    return [spec for spec in PluginManager.discover(environ={}).specs("format") if isinstance(spec, FormatSpec)]
+    return PluginManager.discover(environ={}).specs(FormatSpec)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_the_parts_of_every_hook_are_answered_for(hook: str, tmp_path: Path) -> 
     plugin = manager.plugins[-1]
     assert plugin.state == "active", plugin.error
     (spec,) = plugin.records
-    assert manager.get(spec.kind, spec.name) is spec
+    assert manager.get(type(spec), spec.name) is spec
 
 
 def test_every_entry_point_is_a_folder_and_every_folder_an_entry_point() -> None:

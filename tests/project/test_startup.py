@@ -11,9 +11,10 @@ import pytest
 
 from mm.cli import run
 from mm.core.plugins import PluginManager
+from mm.core.records import CommandSpec
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "matplotlib", "tokenizers", "safetensors")
-COMMANDS = [spec.name for spec in PluginManager.discover(environ={}).specs("command")]
+COMMANDS = [spec.name for spec in PluginManager.discover(environ={}).specs(CommandSpec)]
 
 # line -> (exit code, a part of what is printed)
 LINES = {

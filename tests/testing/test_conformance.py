@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mm.contracts import Algorithm, Metrics, Totals
 from mm.core.plugins import PluginManager
-from mm.core.records import KINDS, AlgorithmSpec, Needs, Probe
+from mm.core.records import KINDS, AlgorithmSpec, ArchitectureSpec, BackendSpec, Needs, Probe
 from mm.runtime.nn.batch import Packed
 from mm.runtime.nn.heads import token_logprobs
 from mm.testing import Check, assert_passed, check_algorithm, check_architecture, check_backend, check_part
@@ -19,15 +19,15 @@ from mm.testing import Check, assert_passed, check_algorithm, check_architecture
 PLUGINS = PluginManager.discover(environ={})
 PARTS = [
     pytest.param(kind, spec.name, id=f"{kind}.{spec.name}")
-    for kind in KINDS
-    for spec in PLUGINS.specs(kind)
+    for kind, record in KINDS.items()
+    for spec in PLUGINS.specs(record)
     if PLUGINS.owner(spec).distribution == "minimind-ascend"
 ]
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_every_built_in_part_passes(kind: str, name: str) -> None:
-    spec = PLUGINS.get(kind, name)
+    spec = PLUGINS.get(KINDS[kind], name)
     assert_passed(check_part(spec, plugins=PLUGINS, module=PLUGINS.owner(spec).value))
 
 
@@ -66,14 +66,14 @@ def test_the_kit_catches_a_careless_algorithm() -> None:
 
 
 def test_rows_of_an_unknown_kind_are_skipped_and_said() -> None:
-    spec = attrs.evolve(PLUGINS.get("algorithm", "sft"), needs=lambda config: Needs(data="poems"))
+    spec = attrs.evolve(PLUGINS.get(AlgorithmSpec, "sft"), needs=lambda config: Needs(data="poems"))
     counts = next(check for check in check_algorithm(spec) if check.name == "counts")
     assert counts.ok
     assert "skipped: no rows of kind 'poems'" in counts.detail
 
 
 def test_the_kit_catches_a_wrong_parameter_count() -> None:
-    spec = PLUGINS.get("architecture", "dense")
+    spec = PLUGINS.get(ArchitectureSpec, "dense")
     config = attrs.make_class("Short", (), bases=(spec.config,), frozen=True, kw_only=True)
     config.num_parameters = lambda self: 7
     tiny = {"tiny": spec.presets["tiny"]}
@@ -83,14 +83,14 @@ def test_the_kit_catches_a_wrong_parameter_count() -> None:
 
 
 def test_an_absent_chip_is_skipped_with_its_reason() -> None:
-    spec = attrs.evolve(PLUGINS.get("backend", "cpu"), probe=lambda: Probe(False, "it is at the repair shop"))
+    spec = attrs.evolve(PLUGINS.get(BackendSpec, "cpu"), probe=lambda: Probe(False, "it is at the repair shop"))
     checks = check_backend(spec, module="mm.backends.cpu")
     assert not failures(checks)
     assert {check.detail for check in checks if check.name == "device"} == {"skipped: it is at the repair shop"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [spec.name for spec in PLUGINS.specs("algorithm")])
+@pytest.mark.parametrize("name", [spec.name for spec in PLUGINS.specs(AlgorithmSpec)])
 def test_every_algorithm_passes_with_experts(name: str) -> None:
-    spec = PLUGINS.get("algorithm", name)
+    spec = PLUGINS.get(AlgorithmSpec, name)
     assert_passed(check_algorithm(spec, architecture="moe", plugins=PLUGINS, module=PLUGINS.owner(spec).value))

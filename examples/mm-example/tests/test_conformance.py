@@ -2,10 +2,12 @@
 
 import pytest
 
+from mm.contracts import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec
 from mm.core.plugins import PluginManager
+from mm.core.spec import Spec
 from mm.testing import assert_passed, check_part, plugin_manager
 
-PARTS = [("algorithm", "focal"), ("backend", "twin"), ("architecture", "arcee"), ("converter", "arcee")]
+PARTS = [(AlgorithmSpec, "focal"), (BackendSpec, "twin"), (ArchitectureSpec, "arcee"), (ConverterSpec, "arcee")]
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +16,7 @@ def plugins() -> PluginManager:
     return plugin_manager("mm_example.focal", "mm_example.twin", "mm_example.arcee", "mm_example.arcee_format")
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS)
-def test_conformance(plugins: PluginManager, kind: str, name: str) -> None:
-    spec = plugins.get(kind, name)
+@pytest.mark.parametrize(("record", "name"), PARTS)
+def test_conformance(plugins: PluginManager, record: type[Spec], name: str) -> None:
+    spec = plugins.get(record, name)
     assert_passed(check_part(spec, plugins=plugins, module=plugins.owner(spec).value))

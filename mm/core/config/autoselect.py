@@ -41,10 +41,9 @@ def choose(plugins: PluginManager, layers: list[Layer], workspace: Workspace) ->
     """Fill what the selection leaves open. Raises UsageError naming what to pass where nothing can be chosen."""
     selection = select(layers)
     if not selection.algo:
-        known = ", ".join(s.name for s in plugins.specs("algorithm"))
+        known = ", ".join(s.name for s in plugins.specs(AlgorithmSpec))
         raise UsageError(f"Missing option --algo. Known: {known}.")
-    spec = plugins.get("algorithm", selection.algo)
-    assert isinstance(spec, AlgorithmSpec)
+    spec = plugins.get(AlgorithmSpec, selection.algo)
     choices = Choices()
     _choose_backend(plugins, selection, choices)
     _choose_model(spec, selection, workspace, choices)
@@ -59,14 +58,13 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
     Raises UsageError when the named backend cannot run here, with its probe's reason.
     """
     if name != "auto":
-        spec = plugins.get("backend", backend_name(name)[0])
-        assert isinstance(spec, BackendSpec)
+        spec = plugins.get(BackendSpec, backend_name(name)[0])
         probe = probe_of(spec)
         if not probe.available:
             raise UsageError(f"--backend {name}: {probe.reason}.")
         return name, f"backend: {name}"
     reasons: list[str] = []
-    for spec in sorted((s for s in plugins.specs("backend") if isinstance(s, BackendSpec)), key=lambda s: -s.priority):
+    for spec in sorted(plugins.specs(BackendSpec), key=lambda s: -s.priority):
         probe = probe_of(spec)
         if probe.available:
             why = f" ({'; '.join(reasons)})" if reasons else ""
@@ -86,8 +84,7 @@ def probe_of(spec: BackendSpec) -> Probe:
 def choose_engine(plugins: PluginManager, backend: str, name: str = "") -> EngineSpec:
     """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
     chip = backend_name(backend)[0]
-    specs = [plugins.get("engine", name)] if name else plugins.specs("engine")
-    engines = [spec for spec in specs if isinstance(spec, EngineSpec)]
+    engines = [plugins.get(EngineSpec, name)] if name else plugins.specs(EngineSpec)
     usable = [spec for spec in engines if not spec.backends or chip in spec.backends]
     if not usable:
         why = f"engine {name!r} runs on {', '.join(engines[0].backends)}" if name else "no installed engine does"
@@ -97,8 +94,7 @@ def choose_engine(plugins: PluginManager, backend: str, name: str = "") -> Engin
 
 def needs_of(plugins: PluginManager, run: Run) -> Needs:
     """What the run's algorithm needs with its config."""
-    spec = plugins.get("algorithm", run.select.algo)
-    assert isinstance(spec, AlgorithmSpec)
+    spec = plugins.get(AlgorithmSpec, run.select.algo)
     return spec.needs(run.algorithm)
 
 
@@ -134,7 +130,7 @@ def _choose_data(
     if selection.data:
         return
     kind = _row_kind(plugins, layers)
-    sources = [s for s in plugins.specs("source") if isinstance(s, SourceSpec) and kind in s.provides]
+    sources = [s for s in plugins.specs(SourceSpec) if kind in s.provides]
     if not sources:
         raise UsageError(f"{spec.name} learns from {kind} rows and no installed source brings any: pass --data FILE.")
     names = tuple(s.name for s in sources)

@@ -56,8 +56,7 @@ class ModelSection:
 def model_section(plugins: PluginManager) -> ModelSection:
     """Every option that is marked `on_load`; architectures that share a field's name share the option."""
     found: dict[str, Option] = {}
-    for spec in plugins.specs("architecture"):
-        assert spec.config is not None
+    for spec in plugins.specs(ArchitectureSpec):
         for o in options_of(spec.config, section=_MODEL):
             if o.info.on_load:
                 found.setdefault(o.key, o)

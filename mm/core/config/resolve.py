@@ -12,7 +12,7 @@ from mm.core.errors import UsageError, close_match
 from mm.core.layers import ENVIRONMENT, Layer, merge
 from mm.core.options import Option, build, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, Needs
+from mm.core.records import AdapterSpec, AlgorithmSpec, ArchitectureSpec, Needs
 from mm.core.run import Run
 from mm.core.settings import COMMON, EpisodeParts, RoleSettings, RolloutParts, Selection, TrainedRoleSettings
 from mm.core.spec import Spec
@@ -62,8 +62,7 @@ def needs_from(plugins: PluginManager, layers: Sequence[Layer]) -> Needs | None:
     algo = select(layers).algo
     if not algo:
         return None
-    spec = plugins.get("algorithm", algo)
-    assert isinstance(spec, AlgorithmSpec)
+    spec = plugins.get(AlgorithmSpec, algo)
     return spec.needs(read_config(spec.config, [*layers, _defaults(plugins, select(layers))], spec.name) if spec.config else None)
 
 
@@ -98,7 +97,7 @@ def _role_sections(needs: Needs) -> dict[str, Section]:
 def _adapter_sections(plugins: PluginManager, roles: Mapping[str, Section], layers: Sequence[Layer]) -> Iterator[Section]:
     for role, section in roles.items():
         name = getattr(section.read(layers), "adapter", "")
-        if name and (spec := plugins.get("adapter", name)).config:
+        if name and (spec := plugins.get(AdapterSpec, name)).config:
             yield section_of(spec, role)
 
 
@@ -172,14 +171,12 @@ def _default_layers(plugins: PluginManager, selection: Selection) -> list[Layer]
 
 
 def _defaults(plugins: PluginManager, selection: Selection) -> Layer:
-    spec = plugins.get("algorithm", selection.algo)
-    assert isinstance(spec, AlgorithmSpec)
+    spec = plugins.get(AlgorithmSpec, selection.algo)
     return Layer(origin=f"defaults of {spec.name}", values=spec.defaults)
 
 
 def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
-    spec = plugins.get("architecture", selection.arch)
-    assert isinstance(spec, ArchitectureSpec)
+    spec = plugins.get(ArchitectureSpec, selection.arch)
     if selection.preset and selection.preset not in spec.presets:
         near = close_match(selection.preset, spec.presets)
         known = ", ".join(spec.presets)
@@ -190,5 +187,5 @@ def _preset_layer(plugins: PluginManager, selection: Selection) -> Layer:
 
 
 def _all_with_config(plugins: PluginManager) -> list[Spec]:
-    kinds = ("algorithm", *(kind for kind, _ in PREFIXED))
-    return [spec for kind in kinds for spec in plugins.specs(kind) if spec.config]
+    records: tuple[type[Spec], ...] = (AlgorithmSpec, *(record for record, _ in PREFIXED))
+    return [spec for record in records for spec in plugins.specs(record) if spec.config]

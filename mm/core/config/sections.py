@@ -11,12 +11,22 @@ from mm.core.errors import UsageError
 from mm.core.layers import Layer, merge
 from mm.core.options import Option, build, options_of
 from mm.core.plugins import PluginManager
+from mm.core.records import (
+    AdapterSpec,
+    AlgorithmSpec,
+    ArchitectureSpec,
+    BackendSpec,
+    EngineSpec,
+    RewardSpec,
+    ToolSpec,
+    TrackerSpec,
+)
 from mm.core.spec import Spec
 
-# kinds whose parts have prefixed options, and the field that picks them, in the selections that have it
-PREFIXED = (
-    ("architecture", "arch"), ("backend", "backend"), ("adapter", "adapter"), ("engine", "engine"), ("reward", "reward"),
-    ("tool", "tool"), ("tracker", "tracker"),
+# records whose parts have prefixed options, and the field that selects them, in the selections that have it
+PREFIXED: tuple[tuple[type[Spec], str], ...] = (
+    (ArchitectureSpec, "arch"), (BackendSpec, "backend"), (AdapterSpec, "adapter"), (EngineSpec, "engine"),
+    (RewardSpec, "reward"), (ToolSpec, "tool"), (TrackerSpec, "tracker"),
 )  # fmt: skip
 
 
@@ -28,13 +38,13 @@ def part_name(locator: str) -> str:
 def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
     """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name, and for a part
     that is selected twice."""
-    for kind, field in PREFIXED:
+    for record, field in PREFIXED:
         chosen = getattr(selection, field, "")
         first: dict[str, str] = {}
         for locator in chosen if isinstance(chosen, tuple) else (chosen,):
             if not locator or locator == "auto":
                 continue
-            spec = plugins.get(kind, part_name(locator))
+            spec = plugins.get(record, part_name(locator))
             if spec.name in first:
                 raise UsageError(f"--{field} {first[spec.name]} --{field} {locator}: {spec.name} is given twice; leave one out.")
             first[spec.name] = locator
@@ -80,7 +90,7 @@ def compose_selected(
     parts: list[Spec] = []
     for selection in selections:
         algo = getattr(selection, "algo", "")
-        found = [*([plugins.get("algorithm", algo)] if algo else []), *selected_parts(plugins, selection)]
+        found = [*([plugins.get(AlgorithmSpec, algo)] if algo else []), *selected_parts(plugins, selection)]
         parts += [spec for spec in found if spec.config and spec not in parts]
     sections += map(section_of, parts)
     check_owners(option for section in sections for option in section.options)

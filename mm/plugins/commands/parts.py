@@ -15,6 +15,7 @@ from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 
@@ -93,7 +94,7 @@ def likely_layers(plugins: PluginManager, args: Sequence[str], lower: list[Layer
     layers = above(selectors())
     algo = select(layers).algo
     if algo:
-        config = plugins.get("algorithm", algo).config
+        config = plugins.get(AlgorithmSpec, algo).config
         options = [*selectors(), *(options_of(config, section=algo) if config else ())]
         layers = above([*options, *role_selectors(plugins, above(options))])
     try:

@@ -47,7 +47,7 @@ class Trained:
 
     def files(self, plugins: PluginManager, seed: int) -> list[str]:
         """The files of that corpus which it was trained on."""
-        kinds = {spec.name: spec.row for spec in plugins.specs("format") if isinstance(spec, FormatSpec)}
+        kinds = {spec.name: spec.row for spec in plugins.specs(FormatSpec)}
         found = [file_of(part["locator"], kinds.get(part["format"], ""), seed) for part in self._data()]
         return [name for name in found if name]
 

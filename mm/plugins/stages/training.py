@@ -34,12 +34,12 @@ class TrainStage(Stage):
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
         """Those of a training with this algorithm, and of every architecture for a stage that makes a model."""
-        algorithm = plugins.get("algorithm", spec.algorithm)
+        algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset means the stage that makes the model, not those that continue it
-        fixed = {*_FIXED} if _makes_model(algorithm) else {*_FIXED, "arch", "preset"}
+        fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
         sections = compose(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})])
-        if _makes_model(algorithm):
-            sections += [section_of(s) for s in plugins.specs("architecture") if isinstance(s, ArchitectureSpec)]
+        if algorithm.new_model:
+            sections += [section_of(s) for s in plugins.specs(ArchitectureSpec)]
         return [o for section in sections for o in section.options if o.key not in fixed]
 
     def check(self) -> None:
@@ -104,7 +104,7 @@ class TrainStage(Stage):
         return run if run.manifest and checkpoints(run.checkpoints) else None
 
     def _layers(self, artifacts: Mapping[str, Path]) -> list[Layer]:
-        makes_model = _makes_model(self.plugins.get("algorithm", self.spec.algorithm))
+        makes_model = self.plugins.get(AlgorithmSpec, self.spec.algorithm).new_model is not None
         key = "tokenizer" if makes_model else "from"
         fixed = {"algo": self.spec.algorithm}
         if self.spec.needs[0] in artifacts:
@@ -130,7 +130,3 @@ def _resumable(layer: Layer) -> Layer:
     """A layer's options that a resume takes."""
     allowed = {o.key for name, config in COMMON for o in options_of(config, section=name) if o.info.on_resume}
     return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})
-
-
-def _makes_model(spec: Any) -> bool:
-    return isinstance(spec, AlgorithmSpec) and spec.new_model is not None

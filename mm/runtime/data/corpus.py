@@ -75,15 +75,15 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
     """The source that recognises a `--data` text, whose weight only an order asks for. Raises UsageError when none or
     several do."""
     locator, _ = split_weight(plugins, locator)
-    specs = [s for s in plugins.specs("source") if isinstance(s, SourceSpec) and s.recognise(locator)]
+    specs = [s for s in plugins.specs(SourceSpec) if s.recognise(locator)]
     built_in = [s for s in specs if s.name == locator]
     specs = built_in or specs
     if len(specs) != 1:
-        known = ", ".join(s.name for s in plugins.specs("source"))
+        known = ", ".join(s.name for s in plugins.specs(SourceSpec))
         found = f"several sources take it: {', '.join(s.name for s in specs)}" if specs else "no source takes it"
         raise UsageError(f"--data {locator}: {found}. Give a file, or one of: {known}.")
     config = specs[0].config() if specs[0].config else None
-    source: Source = plugins.load("source", specs[0].name)(config, locator, row_kind)
+    source: Source = plugins.load(SourceSpec, specs[0].name)(config, locator, row_kind)
     return source
 
 
@@ -96,7 +96,7 @@ def open_corpus(
     from mm.runtime.data.cache import ConcatStore, build_or_open
     from mm.runtime.data.encoding_bar import EncodingBar
 
-    formats = [s for s in plugins.specs("format") if isinstance(s, FormatSpec)]
+    formats = plugins.specs(FormatSpec)
     locators, shares = split_weights(plugins, data)
     # of several ranks one encodes and the others wait, so that it may have all cores
     workers = settings.data_workers or min(cores(), _MOST_WORKERS)

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def open_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> tuple[Source, RowReader]:
     """What `locator` names, and what reads its rows; "" takes the kind that a file holds. Raises UsageError."""
-    formats = [spec for spec in plugins.specs("format") if isinstance(spec, FormatSpec)]
-    return open_source(plugins, locator, row_kind), RowReader(formats, row_kind)
+    return open_source(plugins, locator, row_kind), RowReader(plugins.specs(FormatSpec), row_kind)
 
 
 def read_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> Iterator[tuple[Position, Row]]:
@@ -32,5 +31,5 @@ def read_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> Itera
 def kinds_of(plugins: PluginManager, locator: str) -> tuple[str, ...]:
     """The kinds of row that a built-in source gives; empty for a file, which holds one kind."""
     name, _ = split_weight(plugins, locator)
-    specs = [spec for spec in plugins.specs("source") if isinstance(spec, SourceSpec) and spec.recognise(name)]
+    specs = [spec for spec in plugins.specs(SourceSpec) if spec.recognise(name)]
     return next((spec.provides for spec in specs if spec.provides), ())

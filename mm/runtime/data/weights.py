@@ -51,7 +51,7 @@ def split_weights(plugins: PluginManager, texts: Sequence[str]) -> tuple[list[st
 
 def _is_name(plugins: PluginManager, text: str, head: str) -> bool:
     """Whether a source takes the whole text as a name. Whoever takes any path takes the text without its end too."""
-    specs = [spec for spec in plugins.specs("source") if isinstance(spec, SourceSpec) and spec.recognise(text)]
+    specs = [spec for spec in plugins.specs(SourceSpec) if spec.recognise(text)]
     return any(spec.provides or not spec.recognise(head) for spec in specs)
 
 

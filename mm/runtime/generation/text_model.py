@@ -14,6 +14,7 @@ import attrs
 from mm.core.config.load_settings import Inference
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
+from mm.core.records import EngineSpec
 from mm.core.workspace import Workspace, find_model
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import torch_dtype
@@ -182,7 +183,7 @@ def load(plugins: PluginManager, text: str, workspace: Workspace, inference: Inf
     freeze(loaded.model, chip.device(), torch_dtype(dtype))
     use_threads(chip, loaded.model)
     chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
-    engine = plugins.load("engine", inference.engine)
+    engine = plugins.load(EngineSpec, inference.engine)
     return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip))
 
 

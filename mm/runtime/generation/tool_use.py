@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mm.core.errors import DataError, MMError
+from mm.core.records import ToolSpec
 from mm.runtime.text.replies import Call
 from mm.runtime.text.tool_schema import call_fault, functions_of
 
@@ -21,8 +22,8 @@ def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
     """Name in the tool's schema -> the tool, with its default settings. Raises UsageError for an unknown name."""
     found: dict[str, Tool] = {}
     for name in names:
-        config = plugins.get("tool", name).config
-        tool: Tool = plugins.load("tool", name)(config() if config else None)
+        config = plugins.get(ToolSpec, name).config
+        tool: Tool = plugins.load(ToolSpec, name)(config() if config else None)
         found[tool.schema["name"]] = tool
     return found
 

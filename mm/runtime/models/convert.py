@@ -86,19 +86,17 @@ def _choose(plugins: PluginManager, loaded: LoadedModel, config: Mapping[str, An
 
 
 def _able(plugins: PluginManager, loaded: LoadedModel) -> list[str]:
-    specs = [spec for spec in plugins.specs("converter") if isinstance(spec, ConverterSpec)]
-    return [spec.name for spec in specs if not refusal(plugins, spec, loaded)]
+    return [spec.name for spec in plugins.specs(ConverterSpec) if not refusal(plugins, spec, loaded)]
 
 
 def _accepting(plugins: PluginManager, loaded: LoadedModel, name: str) -> Converter:
     """The converter of that name, once it accepts the model. Raises Unsupported naming those that do."""
-    spec = plugins.get("converter", name)
-    assert isinstance(spec, ConverterSpec)
+    spec = plugins.get(ConverterSpec, name)
     if reason := refusal(plugins, spec, loaded):
         able = _able(plugins, loaded)
         cure = f"Use --to {' or --to '.join(able)}." if able else "No installed converter can hold it."
         raise Unsupported(f"{name} cannot hold this model: {reason} {cure}")
-    converter: Converter = plugins.load("converter", name)()
+    converter: Converter = plugins.load(ConverterSpec, name)()
     return converter
 
 

@@ -97,7 +97,7 @@ def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) ->
     if not spec.writes:
         return "it only reads."
     try:
-        plugins.load("converter", spec.name)().write_config(loaded.config, loaded.tokenizer)
+        plugins.load(ConverterSpec, spec.name)().write_config(loaded.config, loaded.tokenizer)
     except Unsupported as error:
         return str(error)
     return ""

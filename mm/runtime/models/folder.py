@@ -16,7 +16,7 @@ from torch import nn
 from mm.core.config.load_settings import changed
 from mm.core.errors import CheckpointError
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec
+from mm.core.records import AdapterSpec, ArchitectureSpec, ConverterSpec
 from mm.core.storage import INDEX, verify
 from mm.core.workspace import ADAPTER, read_config
 from mm.runtime.devices.backend import Backend
@@ -43,7 +43,7 @@ class LoadedModel:
 def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
     """A model with fresh weights on the CPU, its vocabulary as large as the tokenizer's."""
     config = attrs.evolve(config, vocab_size=tokenizer.vocab_size)
-    model = plugins.load("architecture", name)(config, backend.attention())
+    model = plugins.load(ArchitectureSpec, name)(config, backend.attention())
     return LoadedModel(name, config, model, tokenizer)
 
 
@@ -101,8 +101,7 @@ def load_model_folder(
         return _import_foreign(plugins, folder, config, backend, changes or {})
     if (folder / INDEX).exists():
         verify(folder)
-    spec = plugins.get("architecture", config["architecture"])
-    assert isinstance(spec, ArchitectureSpec)
+    spec = plugins.get(ArchitectureSpec, config["architecture"])
     model_config = changed(spec, spec.config(**_as_tuples(config["config"])), changes or {})
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != config["tokenizer_fingerprint"]:
@@ -110,7 +109,7 @@ def load_model_folder(
             f"{folder}: the tokenizer there ({tokenizer.fingerprint}) is not the model's "
             f"({config['tokenizer_fingerprint']}). Put the tokenizer with that fingerprint back."
         )
-    model = plugins.load("architecture", spec.name)(model_config, backend.attention())
+    model = plugins.load(ArchitectureSpec, spec.name)(model_config, backend.attention())
     try:
         load_model(model, folder / WEIGHTS, strict=True)
     except RuntimeError as error:
@@ -124,7 +123,7 @@ def merge_adapter(
     plugins: PluginManager, model: nn.Module, name: str, saved: Path, config: Mapping[str, Any] | None = None
 ) -> None:
     """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
-    spec, weights = plugins.get("adapter", name), model.state_dict(keep_vars=True)
+    spec, weights = plugins.get(AdapterSpec, name), model.state_dict(keep_vars=True)
     adapter: Adapter = spec.load()(spec.name, spec.config(**_as_tuples(config or {})) if spec.config else None, model)
     adapter.apply(saved)
     with adapter.merged():
@@ -137,11 +136,10 @@ def _import_foreign(
     plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend, changes: Mapping[str, Any]
 ) -> LoadedModel:
     spec = reader(plugins, folder, config)
-    model_config, state = plugins.load("converter", spec.name)().read(folder)
-    architecture = plugins.get("architecture", spec.architecture)
-    assert isinstance(architecture, ArchitectureSpec)
+    model_config, state = plugins.load(ConverterSpec, spec.name)().read(folder)
+    architecture = plugins.get(ArchitectureSpec, spec.architecture)
     model_config = changed(architecture, model_config, changes)
-    model = plugins.load("architecture", spec.architecture)(model_config, backend.attention())
+    model = plugins.load(ArchitectureSpec, spec.architecture)(model_config, backend.attention())
     _fill(model, state, folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model_config.vocab_size:

@@ -21,7 +21,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:
     """The converter that reads a foreign folder with this config.json. Raises UsageError when there is none."""
     names = config.get("architectures") or [config.get("model_type", "?")]
-    specs = [spec for spec in plugins.specs("converter") if isinstance(spec, ConverterSpec)]
+    specs = plugins.specs(ConverterSpec)
     for spec in specs:
         if set(names) & set(spec.reads):
             return spec

@@ -6,6 +6,7 @@ import torch
 
 from mm.core.config.resolve import backend_name
 from mm.core.plugins import PluginManager
+from mm.core.records import BackendSpec
 from mm.runtime.devices.backend import Backend
 
 # before any model asked for fewer
@@ -15,7 +16,7 @@ _THREADS = torch.get_num_threads()
 def open_backend(plugins: PluginManager, text: str) -> Backend:
     """The backend of `--backend` text that is no longer "auto", set up."""
     name, card = backend_name(text)
-    backend: Backend = plugins.load("backend", name)(card)
+    backend: Backend = plugins.load(BackendSpec, name)(card)
     backend.setup()
     return backend
 

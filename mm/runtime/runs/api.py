@@ -91,8 +91,7 @@ def resume_run(plugins: PluginManager, layers: list[Layer], workspace: Workspace
 
 def activate(plugins: PluginManager, backend: str, say: Say) -> None:
     """Set the backend's environment; says which variables come too late because torch is already imported."""
-    spec = plugins.get("backend", backend_name(backend)[0])
-    assert isinstance(spec, BackendSpec)
+    spec = plugins.get(BackendSpec, backend_name(backend)[0])
     # torch loads every installed device extension by itself when it is imported, and one whose driver is missing breaks
     # torch for the whole process; a backend imports its own
     env = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", **spec.env}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mm.core.callback import Callback
 from mm.core.config.autoselect import choose_engine, needs_of
 from mm.core.errors import UsageError
-from mm.core.records import TrackerSpec
+from mm.core.records import EngineSpec, TrackerSpec
 from mm.runtime.text.rows import TextRow
 from mm.runtime.training.callbacks.best import KeepBest
 from mm.runtime.training.callbacks.early_stopping import EarlyStopping
@@ -64,9 +64,8 @@ def _check(run: Run, held: HeldOut) -> None:
 
 
 def _trackers(plugins: PluginManager, run: Run, folder: RunFolder) -> list[Callback]:
-    specs = [s for s in plugins.specs("tracker") if isinstance(s, TrackerSpec)]
-    chosen = [s.name for s in specs if s.always or s.name in run.select.tracker]
-    return [plugins.load("tracker", name)(run.parts.get(f"tracker.{name}"), folder) for name in chosen]
+    chosen = [s.name for s in plugins.specs(TrackerSpec) if s.always or s.name in run.select.tracker]
+    return [plugins.load(TrackerSpec, name)(run.parts.get(f"tracker.{name}"), folder) for name in chosen]
 
 
 def _samples(
@@ -79,7 +78,7 @@ def _samples(
     prompts = prompts_of(settings.sample_prompt, tokenizer, raw=raw, limit=limit)
     prompts += prompts_from(held, settings.samples, tokenizer, limit=limit)
     spec = choose_engine(plugins, run.select.backend)
-    engine = plugins.load("engine", spec.name)(spec.config() if spec.config else None, loaded.model, backend)
+    engine = plugins.load(EngineSpec, spec.name)(spec.config() if spec.config else None, loaded.model, backend)
     return Samples(folder.path / "samples.jsonl", prompts, settings.sample_tokens, loaded, engine, say)
 
 

@@ -14,6 +14,7 @@ import attrs
 from mm.core.config.autoselect import choose_engine, needs_of
 from mm.core.config.sections import part_name, section_of
 from mm.core.errors import UsageError
+from mm.core.records import EngineSpec, RewardSpec, ToolSpec
 from mm.core.workspace import Workspace
 from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Reward, Tool
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.core.run import Run
     from mm.core.say import Say
+    from mm.core.spec import Spec
     from mm.core.workspace import RunFolder
     from mm.runtime.devices.backend import Backend
     from mm.runtime.training.distributed import World
@@ -81,7 +83,7 @@ class ContextBuilder:
         if dtype != "fp32":
             device = next(model.parameters()).device
             model = freeze(copy.deepcopy(model), device, torch_dtype(dtype))
-        engine: Engine = self.plugins.load("engine", spec.name)(self._config("engine", spec.name), model, self.backend)
+        engine: Engine = self.plugins.load(EngineSpec, spec.name)(self._config(EngineSpec, spec.name), model, self.backend)
         return engine
 
     def rewards(self) -> dict[str, tuple[Reward, float]]:
@@ -89,26 +91,26 @@ class ContextBuilder:
         found = {}
         for locator in self._parts.reward:
             name = part_name(locator)
-            found[name] = self.plugins.load("reward", name)(self._placed("reward", name)), _weight(locator)
+            found[name] = self.plugins.load(RewardSpec, name)(self._placed(RewardSpec, name)), _weight(locator)
         return found
 
     def tools(self) -> dict[str, Tool]:
         """Name in the tool's schema -> the tool."""
-        built = [self.plugins.load("tool", name)(self._placed("tool", name)) for name in getattr(self._parts, "tool", ())]
+        built = [self.plugins.load(ToolSpec, name)(self._placed(ToolSpec, name)) for name in getattr(self._parts, "tool", ())]
         return {tool.schema["name"]: tool for tool in built}
 
     @property
     def _parts(self) -> Any:
         return self.run.parts["rollout"]
 
-    def _config(self, kind: str, name: str) -> Any:
-        spec = self.plugins.get(kind, name)
+    def _config(self, record: type[Spec], name: str) -> Any:
+        spec = self.plugins.get(record, name)
         if spec.config is None:
             return None
         return self.run.parts.get(section_of(spec).name) or spec.config()
 
-    def _placed(self, kind: str, name: str) -> Any:
-        config = self._config(kind, name)
+    def _placed(self, record: type[Spec], name: str) -> Any:
+        config = self._config(record, name)
         if config is None:
             return None
         given = attrs.asdict(config, recurse=False)

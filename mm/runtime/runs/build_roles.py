@@ -11,7 +11,7 @@ import attrs
 from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import Needs
+from mm.core.records import AdapterSpec, Needs
 from mm.core.run import Run
 from mm.core.say import Say
 from mm.core.workspace import ADAPTER, Workspace, find_adapter, find_model
@@ -98,11 +98,11 @@ class RoleBuilder:
         """The adapter of a role, put into its model; None for a role without."""
         if not (name := self._adapter_name(role)):
             return None
-        spec = self.plugins.get("adapter", name)
+        spec = self.plugins.get(AdapterSpec, name)
         config: Any = self.run.parts.get(section_of(spec, role).name) if spec.config else None
         if not saved and (start := getattr(config, "from_", "")):
             config = attrs.evolve(config, from_=str(find_adapter(start, self.workspace)))
-        adapter: Adapter = self.plugins.load("adapter", name)(name, config, model)
+        adapter: Adapter = self.plugins.load(AdapterSpec, name)(name, config, model)
         adapter.apply(saved)
         for note in adapter.notes():
             self.say(f"adapter: {note}")

@@ -53,7 +53,7 @@ def run_stages(
     """
     specs = ordered(expand(plugins, names))
     _check_options(specs, plugins, layers)
-    kinds: list[type[Stage]] = [plugins.load("stage", spec.name) for spec in specs]
+    kinds: list[type[Stage]] = [plugins.load(StageSpec, spec.name) for spec in specs]
     stages = [
         kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.options(spec, plugins)) for layer in layers], say)
         for spec, kind in zip(specs, kinds, strict=True)
@@ -89,7 +89,7 @@ def _broken_off(name: str, outcomes: list[Outcome]) -> Iterator[None]:
 
 def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
     """The stages that names, aliases and presets mean, each once. Raises UsageError with close matches."""
-    known = [s for s in plugins.specs("stage") if isinstance(s, StageSpec)]
+    known = plugins.specs(StageSpec)
     presets = {preset for spec in known for preset in spec.presets}
     found: dict[str, StageSpec] = {}
     for name in names:
@@ -190,7 +190,7 @@ def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[s
     for spec in specs:
         for need in spec.needs:
             if need not in have:
-                givers = [s.name for s in plugins.specs("stage") if isinstance(s, StageSpec) and need in s.gives]
+                givers = [s.name for s in plugins.specs(StageSpec) if need in s.gives]
                 raise UsageError(f"Stage {spec.name} needs {need}: run 'mm run {' or '.join(givers) or need}' first.")
         have |= set(spec.gives)
 
@@ -198,8 +198,8 @@ def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[s
 def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = None) -> dict[str, Option]:
     """What may be given for stages (all of them by default), bare (`epochs`) and for one (`sft_epochs`)."""
     found: dict[str, Option] = {}
-    for spec in [s for s in plugins.specs("stage") if isinstance(s, StageSpec)] if specs is None else specs:
-        for option in plugins.load("stage", spec.name).options(spec, plugins):
+    for spec in plugins.specs(StageSpec) if specs is None else specs:
+        for option in plugins.load(StageSpec, spec.name).options(spec, plugins):
             found[option.key] = found[_prefix(spec.name) + option.key] = option
     return found
 
@@ -207,7 +207,7 @@ def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = No
 def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Every option must be taken by a stage that is named; a file may also have tables for stages that are not."""
     known = stage_options(plugins, specs)
-    others = [s for s in plugins.specs("stage") if isinstance(s, StageSpec) and s not in specs]
+    others = [s for s in plugins.specs(StageSpec) if s not in specs]
     elsewhere = stage_options(plugins, others)
     for layer in (layer for layer in layers if not layer.lenient):
         for key in layer.values.keys() - known:

@@ -64,8 +64,7 @@ def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path
     values = read_config(folder)
     if values.get("model_type") != "mm":
         return folder, None, f"{folder} ({', '.join(values.get('architectures') or ['?'])})"
-    spec = plugins.get("architecture", values["architecture"])
-    assert isinstance(spec, ArchitectureSpec)
+    spec = plugins.get(ArchitectureSpec, values["architecture"])
     return folder, spec.config(**values["config"]), f"{folder} ({spec.name})"
 
 

@@ -11,6 +11,7 @@ from mm.core.callback import Callback
 from mm.core.config.autoselect import needs_of
 from mm.core.config.resolve import Resolved
 from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
 from mm.core.say import Say, is_main
 from mm.core.storage import writing
@@ -130,7 +131,7 @@ def _trainer(
     order, steps = corpus.order(rows, settings.seed), needs_of(builder.plugins, run).steps
     feed = Feed(corpus.store, order, settings.global_batch_size, world, steps)
     context = builder.context(feed)
-    algorithm = builder.plugins.load("algorithm", run.select.algo)(run.algorithm, roles, context)
+    algorithm = builder.plugins.load(AlgorithmSpec, run.select.algo)(run.algorithm, roles, context)
     feed.order = algorithm.order(feed.order, rows)
     state = TrainState(
         settings=settings, backend=builder.backend, world=world, roles=roles, algorithm=algorithm, feed=feed,

@@ -32,7 +32,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 def parse_rows(kind: str, rows: Sequence[Mapping[str, Any]], plugins: PluginManager) -> list[Row]:
     """Rows as the format of that kind types them; none without such a format. Raises DataError."""
-    formats = [spec for spec in plugins.specs("format") if isinstance(spec, FormatSpec) and spec.row == kind]
+    formats = [spec for spec in plugins.specs(FormatSpec) if spec.row == kind]
     if not formats:
         return []
     reader = RowReader(formats, kind)

@@ -120,8 +120,7 @@ def test_a_resumed_adapter_of_experts_is_exact(workspace: Path) -> None:
 @pytest.mark.parametrize("target", [(), ("experts.*",), ("experts.down_proj", "mlp.gate", "q_proj")])
 def test_the_kit_s_checks_hold_for_experts(target: tuple[str, ...]) -> None:
     plugins = PluginManager.discover()
-    spec = plugins.get("adapter", "lora")
-    assert isinstance(spec, AdapterSpec)
+    spec = plugins.get(AdapterSpec, "lora")
     assert_passed(check_adapter(spec, architecture="moe", config=LoraConfig(target=target), plugins=plugins))
 
 

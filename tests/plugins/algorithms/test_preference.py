@@ -16,6 +16,7 @@ import mm
 from mm.core.errors import UsageError
 from mm.core.options import option
 from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec
 from mm.core.workspace import RunFolder
 from mm.plugins.algorithms.answers import AnswerAlgorithm
 from mm.plugins.algorithms.dpo import BETAS, DpoConfig
@@ -85,7 +86,7 @@ def test_every_loss_passes_the_checks(loss: str) -> None:
     class Changed(DpoConfig):
         loss_type: str = option(loss, help="A loss.")
 
-    spec = attrs.evolve(PLUGINS.get("algorithm", "dpo"), config=Changed)
+    spec = attrs.evolve(PLUGINS.get(AlgorithmSpec, "dpo"), config=Changed)
     assert_passed(check_algorithm(spec, plugins=PLUGINS, module="mm.plugins.algorithms.dpo"))
 
 

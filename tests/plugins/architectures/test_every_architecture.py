@@ -19,7 +19,7 @@ from mm.testing import tiny_run
 
 PLUGINS = drawing.plugins()
 SIZES = {"dense": {"arch": "dense", **drawing.SMALL}, "moe": drawing.SMALL_EXPERTS}
-ALGORITHMS = [spec.name for spec in PLUGINS.specs("algorithm") if PLUGINS.owner(spec).distribution == "minimind-ascend"]
+ALGORITHMS = [spec.name for spec in PLUGINS.specs(AlgorithmSpec) if PLUGINS.owner(spec).distribution == "minimind-ascend"]
 DRAWN = {"num_generations": 3, "max_new_tokens": 8, "reward": "vowels"}
 OWN: dict[str, dict[str, Any]] = {"distill": {"teacher_from": "start"}, "agent": {**DRAWN, **drawing.AGENT}}
 
@@ -35,8 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needs_of(name: str) -> Needs:
-    spec = PLUGINS.get("algorithm", name)
-    assert isinstance(spec, AlgorithmSpec)
+    spec = PLUGINS.get(AlgorithmSpec, name)
     return spec.needs(spec.config() if spec.config else None)
 
 

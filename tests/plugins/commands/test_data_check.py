@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
+from mm.core.records import FormatSpec
 from mm.plugins.commands.data.calls import SchemaFault, call_faults
 from mm.plugins.commands.data.command import data
 from mm.plugins.commands.data.languages import LANGUAGES, language_of
@@ -173,7 +174,7 @@ def test_only_hashes_of_rows_are_kept(plugins: PluginManager, tmp_path: Path) ->
 
     path = write(tmp_path / "a.jsonl", [{"text": f"{n} " + "x" * 20_000} for n in range(20)])
     checker = Checker(tiny_tokenizer(), 100_000)
-    reader = RowReader([spec for spec in plugins.specs("format")])  # type: ignore[misc]
+    reader = RowReader(plugins.specs(FormatSpec))
     assert [f for entry in reader.read(Files(None, str(path), "")) for f in checker.findings(entry)] == []
     assert {type(seen) for seen in checker._seen} == {bytes} and {len(seen) for seen in checker._seen} == {8}
 

@@ -49,17 +49,17 @@ class Parts:
     def __init__(self) -> None:
         self.found: list[Spec] = [*text.mm_formats(), *chat.mm_formats(), *files.mm_sources(), self.greetings]
 
-    def specs(self, kind: str) -> list[Spec]:
-        return [spec for spec in self.found if spec.kind == kind]
+    def specs(self, record: type[Spec]) -> list[Spec]:
+        return [spec for spec in self.found if isinstance(spec, record)]
 
-    def get(self, kind: str, name: str) -> Spec:
-        for spec in self.specs(kind):
+    def get(self, record: type[Spec], name: str) -> Spec:
+        for spec in self.specs(record):
             if spec.name == name:
                 return spec
-        raise UsageError(f"Unknown {kind} {name!r}.")
+        raise UsageError(f"Unknown {record.kind} {name!r}.")
 
-    def load(self, kind: str, name: str) -> Any:
-        return self.get(kind, name).load()
+    def load(self, record: type[Spec], name: str) -> Any:
+        return self.get(record, name).load()
 
 
 def run(command: Any, *words: str) -> Result:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from mm.cli import mm, run
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
+from mm.core.records import KINDS
 from mm.testing import plugin_manager
 
 
@@ -54,6 +55,6 @@ def test_plugins_new_writes_a_part_that_works(
     package = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert package["entry-points"]["mm.plugins"] == {f"{kind}.my-{kind}": f"mm_my_{kind}"}
     monkeypatch.syspath_prepend(folder / "src")
-    spec = plugin_manager(f"mm_my_{kind}").get(kind, f"my-{kind}")
+    spec = plugin_manager(f"mm_my_{kind}").get(KINDS[kind], f"my-{kind}")
     assert spec.load().__module__.startswith(f"mm_my_{kind}.")
     compile((folder / "tests" / f"test_mm_my_{kind}.py").read_text(), "test", "exec")

@@ -13,6 +13,7 @@ from tokenizers import normalizers
 
 from mm import cli
 from mm.core.plugins import PluginManager
+from mm.core.records import ArchitectureSpec
 from mm.core.workspace import Workspace
 from mm.plugins.commands.tokenizer.report import samples
 from mm.runtime.devices.backend import Backend
@@ -84,7 +85,7 @@ def test_what_does_not_come_back_is_counted(workspace: Workspace, capsys: pytest
 
 def test_a_runs_tokenizer_can_be_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     plugins, run, tokenizer = PluginManager.discover(environ={}), workspace.run("mine"), tiny_tokenizer()
-    config = plugins.get("architecture", "dense").config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    config = plugins.get(ArchitectureSpec, "dense").config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
     run.model.mkdir(parents=True)
     save_model_folder(run.model, new_model(plugins, "dense", config, tokenizer, Backend()))
     run.update_manifest({"name": "mine"})

@@ -19,6 +19,7 @@ from mm import cli
 from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.config.load_settings import Inference
 from mm.core.plugins import PluginManager
+from mm.core.records import ArchitectureSpec
 from mm.core.workspace import Workspace, fingerprint
 from mm.plugins.evaluations.measure import measure
 from mm.plugins.evaluations.settings import EvalSettings
@@ -51,7 +52,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager) 
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     for seed, (name, tokenizer) in enumerate({"first": tiny_tokenizer(), "second": Tokenizer.load()}.items()):
         torch.manual_seed(seed)
-        config = plugins.get("architecture", "dense").config(**SIZES, max_position_embeddings=256)
+        config = plugins.get(ArchitectureSpec, "dense").config(**SIZES, max_position_embeddings=256)
         loaded = new_model(plugins, "dense", config, tokenizer, Backend())
         for parameter in loaded.model.parameters():
             parameter.data.mul_(4)

@@ -30,7 +30,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 @pytest.fixture(scope="module")
 def formats() -> list[FormatSpec]:
-    return [spec for spec in PluginManager.discover(environ={}).specs("format") if isinstance(spec, FormatSpec)]
+    return PluginManager.discover(environ={}).specs(FormatSpec)
 
 
 @pytest.fixture(scope="module")

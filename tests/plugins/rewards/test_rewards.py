@@ -34,8 +34,8 @@ TOOL = {
 
 
 def make(name: str, **options: Any) -> Reward:
-    spec = PLUGINS.get("reward", name)
-    reward: Reward = PLUGINS.load("reward", name)(spec.config(**options) if spec.config else None)
+    spec = PLUGINS.get(RewardSpec, name)
+    reward: Reward = PLUGINS.load(RewardSpec, name)(spec.config(**options) if spec.config else None)
     return reward
 
 
@@ -462,13 +462,13 @@ def failures(checks: Iterable[Check]) -> Mapping[str, str]:
 
 
 def test_the_kit_catches_a_moody_reward() -> None:
-    found = failures(check_reward(plugin_manager(__name__).get("reward", "moody"), module=__name__))
+    found = failures(check_reward(plugin_manager(__name__).get(RewardSpec, "moody"), module=__name__))
     assert found.keys() >= {"scores", "repeats"} and "nan is no score" in found["scores"]
 
 
 def test_the_kit_checks_a_reward_with_the_config_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def score(rows, completions):\n    return [None] * len(rows)\n")
-    spec = PLUGINS.get("reward", "python")
+    spec = PLUGINS.get(RewardSpec, "python")
     skipped = {check.name: check.detail for check in check_reward(spec)}
     assert "skipped: --reward python needs --python-function" in skipped["scores"]
     config = spec.config(function=tmp_path / "mine.py:score")

@@ -202,7 +202,7 @@ def failures(checks: Iterable[Check]) -> dict[str, str]:
 
 
 def test_the_kit_catches_a_careless_tool() -> None:
-    spec = plugin_manager(__name__).get("tool", "careless")
+    spec = plugin_manager(__name__).get(ToolSpec, "careless")
     assert failures(check_tool(spec, module=__name__)).keys() >= {"a call is answered"}
     schema = {"name": "no name", "parameters": {"type": "wish"}}
     broken = type("Broken", (Careless,), {"schema": schema})

@@ -16,7 +16,7 @@ from mm.contracts import Engine
 from mm.core.config.autoselect import choose_engine
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import EngineSpec
+from mm.core.records import ArchitectureSpec, EngineSpec
 from mm.core.workspace import Workspace
 from mm.plugins.commands.chat.command import chat
 from mm.plugins.commands.generate.command import generate
@@ -41,7 +41,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager) 
     run = workspace.run("tiny-run")
     run.model.mkdir(parents=True)
     torch.manual_seed(0)
-    config = plugins.get("architecture", "dense").config(**TINY, max_position_embeddings=256)
+    config = plugins.get(ArchitectureSpec, "dense").config(**TINY, max_position_embeddings=256)
     loaded = new_model(plugins, "dense", config, Tokenizer.load(), Backend())
     for parameter in loaded.model.parameters():
         parameter.data.mul_(5)

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from torch import nn
 
 from mm.core.plugins import PluginManager
+from mm.core.records import ArchitectureSpec
 from mm.core.settings import TrainSettings
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
@@ -107,9 +108,8 @@ def test_frozen_parameters_get_no_optimizer() -> None:
 @pytest.mark.parametrize("arch", ["dense", "moe"])
 def test_a_layer_as_wide_as_the_vocabulary_is_hidden_and_an_embedding_is_not(arch: str, tied: bool) -> None:
     """Also a stack of one expert is, which is as long as an output of one number."""
-    spec = PluginManager.discover().get("architecture", arch)
+    spec = PluginManager.discover().get(ArchitectureSpec, arch)
     experts = {"num_experts": 1, "num_experts_per_tok": 1} if arch == "moe" else {}
-    assert spec.config is not None
     config = spec.config(
         vocab_size=64, hidden_size=16, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=tied, **experts,

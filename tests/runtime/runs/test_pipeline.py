@@ -95,8 +95,7 @@ def test_stages_run_after_what_they_need(plugins: PluginManager, tmp_path: Path,
 
 
 def test_a_circle_is_refused(plugins: PluginManager) -> None:
-    floor, roof = plugins.get("stage", "floor"), plugins.get("stage", "roof")
-    assert isinstance(floor, StageSpec) and isinstance(roof, StageSpec)
+    floor, roof = plugins.get(StageSpec, "floor"), plugins.get(StageSpec, "roof")
     with pytest.raises(UsageError, match="floor, roof need each other"):
         ordered([attrs.evolve(floor, needs=("roof",)), roof])
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec
 from mm.core.settings import TrainSettings
 from mm.runtime.devices.backend import Backend
 from mm.runtime.nn.batch import Unit, pack
@@ -41,7 +42,7 @@ def gradients(rows: Sequence[Unit], micro_batch_tokens: int, algorithm: str = "s
     roles = {"policy": Role("policy", model, trainable=True)}
     state = TrainState(
         settings=TrainSettings(max_steps=1, micro_batch_tokens=micro_batch_tokens, dtype="fp32"), backend=Backend(),
-        world=World(), roles=roles, algorithm=plugins().load("algorithm", algorithm)(None, roles, None), feed=None,  # type: ignore[arg-type]
+        world=World(), roles=roles, algorithm=plugins().load(AlgorithmSpec, algorithm)(None, roles, None), feed=None,  # type: ignore[arg-type]
     )  # fmt: skip
     trainer = Trainer(state, evaluate=lambda state: {})
     state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients

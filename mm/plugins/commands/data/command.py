@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mm.core.errors import UsageError
+from mm.core.records import SourceSpec
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
 
@@ -38,7 +39,7 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
     """Write the files of the built-in source NAME."""
     source = _maker(plugins, name)
     if source is None:
-        makers = [spec.name for spec in plugins.specs("source") if _maker(plugins, spec.name) is not None]
+        makers = [spec.name for spec in plugins.specs(SourceSpec) if _maker(plugins, spec.name) is not None]
         raise UsageError(f"Source {name!r} makes no files. Those that do: {', '.join(makers) or 'none'}.")
     folder = out or Path("data") / name
     click.echo(f"{folder}:")
@@ -81,8 +82,8 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
 
 
 def _maker(plugins: PluginManager, name: str) -> object | None:
-    spec = plugins.get("source", name)
-    source = plugins.load("source", name)(spec.config() if spec.config else None, name, "")
+    spec = plugins.get(SourceSpec, name)
+    source = plugins.load(SourceSpec, name)(spec.config() if spec.config else None, name, "")
     return source if hasattr(source, "make") else None
 
 

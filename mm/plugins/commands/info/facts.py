@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from mm.core.plugins import PluginManager
-from mm.core.records import active_parameters
+from mm.core.records import ArchitectureSpec, ConverterSpec, active_parameters
 from mm.core.workspace import RunFolder, read_config, step_of
 from mm.runtime.models.convert import NATIVE
 from mm.runtime.models.hf_files import reader, weight_files
@@ -37,9 +37,9 @@ def _config(plugins: PluginManager, folder: Path) -> tuple[str, str, Any]:
     values = read_config(folder)
     if values.get("model_type") != "mm":
         spec = reader(plugins, folder, values)
-        return spec.name, spec.architecture, plugins.load("converter", spec.name)().read_config(values)
+        return spec.name, spec.architecture, plugins.load(ConverterSpec, spec.name)().read_config(values)
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values["config"].items()}
-    config_class = plugins.get("architecture", values["architecture"]).config
+    config_class = plugins.get(ArchitectureSpec, values["architecture"]).config
     assert config_class is not None
     return NATIVE, values["architecture"], config_class(**fields)
 

@@ -24,7 +24,7 @@ class RunCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Stages with their summaries, then presets with their stages."""
-        stages = ordered([s for s in ctx.obj.specs("stage") if isinstance(s, StageSpec)])
+        stages = ordered(ctx.obj.specs(StageSpec))
         with formatter.section("Stages"):
             formatter.write_dl([(" / ".join((s.name, *s.aliases)), s.summary) for s in stages])
         with formatter.section("Presets"):

@@ -48,5 +48,5 @@ class Download(Stage):
     def _line(self) -> str:
         if named := self._named():
             return f"data: {', '.join(named)}; nothing to download"
-        sources = [s.name for s in self.plugins.specs("source") if isinstance(s, SourceSpec) and s.provides]
+        sources = [s.name for s in self.plugins.specs(SourceSpec) if s.provides]
         return f"skipped: the built-in data ({', '.join(sources)}) comes with mm"

@@ -57,7 +57,7 @@ class TrainTokenizer(Stage):
 
     def _names(self) -> list[str]:
         named = list(select(self.layers).data)
-        return named or [s.name for s in self.plugins.specs("source") if isinstance(s, SourceSpec) and s.provides]
+        return named or [s.name for s in self.plugins.specs(SourceSpec) if s.provides]
 
     def _parts(self) -> list[tuple[str, str]]:
         # a file holds one kind of row, whichever it is; a built-in source is read for every kind that gives text
