@@ -34,7 +34,7 @@ FLOORS = (
     ("mm",),
 )
 PARTS = len(FLOORS) - 2
-LARGEST_CORE = 2600
+LARGEST_CORE, LONGEST_FILE, LONGEST_FUNCTION = 2600, 250, 40
 
 
 @cache
@@ -148,3 +148,18 @@ def test_what_has_moved_is_found_at_its_new_path() -> None:
     table = dict(line.split() for line in (PACKAGE / "core" / "moved.txt").read_text(encoding="utf-8").splitlines())
     assert [old for old in table if old in modules()] == []
     assert [new for new in table.values() if new not in modules()] == []
+
+
+def test_files_and_functions_stay_short() -> None:
+    """The sizes of docs/design.md. A longer one has several responsibilities: split it by these."""
+    wrong = []
+    for path in modules().values():
+        text = path.read_text(encoding="utf-8")
+        if (lines := len(text.splitlines())) > LONGEST_FILE:
+            wrong.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines} lines")
+    assert wrong == []
