@@ -40,25 +40,37 @@ from mm.runtime.models.converter import Converter, Unsupported
 from mm.runtime.models.rules import Rules
 from mm.runtime.runs.stage import Stage, StageResult
 from mm.runtime.training.algorithm import Algorithm
-from mm.runtime.training.measures import Largest, Metrics, Totals, Watch
+from mm.runtime.training.context import Context
+from mm.runtime.training.measures import Largest, Metrics, Totals, Watch, mean_loss
+from mm.runtime.training.preference import Answers, PreferenceAlgorithm, PreferenceConfig
+from mm.runtime.training.rollouts.completions import Groups, Sample, rewards_of
+from mm.runtime.training.rollouts.experience import DrawnTokens, Experience, TokenValues
+from mm.runtime.training.rollouts.losses import clip_ratio, clipped_surrogate, estimate_kl, policy_gradient
+from mm.runtime.training.rollouts.options import RolloutConfig, kl_coefficient, rollout_needs
+from mm.runtime.training.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, sum_by_document
     from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
+    from mm.runtime.training.roles import Role
 
 # where the names are that need torch: imported when they are asked for (PEP 562)
 _WITH_TORCH = {
     **dict.fromkeys(("Packed", "Tokens", "Unit", "pack", "sum_by_document"), "mm.runtime.nn.batch"),
     **dict.fromkeys(("linear_cross_entropy", "token_logprobs"), "mm.runtime.nn.heads"),
+    "Role": "mm.runtime.training.roles",
 }
 
 __all__ = [
-    "AcceleratorBackend", "Adapter", "AdapterSpec", "Algorithm", "AlgorithmSpec", "ArchitectureSpec", "Backend", "BackendSpec",
-    "Callback", "CheckpointError", "CommandSpec", "Completion", "Container", "Converter", "ConverterSpec", "DataError", "Engine",
-    "EngineSpec", "Format", "FormatSpec", "Largest", "MMError", "Metrics", "Needs", "OnToken", "Packed", "Position", "Probe",
-    "Request", "Reward", "RewardSpec", "Rules", "Sampling", "Source", "SourceSpec", "Stage", "StageResult", "StageSpec",
-    "Tokens", "Tool", "ToolSpec", "Totals", "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch",
-    "hookimpl", "linear_cross_entropy", "option", "pack", "sum_by_document", "token_logprobs",
+    "AcceleratorBackend", "Adapter", "AdapterSpec", "Algorithm", "AlgorithmSpec", "Answers", "ArchitectureSpec", "Backend",
+    "BackendSpec", "Callback", "CheckpointError", "CommandSpec", "Completion", "Container", "Context", "Converter",
+    "ConverterSpec", "DataError", "DrawnTokens", "Engine", "EngineSpec", "Experience", "Format", "FormatSpec", "Groups",
+    "Largest", "MMError", "Metrics", "Needs", "OnToken", "Packed", "Position", "PreferenceAlgorithm", "PreferenceConfig",
+    "Probe", "Request", "Reward", "RewardSpec", "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Source",
+    "SourceSpec", "Stage", "StageResult", "StageSpec", "TokenValues", "Tokens", "Tool", "ToolSpec", "Totals", "TrackerSpec",
+    "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate", "estimate_kl",
+    "hookimpl", "kl_coefficient", "linear_cross_entropy", "mean_loss", "option", "pack", "policy_gradient", "rewards_of",
+    "rollout_needs", "sum_by_document", "token_logprobs",
 ]  # fmt: skip
 
 

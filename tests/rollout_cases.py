@@ -14,8 +14,9 @@ import torch
 from ranks import two_ranks
 from safetensors.torch import load_file
 
-from mm.plugins.rollouts.base import Rollout
-from mm.plugins.rollouts.samples import Sample
+from mm.runtime.training.rollouts.completions import Sample
+from mm.runtime.training.rollouts.experience import Experience
+from mm.runtime.training.rollouts.rollout import Rollout
 from mm.testing import tiny_run
 
 TINY = {
@@ -46,8 +47,9 @@ def run_cases(folder: str, *cases: str) -> None:
     drawn: list[dict[str, Any]] = []
     log = Rollout._log
 
-    def keep(self: Rollout, samples: list[Sample]) -> None:
-        drawn.extend({"key": s.key, "ids": s.ids, "reward": s.reward, "advantage": s.advantage} for s in samples)
+    def keep(self: Rollout, samples: list[Sample], experience: list[Experience]) -> None:
+        advantages = {one.sample.key: one.advantage for one in experience}
+        drawn.extend({"key": s.key, "ids": s.ids, "reward": s.reward, "advantage": advantages[s.key]} for s in samples)
 
     Rollout._log = keep  # type: ignore[method-assign]
     plugins = drawing.plugins()

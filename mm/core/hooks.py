@@ -56,7 +56,7 @@ def mm_algorithms() -> Iterable[records.AlgorithmSpec]:
     ... def mm_algorithms():
     ...     yield AlgorithmSpec(
     ...         name="focal", summary="Focal loss.", target="focal.algorithm:Focal", config=FocalConfig,
-    ...         needs=lambda config: Needs(data="chat"), defaults={"learning_rate": 1e-4})
+    ...         needs=Needs(data="chat"), defaults={"learning_rate": 1e-4})
     """
     raise NotImplementedError
 

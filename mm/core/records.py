@@ -83,9 +83,14 @@ class Needs:
     steps: int = 1
 
 
+def _always(needs: Needs | Callable[[Any], Needs]) -> Callable[[Any], Needs]:
+    return (lambda config: needs) if isinstance(needs, Needs) else needs
+
+
 @attrs.frozen(kw_only=True)
 class AlgorithmSpec(Spec):
-    """What is learned. `defaults` overrides common settings by name; `needs` is a function of the config.
+    """What is learned. `defaults` overrides common settings by name; `needs` is a `Needs`, or a function of the config that
+    returns one, and is read as a function.
 
     `starts_from` names the algorithms whose runs this one continues when the user names no model; without any, a new
     model is made, of the `new_model` architecture and preset unless the user names others.
@@ -94,7 +99,7 @@ class AlgorithmSpec(Spec):
     kind: ClassVar[str] = "algorithm"
     hook: ClassVar[str] = "mm_algorithms"
 
-    needs: Callable[[Any], Needs]
+    needs: Callable[[Any], Needs] = attrs.field(converter=_always)
     defaults: Mapping[str, Any] = attrs.field(factory=dict)
     starts_from: tuple[str, ...] = ()
     new_model: tuple[str, str] | None = None

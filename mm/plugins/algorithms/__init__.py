@@ -1,2 +1,1 @@
-"""Training algorithms, a folder each; modules beside them are shared by several. They import contracts, runtime, core and
-`mm.plugins.rollouts`."""
+"""Training algorithms, a folder each; the module beside them is shared by several. They import contracts, runtime and core."""

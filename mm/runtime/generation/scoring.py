@@ -1,4 +1,4 @@
-"""Rewards put together: every reward asked, its answers checked, and their weighted sum for each completion."""
+"""Scoring: every reward is called, its scores are checked, and each completion gets their weighted sum."""
 
 from __future__ import annotations
 
@@ -18,29 +18,39 @@ Score = float | None
 
 
 @attrs.frozen(kw_only=True)
+class CompletionScore:
+    """The rewards of one completion: their weighted sum, each of them by name (None: it does not apply), and the reasons of
+    those that failed, by name. If any failed, `total` is no measure of the completion and nothing is learned from it."""
+
+    total: float = 0.0
+    by_name: Mapping[str, Score] = attrs.field(factory=dict)
+    failed: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
 class Scores:
-    """What the rewards say about completions. `total` are the weighted sums, in which a None does not count; `by_name`
-    the scores of each reward, unweighted; `failed` has for each completion the rewards whose None is a failure, by name
-    with the reason: its total is then no measure of it."""
+    """The rewards of several completions. `total` are the weighted sums, in which a None does not count; `by_name` the scores
+    of each reward, unweighted; `failed` has for each completion the reasons of the rewards that failed, by name."""
 
     total: Sequence[float]
     by_name: Mapping[str, Sequence[Score]]
     failed: Sequence[Mapping[str, str]]
 
-    def of(self, index: int) -> dict[str, Score]:
-        """Each reward's score of one completion."""
-        return {name: scores[index] for name, scores in self.by_name.items()}
+    def of(self, index: int) -> CompletionScore:
+        """The scores of one completion."""
+        by_name = {name: scores[index] for name, scores in self.by_name.items()}
+        return CompletionScore(total=self.total[index], by_name=by_name, failed=self.failed[index])
 
 
 def score(
     rewards: Mapping[str, tuple[Reward, float]], rows: Sequence[Row], completions: Sequence[str], *,
     places: Sequence[str] = (), skip_failed: bool = False,
 ) -> Scores:  # fmt: skip
-    """Ask every reward about every completion; `rows` are those of their prompts, `places` where these stand.
+    """Score every completion by every reward; `rows` are those of their prompts, `places` where these are.
 
-    A reward that raises, answers with something else than one finite number or None for each completion, or with too
-    few, is an MMError that names it and the row; with `skip_failed` the completions at which it fails get None and the
-    reason. Raises UsageError when no reward applies to any of the rows.
+    Raises MMError naming the reward and the row if a reward raises, or does not return exactly one finite number or None per
+    completion; with `skip_failed` such a completion gets None and the reason. Raises UsageError if no reward applies to any of
+    the rows.
     """
     places = places or [f"row {i + 1} of the batch" for i in range(len(rows))]
     by_name: dict[str, list[Score]] = {}
@@ -62,7 +72,7 @@ def score(
 def _ask(
     name: str, reward: Reward, rows: Sequence[Row], completions: Sequence[str], places: Sequence[str], skip_failed: bool
 ) -> tuple[list[Score], dict[int, str]]:
-    """The scores, and why which of them are failures. A batch that fails is asked again one by one, to find the row."""
+    """The scores, and the reasons of the failures by index. A batch that fails is scored again one by one, to find the row."""
     try:
         return _checked(reward(rows, completions), len(completions)), {}
     except Exception as error:

@@ -29,6 +29,12 @@ class Tokens:
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
+    @property
+    def learn(self) -> Tensor:
+        """True for each token that is a target (bool, of the sequence's length); without such a field all are."""
+        found = self.fields.get("learn")
+        return torch.ones(len(self), dtype=torch.bool) if found is None else found
+
 
 @attrs.frozen(eq=False)
 class Unit:
@@ -77,6 +83,15 @@ class Packed:
     def num_targets(self) -> int:
         """M."""
         return int(self.targets.shape[0])
+
+    @property
+    def target_document(self) -> Tensor:
+        """The document of each learned position, M; computed on the device, without a synchronisation."""
+        return torch.searchsorted(self.cu_seqlens[1:].long(), self.target_index, right=True)
+
+    def targets_per_document(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """How many learned positions each document has, N."""
+        return sum_by_document(torch.ones_like(self.targets, dtype=dtype), self)
 
     def to(self, device: torch.device) -> Packed:
         """The same pack with its tensors on `device`; copies do not block the host."""
@@ -138,8 +153,7 @@ def sum_by_document(values_M: Tensor, batch: Packed) -> Tensor:
 
     Through a table with a row for each document: adding by index comes in another order each time on some devices.
     """
-    cu_seqlens, longest = batch.cu_seqlens.long(), max(batch.lengths, default=1)
-    document_M = torch.searchsorted(cu_seqlens[1:], batch.target_index, right=True)
+    cu_seqlens, longest, document_M = batch.cu_seqlens.long(), max(batch.lengths, default=1), batch.target_document
     place_M = document_M * longest + batch.target_index - cu_seqlens[document_M]
     table = values_M.new_zeros(len(batch.lengths) * longest).index_copy(0, place_M, values_M)
     return table.view(len(batch.lengths), longest).sum(1)

@@ -31,7 +31,8 @@ from mm.runtime.training.distributed import join_world
 from mm.runtime.training.feed import Feed
 from mm.runtime.training.held_out import HeldOut, evaluate
 from mm.runtime.training.memory import explained
-from mm.runtime.training.roles import Role, check_positions
+from mm.runtime.training.positions import check_positions
+from mm.runtime.training.roles import Role
 from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
 from mm.runtime.training.trainer import Trainer
@@ -96,7 +97,7 @@ def _build(
     held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
     use_threads(backend, loaded.model, run.train.threads)
     roles = role_builder.roles(needs, loaded)
-    check_positions(roles, run.train.max_length, f"--max-length {run.train.max_length} is")
+    check_positions(roles, {f"--max-length {run.train.max_length}": run.train.max_length})
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)

@@ -1,4 +1,4 @@
-"""What an algorithm may use besides its models."""
+"""The context of an algorithm: what it may use beside its models. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
-import torch
 
 from mm.runtime.data.source import Position
 from mm.runtime.generation.scoring import Scores, score
-from mm.runtime.nn.batch import Packed, Unit, pack
 
 if TYPE_CHECKING:
+    import torch
+
     from mm.runtime.data.store import Store
     from mm.runtime.generation.engine import Engine, Reward, Tool
+    from mm.runtime.nn.batch import Packed, Unit
     from mm.runtime.text.rows import Row
     from mm.runtime.text.tokenizer import Tokenizer
     from mm.runtime.training.distributed import World
@@ -31,15 +32,17 @@ class Units(Protocol):
 
 @attrs.define(kw_only=True)
 class Context:
-    """What a run lends its algorithm.
+    """What a run offers its algorithm.
 
-    `max_length` is the most tokens that a row may have. `more_rows(n)` gives this rank's share of the next rows under
-    the checkpointed data cursor, and `packs` micro-batches on the device by the run's token budget. `row(unit.row_index)` is
-    the row that a unit was made of, for kinds that are kept, `position(unit.row_index)` where it stands, `units` are those
-    of all rows by `Unit.row_index`, held-out ones too, and `data_digest` names their content; while a run is measured on
-    another file, these four are that file's. `cache` is a folder for what could be computed again. An algorithm that
-    generates has an `engine`, the `rewards` with their weights by name, the `tools` by name, and `log` for samples to
-    read. `warn` says something once.
+    - `tokenizer`, `world` (the ranks: `world.sum` adds up host numbers), `seed`; `max_length`, the most tokens of a row;
+    - `more_rows(n)`: this rank's share of the next n rows, under the checkpointed data cursor;
+    - `packs(units)`: micro-batches on the device, by the run's token budget, for forwards in `prepare` and `evaluate`;
+    - by `unit.row_index`: `row(i)`, the row that a unit was made of (of kinds that are kept), `position(i)`, its place in the
+      data, and `units[i]`, the unit itself, held-out rows too; `data_digest` identifies all of them. While a run is measured on
+      another file, these four are that file's;
+    - `cache`: a folder for what could be computed again; `warn(text)`: prints a line once and notes it in the manifest;
+    - of an algorithm that generates: the `engine`, the `rewards` with their weights and the `tools` by name,
+      `score(rows, completions)`, and `log(lines)` for rollouts.jsonl.
     """
 
     tokenizer: Tokenizer
@@ -49,7 +52,7 @@ class Context:
     max_length: int | None = None
     row: Callable[[int], Row] = attrs.field(factory=lambda: _unkept)
     position: Callable[[int], Position] = lambda index: Position(path="rows", line=index)
-    packs: Callable[[list[Unit]], list[Packed]] = lambda units: [pack(units)]
+    packs: Callable[[list[Unit]], list[Packed]] = attrs.field(factory=lambda: _one_pack)
     units: Units = ()
     data_digest: str = ""
     cache: Path | None = None
@@ -62,8 +65,8 @@ class Context:
     _warned: set[str] = attrs.field(factory=set, init=False)
 
     def score(self, rows: Sequence[int], completions: Sequence[str]) -> Scores:
-        """What the run's rewards say about completions; `rows` are the `unit.row_index` of their prompts. See `score`. The first
-        failure of each reward that is skipped is said."""
+        """The scores of completions by the run's rewards, see `score`; `rows` are the `unit.row_index` of their prompts. Warns of
+        the first failure of each reward that is skipped."""
         found = {index: self.row(index) for index in dict.fromkeys(rows)}
         places = {index: self.position(index) for index in found}
         scores = score(
@@ -82,7 +85,7 @@ class Context:
 
     @contextmanager
     def reading(self, store: Store) -> Iterator[None]:
-        """Inside, all that belongs to a store is another one's: that of the held-out rows."""
+        """Inside the block, what belongs to a store (see `of_store`) is this one's: that of the held-out rows."""
         now = of_store(store)
         before = {name: getattr(self, name) for name in now}
         self._set(now)
@@ -97,12 +100,20 @@ class Context:
 
     def generator(self, *key: int) -> torch.Generator:
         """A CPU generator that depends on the run's seed and `key` alone, never on rank or slot."""
+        import torch
+
         return torch.Generator().manual_seed(stable_seed(self.seed, *key))
 
 
 def of_store(store: Store) -> dict[str, Any]:
     """The attributes of `Context` that belong to a store, as it has them."""
     return {"row": store.row, "position": store.position, "units": store, "data_digest": store.digest}
+
+
+def _one_pack(units: list[Unit]) -> list[Packed]:
+    from mm.runtime.nn.batch import pack
+
+    return [pack(units)]
 
 
 def _unkept(index: int) -> Row:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mm.core.errors import UsageError
-from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.batch import Packed, sum_by_document
+from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
 from mm.runtime.training.measures import Metrics, Totals
 
 
@@ -46,7 +46,7 @@ class Role:
 
     @property
     def shared(self) -> bool:
-        """Whether the model is another role's."""
+        """True if the model is another role's."""
         return self._without is not None
 
     def train(self, mode: bool) -> None:
@@ -55,13 +55,51 @@ class Role:
             self.model.train(mode and self.trainable)
 
     def __call__(self, batch: Packed, head: Callable[[Tensor, Tensor], Any]) -> Any:
-        """`head(hidden_TE, weight_VE)` inside the model's forward; what an auxiliary loss needs is kept aside."""
+        """Runs the model and returns `head(hidden_TE, weight_VE)`, computed inside its forward; what an auxiliary loss needs is
+        kept aside."""
         with self._without() if self._without else nullcontext():
             result, auxiliary = self.module(batch, head=head)
-        # a forward that nothing is learned from (log-probabilities in `prepare`, a frozen role) has no auxiliary loss
+        # no gradient, no auxiliary loss: log-probabilities in `prepare`, a frozen role
         if auxiliary is not None and self.trainable and torch.is_grad_enabled():
             self._auxiliary.append(auxiliary)
         return result
+
+    # ---- the usual heads. Legend: M learned positions and N documents of the pack
+
+    def logprobs(self, batch: Packed, *, temperature: float = 1.0) -> Tensor:
+        """The log-probability of each target at this temperature, M, in float32."""
+
+        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+            return token_logprobs(_predicting(hidden, batch), weight, batch.targets, temperature=temperature)
+
+        found: Tensor = self(batch, head)
+        return found
+
+    def sequence_logprobs(self, batch: Packed) -> Tensor:
+        """The sum of the log-probabilities of each document's targets, N: of each answer, of each completion."""
+
+        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+            return sum_by_document(token_logprobs(_predicting(hidden, batch), weight, batch.targets), batch)
+
+        found: Tensor = self(batch, head)
+        return found
+
+    def cross_entropy(self, batch: Packed, *, weights_M: Tensor | None = None) -> Tensor:
+        """The sum over all targets of -log p, times `weights_M` if given. Faster than `-logprobs(batch).sum()`: the gradient
+        is made in the forward."""
+
+        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+            return linear_cross_entropy(_predicting(hidden, batch), weight, batch.targets, weights_M=weights_M)
+
+        found: Tensor = self(batch, head)
+        return found
+
+    def values(self, batch: Packed) -> Tensor:
+        """The value of the state before each target, M, in float32; of a role in `Needs.value_heads`."""
+        found: Tensor = self(batch, lambda hidden, weight: (_predicting(hidden, batch) @ weight.t()).squeeze(1).float())
+        return found
+
+    # ---- the model's own loss
 
     def counts(self, batch: Packed) -> dict[str, float]:
         """What the model's auxiliary loss divides by, under the role's name: two roles may be of one architecture."""
@@ -69,7 +107,7 @@ class Role:
         return {self._prefix + name: value for name, value in counted.items()}
 
     def auxiliary_metrics(self) -> Metrics:
-        """What the model tells about the calls that `auxiliary_loss` will answer; empty where it tells nothing."""
+        """The model's own metrics for the forwards whose auxiliary loss is still to be added; empty if it has none."""
         measure = getattr(self.model, "auxiliary_metrics", None)
         found: Metrics = {}
         for metrics in map(measure, self._auxiliary) if measure else ():
@@ -87,15 +125,9 @@ class Role:
         return sum(found[1:], found[0]) if found else None
 
 
-def check_positions(roles: Mapping[str, Role], most: int, what: str) -> None:
-    """Raise UsageError where sequences of up to `most` tokens, as `what` says, are too long for a role's model."""
-    for role in roles.values():
-        positions = getattr(getattr(role.model, "config", None), "max_position_embeddings", None)
-        if positions is not None and most > positions:
-            raise UsageError(
-                f"{what} more than the {positions} positions of the {role.name} (max_position_embeddings of its architecture): "
-                "lower it, or take a model with more positions."
-            )
+def _predicting(hidden: Tensor, batch: Packed) -> Tensor:
+    """The hidden states that predict the targets, (M, E). index_select: indexing with [] is 6 times as slow on a CPU."""
+    return hidden.index_select(0, batch.target_index)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a completion is worth: the advantages of every algorithm that draws, against formulas in float64 written out apart."""
+"""The advantages of every algorithm with rollouts, against formulas in float64 written out apart."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from mm.plugins.algorithms.rloo.algorithm import Rloo
 from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
-from mm.plugins.rollouts.samples import Sample
+from mm.runtime.generation.scoring import CompletionScore
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 from mm.runtime.training.distributed import World
+from mm.runtime.training.roles import Role
+from mm.runtime.training.rollouts.completions import Sample
+from mm.runtime.training.rollouts.experience import Experience
 
 REWARDS = [[0.5, 2.0, -1.0, 0.25], [1.0, 1.0, 1.0, 0.0], [3.0, 3.0, 3.0, 3.0]]
 TINY = 1e-4  # what is added to a deviation, as in TRL
 
 
-class Bigram:
+class Bigram(Role):
     """A role that reads one token: its logits are those of a row of a table, or its values the rows themselves."""
 
-    model = None  # nothing bounds its positions
+    model: Any = None  # nothing bounds its positions
 
     def __init__(self, seed: int, width: int = 11) -> None:
         self.table = torch.randn(11, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -46,7 +49,7 @@ class Bigram:
         hidden = self.table[batch.input_ids].float()
         return head(hidden, torch.eye(width))  # type: ignore[no-any-return]
 
-    def logprobs(self, ids: Sequence[int]) -> list[float]:
+    def of(self, ids: Sequence[int]) -> list[float]:
         """The log-probability of every token after the first."""
         rows = (self.table[before].tolist() for before in ids[:-1])
         return [row[token] - math.log(sum(map(math.exp, row))) for row, token in zip(rows, ids[1:], strict=True)]
@@ -62,15 +65,21 @@ def drawn(row: int, ids: Sequence[int], reward: float, logprobs: Sequence[float]
     sample = Sample.of(Unit((Tokens(torch.tensor([1, 2])),), row_index=row), None, (row, number))  # type: ignore[arg-type]
     given = tuple(logprobs) or (-1.0,) * len(ids)
     sample.extend(Completion(ids=tuple(ids), logprobs=given, finish_reason="stop"), "")
-    sample.reward = reward
+    sample.score = CompletionScore(total=reward)
     return sample
 
 
 def compared(algorithm: Any) -> list[list[float]]:
     """The advantages of three groups of four."""
     groups = [[drawn(row, [3], reward, number=n) for n, reward in enumerate(group)] for row, group in enumerate(REWARDS)]
-    algorithm.compare(groups)
-    return [[sample.advantage for sample in group] for group in groups]
+    found: list[list[float]] = algorithm.advantages(groups)
+    return found
+
+
+def fields(experience: Experience) -> dict[str, list[float]]:
+    """The values of its tokens, as the update's unit has them."""
+    (sequence,) = experience.as_unit().sequences
+    return {name: values.tolist() for name, values in sequence.fields.items()}
 
 
 # ---- against a group, or the rollout
@@ -108,23 +117,25 @@ def test_ppo_whitens_the_advantages_of_all_tokens() -> None:
     policy, reference, critic = Bigram(0), Bigram(1), Bigram(2, width=1)
     config = PpoConfig(kl_coef=0.1, gamma=0.9, gae_lambda=0.8)
     samples = [drawn(0, [3, 4, 5], 2.0), drawn(1, [6], -1.0), drawn(2, [7, 3, 3, 8], 0.5)]
-    Ppo(config, {"policy": policy, "reference": reference, "critic": critic}, tools()).remember(samples)
+    ppo = Ppo(config, {"policy": policy, "reference": reference, "critic": critic}, tools())
+    experience = ppo.make_experience([[sample] for sample in samples])
     raw: list[list[float]] = []
-    for sample in samples:
-        gaps = [p - q for p, q in zip(policy.logprobs(sample.ids)[1:], reference.logprobs(sample.ids)[1:], strict=True)]
+    for sample, one in zip(samples, experience, strict=True):
+        gaps = [p - q for p, q in zip(policy.of(sample.ids)[1:], reference.of(sample.ids)[1:], strict=True)]
         rewards = [-0.1 * gap for gap in gaps]
         rewards[-1] += sample.reward
         values = [critic.table[token].item() for token in sample.ids[1:-1]]
         errors = [r + 0.9 * w - v for r, v, w in zip(rewards, values, [*values[1:], 0.0], strict=True)]
         raw.append([sum(0.72**k * e for k, e in enumerate(errors[i:])) for i in range(len(errors))])
         returns = [a + v for a, v in zip(raw[-1], values, strict=True)]
-        assert sample.fields["returns"][2:].tolist() == pytest.approx(returns, abs=1e-5)
+        assert fields(one)["returns"][2:] == pytest.approx(returns, abs=1e-5)
+        assert fields(one)["kl"] == pytest.approx([0.0, 0.0, *gaps], abs=1e-5)
     every = [advantage for advantages in raw for advantage in advantages]
     middle, spread = statistics.fmean(every), statistics.stdev(every)
-    for sample, advantages in zip(samples, raw, strict=True):
-        whitened = sample.fields["advantages"].tolist()
+    for one, advantages in zip(experience, raw, strict=True):
+        whitened = fields(one)["advantages"]
         assert whitened == pytest.approx([0.0, 0.0, *((a - middle) / spread for a in advantages)], abs=1e-5)
-        assert sample.advantage == pytest.approx(statistics.fmean(advantages), abs=1e-5)
+        assert one.advantage == pytest.approx(statistics.fmean(advantages), abs=1e-5)
 
 
 # ---- against what earlier completions of a prompt earned
@@ -132,7 +143,7 @@ def test_ppo_whitens_the_advantages_of_all_tokens() -> None:
 
 def moved(policy: Bigram, sample: Sample) -> float:
     """The mean of r - 1 - log r over a completion's tokens, r the policy's probability over that at which it was drawn."""
-    logs = [now - then for now, then in zip(policy.logprobs(sample.ids)[1:], sample.logprobs[2:], strict=True)]
+    logs = [now - then for now, then in zip(policy.of(sample.ids)[1:], sample.logprobs[2:], strict=True)]
     return statistics.fmean(math.exp(log) - 1 - log for log in logs)
 
 
@@ -152,16 +163,16 @@ def test_spo_compares_with_what_it_knows_of_the_prompt(normalise: bool, clip: fl
         policy.table = policy.table + 0.2 * step * Bigram(9 + step).table
         said = [(row, [3 + row, 4 + step, 5]) for row in range(step, step + 3)]  # prompts may be new, and come again
         samples = [
-            drawn(row % 4, ids, reward, policy.logprobs([2, *ids])) for (row, ids), reward in zip(said, rewards, strict=True)
+            drawn(row % 4, ids, reward, policy.of([2, *ids])) for (row, ids), reward in zip(said, rewards, strict=True)
         ]
-        spo.compare([[sample] for sample in samples])
+        found = [advantage for (advantage,) in spo.advantages([[sample] for sample in samples])]
         success = {s.unit.row_index: min(1.0, (s.reward + 1) / 4) for s in samples}
         wanted = [success[s.unit.row_index] - known[s.unit.row_index][0] / sum(known[s.unit.row_index]) for s in samples]
         if normalise:
             wanted = [(a - statistics.fmean(wanted)) / (statistics.stdev(wanted) + TINY) for a in wanted]
         if clip:
             wanted = [min(clip, max(-clip, a)) for a in wanted]
-        assert [s.advantage for s in samples] == pytest.approx(wanted, abs=1e-5)
+        assert found == pytest.approx(wanted, abs=1e-5)
         for row, given in success.items():
             gap = moved(policy, last[row]) if row in last else 0.0
             rho = min(0.9, max(0.5, 2 ** (-gap / 0.5)))

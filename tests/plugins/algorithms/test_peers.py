@@ -11,9 +11,10 @@ import torch
 from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
 from torch import Tensor, nn
 
+from mm.contracts import Answers, Totals
 from mm.plugins.algorithms.dpo import DpoConfig
 from mm.plugins.algorithms.dpo.algorithm import Dpo
-from mm.plugins.algorithms.dpo.losses import LOSSES, Side
+from mm.plugins.algorithms.dpo.losses import LOSSES
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.plugins.algorithms.kto.algorithm import Kto
 from mm.runtime.nn.batch import Unit, pack
@@ -34,7 +35,7 @@ def ours(kind: Any, config: Any, folders: Folders, units: list[Unit]) -> tuple[f
     with torch.no_grad():
         (prepared,) = algorithm.prepare(units)
     batch = pack(prepared)
-    loss, _ = algorithm.loss(batch, algorithm.counts(batch))
+    loss, _ = algorithm.loss(batch, Totals.of([batch], algorithm.counts(batch)))
     loss.backward()
     return float(loss.detach()), gradients_of(algorithm.models["policy"].model), algorithm
 
@@ -85,7 +86,7 @@ def test_kto(folders: Folders, tmp_path: Path) -> None:
     loss, gradients, algorithm = ours(Kto, KtoConfig(**config), folders, units)
     examples = []
     for unit, row in zip(units, rows, strict=True):
-        (prompt, answer), (_, other_answer) = split(unit, 0), split(algorithm._mismatched(unit), 0)
+        (prompt, answer), (_, other_answer) = split(unit, 0), split(algorithm._mismatch(unit), 0)
         ids = {"prompt_ids": prompt, "completion_ids": answer, "KL_completion_ids": other_answer}
         examples.append({**row, "prompt": "a", "completion": "b", **ids})
     other, model = theirs(KTOTrainer, KTOConfig(**config, **settings(tmp_path, len(ROWS))), folders, examples)
@@ -99,9 +100,9 @@ def drawn() -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
-def sides() -> tuple[Side, Side]:
+def sides() -> tuple[Answers, Answers]:
     length = torch.arange(1, 10)
-    chosen, rejected = (Side(mean * length, torch.zeros(9), length) for mean in drawn())
+    chosen, rejected = (Answers(mean * length, torch.zeros(9), length) for mean in drawn())
     return chosen, rejected
 
 

@@ -18,14 +18,15 @@ from mm.core.options import option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.workspace import RunFolder
-from mm.plugins.algorithms.answers import AnswerAlgorithm
 from mm.plugins.algorithms.dpo import BETAS, DpoConfig
-from mm.plugins.algorithms.dpo.losses import LOSSES, Side
+from mm.plugins.algorithms.dpo.losses import LOSSES
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.plugins.algorithms.kto.algorithm import Kto
 from mm.runtime.nn.batch import Unit, pack, sum_by_document
 from mm.runtime.training.context import Context
 from mm.runtime.training.distributed import World
+from mm.runtime.training.measures import Totals
+from mm.runtime.training.preference import Answers, PreferenceAlgorithm
 from mm.runtime.training.roles import Role
 from mm.testing import assert_passed, check_algorithm, tiny_model, tiny_run, tiny_tokenizer, tiny_units
 
@@ -65,7 +66,7 @@ def test_the_losses(loss: str, pairs: list[tuple[Any, Any]], beta: float, eps: f
     config = DpoConfig(
         loss_type=loss, beta=beta, label_smoothing=eps if smoothed else 0.0, gamma=0.5 if loss == "simpo" else None
     )
-    sides = [Side(*torch.tensor([pair[i] for pair in pairs], dtype=torch.float64).unbind(1)) for i in (0, 1)]
+    sides = [Answers(*torch.tensor([pair[i] for pair in pairs], dtype=torch.float64).unbind(1)) for i in (0, 1)]
     found, margin = LOSSES[loss](*sides, config)
     expected = [by_hand(loss, c, r, beta, config.label_smoothing) for c, r in pairs]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=1e-9)
@@ -74,8 +75,8 @@ def test_the_losses(loss: str, pairs: list[tuple[Any, Any]], beta: float, eps: f
 
 def test_certain_answers_have_finite_odds() -> None:
     sure = torch.zeros(1, requires_grad=True)
-    side = Side(sure, torch.zeros(1), torch.ones(1))
-    loss, _ = LOSSES["orpo"](side, Side(torch.tensor([-9.0]), torch.zeros(1), torch.ones(1)), DpoConfig(loss_type="orpo"))
+    side = Answers(sure, torch.zeros(1), torch.ones(1))
+    loss, _ = LOSSES["orpo"](side, Answers(torch.tensor([-9.0]), torch.zeros(1), torch.ones(1)), DpoConfig(loss_type="orpo"))
     (gradient,) = torch.autograd.grad(loss.sum(), sure)
     assert loss.isfinite().all() and gradient.isfinite().all()
 
@@ -109,7 +110,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def algorithm(kind: type[AnswerAlgorithm], config: Any, units: list[Unit], **tools: Any) -> AnswerAlgorithm:
+def algorithm(kind: type[PreferenceAlgorithm], config: Any, units: list[Unit], **tools: Any) -> PreferenceAlgorithm:
     roles = {
         name: Role(name, tiny_model(vocab_size=TOKENIZER.vocab_size, seed=seed).double(), trainable=name == "policy")
         for seed, name in enumerate(("policy", "reference"))
@@ -124,10 +125,10 @@ def pairs() -> list[Unit]:
 
 def test_packing_changes_no_logprobs() -> None:
     units = pairs()
-    found = algorithm(AnswerAlgorithm, DpoConfig(), units)
+    found = algorithm(PreferenceAlgorithm, DpoConfig(), units)
     with torch.no_grad():
-        packed = found.logprobs("policy", pack(units))
-        alone = torch.cat([found.logprobs("policy", pack([Unit((s,))])) for u in units for s in u.sequences])
+        packed = found.models["policy"].sequence_logprobs(pack(units))
+        alone = torch.cat([found.models["policy"].sequence_logprobs(pack([Unit((s,))])) for u in units for s in u.sequences])
     torch.testing.assert_close(packed, alone, atol=1e-9, rtol=0)
 
 
@@ -141,7 +142,7 @@ def test_logprobs_are_those_of_a_padded_batch_elsewhere(tmp_path: Path) -> None:
     from mm.runtime.models.folder import load_model_folder
 
     units = pairs()
-    ours = algorithm(AnswerAlgorithm, DpoConfig(), units)
+    ours = algorithm(PreferenceAlgorithm, DpoConfig(), units)
     ours.models["policy"].model = ours.models["policy"].module = load_model_folder(PLUGINS, run.model, Backend()).model
     sequences = [s for unit in units for s in unit.sequences]
     longest = max(map(len, sequences))
@@ -150,7 +151,7 @@ def test_logprobs_are_those_of_a_padded_batch_elsewhere(tmp_path: Path) -> None:
         ids[row, longest - len(s) :], mask[row, longest - len(s) :] = s.ids, 1
         learn[row, longest - len(s) :] = s.fields["learn"]
     with torch.no_grad():
-        found = ours.logprobs("policy", pack(units))
+        found = ours.models["policy"].sequence_logprobs(pack(units))
         logits = theirs(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
     per_token = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
     expected = (per_token * learn[:, 1:]).sum(1)
@@ -224,13 +225,14 @@ def test_kto_is_the_papers_formula(cached: bool) -> None:
     with torch.no_grad():
         (prepared,) = found.prepare(units)
         batch = pack(prepared)
-        totals = found.counts(batch)
+        totals = Totals.of([batch], found.counts(batch))
         loss, metrics = found.loss(batch, totals)
-        ratios = (found.logprobs("policy", batch) - found.logprobs("reference", batch)).tolist()
-        mismatched = pack([found._mismatched(unit) for unit in units])
-        gaps = found.logprobs("policy", mismatched) - found.logprobs("reference", mismatched)
+        policy, reference = found.models["policy"], found.models["reference"]
+        ratios = (policy.sequence_logprobs(batch) - reference.sequence_logprobs(batch)).tolist()
+        mismatched = pack([found._mismatch(unit) for unit in units])
+        gaps = policy.sequence_logprobs(mismatched) - reference.sequence_logprobs(mismatched)
     z = max(0.0, float(gaps.mean()))
-    assert totals["kl"] / totals["answers"] == pytest.approx(float(gaps.mean()), rel=1e-5)
+    assert totals["kl"] / totals.units == pytest.approx(float(gaps.mean()), rel=1e-5)
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
     expected = [
         0.5 * (1 - sigmoid(0.3 * (ratio - z))) if row["label"] else 2.0 * (1 - sigmoid(0.3 * (z - ratio)))
@@ -244,7 +246,7 @@ def test_kto_compares_each_prompt_with_another_rows_answer() -> None:
     found, units = kto()
     answers = {tuple(u.sequences[0].ids[u.sequences[0].fields["learn"]].tolist()): u.row_index for u in units}
     for unit in units:
-        (own,), (other,) = unit.sequences, found._mismatched(unit).sequences
+        (own,), (other,) = unit.sequences, found._mismatch(unit).sequences
         begin = int(own.fields["learn"].int().argmax())
         assert other.ids[:begin].equal(own.ids[:begin]) and not other.fields["learn"][:begin].any()
         assert answers[tuple(other.ids[other.fields["learn"]].tolist())] != unit.row_index

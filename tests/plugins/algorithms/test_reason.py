@@ -19,6 +19,7 @@ from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE, Tokenizer
 from mm.runtime.text.tokenizer_files import TokenizerFiles
 from mm.runtime.training.context import Context
 from mm.runtime.training.distributed import World
+from mm.runtime.training.measures import Totals
 from mm.runtime.training.roles import Role
 from mm.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_units
 
@@ -69,7 +70,7 @@ def test_the_loss_is_the_weighted_mean() -> None:
     tokenizer = tiny_tokenizer()
     units = tiny_units("chat", tokenizer, rows=ROWS, plugins=PluginManager.discover(environ={})) or []
     found, batch = reason(tokenizer, tag_weight=10.0), pack(units)
-    loss, metrics = found.loss(batch, found.counts(batch))
+    loss, metrics = found.loss(batch, Totals.of([batch], found.counts(batch)))
     with torch.no_grad():
         logits = found.models["policy"].model(batch)[0][batch.target_index].double()
     weights = found.weights(batch)

@@ -16,10 +16,10 @@ from mm.contracts import Reward
 from mm.core.hooks import hookimpl
 from mm.core.records import RewardSpec
 from mm.plugins.commands.runs.samples import described
-from mm.plugins.rollouts.base import Rollout
-from mm.plugins.rollouts.samples import Sample
 from mm.runtime.nn.batch import Unit
 from mm.runtime.text.rows import Row
+from mm.runtime.training.rollouts import rollout
+from mm.runtime.training.rollouts.experience import Experience
 from mm.testing import plugin_manager, tiny_run
 
 
@@ -41,13 +41,13 @@ def mm_rewards() -> Iterable[RewardSpec]:
 def test_nothing_is_learned_from_a_completion_whose_reward_failed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, algo: str
 ) -> None:
-    learned, deal = list[int](), Rollout._mini_batches
+    learned, assign = list[int](), rollout.assign_mini_batches
 
-    def dealing(self: Any, samples: Sequence[Sample]) -> list[list[Unit]]:
-        learned.append(len(samples))
-        return deal(self, samples)
+    def assigning(experience: Sequence[Experience], *rest: Any) -> list[list[Unit]]:
+        learned.append(len(experience))
+        return assign(experience, *rest)
 
-    monkeypatch.setattr(Rollout, "_mini_batches", dealing)
+    monkeypatch.setattr(rollout, "assign_mini_batches", assigning)
     options = {"reward": ["vowels", "touchy"], "skip_failed_rewards": True, "max_new_tokens": 8, "samples_logged": 99}
     options |= {"num_generations": 6, "global_batch_size": 4, "max_steps": 2, "log_interval": 1, "threads": 1}
     options |= {"passes": 1, "mini_batches": 1}

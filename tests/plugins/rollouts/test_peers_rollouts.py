@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
@@ -18,8 +19,10 @@ from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.algorithms.rloo import RlooConfig
 from mm.plugins.algorithms.rloo.algorithm import Rloo
-from mm.plugins.rollouts.samples import Sample
+from mm.runtime.generation.scoring import CompletionScore
 from mm.runtime.nn.batch import Unit, pack
+from mm.runtime.training.rollouts.completions import Sample
+from mm.runtime.training.rollouts.experience import Experience
 from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers
@@ -47,16 +50,16 @@ def units() -> list[Unit]:
     return tiny_units("prompt", tiny_tokenizer(), rows=ROWS, plugins=PLUGINS) or []
 
 
-def ours(kind: Any, config: SurrogateConfig, folders: Folders) -> tuple[Any, list[Sample]]:
-    """The algorithm, and the completions with their advantages."""
+def ours(kind: Any, config: SurrogateConfig, folders: Folders) -> tuple[Any, list[Experience]]:
+    """The algorithm, and its experience of the completions."""
     roles = folders if config.kl_coef else {"policy": folders["policy"]}
     algorithm = our_algorithm(kind, config, roles, units(), rewards={"given": (None, 1.0)})
     samples = [Sample.of(unit, None, (0,)) for unit in units() for _ in range(GROUP)]  # type: ignore[arg-type]
     for sample, ids, reward in zip(samples, completions(), REWARDS, strict=True):
         sample.extend(Completion(ids=tuple(ids), logprobs=(0.0,) * len(ids), finish_reason="length"), "")
-        sample.reward = reward
-    algorithm.compare([samples[:GROUP], samples[GROUP:]])
-    return algorithm, samples
+        sample.score = CompletionScore(total=reward)
+    with torch.no_grad():
+        return algorithm, algorithm.make_experience([samples[:GROUP], samples[GROUP:]])
 
 
 def theirs(kind: Any, config: Any, folders: Folders) -> tuple[Any, dict[str, Tensor]]:
@@ -107,16 +110,17 @@ def test_losses_of_grpo(loss_type: str, drifted: bool, kl_coef: float, folders: 
         epsilon_high=config.bounds[1] + (loss_type == "cispo"), use_bias_correction_kl=False,
     )  # fmt: skip
     trainer, inputs = theirs(GRPOTrainer, other, folders)
-    algorithm, samples = ours(Grpo, config, folders)
-    torch.testing.assert_close(torch.tensor([s.advantage for s in samples]), inputs["advantages"])
-    with torch.no_grad():
-        algorithm.remember(samples)
-        if drifted:
-            old = [now - moved for now, moved in zip(algorithm.logprobs("policy", samples), drift(), strict=True)]
-            algorithm.add_field(samples, "old", old)
-            inputs["old_per_token_logps"] = padded(old)
-    batch = pack([sample.as_unit() for sample in samples])
-    loss, metrics = algorithm.loss(batch, Totals(counts=algorithm.counts(batch)))
+    algorithm, experience = ours(Grpo, config, folders)
+    torch.testing.assert_close(torch.tensor([one.advantage for one in experience]), inputs["advantages"])
+    if drifted:
+        with torch.no_grad():
+            now = algorithm.logprobs("policy", [one.sample for one in experience])
+        old = [logprobs - moved for logprobs, moved in zip(now, drift(), strict=True)]
+        values = [attrs.evolve(one.tokens, old=before) for one, before in zip(experience, old, strict=True)]
+        experience = [attrs.evolve(one, tokens=tokens) for one, tokens in zip(experience, values, strict=True)]
+        inputs["old_per_token_logps"] = padded(old)
+    batch = pack([one.as_unit() for one in experience])
+    loss, metrics = algorithm.loss(batch, Totals.of([batch], algorithm.counts(batch)))
     loss.backward()
     expected = trainer.compute_loss(trainer.model, inputs)
     expected.backward()
@@ -135,8 +139,8 @@ def test_advantages_of_grpo(scale: str, folders: Folders, tmp_path: Path) -> Non
 
     config = GrpoConfig(scale_rewards=scale, kl_coef=0.0, **CONFIG)
     _, inputs = theirs(GRPOTrainer, GRPOConfig(**trl_settings(config, tmp_path), scale_rewards=scale), folders)
-    _, samples = ours(Grpo, config, folders)
-    torch.testing.assert_close(torch.tensor([s.advantage for s in samples]), inputs["advantages"])
+    _, experience = ours(Grpo, config, folders)
+    torch.testing.assert_close(torch.tensor([one.advantage for one in experience]), inputs["advantages"])
 
 
 def test_advantages_of_rloo(folders: Folders, tmp_path: Path) -> None:
@@ -144,5 +148,5 @@ def test_advantages_of_rloo(folders: Folders, tmp_path: Path) -> None:
 
     config = RlooConfig(kl_coef=0.0, **CONFIG)
     _, inputs = theirs(RLOOTrainer, RLOOConfig(**trl_settings(config, tmp_path)), folders)
-    _, samples = ours(Rloo, config, folders)
-    torch.testing.assert_close(torch.tensor([s.advantage for s in samples]), inputs["advantages"])
+    _, experience = ours(Rloo, config, folders)
+    torch.testing.assert_close(torch.tensor([one.advantage for one in experience]), inputs["advantages"])

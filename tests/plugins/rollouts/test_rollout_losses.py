@@ -15,6 +15,7 @@ from torch import Tensor
 from mm.contracts import Totals
 from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
+from mm.plugins.algorithms.grpo.losses import SURROGATES
 from mm.plugins.algorithms.ppo import PpoConfig
 from mm.plugins.algorithms.ppo.algorithm import Ppo
 from mm.plugins.algorithms.rloo import RlooConfig
@@ -22,18 +23,20 @@ from mm.plugins.algorithms.rloo.algorithm import Rloo
 from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.algorithm import Spo
 from mm.plugins.algorithms.spo.tracker import Prioritised, ValueTracker
-from mm.plugins.rollouts import losses
-from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 from mm.runtime.training.distributed import World
 from mm.runtime.training.metrics import Meter
+from mm.runtime.training.roles import Role
+from mm.runtime.training.rollouts.experience import DrawnTokens, TokenValues
+from mm.runtime.training.rollouts.losses import estimate_kl, policy_gradient
 
 LENGTHS = (3, 1, 5)
 
 
-class Answers:
-    """A role that answers what it is told; no model of it bounds how many positions there are."""
+class Given(Role):
+    """A role whose head's result is given; no model of it bounds how many positions there are."""
 
-    model = None
+    model: Any = None
 
     def __init__(self, answer: Callable[[Any], Tensor] | None = None) -> None:
         self.answer = answer
@@ -82,8 +85,13 @@ def grpo_on(config: GrpoConfig, seed: int) -> tuple[Grpo, list[Unit]]:
         fields["advantages"] = padded(torch.full_like(p, a))
         units.append(Unit((Tokens(torch.ones(len(p) + 2, dtype=torch.long), fields),), row_index=row))
     tools: Any = SimpleNamespace(rewards={"some": None}, world=SimpleNamespace(size=1), seed=0, max_length=None)
-    models: Any = {"policy": Answers(lambda batch: torch.cat([new[u.row_index] for u in batch.units])), "reference": Answers()}
+    models: Any = {"policy": Given(lambda batch: torch.cat([new[u.row_index] for u in batch.units])), "reference": Given()}
     return Grpo(config, models, tools), units
+
+
+def totals_of(algorithm: Any, batch: Packed) -> Totals:
+    """Of a step of one micro-batch."""
+    return Totals.of([batch], algorithm.counts(batch))
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "cispo", "gspo"])
@@ -92,7 +100,7 @@ def test_each_loss_is_its_papers(kind: str, seed: int) -> None:
     config = GrpoConfig(loss_type=kind, kl_coef=0.1, clip_low=None if kind == "cispo" else 0.2, clip_high=0.28, max_new_tokens=16)
     algorithm, units = grpo_on(config, seed)
     batch = pack(units)
-    loss, _ = algorithm.loss(batch, Totals(counts=algorithm.counts(batch)))
+    loss, _ = algorithm.loss(batch, totals_of(algorithm, batch))
     assert loss.item() == pytest.approx(expected(kind, config, seed), rel=1e-6)
 
 
@@ -104,10 +112,10 @@ def test_rloo_takes_a_completion_as_one_action() -> None:
         fields = {"learn": torch.arange(n + 1) >= 1, "engine": torch.zeros(n + 1), "advantages": torch.full((n + 1,), row - 1.0)}
         units.append(Unit((Tokens(torch.ones(n + 1, dtype=torch.long), fields),), row_index=row))
     tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
-    models: Any = {"policy": Answers(lambda batch: torch.cat(said))}
+    models: Any = {"policy": Given(lambda batch: torch.cat(said))}
     rloo = Rloo(RlooConfig(max_new_tokens=16, kl_coef=0.0), models, tools)
     batch = pack(units)
-    rloo.loss(batch, Totals(counts=rloo.counts(batch)))[0].backward()
+    rloo.loss(batch, totals_of(rloo, batch))[0].backward()
     for advantage, logprobs in zip((-1.0, 0.0, 1.0), said, strict=True):
         assert logprobs.grad is not None
         assert logprobs.grad.tolist() == pytest.approx([-advantage / (3 * 16)] * len(logprobs))
@@ -118,7 +126,8 @@ def test_figures_do_not_depend_on_how_a_step_was_cut() -> None:
     found = []
     for cut in ([units], [units[:1], units[1:]], [[unit] for unit in units]):
         meter, packs = Meter(), [pack(part) for part in cut]
-        totals = Totals(counts={"completions": 3.0, "drawn": 9.0}, micro_batches=len(packs))
+        totals = Totals.of(packs)
+        assert (totals.sequences, totals.targets) == (3.0, 9.0)
         for batch in packs:
             meter.add(algorithm.loss(batch, totals)[1])
         found.append(meter.read(World()))
@@ -144,6 +153,19 @@ def test_cut_is_what_has_no_gradient(kind: str) -> None:
     assert both.tolist() == ([False, False] if kind == "gspo" else [True, False])
 
 
+def test_the_policy_gradient_is_reinforces() -> None:
+    """The gradient of -ratio A where the ratio is 1: -A grad log p; with old log-probabilities, times the ratio."""
+    new, old, advantages, _ = drawn(2)
+    batch = pack(after_a_token(new))
+    given = torch.cat([torch.full_like(p, a) for p, a in zip(new, advantages, strict=True)])
+    for before, ratio in ((None, torch.ones(9).double()), (torch.cat(old), (torch.cat(new) - torch.cat(old)).exp())):
+        logprobs = torch.cat(new).requires_grad_()
+        values = TokenValues(advantages=given, engine=torch.cat(old), old=before)
+        policy_gradient(DrawnTokens.of(batch, logprobs, values)).sum().backward()
+        assert logprobs.grad is not None
+        torch.testing.assert_close(logprobs.grad, -ratio * given)
+
+
 def test_cispo_cuts_weights() -> None:
     new, old, advantages, _ = drawn(1)
     loss, cut = cutting("cispo", new, old, advantages)
@@ -151,13 +173,17 @@ def test_cispo_cuts_weights() -> None:
     assert cut.tolist() == (loss != torch.cat(uncut)).tolist() and 0 < int(cut.sum()) < len(cut)
 
 
+def after_a_token(new: list[Tensor]) -> list[Unit]:
+    """Completions with so many log-probabilities, of a prompt of one token."""
+    return [Unit((Tokens(torch.ones(len(p) + 1, dtype=torch.long), {"learn": torch.arange(len(p) + 1) >= 1}),)) for p in new]
+
+
 def cutting(kind: str, new: list[Tensor], old: list[Tensor], advantages: list[float]) -> tuple[Tensor, Tensor]:
     """A surrogate of completions of a prompt of one token, with the bounds 0.8 and 1.2."""
-    units = [Unit((Tokens(torch.ones(len(p) + 1, dtype=torch.long), {"learn": torch.arange(len(p) + 1) >= 1}),)) for p in new]
-    batch = pack(units)
+    batch = pack(after_a_token(new))
     given = torch.cat([torch.full_like(p, a) for p, a in zip(new, advantages, strict=True)]).detach()
-    seen = losses.DrawnTokens(batch, torch.cat(new), torch.cat(old), given, *losses.document_of(batch))
-    return losses.SURROGATES[kind](seen, 0.2, 0.2)
+    values = TokenValues(advantages=given, engine=torch.cat(old), old=torch.cat(old))
+    return SURROGATES[kind](DrawnTokens.of(batch, torch.cat(new), values), 0.2, 0.2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -168,7 +194,7 @@ def test_advantages_are_sums_of_discounted_errors(rewards: list[float], gamma: f
     values = data.draw(st.lists(st.floats(-2, 2), min_size=len(rewards), max_size=len(rewards)))
     tools: Any = SimpleNamespace(rewards={"some": None}, seed=0, max_length=None)
     ppo = Ppo(PpoConfig(gamma=gamma, gae_lambda=lam), {}, tools)
-    found = ppo.generalised(torch.tensor(rewards, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
+    found = ppo.generalised_advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(values, dtype=torch.float64))
     errors = [r + gamma * v - w for r, v, w in zip(rewards, [*values[1:], 0.0], values, strict=True)]
     wanted = [sum((gamma * lam) ** k * e for k, e in enumerate(errors[i:])) for i in range(len(errors))]
     assert found.tolist() == pytest.approx(wanted, abs=1e-5)
@@ -212,7 +238,7 @@ def test_each_estimate_of_the_kl_is_schulmans(estimator: str) -> None:
     """r = p_reference / p: -log r, (log r)^2 / 2, (r - 1) - log r; the first and the last without bias."""
     generator = torch.Generator().manual_seed(0)
     p, q = (torch.randn(50, generator=generator, dtype=torch.float64).log_softmax(0) for _ in range(2))
-    found = losses.kl(estimator, p, q)
+    found = estimate_kl(estimator, p, q)
     for x, y, value in zip(p.tolist(), q.tolist(), found.tolist(), strict=True):
         r = math.exp(y) / math.exp(x)
         assert value == pytest.approx({"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[estimator])
@@ -222,17 +248,18 @@ def test_each_estimate_of_the_kl_is_schulmans(estimator: str) -> None:
 
 def ppo_on(new: list[float], said: list[float], **fields: list[float]) -> tuple[Ppo, Any, Any]:
     """A step of a PPO whose models say `new` log-probabilities and the values `said` of one completion with these fields."""
-    known = {"old": new, "values": said, "returns": said, "advantages": [0.0] * len(new)} | fields
+    zeros = [0.0] * len(new)
+    known = {"old": new, "values": said, "returns": said, "advantages": zeros, "kl": zeros} | fields
     padded = {name: torch.tensor([0.0, *row], dtype=torch.float64) for name, row in known.items()}
     padded |= {"learn": torch.arange(len(new) + 1) >= 1, "engine": padded["old"]}
     batch = pack([Unit((Tokens(torch.ones(len(new) + 1, dtype=torch.long), padded),))])
     models: Any = {
-        "policy": Answers(lambda batch: torch.tensor(new, dtype=torch.float64)),
-        "critic": Answers(lambda batch: torch.tensor(said, dtype=torch.float64)),
+        "policy": Given(lambda batch: torch.tensor(new, dtype=torch.float64)),
+        "critic": Given(lambda batch: torch.tensor(said, dtype=torch.float64)),
     }
     tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     ppo = Ppo(PpoConfig(value_clip=0.2, value_coef=0.5, kl_stop=0.25), models, tools)
-    return ppo, batch, ppo.loss(batch, Totals(counts=ppo.counts(batch)))
+    return ppo, batch, ppo.loss(batch, totals_of(ppo, batch))
 
 
 def test_a_value_is_learned_no_faster_than_its_clip() -> None:
@@ -259,24 +286,24 @@ def test_the_weight_of_the_kl_follows_its_target() -> None:
     tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
     for gap, factor in ((0.1, 1.0), (0.11, 1.01), (5.0, 1.02), (0.0, 0.98)):
         ppo = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
-        ppo._adapt([torch.full((3,), gap), torch.full((1,), gap), torch.empty(0)])
+        ppo.adapt_kl_coef([torch.full((3,), gap), torch.full((1,), gap), torch.empty(0)])
         assert ppo.kl_coef == pytest.approx(0.5 * factor)
         other = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
         other.load_state_dict(ppo.state_dict())
         assert other.kl_coef == ppo.kl_coef
     # by tokens: (3 x 0.1 + 1 x 0.14) / 4 = 0.11
     ppo = Ppo(PpoConfig(kl_coef=0.5, kl_target=0.1), {}, tools)
-    ppo._adapt([torch.full((3,), 0.1), torch.full((1,), 0.14)])
+    ppo.adapt_kl_coef([torch.full((3,), 0.1), torch.full((1,), 0.14)])
     assert ppo.kl_coef == pytest.approx(0.5 * 1.01)
     fixed = Ppo(PpoConfig(kl_coef=0.5), {}, tools)
-    fixed._adapt([torch.full((3,), 9.0)])
+    fixed.adapt_kl_coef([torch.full((3,), 9.0)])
     assert fixed.kl_coef == 0.5
 
 
 def test_the_kl_is_taken_from_the_reward_of_each_token() -> None:
     tools: Any = SimpleNamespace(rewards={"some": None}, seed=0, max_length=None)
     sample: Any = SimpleNamespace(reward=2.0)
-    found = Ppo(PpoConfig(kl_coef=0.5), {}, tools).rewards(sample, torch.tensor([1.0, -2.0, 4.0]))
+    found = Ppo(PpoConfig(kl_coef=0.5), {}, tools).token_rewards(sample, torch.tensor([1.0, -2.0, 4.0]))
     assert found.tolist() == [-0.5, 1.0, 0.0]
 
 
@@ -289,18 +316,14 @@ def test_one_value_for_all_prompts_is_minimind_s() -> None:
 
     def answered(row: int, reward: float, logprob: float) -> Any:
         drawn = {"logprobs": [0.0, logprob, logprob], "learn": [False, True, True]}
-        return SimpleNamespace(unit=SimpleNamespace(row_index=row), reward=reward, advantage=0.0, **drawn)
+        return SimpleNamespace(unit=SimpleNamespace(row_index=row), reward=reward, drawn_logprobs=drawn["logprobs"][1:], **drawn)
 
     first = [answered(0, 1.0, -1.0), answered(1, 0.0, -1.0), answered(2, 1.0, -1.0)]
-    spo.compare([[sample] for sample in first])
-    assert [sample.advantage for sample in first] == pytest.approx([0.5, -0.5, 0.5])
+    assert [a for (a,) in spo.advantages([[sample] for sample in first])] == pytest.approx([0.5, -0.5, 0.5])
     # alpha and beta begin with 1; nothing is known of how the policy moved, so 0.96 of them is kept
     alpha, beta = 0.96 + 2 / 3, 0.96 + 1 / 3
-    second = [answered(9, 0.25, -1.06)]
-    spo.compare([second])
-    assert second[0].advantage == pytest.approx(0.25 - alpha / (alpha + beta))
+    assert spo.advantages([[answered(9, 0.25, -1.06)]])[0] == pytest.approx([0.25 - alpha / (alpha + beta)])
     # 0.06 further: half is kept
-    third = [answered(3, 1.0, -1.06)]
-    spo.compare([third])
+    (third,) = spo.advantages([[answered(3, 1.0, -1.06)]])
     alpha, beta = alpha / 2 + 0.25, beta / 2 + 0.75
-    assert third[0].advantage == pytest.approx(1 - alpha / (alpha + beta))
+    assert third == pytest.approx([1 - alpha / (alpha + beta)])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rollout_cases import CASES, assert_equal, train_both
 
-from mm.plugins.rollouts.base import Rollout
 from mm.runtime.training.distributed import World
+from mm.runtime.training.rollouts.mini_batches import assign_mini_batches
 
 
 @pytest.mark.slow
@@ -30,20 +30,20 @@ def test_mini_batches_are_those_of_one_rank() -> None:
         def gather(self, value: Any) -> list[Any]:
             return [value, rest]
 
-    samples: list[Any] = [SimpleNamespace(key=(0, 0, row, number)) for row in range(5) for number in range(3)]
+    samples: list[Any] = [SimpleNamespace(sample=SimpleNamespace(key=(0, 0, n // 3, n % 3))) for n in range(15)]
     for sample in samples:
-        sample.as_unit = lambda sample=sample: sample.key
-    config = SimpleNamespace(passes=2, mini_batches=4)
-    deal = lambda world, some: Rollout._mini_batches(  # noqa: E731
-        SimpleNamespace(context=SimpleNamespace(world=world), config=config), some  # type: ignore[arg-type]
-    )
-    whole = deal(World(), samples)
+        sample.as_unit = lambda sample=sample: sample.sample.key
+
+    def assign(world: World, some: list[Any]) -> list[list[Any]]:
+        return assign_mini_batches(some, world, passes=2, parts=4)
+
+    whole = assign(World(), samples)
     assert [len(batch) for batch in whole] == [4, 4, 4, 3] * 2 and whole[:4] != whole[4:]
     for cut in (0, 1, 7):
-        rest = [sample.key for sample in samples[cut:]]
-        first = deal(Part(), samples[:cut])
-        rest = [sample.key for sample in samples[:cut]]
-        second = deal(Part(), samples[cut:])
+        rest = [sample.sample.key for sample in samples[cut:]]
+        first = assign(Part(), samples[:cut])
+        rest = [sample.sample.key for sample in samples[:cut]]
+        second = assign(Part(), samples[cut:])
         assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(batch) for batch in whole]
-    few = deal(World(), samples[:2])
+    few = assign(World(), samples[:2])
     assert [len(batch) for batch in few] == [1, 1] * 2  # no step without any completion

@@ -1,4 +1,4 @@
-"""What a rollout promises: ids that are only ever drawn, prompts that come again, groups with spread, bounds, warnings."""
+"""Rollouts: ids that are only ever drawn, prompts that come again, groups with spread, bounds, warnings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from mm.core.plugins import PluginManager
 from mm.core.records import RewardSpec
 from mm.core.workspace import RunFolder
 from mm.plugins.engines.local.engine import LocalEngine
-from mm.plugins.rollouts.base import Rollout
-from mm.plugins.rollouts.samples import Sample
 from mm.runtime.nn.batch import Packed, Unit
 from mm.runtime.text.rows import Row
 from mm.runtime.training.callbacks.watchdog import Watchdog
+from mm.runtime.training.rollouts import rollout
+from mm.runtime.training.rollouts.completions import Sample
+from mm.runtime.training.rollouts.experience import Experience
+from mm.runtime.training.rollouts.rollout import Rollout
 from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
 
 TINY = {
@@ -67,26 +69,26 @@ class Seen:
 
     asked: list[tuple[Request, Completion]] = attrs.field(factory=list)
     rollouts: list[list[Sample]] = attrs.field(factory=list)
-    dealt: list[list[Unit]] = attrs.field(factory=list)
+    mini_batches: list[list[Unit]] = attrs.field(factory=list)
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    found, generate, deal = Seen(), LocalEngine.generate, Rollout._mini_batches
+    found, generate, assign = Seen(), LocalEngine.generate, rollout.assign_mini_batches
 
     def generating(self: Any, requests: Sequence[Request], on_token: Any = None) -> list[Completion]:
         completions = generate(self, requests, on_token)
         found.asked += zip(requests, completions, strict=True)
         return completions
 
-    def dealing(self: Any, samples: Sequence[Sample]) -> list[list[Unit]]:
-        found.rollouts.append(list(samples))
-        dealt = deal(self, samples)
-        found.dealt += dealt
-        return dealt
+    def assigning(experience: Sequence[Experience], *rest: Any) -> list[list[Unit]]:
+        found.rollouts.append([one.sample for one in experience])
+        assigned = assign(experience, *rest)
+        found.mini_batches += assigned
+        return assigned
 
     monkeypatch.setattr(LocalEngine, "generate", generating)
-    monkeypatch.setattr(Rollout, "_mini_batches", dealing)
+    monkeypatch.setattr(rollout, "assign_mini_batches", assigning)
     return found
 
 
@@ -113,7 +115,7 @@ def logged(run: RunFolder, name: str) -> list[float]:
 def test_what_is_learned_is_what_was_drawn(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
     train(plugins, tmp_path, passes=2, mini_batches=2)
     drawn = {(*request.ids, *completion.ids) for request, completion in seen.asked}
-    learned = [sequence for batch in seen.dealt for unit in batch for sequence in unit.sequences]
+    learned = [sequence for batch in seen.mini_batches for unit in batch for sequence in unit.sequences]
     assert {tuple(tokens.ids.tolist()) for tokens in learned} == drawn and len(drawn) == 16
     # an untrained model writes what no text would be cut into, so ids made of its text again would be others
     again = [TOKENIZER.encode(TOKENIZER.decode(completion.ids)) for _, completion in seen.asked]
@@ -198,9 +200,9 @@ def test_the_engine_holds_nothing_while_models_learn(
     plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[Any] = []
-    measure = Rollout.measured_on_host
+    measure = Rollout._completion_metrics
     monkeypatch.setattr(
-        Rollout, "measured_on_host", lambda self, groups: (held.append(self.engine._table), measure(self, groups))[1]
+        Rollout, "_completion_metrics", lambda self, groups: (held.append(self.engine._table), measure(self, groups))[1]
     )
     train(plugins, tmp_path, eval_ratio=0.3, max_steps=2)
     assert held == [None] * 4  # two rollouts, between two evaluations
@@ -213,12 +215,12 @@ def test_a_long_completion_costs(plugins: PluginManager, seen: Seen, tmp_path: P
     """DAPO, arXiv:2503.14476, eq. 13, with L_max 8 and L_cache 5."""
     run = train(plugins, tmp_path, overlong_buffer=5, max_steps=4, num_generations=8, eval_ratio=0.3)
     costs, means = {}, []
-    for rollout in seen.rollouts:
-        for sample in rollout:
-            given = sample.rewards["vowels"]
-            assert given is not None and sample.rewards["overlong"] == pytest.approx(sample.reward - given)
+    for samples in seen.rollouts:
+        for sample in samples:
+            given, cost = sample.score.by_name["vowels"], sample.score.by_name["overlong"]
+            assert given is not None and cost == pytest.approx(sample.reward - given)
             costs[sample.length] = round(given - sample.reward, 6)
-        means.append(sum(sample.rewards["overlong"] or 0.0 for sample in rollout) / len(rollout))
+        means.append(sum(sample.score.by_name["overlong"] or 0.0 for sample in samples) / len(samples))
     assert costs == {n: 0.0 if n <= 3 else min(1.0, (n - 3) / 5) for n in costs} and {8} < costs.keys()
     # said by its name, and no part of what is held out
     assert logged(run, "reward/overlong") == pytest.approx(means)
@@ -235,8 +237,8 @@ def test_a_long_episode_costs_by_its_turns_and_its_whole(
     for sample in seen.rollouts[0]:
         mine = [completion for request, completion in seen.asked if request.key[:-1] == sample.key]
         room = min(450 - len(sample.ids), 72 - max(len(completion.ids) for completion in mine))
-        assert sample.rewards["overlong"] == pytest.approx(-max(0.0, 1 - room / 60))
-        costs.append(sample.rewards["overlong"])
+        costs.append(sample.score.by_name["overlong"])
+        assert costs[-1] == pytest.approx(-max(0.0, 1 - room / 60))
     # several turns may together be longer than one may be
     assert len(set(costs)) > 2 and any(sample.length > 72 for sample in seen.rollouts[0])
 

@@ -18,7 +18,7 @@ from mm.contracts import Algorithm, Metrics, Reward, Totals
 from mm.core.errors import MMError, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.records import AlgorithmSpec, Needs
-from mm.runtime.generation.scoring import score
+from mm.runtime.generation.scoring import CompletionScore, score
 from mm.runtime.nn.batch import Packed, Unit
 from mm.testing import plugin_manager, tiny_run
 
@@ -47,7 +47,7 @@ def test_the_weighted_sum_leaves_out_what_does_not_apply() -> None:
     found = score(rewards, ROWS, TEXTS)
     assert list(found.total) == [2.5, 1.0, 3.5]
     assert found.by_name == {"length": [1, 2, 3], "odd": [1, None, 1], "none": [None] * 3}
-    assert found.of(1) == {"length": 2, "odd": None, "none": None}
+    assert found.of(1) == CompletionScore(total=1.0, by_name={"length": 2, "odd": None, "none": None}, failed={})
     assert list(found.failed) == [{}, {}, {}]
 
 
@@ -119,7 +119,7 @@ class Judged(Algorithm):
         scores = self.context.score(rows, ["short", "a longer one"] * len(units))
         given = [score for score in scores.by_name["python"] if score is not None]
         self.found = {"python": (sum(given), len(given)), "failed": (sum(map(len, scores.failed)), len(rows))}
-        self.context.log([{"total": total, "rewards": scores.of(i)} for i, total in enumerate(scores.total)])
+        self.context.log([{"total": total, "rewards": scores.of(i).by_name} for i, total in enumerate(scores.total)])
         return [units]
 
     def counts(self, batch: Packed) -> dict[str, float]:

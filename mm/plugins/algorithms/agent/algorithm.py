@@ -1,42 +1,42 @@
-"""GRPO over episodes: draw a turn, run the tools it calls, append what they answer, and go on."""
+"""GRPO over episodes: sample a turn, run the tools that it calls, append their results, and continue."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from mm.contracts import Sample
+from mm.plugins.algorithms.agent import AgentConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
-from mm.plugins.rollouts.samples import Sample
 from mm.runtime.generation.episodes import Player
 from mm.runtime.text.tool_schema import functions_of
+from mm.runtime.training.rollouts.sampling import request_turn
 
 
 class Agent(Grpo):
-    """Every drawn token is learned under exactly what stood before it; the tools' answers are read and not learned."""
+    """Every drawn token is learned under exactly the tokens before it; the tools' results are read and not learned."""
+
+    config: AgentConfig
 
     def complete(self, samples: Sequence[Sample]) -> None:
-        """Turns until an episode stops calling, or may not go on. Its text is the transcript that rewards read."""
-        self._tell_missing(samples)
+        """Turns until an episode stops calling, or reaches a limit. Its text is the transcript that rewards read."""
+        self._warn_of_missing_tools(samples)
         player = Player(
             engine=self.engine, tokenizer=self.context.tokenizer, tools=self.context.tools,
             max_turns=self.config.max_turns, max_total_tokens=self.config.max_total_tokens,
         )  # fmt: skip
-        policy = self.models["policy"]
-        policy.train(False)
-        player.play(samples, self.request)
-        policy.train(True)
+        player.play(samples, lambda sample, turn: request_turn(sample, turn, self.config, self.context))
 
-    def room(self, sample: Sample) -> int:
+    def remaining_tokens(self, sample: Sample) -> int:
         """How many more tokens the longest turn, or the whole episode, could have had."""
         turns = [len(list(run)) for drawn, run in groupby(sample.learn) if drawn]
-        return int(min(self.config.max_new_tokens - max(turns, default=0), self.config.max_total_tokens - len(sample.ids)))
+        return min(self.config.max_new_tokens - max(turns, default=0), self.config.max_total_tokens - len(sample.ids))
 
-    def longest(self) -> tuple[int, str]:
+    def longest_sequence(self) -> Mapping[str, int]:
         """The bound of an episode."""
-        return self.config.max_total_tokens, f"--max-total-tokens {self.config.max_total_tokens} is"
+        return {f"--max-total-tokens {self.config.max_total_tokens}": self.config.max_total_tokens}
 
-    def _tell_missing(self, samples: Sequence[Sample]) -> None:
-        """Say which tools a prompt offers that no --tool runs, once for each."""
+    def _warn_of_missing_tools(self, samples: Sequence[Sample]) -> None:
         offered = {name for sample in samples for name in functions_of(getattr(sample.row, "tools", ()))}
         for name in sorted(offered - self.context.tools.keys()):
             self.context.warn(f"rows offer the tool {name}, which no --tool runs: calls of it are answered with an error")

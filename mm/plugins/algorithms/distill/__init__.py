@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from attrs import frozen
 from attrs.validators import ge, gt, le
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
 
 @frozen(kw_only=True)
@@ -33,7 +31,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Knowledge distillation from a teacher of any size or architecture (--teacher-from).",
         target="mm.plugins.algorithms.distill.algorithm:Distill",
         config=DistillConfig,
-        needs=lambda config: Needs(data="chat", roles=("policy", "teacher"), user_provided=("teacher",)),
+        needs=Needs(data="chat", roles=("policy", "teacher"), user_provided=("teacher",)),
         defaults={"learning_rate": 5e-6, "global_batch_size": 32, "max_length": 340, "epochs": 6},
         starts_from=("sft",),
     )

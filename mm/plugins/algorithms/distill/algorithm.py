@@ -6,10 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mm.contracts import Algorithm, Metrics, Totals
-from mm.core.errors import UsageError
+from mm.contracts import Algorithm, Metrics, Packed, Totals, UsageError
 from mm.plugins.algorithms.distill import DistillConfig
-from mm.runtime.nn.batch import Packed
 from mm.runtime.nn.distillation import Distillation, linear_distillation
 from mm.runtime.training.context import Context
 from mm.runtime.training.roles import Role
@@ -30,12 +28,8 @@ class Distill(Algorithm):
             )
         self.what = Distillation(alpha=config.alpha, temperature=config.temperature, divergence=config.divergence)
 
-    def counts(self, batch: Packed) -> dict[str, float]:
-        """Target tokens."""
-        return {"targets": float(batch.num_targets)}
-
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The sum over this pack's targets, divided by all targets of the step (1 where there are none)."""
+        """The sum over this pack's targets, divided by all targets of the step (1 if there are none)."""
 
         def from_teacher(teacher_hidden: Tensor, teacher_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             teacher = teacher_hidden.index_select(0, batch.target_index), teacher_weight
@@ -52,4 +46,4 @@ class Distill(Algorithm):
         total, cross_entropy, divergence = self.models["teacher"](batch, head=from_teacher)
         count = float(batch.num_targets)
         metrics: Metrics = {"loss": (total.detach(), count), "nll": (cross_entropy, count), "divergence": (divergence, count)}
-        return total / max(1.0, totals["targets"]), metrics
+        return total / max(1.0, totals.targets), metrics

@@ -1,4 +1,4 @@
-"""Learning from pairs of answers: DPO and its kin, whose settings are here."""
+"""Learning from pairs of answers: DPO and its kin."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 from attrs import Attribute, frozen
 from attrs.validators import ge, gt, lt, optional
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, PreferenceConfig, hookimpl, option
 
 # each loss with its usual beta: MiniMind 3's, MiniMind 2's, and those of the papers
 BETAS: Mapping[str, float] = {"sigmoid": 0.15, "sigmoid_norm": 0.1, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1}
@@ -34,8 +32,8 @@ def _has_reference(config: DpoConfig, attribute: Attribute[Any], value: bool) ->
 
 
 @frozen(kw_only=True)
-class DpoConfig:
-    """Which loss of a pair, and its strength."""
+class DpoConfig(PreferenceConfig):
+    """The loss of a pair, and its strength."""
 
     loss_type: str = option(
         "sigmoid",
@@ -61,7 +59,7 @@ class DpoConfig:
 
 
 def needs(config: DpoConfig) -> Needs:
-    """Pairs, and a reference where the loss has one."""
+    """Pairs, and a reference if the loss has one."""
     return Needs(data="preference", roles=("policy",) if config.loss_type in REFERENCE_FREE else ("policy", "reference"))
 
 

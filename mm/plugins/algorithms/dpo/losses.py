@@ -1,66 +1,45 @@
 """Losses of pairs. Legend: P pairs.
 
-Each answers (loss_P, margin_P); the margin is what the loss pushes up, and a pair is judged right where it is positive.
+Each returns (loss_P, margin_P); the loss pushes the margin up, and a pair counts as right if it is positive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mm.contracts import Answers
 from mm.plugins.algorithms.dpo import DpoConfig
 
-
-@attrs.frozen(eq=False)
-class Side:
-    """One answer of each pair: log-probabilities summed over its tokens, under the policy and the reference (zero where
-    there is none), and how many tokens it has."""
-
-    policy_P: Tensor
-    reference_P: Tensor
-    length_P: Tensor
-
-    @property
-    def ratio_P(self) -> Tensor:
-        """log(policy / reference) of the whole answer."""
-        return self.policy_P - self.reference_P
-
-    @property
-    def mean_ratio_P(self) -> Tensor:
-        """The mean over its tokens."""
-        return self.ratio_P / self.length_P.clamp(min=1)
+Loss = Callable[[Answers, Answers, DpoConfig], tuple[Tensor, Tensor]]
 
 
-Loss = Callable[[Side, Side, DpoConfig], tuple[Tensor, Tensor]]
-
-
-def sigmoid(chosen: Side, rejected: Side, config: DpoConfig) -> tuple[Tensor, Tensor]:
+def sigmoid(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
     """DPO (arXiv:2305.18290, eq. 7)."""
     return _smoothed(config.strength * (chosen.ratio_P - rejected.ratio_P), config)
 
 
-def sigmoid_norm(chosen: Side, rejected: Side, config: DpoConfig) -> tuple[Tensor, Tensor]:
+def sigmoid_norm(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
     """DPO with means over tokens instead of sums (Tulu 3, arXiv:2411.15124, section 5.1.2, eq. 6)."""
     return _smoothed(config.strength * (chosen.mean_ratio_P - rejected.mean_ratio_P), config)
 
 
-def ipo(chosen: Side, rejected: Side, config: DpoConfig) -> tuple[Tensor, Tensor]:
+def ipo(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
     """IPO (arXiv:2310.12036, eq. 17), with means over tokens as its authors compute it: the margin is to be 1 / (2 beta)."""
     margin_P = chosen.mean_ratio_P - rejected.mean_ratio_P
     return (margin_P - 1 / (2 * config.strength)).square(), margin_P
 
 
-def simpo(chosen: Side, rejected: Side, config: DpoConfig) -> tuple[Tensor, Tensor]:
+def simpo(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
     """SimPO (arXiv:2405.14734, eq. 6)."""
     margin_P = config.strength * (chosen.mean_ratio_P - rejected.mean_ratio_P)
     return _smoothed(margin_P - (1.0 if config.gamma is None else config.gamma), config)[0], margin_P
 
 
-def orpo(chosen: Side, rejected: Side, config: DpoConfig) -> tuple[Tensor, Tensor]:
+def orpo(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
     """ORPO (arXiv:2403.07691, eqs. 6 and 7): the chosen answer's loss per token, and beta times the odds ratio's."""
     margin_P = _log_odds(chosen.mean_ratio_P) - _log_odds(rejected.mean_ratio_P)
     return -chosen.mean_ratio_P - config.strength * F.logsigmoid(margin_P), margin_P

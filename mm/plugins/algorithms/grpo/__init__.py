@@ -8,10 +8,8 @@ from typing import Any
 from attrs import Attribute, frozen
 from attrs.validators import ge, optional
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec
-from mm.plugins.rollouts import RolloutConfig, compared, kl_coefficient, needs, used
+from mm.contracts import AlgorithmSpec, Needs, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
+from mm.runtime.training.rollouts.options import at_least_two, only_if
 
 # how far below and above 1 the ratio counts, by each loss's paper; 1 below is no bound. That of CISPO gives no number
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -35,12 +33,12 @@ def _several(config: SurrogateConfig, attribute: Attribute[Any], value: bool) ->
 
 @frozen(kw_only=True)
 class SurrogateConfig(RolloutConfig):
-    """The loss by its paper's name, whatever a completion is compared with."""
+    """A clipped surrogate with a KL penalty, whatever the advantage is."""
 
     loss_type: str = surrogate("grpo")
     clip_low: float | None = option(
         None, help=f"The ratio of new to old probability counts down to 1 minus this; {_usual(0)}.",
-        validator=[optional(ge(0.0)), used(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo, which cuts above")],
+        validator=[optional(ge(0.0)), only_if(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo: it cuts above")],
     )  # fmt: skip
     clip_high: float | None = option(
         None, help=f"The ratio counts up to 1 plus this; {_usual(1)}.", validator=optional(ge(0.0))
@@ -48,14 +46,14 @@ class SurrogateConfig(RolloutConfig):
     kl_coef: float = kl_coefficient(0.04)
     kl_estimator: str | None = option(
         None, help="Estimate of the KL at each token, by default k3; k1 holds nothing: its gradient is 0 on average.",
-        choices=("k1", "k2", "k3"), validator=used(lambda c: c.kl_coef, "needs a --kl-coef above 0"),
+        choices=("k1", "k2", "k3"), validator=only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0"),
     )  # fmt: skip
     dynamic_sampling: bool = option(
         False, help="Replace groups whose rewards are all equal by further prompts (DAPO).", validator=_several
     )
     most_resamples: int | None = option(
         None, help="How often a rollout may ask for further prompts, by default 3.",
-        validator=[optional(ge(0)), used(lambda c: c.dynamic_sampling, "needs --dynamic-sampling")],
+        validator=[optional(ge(0)), only_if(lambda c: c.dynamic_sampling, "needs --dynamic-sampling")],
     )  # fmt: skip
 
     @property
@@ -64,29 +62,43 @@ class SurrogateConfig(RolloutConfig):
         low, high = BOUNDS[self.loss_type]
         return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
 
+    @property
+    def resamples(self) -> int:
+        """How often a rollout may replace groups without spread."""
+        return 0 if not self.dynamic_sampling else 3 if self.most_resamples is None else self.most_resamples
+
 
 @frozen(kw_only=True)
 class GrpoConfig(SurrogateConfig):
     """A group's members are compared with each other."""
 
-    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=compared)
+    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=at_least_two)
     scale_rewards: str = option(
         "auto", help="What divides advantages: deviation in the group, in the rollout, or nothing; auto: the loss's own.",
         choices=("auto", "group", "batch", "none"),
     )  # fmt: skip
 
+    @property
+    def advantage_scale(self) -> str:
+        """`scale_rewards`, or the loss's own. Dr. GRPO (arXiv:2503.20783) shows that dividing by the group's deviation favours
+        prompts that are too easy or too hard."""
+        own = "none" if self.loss_type == "dr_grpo" else "group"
+        return own if self.scale_rewards == "auto" else self.scale_rewards
 
-def like_grpo(name: str, summary: str, target: str, config: type[SurrogateConfig] = GrpoConfig) -> AlgorithmSpec:
-    """An algorithm with grpo's roles and defaults, and its settings unless it has others."""
+
+def needs(config: SurrogateConfig) -> Needs:
+    """Prompts, an engine, the policy and, with a KL penalty, a reference."""
+    return rollout_needs(config, reference=config.kl_coef > 0)
+
+
+def like_grpo(
+    name: str, summary: str, target: str, config: type[SurrogateConfig] = GrpoConfig, *, needs: Any = needs, **defaults: Any
+) -> AlgorithmSpec:
+    """The record of an algorithm like grpo: with its needs, options and defaults but for those that are given."""
     return AlgorithmSpec(
-        name=name,
-        summary=summary,
-        target=target,
-        config=config,
-        needs=lambda config: needs(config, reference=config.kl_coef > 0),
-        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 512},
-        starts_from=("sft", "reason", "lora"),
-    )
+        name=name, summary=summary, target=target, config=config, needs=needs, starts_from=("sft", "reason", "lora"),
+        defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 512, **defaults},
+    )  # fmt: skip
 
 
 @hookimpl

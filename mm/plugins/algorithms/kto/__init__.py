@@ -7,21 +7,16 @@ from collections.abc import Iterable
 from attrs import frozen
 from attrs.validators import ge, gt
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, PreferenceConfig, hookimpl, option
 
 
 @frozen(kw_only=True)
-class KtoConfig:
+class KtoConfig(PreferenceConfig):
     """KTO's settings (arXiv:2402.01306). Where labels are uneven, weight times number should be about alike."""
 
     beta: float = option(0.1, help="How strongly the reference holds the policy.", validator=gt(0.0))
     desirable_weight: float = option(1.0, help="Weight of good answers.", validator=ge(0.0))
     undesirable_weight: float = option(1.0, help="Weight of bad answers.", validator=ge(0.0))
-    cache_reference: bool = option(
-        False, help="Compute the reference once for all rows and keep it in the workspace's cache."
-    )
 
 
 @hookimpl
@@ -32,7 +27,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Learning from answers that are labelled good or bad, without pairs.",
         target="mm.plugins.algorithms.kto.algorithm:Kto",
         config=KtoConfig,
-        needs=lambda config: Needs(data="unpaired", roles=("policy", "reference")),
+        needs=Needs(data="unpaired", roles=("policy", "reference")),
         defaults={"learning_rate": 1e-6, "global_batch_size": 32, "max_length": 1024},
         starts_from=("sft",),
     )

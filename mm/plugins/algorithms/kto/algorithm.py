@@ -8,16 +8,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.contracts import Metrics, Totals
-from mm.plugins.algorithms.answers import AnswerAlgorithm
+from mm.contracts import Metrics, Packed, PreferenceAlgorithm, Tokens, Totals, Unit, mean_loss, pack
 from mm.plugins.algorithms.kto import KtoConfig
-from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 from mm.runtime.training.context import stable_seed
 
-_KL = "kl"
+_KL = "kl"  # the value of a unit that `prepare` adds, and the count that sums it
 
 
-class Kto(AnswerAlgorithm):
+class Kto(PreferenceAlgorithm):
     """A good answer gains with sigmoid(beta * (log-ratio - z)), a bad one with the opposite sign; the mean loss over the
     global batch.
 
@@ -27,32 +25,34 @@ class Kto(AnswerAlgorithm):
     """
 
     config: KtoConfig
-    draws_answers = True
+    samples_answers = True
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
         """Each unit with the log-ratio of an answer that belongs to another prompt."""
-        gaps = self._gaps([self._mismatched(unit) for unit in units])
+        gaps = self._gaps([self._mismatch(unit) for unit in units])
         return [[attrs.evolve(unit, values={**unit.values, _KL: gap}) for unit, gap in zip(units, gaps, strict=True)]]
 
     def counts(self, batch: Packed) -> dict[str, float]:
-        """Answers, and the sum of which the baseline is made."""
-        return {"answers": float(len(batch.units)), _KL: sum(unit.values[_KL] for unit in batch.units)}
+        """The sum of which the baseline is made."""
+        return {_KL: sum(unit.values[_KL] for unit in batch.units)}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The sum over this pack's answers, divided by all answers of the step (1 where there are none)."""
-        ratio_N = self.logprobs("policy", batch) - self.reference(batch, column=0)
-        good_N = torch.tensor([unit.values["label"] > 0 for unit in batch.units], dtype=torch.bool)
+        """The sum over this pack's answers, divided by all answers of the step (1 if there are none)."""
+        ratio_N = self.models["policy"].sequence_logprobs(batch) - self.reference(batch, column=0)
+        good_N = torch.tensor([_is_good(unit) for unit in batch.units], dtype=torch.bool)
         good_N = good_N.to(ratio_N.device, non_blocking=True)
-        baseline = max(0.0, totals[_KL] / max(1.0, totals["answers"]))
+        baseline = max(0.0, totals[_KL] / max(1.0, totals.units))
         reward_N = self.config.beta * (ratio_N - baseline)
         weight_N = torch.where(good_N, self.config.desirable_weight, self.config.undesirable_weight).to(ratio_N.dtype)
         loss_N = weight_N * (1 - torch.sigmoid(torch.where(good_N, reward_N, -reward_N)))
-        return loss_N.sum() / max(1.0, totals["answers"]), _metrics(loss_N.detach(), ratio_N.detach(), good_N, batch)
+        loss, metrics = mean_loss(loss_N, totals.units)
+        return loss, {**metrics, **_metrics(ratio_N.detach(), good_N, batch)}
 
     def evaluate(self, units: list[Unit]) -> Metrics:
         """The loss's metrics, with the baseline of the held-out rows."""
         (prepared,) = self.prepare(units)
-        totals = Totals(counts=self.context.world.sum(self.counts(pack(prepared))))
+        whole = pack(prepared)
+        totals = Totals.of([whole], self.counts(whole)).over_ranks(self.context.world)
         found: Metrics = {}
         device = next(self.models["policy"].model.parameters()).device
         for batch in self.context.packs(prepared) or [pack([]).to(device)]:  # the empty one names what a rank has none of
@@ -61,9 +61,9 @@ class Kto(AnswerAlgorithm):
                 found[name] = before[0] + total, before[1] + count
         return found
 
-    def as_answers(self, unit: Unit) -> Unit:
+    def add_answers(self, unit: Unit) -> Unit:
         """The unit's own answer and the mismatched one."""
-        return attrs.evolve(unit, sequences=(*unit.sequences, *self._mismatched(unit).sequences))
+        return attrs.evolve(unit, sequences=(*unit.sequences, *self._mismatch(unit).sequences))
 
     def _gaps(self, units: Sequence[Unit]) -> list[float]:
         """The log-ratio of each unit's answer."""
@@ -75,33 +75,37 @@ class Kto(AnswerAlgorithm):
             places = [unit.row_index for unit in batch.units]
             # each pack's units are renumbered to be found again; the reference is looked up by their rows
             rows = attrs.evolve(batch, units=tuple(units[place] for place in places))
-            gaps = self.logprobs("policy", batch) - self.reference(rows, column=1)
+            gaps = policy.sequence_logprobs(batch) - self.reference(rows, column=1)
             found |= dict(zip(places, gaps.tolist(), strict=True))
         policy.train(was)
         return [found[place] for place in range(len(units))]
 
-    def _mismatched(self, unit: Unit) -> Unit:
+    def _mismatch(self, unit: Unit) -> Unit:
         """The unit's prompt with another row's answer, as long as any row may be."""
         rows = self.context.units
         other = stable_seed(self.context.seed, unit.row_index) % len(rows)
         (own,), (theirs,) = unit.sequences, rows[(other + (other == unit.row_index)) % len(rows)].sequences
         begin, start = _begin(own), _begin(theirs)
         ids = torch.cat([own.ids[:begin], theirs.ids[start:]])
-        learn = torch.cat([torch.zeros(begin, dtype=torch.bool), theirs.fields["learn"][start:]])
+        learn = torch.cat([torch.zeros(begin, dtype=torch.bool), theirs.learn[start:]])
         most = self.context.max_length
         return attrs.evolve(unit, sequences=(Tokens(ids[:most], {"learn": learn[:most]}),))
 
 
 def _begin(sequence: Tokens) -> int:
-    """Where the answer begins."""
-    return int(sequence.fields["learn"].int().argmax())
+    """The index of the answer's first token."""
+    return int(sequence.learn.int().argmax())
 
 
-def _metrics(loss_N: Tensor, ratio_N: Tensor, good_N: Tensor, batch: Packed) -> Metrics:
-    answers, good = float(len(batch.units)), sum(unit.values["label"] > 0 for unit in batch.units)
+def _is_good(unit: Unit) -> bool:
+    """The label of a row of unpaired data."""
+    return unit.values["label"] > 0
+
+
+def _metrics(ratio_N: Tensor, good_N: Tensor, batch: Packed) -> Metrics:
+    answers, good = float(len(batch.units)), sum(map(_is_good, batch.units))
     return {
-        "loss": (loss_N.sum(), answers),
-        "kl": (loss_N.new_full((), sum(unit.values[_KL] for unit in batch.units)), answers),
+        "kl": (ratio_N.new_full((), sum(unit.values[_KL] for unit in batch.units)), answers),
         "good_drift": (torch.where(good_N, ratio_N, 0.0).sum(), float(good)),
         "bad_drift": (torch.where(good_N, 0.0, ratio_N).sum(), answers - good),
     }

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from mm.core.hooks import hookimpl
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, hookimpl
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         name="lora",
         summary="Supervised fine-tuning of a LoRA adapter (sft with --adapter lora).",
         target="mm.plugins.algorithms.next_token:NextToken",
-        needs=lambda config: Needs(data="chat"),
+        needs=Needs(data="chat"),
         defaults={"adapter": "lora", "learning_rate": 1e-4, "global_batch_size": 32, "max_length": 340, "epochs": 10},
         starts_from=("sft",),
     )

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from attrs import frozen
 from attrs.validators import ge, gt, le, optional
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec
-from mm.plugins.rollouts import RolloutConfig, kl_coefficient, needs, used
+from mm.contracts import AlgorithmSpec, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
+from mm.runtime.training.rollouts.options import only_if
 
 
 @frozen(kw_only=True)
@@ -30,7 +28,7 @@ class PpoConfig(RolloutConfig):
     kl_coef: float = kl_coefficient(0.02)
     kl_target: float | None = option(
         None, help="Adapt --kl-coef so that the KL, its mean over all drawn tokens, is about this.",
-        validator=[optional(gt(0.0)), used(lambda c: c.kl_coef, "needs a --kl-coef above 0 to adapt")],
+        validator=[optional(gt(0.0)), only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0 to adapt")],
     )  # fmt: skip
     kl_stop: float | None = option(
         0.25, help="Drop the rest of a rollout's mini-batches when the policy is this far from where it drew them.",
@@ -46,7 +44,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Reinforcement learning with a critic that values every token.",
         target="mm.plugins.algorithms.ppo.algorithm:Ppo",
         config=PpoConfig,
-        needs=lambda config: needs(config, reference=config.kl_coef > 0, critic=True),
+        needs=lambda config: rollout_needs(config, reference=config.kl_coef > 0, critic=True),
         defaults={"learning_rate": 1e-6, "global_batch_size": 16, "max_length": 512},
         starts_from=("sft", "reason", "lora"),
     )

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from mm.core.hooks import hookimpl
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, hookimpl
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         name="pretrain",
         summary="Next-token prediction on text.",
         target="mm.plugins.algorithms.next_token:NextToken",
-        needs=lambda config: Needs(data="text"),
+        needs=Needs(data="text"),
         defaults={"learning_rate": 5e-4, "global_batch_size": 256, "max_length": 340},
         new_model=("dense", "minimind2-small"),
     )

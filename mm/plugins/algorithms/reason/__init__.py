@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from attrs import frozen
 from attrs.validators import gt, min_len
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
 
 @frozen(kw_only=True)
 class ReasonConfig:
-    """What weighs more, and how much."""
+    """The tags, and their weight."""
 
     tag_weight: float = option(10.0, help="Weight of a tag's tokens; every other token weighs 1.", validator=gt(0.0))
     tag: tuple[str, ...] = option(
@@ -32,7 +30,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Supervised fine-tuning on reasoning; think and answer tags weigh more.",
         target="mm.plugins.algorithms.reason.algorithm:Reason",
         config=ReasonConfig,
-        needs=lambda config: Needs(data="chat"),
+        needs=Needs(data="chat"),
         defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 720},
         starts_from=("dpo", "sft"),
     )

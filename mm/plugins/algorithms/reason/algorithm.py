@@ -10,10 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mm.contracts import Algorithm, Metrics, Totals, Watch
+from mm.contracts import Algorithm, Metrics, Packed, Totals, Watch
 from mm.plugins.algorithms.reason import ReasonConfig
-from mm.runtime.nn.batch import Packed
-from mm.runtime.nn.heads import linear_cross_entropy
 from mm.runtime.training.context import Context
 from mm.runtime.training.roles import Role
 
@@ -43,14 +41,10 @@ class Reason(Algorithm):
         return {"weights": float(self.weights(batch).sum())}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The weighted sum over this pack's targets, divided by all weights of the step (1 where there are none)."""
+        """The weighted sum over this pack's targets, divided by all weights of the step (1 if there are none)."""
         host_M = self.weights(batch)
         weights_M = host_M.to(batch.targets.device, non_blocking=True)
-
-        def head(hidden: Tensor, weight: Tensor) -> Tensor:
-            return linear_cross_entropy(hidden.index_select(0, batch.target_index), weight, batch.targets, weights_M=weights_M)
-
-        total = self.models["policy"](batch, head=head)
+        total = self.models["policy"].cross_entropy(batch, weights_M=weights_M)
         tags = (weights_M != 1).sum().to(total.dtype)
         metrics: Metrics = {"loss": (total.detach(), float(host_M.sum())), "tags": (tags, float(batch.num_targets))}
         return total / max(1.0, totals["weights"]), metrics
@@ -61,8 +55,7 @@ class Reason(Algorithm):
         for unit in batch.units:
             for sequence in unit.sequences:
                 tagged = torch.isin(sequence.ids, self._ids) | self._in_spelled(sequence.ids)
-                learned = sequence.fields["learn"][1:]
-                found.append(torch.where(tagged[1:][learned], self.config.tag_weight, 1.0))
+                found.append(torch.where(tagged[1:][sequence.learn[1:]], self.config.tag_weight, 1.0))
         return torch.cat(found)
 
     def _in_spelled(self, ids: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from mm.core.hooks import hookimpl
-from mm.core.records import AlgorithmSpec
+from mm.contracts import AlgorithmSpec, hookimpl
 from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo
 
 

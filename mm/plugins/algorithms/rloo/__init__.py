@@ -1,21 +1,21 @@
 """REINFORCE leave-one-out."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 from attrs import frozen
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec
+from mm.contracts import AlgorithmSpec, hookimpl, option
 from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo, surrogate
-from mm.plugins.rollouts import compared
+from mm.runtime.training.rollouts.options import at_least_two
 
 
 @frozen(kw_only=True)
 class RlooConfig(SurrogateConfig):
     """A completion as one action: its tokens are summed, and divided by a constant alone."""
 
-    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=compared)
+    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=at_least_two)
     loss_type: str = surrogate("dr_grpo")
 
 

@@ -1,17 +1,14 @@
-"""RLOO (arXiv:2402.14740): what a completion is worth against the mean of the others, which its own reward is not in."""
+"""RLOO (arXiv:2402.14740): the advantage of a completion is its reward relative to the mean of the others'."""
 
-from mm.plugins.algorithms.grpo.algorithm import Grpo
-from mm.plugins.rollouts.base import Groups
+from mm.plugins.algorithms.grpo.algorithm import SurrogateRollout
+from mm.runtime.training.rollouts.advantages import leave_one_out
+from mm.runtime.training.rollouts.completions import Groups, rewards_of
 
 
-class Rloo(Grpo):
+class Rloo(SurrogateRollout):
     """Not divided by a deviation nor, with the default loss, by the completion's length: while a rollout is used once the
     gradient is the paper's (up to the constant --max-new-tokens), unbiased. Used again, ratios are those of tokens."""
 
-    def compare(self, groups: Groups) -> None:
+    def advantages(self, groups: Groups) -> list[list[float]]:
         """reward - mean of the others; 0 for a group of one."""
-        for group in groups:
-            total = sum(sample.reward for sample in group)
-            for sample in group:
-                others = len(group) - 1
-                sample.advantage = sample.reward - (total - sample.reward) / others if others else 0.0
+        return [leave_one_out(group) for group in rewards_of(groups)]

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from mm.core.hooks import hookimpl
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, hookimpl
 
 
 @hookimpl
@@ -13,7 +12,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         name="sft",
         summary="Supervised fine-tuning on conversations.",
         target="mm.plugins.algorithms.next_token:NextToken",
-        needs=lambda config: Needs(data="chat"),
+        needs=Needs(data="chat"),
         defaults={"learning_rate": 1e-5, "global_batch_size": 16, "max_length": 768, "epochs": 2},
         starts_from=("pretrain",),
     )

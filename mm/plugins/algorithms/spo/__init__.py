@@ -8,11 +8,9 @@ from typing import Any
 from attrs import Attribute, frozen
 from attrs.validators import ge, gt, le, lt, optional
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec
-from mm.plugins.algorithms.grpo import SurrogateConfig, surrogate
-from mm.plugins.rollouts import kl_coefficient, needs, used
+from mm.contracts import AlgorithmSpec, hookimpl, kl_coefficient, option
+from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo, surrogate
+from mm.runtime.training.rollouts.options import only_if
 
 # each tracker's least share that is kept: the paper's (a window of 8 outcomes), and MiniMind's
 RHO_LOW: Mapping[str, float] = {"prompt": 0.875, "global": 0.5}
@@ -50,7 +48,7 @@ class SpoConfig(SurrogateConfig):
     )  # fmt: skip
     explore: float | None = option(
         None, help="Weight that every prompt has beside its uncertainty; by default 0.05.",
-        validator=[optional(ge(0.0)), used(lambda c: c.by_uncertainty, "is for prompts that are drawn by uncertainty")],
+        validator=[optional(ge(0.0)), only_if(lambda c: c.by_uncertainty, "is for prompts that are drawn by uncertainty")],
     )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
@@ -66,19 +64,12 @@ class SpoConfig(SurrogateConfig):
 
     @property
     def by_uncertainty(self) -> bool:
-        """Whether prompts are drawn by the uncertainty of their outcome."""
+        """True if prompts are drawn by the uncertainty of their outcome."""
         return self.value_tracker == "prompt" and self.prioritised
 
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
     """spo."""
-    yield AlgorithmSpec(
-        name="spo",
-        summary="Reinforcement learning with one completion a prompt, against what earlier ones of it earned.",
-        target="mm.plugins.algorithms.spo.algorithm:Spo",
-        config=SpoConfig,
-        needs=lambda config: needs(config, reference=config.kl_coef > 0),
-        defaults={"learning_rate": 1e-6, "global_batch_size": 64, "max_length": 512},
-        starts_from=("sft", "reason", "lora"),
-    )
+    summary = "Reinforcement learning with one completion a prompt, against what earlier ones of it earned."
+    yield like_grpo("spo", summary, "mm.plugins.algorithms.spo.algorithm:Spo", SpoConfig, global_batch_size=64)

@@ -1,4 +1,4 @@
-"""What is known of each prompt's success, and which prompts come next."""
+"""The tracked success of each prompt, and the order of prompts that follows from it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ValueTracker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         counts, every, start = state["counts"], {name: state[name].numpy() for name in _NONE}, 0
         self._known = {}
         for prompt, (alpha, beta, length) in counts.items():
@@ -105,5 +105,5 @@ class Prioritised:
         return {"batches": self.batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.batches = state["batches"]

@@ -1,5 +1,4 @@
-"""What algorithms share that learn from completions they draw themselves. This module has their settings and imports no torch;
-the others import contracts, runtime and core."""
+"""The options that algorithms with rollouts share, and what they need. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,18 +12,18 @@ from mm.core.options import option
 from mm.core.records import Needs
 
 
-def used(where: Callable[[Any], Any], why: str) -> Callable[[Any, Attribute[Any], Any], None]:
-    """A validator of a setting whose default is None: any other value is refused where nothing would use it."""
+def only_if(applies: Callable[[Any], Any], why: str) -> Callable[[Any, Attribute[Any], Any], None]:
+    """A validator for an option whose default is None: refuses any other value where nothing would use it."""
 
     def check(config: Any, attribute: Attribute[Any], value: Any) -> None:
-        if value is not None and not where(config):
+        if value is not None and not applies(config):
             raise ValueError(f"'{attribute.name}' {why}")
 
     return check
 
 
-def compared(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
-    """A validator of the size of groups whose members are compared with each other."""
+def at_least_two(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
+    """A validator for the size of groups whose members are compared with each other."""
     if value < 2:
         raise ValueError(f"'{attribute.name}' must be at least 2: a group of one is compared with itself and teaches nothing")
 
@@ -36,7 +35,7 @@ def _within_completion(config: RolloutConfig, attribute: Attribute[Any], value: 
 
 @frozen(kw_only=True)
 class RolloutConfig:
-    """How completions are drawn and used. `--global-batch-size` counts prompts; --max-length bounds them in tokens."""
+    """How completions are sampled and used. `--global-batch-size` counts prompts; --max-length bounds them in tokens."""
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", validator=gt(0))
     max_new_tokens: int = option(256, help="Longest completion, in tokens.", validator=gt(0))
@@ -51,18 +50,23 @@ class RolloutConfig:
     )  # fmt: skip
     samples_logged: int = option(8, help="Completions of each rollout that are written to rollouts.jsonl.", validator=ge(0))
 
+    @property
+    def updates(self) -> int:
+        """Optimizer steps made of one rollout."""
+        return self.passes * self.mini_batches
+
 
 def kl_coefficient(default: float) -> float:
-    """The option of the weight of the divergence from the reference; 0 does without a reference."""
+    """The option `kl_coef` of an algorithm with a penalty on the KL to a reference, which it then needs unless this is 0."""
     return option(default, help="Weight of the KL to the reference; 0: no reference is held.", validator=ge(0.0))  # type: ignore[no-any-return]
 
 
-def needs(
-    config: RolloutConfig, *, data: str = "prompt", reference: bool, critic: bool = False, tools: bool = False
+def rollout_needs(
+    config: RolloutConfig, *, data: str = "prompt", reference: bool = False, critic: bool = False, tools: bool = False
 ) -> Needs:
-    """Prompts, an engine and these roles; `tools` where episodes are played."""
+    """Rows with prompts, an engine and the policy; if asked for, a frozen reference, a trained critic and tools."""
     roles = ("policy",) + ("reference",) * reference + ("critic",) * critic
     return Needs(
         data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, value_heads=("critic",) * critic, generates=True,
-        tools=tools, steps=config.passes * config.mini_batches,
+        tools=tools, steps=config.updates,
     )  # fmt: skip

@@ -1,11 +1,11 @@
-"""What may go wrong in learning from one's own completions, and where to look then."""
+"""The metrics of rollouts that need no model, their healthy ranges, and where to look when they leave them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mm.contracts import Metrics, Watch
-from mm.plugins.rollouts.samples import Sample, have_spread, judged
+from mm.runtime.training.measures import Metrics, Watch
+from mm.runtime.training.rollouts.completions import OVERLONG, Groups, Sample, flatten, has_spread, without_failures
 
 RANGES: Mapping[str, Watch] = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
@@ -26,24 +26,33 @@ RANGES: Mapping[str, Watch] = {
 }  # fmt: skip
 
 
-def host_metrics(groups: Sequence[Sequence[Sample]], rewards: Sequence[str], failed: int) -> Metrics:
-    """Figures of a rollout that the host knows: rewards, lengths, truncation, groups without spread.
+def completion_metrics(groups: Groups, rewards: Sequence[str], failed: int) -> Metrics:
+    """Rewards, lengths, truncation, and groups without spread; `failed` is how often a reward failed.
 
-    The mean of `reward` is over the completions at which none failed, that of each one over those to which it applies,
-    `/none` the share of the others. `failed` is how many answers a reward owes.
+    The mean of `reward` is over the completions at which none failed, that of each reward over those to which it applies;
+    `/none` is the share of the others.
     """
-    samples = [sample for group in groups for sample in group]
-    count = float(len(samples))
+    samples = flatten(groups)
+    count, judged = float(len(samples)), without_failures(samples)
     found: dict[str, tuple[float, float]] = {
-        "reward": (sum(s.reward for s in judged(samples)), float(len(judged(samples)))),
+        "reward": (sum(s.reward for s in judged), float(len(judged))),
         "length": (float(sum(s.length for s in samples)), count),
     }
     for name in rewards:
-        given = [value for s in samples if (value := s.rewards[name]) is not None]
+        given = [value for s in samples if (value := s.score.by_name[name]) is not None]
         found[f"reward/{name}"] = (sum(given), float(len(given)))
         found[f"reward/{name}/none"] = (count - len(given), count)
     found["failed_rewards"] = (float(failed), count)
     found["truncated"] = (float(sum(s.finish_reason == "length" for s in samples)), count)
-    flat = sum(not have_spread(group) for group in groups if len(group) > 1)
+    flat = sum(not has_spread(group) for group in groups if len(group) > 1)
     found["no_spread"] = (float(flat), float(sum(len(group) > 1 for group in groups)))
+    return found  # type: ignore[return-value]
+
+
+def length_metrics(samples: Sequence[Sample], first_length: float, overlong_buffer: int) -> Metrics:
+    """The length in units of the first rollout's mean and, with a buffer, the mean penalty on long completions."""
+    count = float(len(samples))
+    found = {"length_growth": (sum(float(s.length) for s in samples) / first_length, count)}
+    if overlong_buffer:
+        found[f"reward/{OVERLONG}"] = (sum(s.score.by_name[OVERLONG] or 0.0 for s in samples), count)
     return found  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mm.core.locks import in_turn
-from mm.runtime.nn.batch import Packed, Unit, pack, split_by_tokens
+from mm.runtime.nn.batch import Unit, pack, split_by_tokens
 from mm.runtime.training.context import Context
 from mm.runtime.training.roles import Role
 
@@ -19,49 +19,45 @@ from mm.runtime.training.roles import Role
 _TOKENS, _BLOCK = 8192, 512
 
 
-def reference_table(
-    role: Role, context: Context, as_answers: Callable[[Unit], Unit], logprobs: Callable[[Packed], Tensor], *, seed: int | None
-) -> Tensor:
-    """(rows, answers), on the host: read from the cache or computed, then kept there.
+def reference_table(role: Role, context: Context, add_answers: Callable[[Unit], Unit], *, seed: int | None) -> Tensor:
+    """The role's log-probabilities of all rows, (rows, answers) on the host: read from the cache, or computed and kept there.
 
     The key has the reference's weights, the data, the answers (of the first row, and the `seed` that all depend on, if
     any) and the type of the computation. Of several processes one computes and the others wait.
     """
     if context.cache is None:
-        return _compute(role, context, as_answers, logprobs)
+        return _compute(role, context, add_answers)
     folder = context.cache / "reference"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_key(role, context, as_answers, seed)}.safetensors"
+    path = folder / f"{_key(role, context, add_answers, seed)}.safetensors"
     with in_turn(path.with_suffix(".lock")):
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}")
-            save_file({"logprobs": _compute(role, context, as_answers, logprobs)}, temporary)
+            save_file({"logprobs": _compute(role, context, add_answers)}, temporary)
             os.replace(temporary, path)
         return load_file(path)["logprobs"]
 
 
-def _compute(
-    role: Role, context: Context, as_answers: Callable[[Unit], Unit], logprobs: Callable[[Packed], Tensor]
-) -> Tensor:
+def _compute(role: Role, context: Context, add_answers: Callable[[Unit], Unit]) -> Tensor:
     context.warn(f"reference: log-probabilities of all {len(context.units):,} rows are computed once")
     device = next(role.model.parameters()).device
     rows: dict[int, list[float]] = {}
     for start in range(0, len(context.units), _BLOCK):
-        block = [as_answers(context.units[i]) for i in range(start, min(start + _BLOCK, len(context.units)))]
+        block = [add_answers(context.units[i]) for i in range(start, min(start + _BLOCK, len(context.units)))]
         for part in split_by_tokens(block, _TOKENS):
             batch = pack(part).to(device)
             with torch.no_grad():
-                found = logprobs(batch).float().cpu().view(len(part), -1)
+                found = role.sequence_logprobs(batch).float().cpu().view(len(part), -1)
             rows |= {unit.row_index: values for unit, values in zip(part, found.tolist(), strict=True)}
     return torch.tensor([rows[i] for i in range(len(context.units))])
 
 
-def _key(role: Role, context: Context, as_answers: Callable[[Unit], Unit], seed: int | None) -> str:
+def _key(role: Role, context: Context, add_answers: Callable[[Unit], Unit], seed: int | None) -> str:
     total = hashlib.sha256(context.data_digest.encode())
     device = next(role.model.parameters()).device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     total.update(f"{device} {dtype} {role.model.config} {seed}".encode())
-    for ids in (sequence.ids for sequence in as_answers(context.units[0]).sequences):
+    for ids in (sequence.ids for sequence in add_answers(context.units[0]).sequences):
         total.update(str(ids.tolist()).encode())
     for name, parameter in role.model.named_parameters():
         if not parameter.requires_grad:  # an adapter's, in a model that is the policy's too, are switched off

@@ -1,0 +1,109 @@
+"""Completions from the engine to the update. Token ids are never made from text again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mm.runtime.generation.engine import Completion
+from mm.runtime.generation.episodes import Episode
+from mm.runtime.generation.scoring import CompletionScore
+
+if TYPE_CHECKING:
+    from mm.runtime.nn.batch import Unit
+    from mm.runtime.text.rows import Row
+
+OVERLONG = "overlong"  # the name under which the penalty on length is reported among the rewards
+
+
+@attrs.define(eq=False, kw_only=True)
+class Sample(Episode):
+    """One completion of a prompt, of one turn or of several. `learn` marks the ids that the policy drew and `logprobs` are the
+    engine's for them (0 elsewhere); `key` identifies it among all of the run."""
+
+    unit: Unit
+    row: Row
+    key: tuple[int, ...]
+    learn: list[bool]
+    logprobs: list[float]
+    score: CompletionScore = attrs.field(factory=CompletionScore)
+
+    @classmethod
+    def of(cls, unit: Unit, row: Row, key: tuple[int, ...]) -> Sample:
+        """A prompt without a completion yet."""
+        ids = unit.sequences[0].ids.tolist()
+        return cls(unit=unit, row=row, key=key, ids=ids, learn=[False] * len(ids), logprobs=[0.0] * len(ids))
+
+    @property
+    def reward(self) -> float:
+        """The weighted sum of its rewards."""
+        return self.score.total
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.unit.sequences[0])
+
+    @property
+    def length(self) -> int:
+        """Tokens that the policy drew."""
+        return sum(self.learn)
+
+    @property
+    def drawn_logprobs(self) -> list[float]:
+        """The engine's log-probabilities of the tokens that the policy drew."""
+        return [value for value, drawn in zip(self.logprobs, self.learn, strict=True) if drawn]
+
+    def extend(self, completion: Completion, text: str) -> None:
+        """Append what the policy drew."""
+        super().extend(completion, text)
+        self.learn += [True] * len(completion.ids)
+        self.logprobs += completion.logprobs
+
+    def observe(self, ids: Iterable[int]) -> None:
+        """Append tokens that came from elsewhere: they are read and not learned."""
+        read = list(ids)
+        super().observe(read)
+        self.learn += [False] * len(read)
+        self.logprobs += [0.0] * len(read)
+
+    def log_line(self, step: int, prompt: str, advantage: float) -> Mapping[str, Any]:
+        """The line of rollouts.jsonl."""
+        return {
+            "step": step, "row": self.unit.row_index, "prompt": prompt, "completion": self.text, "rewards": self.score.by_name,
+            "failed": self.score.failed, "reward": self.reward, "advantage": advantage, "tokens": self.length,
+            "finish_reason": self.finish_reason,
+        }  # fmt: skip
+
+
+Group = Sequence[Sample]
+Groups = Sequence[Group]
+
+
+def rewards_of(groups: Groups) -> list[list[float]]:
+    """The reward of each completion, group by group."""
+    return [[sample.reward for sample in group] for group in groups]
+
+
+def flatten(groups: Groups) -> list[Sample]:
+    """The completions of all groups."""
+    return [sample for group in groups for sample in group]
+
+
+def without_failures(group: Group) -> list[Sample]:
+    """The completions at which no reward failed."""
+    return [sample for sample in group if not sample.score.failed]
+
+
+def has_spread(group: Group) -> bool:
+    """True if there are different rewards among them."""
+    return len({sample.reward for sample in without_failures(group)}) > 1
+
+
+def penalise_length(score: CompletionScore, room: float) -> CompletionScore:
+    """DAPO's soft penalty (arXiv:2503.14476, eq. 13) for a completion that had room for this share of the buffer's tokens. It is
+    learned from, and no part of held-out rewards."""
+    cost = max(0.0, 1 - room)
+    return attrs.evolve(score, total=score.total - cost, by_name={**score.by_name, OVERLONG: -cost})

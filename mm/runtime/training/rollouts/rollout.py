@@ -1,0 +1,186 @@
+"""The base of algorithms that learn from completions that they sample themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from mm.core.errors import UsageError
+from mm.runtime.training.algorithm import Algorithm
+from mm.runtime.training.measures import Largest, Metrics, Totals, Watch
+from mm.runtime.training.positions import check_positions
+from mm.runtime.training.rollouts import sampling
+from mm.runtime.training.rollouts.advantages import mean_and_deviation
+from mm.runtime.training.rollouts.completion_metrics import RANGES, completion_metrics, length_metrics
+from mm.runtime.training.rollouts.completions import Groups, Sample, flatten, penalise_length, without_failures
+from mm.runtime.training.rollouts.experience import DrawnTokens, Experience, TokenValues, compute_logprobs
+from mm.runtime.training.rollouts.losses import policy_gradient
+from mm.runtime.training.rollouts.mini_batches import assign_mini_batches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mm.runtime.generation.engine import Engine
+    from mm.runtime.nn.batch import Packed, Unit
+    from mm.runtime.training.context import Context
+    from mm.runtime.training.roles import Role
+    from mm.runtime.training.rollouts.options import RolloutConfig
+
+
+class Rollout(Algorithm):
+    """REINFORCE with the advantages of a subclass: a batch of prompts, completions sampled from the policy, their rewards, and a
+    policy gradient. Rows are prompts, and `global_batch_size` counts them; `config` is a `RolloutConfig`.
+
+    A subclass gives `advantages`; `loss` if the surrogate is another; `make_experience` if tokens need more than an advantage.
+    Old log-probabilities are the present ones where a rollout is used once (the ratio is then 1 and only its gradient counts),
+    otherwise the trainer's own before the first update: the engine's differ by its rounding, and are watched.
+    """
+
+    config: RolloutConfig
+    watch: ClassVar[Mapping[str, Watch]] = RANGES
+    state: ClassVar[tuple[str, ...]] = ("rollouts", "first_length")
+
+    def __init__(self, config: RolloutConfig, models: Mapping[str, Role], context: Context) -> None:
+        super().__init__(config, models, context)
+        # how many rollouts there were, on which the draws of the next depend, and the mean length in the first one
+        self.rollouts, self.first_length = 0, 0.0
+        self._failures, self._metrics = 0, Metrics()
+        if not context.rewards:
+            raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
+        check_positions(models, self.longest_sequence())
+
+    # ---- what an algorithm decides
+
+    def advantages(self, groups: Groups) -> list[list[float]]:
+        """The advantage of each completion. `groups` are this rank's prompts, each with its completions but for those at which a
+        reward failed; `rewards_of(groups)` are their rewards."""
+        raise NotImplementedError
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        """The policy gradient, a mean over all drawn tokens of the step."""
+        tokens = self.drawn_tokens(batch)
+        loss = policy_gradient(tokens).sum() / max(1.0, totals.targets)
+        return loss, {"loss": (loss.detach(), totals.share), **self.token_metrics(tokens)}
+
+    def make_experience(self, groups: Groups) -> list[Experience]:
+        """Each completion with its advantage and, where they are needed, its old and reference log-probabilities."""
+        samples = flatten(groups)
+        advantages = [advantage for group in self.advantages(groups) for advantage in group]
+        old = self.logprobs("policy", samples) if self.config.updates > 1 else [None] * len(samples)
+        reference = self.logprobs("reference", samples) if "reference" in self.models else [None] * len(samples)
+        return [self._experience(*parts) for parts in zip(samples, advantages, old, reference, strict=True)]
+
+    # ---- a rollout
+
+    def prepare(self, units: list[Unit]) -> list[list[Unit]]:
+        """Sample and score completions, make experience of them, and assign it to the mini-batches of all passes."""
+        self.update_engine()
+        groups = self.sample_groups(units)
+        self.engine.release()  # the next rollout has new weights: nothing of this one's cache serves it
+        experience = self.make_experience([without_failures(group) for group in groups])
+        self._metrics = {**self._completion_metrics(groups), **self.rollout_metrics(flatten(groups))}
+        self._log(flatten(groups), experience)
+        self.rollouts += 1
+        return assign_mini_batches(experience, self.context.world, self.config.passes, self.config.mini_batches)
+
+    def evaluate(self, units: list[Unit]) -> Metrics:
+        """Rewards of one completion for each held-out prompt."""
+        self.update_engine()
+        samples = sampling.start_evaluation(units, self.context)
+        self._sample(samples)
+        self.engine.release()
+        return self._completion_metrics([[sample] for sample in samples])
+
+    def sample_groups(self, units: Sequence[Unit], attempt: int = 0) -> list[list[Sample]]:
+        """The scored completions of each prompt; `attempt` counts the calls in this rollout, as a prompt may come again."""
+        key, size = (self.rollouts, attempt), self.config.num_generations
+        groups = [sampling.start_group(unit, self.context, key, size) for unit in units]
+        self._sample(samples := flatten(groups))
+        if buffer := self.config.overlong_buffer:
+            for sample in samples:
+                sample.score = penalise_length(sample.score, self.remaining_tokens(sample) / buffer)
+        return groups
+
+    def complete(self, samples: Sequence[Sample]) -> None:
+        """Let the policy continue each sample, in one turn."""
+        sampling.complete(samples, self.config, self.context)
+
+    def longest_sequence(self) -> Mapping[str, int]:
+        """The most tokens of a prompt and of what is drawn for it, by the option that bounds each."""
+        prompt, drawn = self.context.max_length or 0, self.config.max_new_tokens
+        return {f"--max-length {prompt} for prompts": prompt, f"--max-new-tokens {drawn}": drawn}
+
+    def remaining_tokens(self, sample: Sample) -> int:
+        """How many more tokens a completion could have had."""
+        return self.config.max_new_tokens - sample.length
+
+    @property
+    def engine(self) -> Engine:
+        """The run's engine."""
+        assert self.context.engine is not None
+        return self.context.engine
+
+    def update_engine(self) -> None:
+        """Give the engine the policy's present weights."""
+        self.engine.update(self.models["policy"].model.state_dict().items(), version=self.rollouts)
+
+    # ---- log-probabilities and metrics
+
+    def logprobs(self, role: str, samples: Sequence[Sample]) -> list[Tensor]:
+        """A role's log-probabilities of the drawn tokens of each sample, on the host."""
+        return compute_logprobs(self.models[role], samples, self.context, self.config.temperature)
+
+    def drawn_tokens(self, batch: Packed, values: TokenValues | None = None) -> DrawnTokens:
+        """The policy's forward of a pack: its drawn tokens with their present log-probabilities."""
+        return DrawnTokens.of(batch, self.models["policy"].logprobs(batch, temperature=self.config.temperature), values)
+
+    def rollout_metrics(self, samples: Sequence[Sample]) -> Metrics:
+        """Metrics of the rollout's completions that held-out ones do not have."""
+        if not self.rollouts:
+            lengths = [float(sample.length) for sample in samples]
+            self.first_length = max(1.0, mean_and_deviation(self.context.world, lengths)[0])
+        return length_metrics(samples, self.first_length, self.config.overlong_buffer)
+
+    def token_metrics(self, tokens: DrawnTokens, **means: Tensor) -> Metrics:
+        """The metrics that every such loss has, with `means` of further values of the drawn tokens, (M,); and once per rollout
+        those of its completions."""
+        gap_M, count = (tokens.old_M - tokens.engine_M).abs(), tokens.count
+        completions, self._metrics = self._metrics, Metrics()
+        return {
+            # the entropy without bias only while the policy is what drew (the first mini-batch), from all tokens (no top-p or
+            # top-k); otherwise a sign of it
+            "entropy": (-tokens.logprobs_M.detach().sum(), count),
+            "engine_gap": (gap_M.sum(), count),
+            "engine_gap_max": Largest(gap_M.max() if count else gap_M.sum(), count),
+            **{name: (values.detach().sum().float(), count) for name, values in means.items()},
+            **completions,
+        }
+
+    # ---- parts of the above
+
+    def _sample(self, samples: Sequence[Sample]) -> None:
+        with sampling.evaluation_mode(self.models["policy"]):
+            self.complete(samples)
+        self._failures += sampling.score(samples, self.context)
+
+    def _experience(self, sample: Sample, advantage: float, old: Tensor | None, reference: Tensor | None) -> Experience:
+        import torch
+
+        advantages_L, engine_L = torch.full((sample.length,), advantage), torch.tensor(sample.drawn_logprobs)
+        values = TokenValues(advantages=advantages_L, engine=engine_L, old=old, reference=reference)
+        return Experience(sample=sample, advantage=advantage, tokens=values)
+
+    def _completion_metrics(self, groups: Groups) -> Metrics:
+        """With the failures since the last such metrics."""
+        failures, self._failures = self._failures, 0
+        return completion_metrics(groups, tuple(self.context.rewards), failures)
+
+    def _log(self, samples: Sequence[Sample], experience: Sequence[Experience]) -> None:
+        advantages = {one.sample.key: one.advantage for one in experience}
+        decode = self.context.tokenizer.decode
+        self.context.log([
+            sample.log_line(
+                self.rollouts, decode(sample.ids[: sample.prompt_length], skip_special=False), advantages.get(sample.key, 0.0)
+            )
+            for sample in samples[: self.config.samples_logged]
+        ])  # fmt: skip
