@@ -22,9 +22,8 @@ from mm.testing.suites.suite import Check, Suite, options_of_part
 from mm.testing.tiny import tiny_model, tiny_tokenizer, tiny_typed_rows, units_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mm.runtime.generation.engine import Engine
+    from mm.runtime.nn.model import Model
 
 
 def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
@@ -146,7 +145,7 @@ def _run(suite: Suite) -> list[Check]:
         torch.set_num_threads(before)
 
 
-def _engine(spec: EngineSpec, model: nn.Module) -> Engine:
+def _engine(spec: EngineSpec, model: Model) -> Engine:
     from mm.runtime.devices.backend import Backend
 
     engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mm.core.records import ArchitectureSpec
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.nn.kernels import Kernels
+from mm.runtime.nn.model import Model
 from mm.testing.suites.suite import Suite, host_numbers
 from mm.testing.suites.tensors import assert_near, documents, gradients, reload
 
@@ -27,11 +28,11 @@ def configs_of(spec: ArchitectureSpec) -> dict[str, Any]:
     return dict(sorted(found.items(), key=lambda item: item[1].num_parameters()))
 
 
-def small_model(spec: ArchitectureSpec, vocab_size: int = _VOCABULARY, seed: int = 0) -> nn.Module:
+def small_model(spec: ArchitectureSpec, vocab_size: int = _VOCABULARY, seed: int = 0) -> Model:
     """The smallest preset with a small vocabulary, on the CPU in float32."""
     config = attrs.evolve(next(iter(configs_of(spec).values())), vocab_size=vocab_size)
     torch.manual_seed(seed)
-    model: nn.Module = spec.load()(config, packed_attention)
+    model: Model = spec.load()(config, Kernels())
     return model
 
 
@@ -66,7 +67,7 @@ class ArchitectureSuite(Suite):
         implementation, counts = self.record.load(), []
         for name, config in configs_of(self.record).items():
             with torch.device("meta"):
-                model = implementation(config, packed_attention)
+                model = implementation(config, Kernels())
             real = sum(p.numel() for p in model.parameters())
             assert config.num_parameters() == real, f"{name}: {config.num_parameters():,} declared, {real:,} built"
             counts.append(f"{name} {real / 1e6:.4g}M")
