@@ -30,7 +30,7 @@ def tiny_model(
     architecture: str = "dense", vocab_size: int = 300, seed: int = 0, *, plugins: PluginManager | None = None
 ) -> Model:
     """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
-    from mm.testing.suites.architecture import small_model
+    from mm.testing.suites.model import small_model
 
     spec = (plugins or PluginManager.discover()).get("architecture", architecture)
     assert isinstance(spec, ArchitectureSpec)

@@ -19,7 +19,7 @@ from mm.runtime.models.tensors import compare, named_tensors
 from mm.runtime.nn.batch import pack
 from mm.runtime.nn.kernels import Kernels
 from mm.runtime.text.tokenizer import Tokenizer
-from mm.testing.suites.architecture import configs_of
+from mm.testing.suites.model import configs_of
 from mm.testing.suites.suite import Skip, Suite
 from mm.testing.suites.tensors import assert_near, documents
 
