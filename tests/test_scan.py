@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 from mm.runtime.nn.scan import packed_scan
+from mm.testing.suites.tensors import gradients
 
 
 def batch_of(lengths: list[int]) -> Packed:
@@ -37,7 +38,7 @@ def test_values_and_gradients_are_the_loop_s(lengths: list[int], seed: int) -> N
         leaves = [tensor.detach().to(dtype, copy=True).requires_grad_() for tensor in (decay, x)]
         h = packed_scan(*leaves, batch_of(lengths)) if kind == "scan" else looped(*leaves, lengths)
         (h * weight).sum().backward()
-        pairs.append([h.detach().double(), *(leaf.grad.double() for leaf in leaves)])
+        pairs.append((h.detach().double(), gradients(leaves).double()))
     for found, expected in zip(*pairs, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
