@@ -37,7 +37,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     backend = CpuBackend()
-    model = Dense(DenseConfig(**PRESETS[options.preset]), backend.attention()).eval().requires_grad_(False)
+    model = Dense(DenseConfig(**PRESETS[options.preset]), backend.kernels()).eval().requires_grad_(False)
     ways = {BASELINE: theirs(model)}
     backend.setup()  # after it, float32 products go through oneDNN; the baseline switches that off for itself
     ways |= ours(model, backend, options)

@@ -96,7 +96,7 @@ def main() -> None:
     ours = torch.get_float32_matmul_precision()
     loop, fused = (padded(theirs(config, kind), args.task, True) for kind in ("eager", "grouped_mm"))
     plain = padded(theirs(config, "eager"), args.task, False)
-    model = MoE(config, backend.attention()).train()
+    model = MoE(config, backend.kernels()).train()
     backend.fuse(model)
     half, block = packed(model, args.task, True), grouped.BLOCK
     steps = dict(zip(ROWS, (plain, loop, fused, packed(model, args.task, False), half), strict=True)) | {UNCUT: half}

@@ -114,7 +114,7 @@ def packed(args: argparse.Namespace) -> Callable[[int], int]:
 
     backend, config = CpuBackend(), dense_config(args)
     backend.setup()
-    model = Dense(config, backend.attention())
+    model = Dense(config, backend.kernels())
     backend.fuse(model)
     declined = backend.compile(model) if args.worker == "compiled" else None
     if declined:

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mm.core.callback import Callback, TrainingView
+from mm.core.configs import AdapterConfig, ArchitectureConfig
 from mm.core.errors import CheckpointError, DataError, MMError, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -38,6 +39,7 @@ from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, R
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.converter import Converter, Unsupported
 from mm.runtime.models.rules import Rules
+from mm.runtime.nn.cache import Cache, SupportsCache, SupportsFastDecode, SupportsTruncate
 from mm.runtime.runs.stage import Stage, StageResult
 from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.context import Context
@@ -52,25 +54,30 @@ from mm.runtime.training.rollouts.rollout import Rollout
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, sum_by_document
     from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
+    from mm.runtime.nn.kernels import Kernels
+    from mm.runtime.nn.model import Head, Model, logits
     from mm.runtime.training.roles import Role
 
 # where the names are that need torch: imported when they are asked for (PEP 562)
 _WITH_TORCH = {
     **dict.fromkeys(("Packed", "Tokens", "Unit", "pack", "sum_by_document"), "mm.runtime.nn.batch"),
     **dict.fromkeys(("linear_cross_entropy", "token_logprobs"), "mm.runtime.nn.heads"),
+    **dict.fromkeys(("Head", "Model", "logits"), "mm.runtime.nn.model"),
+    "Kernels": "mm.runtime.nn.kernels",
     "Role": "mm.runtime.training.roles",
 }
 
 __all__ = [
-    "AcceleratorBackend", "Adapter", "AdapterSpec", "Algorithm", "AlgorithmSpec", "Answers", "ArchitectureSpec", "Backend",
-    "BackendSpec", "Callback", "CheckpointError", "CommandSpec", "Completion", "Container", "Context", "Converter",
-    "ConverterSpec", "DataError", "DrawnTokens", "Engine", "EngineSpec", "Experience", "Format", "FormatSpec", "Groups",
-    "Largest", "MMError", "Metrics", "Needs", "OnToken", "Packed", "Position", "PreferenceAlgorithm", "PreferenceConfig",
-    "Probe", "Request", "Reward", "RewardSpec", "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Source",
-    "SourceSpec", "Stage", "StageResult", "StageSpec", "TokenValues", "Tokens", "Tool", "ToolSpec", "Totals", "TrackerSpec",
-    "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate", "estimate_kl",
-    "hookimpl", "kl_coefficient", "linear_cross_entropy", "mean_loss", "option", "pack", "policy_gradient", "rewards_of",
-    "rollout_needs", "sum_by_document", "token_logprobs",
+    "AcceleratorBackend", "Adapter", "AdapterConfig", "AdapterSpec", "Algorithm", "AlgorithmSpec", "Answers",
+    "ArchitectureConfig", "ArchitectureSpec", "Backend", "BackendSpec", "Cache", "Callback", "CheckpointError", "CommandSpec",
+    "Completion", "Container", "Context", "Converter", "ConverterSpec", "DataError", "DrawnTokens", "Engine", "EngineSpec",
+    "Experience", "Format", "FormatSpec", "Groups", "Head", "Kernels", "Largest", "MMError", "Metrics", "Model", "Needs",
+    "OnToken", "Packed", "Position", "PreferenceAlgorithm", "PreferenceConfig", "Probe", "Request", "Reward", "RewardSpec",
+    "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Source", "SourceSpec", "Stage", "StageResult",
+    "StageSpec", "SupportsCache", "SupportsFastDecode", "SupportsTruncate", "TokenValues", "Tokens", "Tool", "ToolSpec",
+    "Totals", "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate",
+    "estimate_kl", "hookimpl", "kl_coefficient", "linear_cross_entropy", "logits", "mean_loss", "option", "pack",
+    "policy_gradient", "rewards_of", "rollout_needs", "sum_by_document", "token_logprobs",
 ]  # fmt: skip
 
 

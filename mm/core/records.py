@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from mm.core.spec import Spec, check_config
+from mm.core.configs import AdapterConfig, ArchitectureConfig
+from mm.core.spec import Spec, check_extends
 
 
 @attrs.frozen
@@ -46,21 +47,14 @@ class BackendSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class ArchitectureSpec(Spec):
-    """A model. `config` is torch-free and has `num_parameters() -> int` and `flops_per_token(context) -> float`, and
-    `num_active_parameters() -> int` where a token does not pass all of them. Where the format that holds such models has
-    some of their layers larger by a factor, `exported_scales` is {the end of a layer's name: the factor}."""
+    """A model. `config` extends `ArchitectureConfig` and imports no torch; `target` is a `Model`, built as
+    `target(config, kernels)`."""
 
     kind: ClassVar[str] = "architecture"
     hook: ClassVar[str] = "mm_architectures"
 
-    config: type = attrs.field(validator=check_config)
+    config: type = attrs.field(validator=check_extends(ArchitectureConfig))
     presets: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
-
-
-def active_parameters(config: Any) -> int:
-    """The weights that one token passes: all of them, unless the architecture's config says otherwise."""
-    count: int = getattr(config, "num_active_parameters", config.num_parameters)()
-    return count
 
 
 @attrs.frozen(kw_only=True)
@@ -107,12 +101,13 @@ class AlgorithmSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class AdapterSpec(Spec):
-    """A change to a trained role's weights that is trained instead of them, such as low-rank adaptation.
-
-    An option `from_` of its config is what it begins with: a run's name is made the folder of that run's adapter."""
+    """A change to a trained role's weights that is trained instead of them, such as low-rank adaptation. `config`, if there
+    is one, extends `AdapterConfig`."""
 
     kind: ClassVar[str] = "adapter"
     hook: ClassVar[str] = "mm_adapters"
+
+    config: type | None = attrs.field(default=None, validator=check_extends(AdapterConfig))
 
 
 @attrs.frozen(kw_only=True)

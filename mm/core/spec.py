@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import attrs
@@ -25,6 +26,17 @@ def _check_target(record: object, attribute: attrs.Attribute[str], value: str) -
 def check_config(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not attrs.has(value):
         raise ValueError(f"config={value!r}: expected an attrs class")
+
+
+def check_extends(base: type) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    """A validator of a config class that must extend `base`; None passes."""
+
+    def check(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        check_config(record, attribute, value)
+        if value is not None and not issubclass(value, base):
+            raise ValueError(f"config={value.__qualname__}: it must extend mm.contracts.{base.__name__}")
+
+    return check
 
 
 @attrs.frozen(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mm.core.plugins import PluginManager
@@ -22,9 +22,8 @@ from mm.testing.suites.suite import Check, Suite, options_of_part
 from mm.testing.tiny import tiny_model, tiny_tokenizer, tiny_typed_rows, units_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mm.runtime.generation.engine import Engine
+    from mm.runtime.nn.model import Model
 
 
 def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
@@ -37,11 +36,14 @@ def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check
     return _run(BackendSuite(spec, tiny_model(), module))
 
 
-def check_architecture(spec: ArchitectureSpec, *, module: str | None = None) -> list[Check]:
+def check_architecture(
+    spec: ArchitectureSpec, *, plugins: PluginManager | None = None, module: str | None = None
+) -> list[Check]:
     """The checks of a model, on the smallest of its presets."""
     from mm.testing.suites.architecture import ArchitectureSuite
 
-    return _run(ArchitectureSuite(spec, module))
+    make_engine = _make_engine(plugins or PluginManager.discover())
+    return _run(ArchitectureSuite(spec, module, make_engine=make_engine))
 
 
 def check_algorithm(
@@ -63,13 +65,12 @@ def check_algorithm(
     typed = tiny_typed_rows(kind, rows=rows, plugins=manager)
     units = None if typed is None else units_of(typed, tokenizer)
     make_model = lambda seed: tiny_model(architecture, tokenizer.vocab_size, seed, plugins=manager)  # noqa: E731
-    engine = next((s for s in manager.specs(EngineSpec) if not s.backends), None)
-    make_engine = None if engine is None else lambda model: _engine(engine, model)
     records: tuple[type[Spec], ...] = (AdapterSpec, EngineSpec, RewardSpec, ToolSpec)
     parts = [part for record in records for part in manager.specs(record) if part.config]
     part_options = {option.key for part in parts for option in options_of_part(part)}
     return _run(AlgorithmSuite(
-        spec, make_model, units, tokenizer, module, make_engine=make_engine, rows=typed or (), part_options=part_options
+        spec, make_model, units, tokenizer, module, make_engine=_make_engine(manager), rows=typed or (),
+        part_options=part_options,
     ))  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str 
     if isinstance(spec, BackendSpec):
         return check_backend(spec, module=module)
     if isinstance(spec, ArchitectureSpec):
-        return check_architecture(spec, module=module)
+        return check_architecture(spec, plugins=plugins, module=module)
     if isinstance(spec, AlgorithmSpec):
         return check_algorithm(spec, plugins=plugins, module=module)
     if isinstance(spec, ConverterSpec):
@@ -146,11 +147,19 @@ def _run(suite: Suite) -> list[Check]:
         torch.set_num_threads(before)
 
 
-def _engine(spec: EngineSpec, model: nn.Module) -> Engine:
-    from mm.runtime.devices.backend import Backend
+def _make_engine(plugins: PluginManager) -> Callable[[Model], Engine] | None:
+    """Makes the first engine that runs on every backend; None if there is none."""
+    spec = next((s for s in plugins.specs(EngineSpec) if isinstance(s, EngineSpec) and not s.backends), None)
+    if spec is None:
+        return None
 
-    engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())
-    return engine
+    def make(model: Model) -> Engine:
+        from mm.runtime.devices.backend import Backend
+
+        engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())
+        return engine
+
+    return make
 
 
 def assert_passed(checks: Iterable[Check]) -> None:

@@ -11,10 +11,9 @@ from mm.core.records import AlgorithmSpec, ArchitectureSpec
 from mm.testing.suites.rows import ROWS, parse_rows
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mm.core.workspace import RunFolder
     from mm.runtime.nn.batch import Unit
+    from mm.runtime.nn.model import Model
     from mm.runtime.text.rows import Row
     from mm.runtime.text.tokenizer import Tokenizer
 
@@ -29,9 +28,9 @@ def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
 
 def tiny_model(
     architecture: str = "dense", vocab_size: int = 300, seed: int = 0, *, plugins: PluginManager | None = None
-) -> nn.Module:
+) -> Model:
     """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
-    from mm.testing.suites.architecture import small_model
+    from mm.testing.suites.model import small_model
 
     spec = (plugins or PluginManager.discover()).get(ArchitectureSpec, architecture)
     return small_model(spec, vocab_size, seed)

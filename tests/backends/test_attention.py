@@ -18,6 +18,7 @@ from mm.plugins.architectures.dense import DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.nn.kernels import Kernels
 
 
 def batch_of(lengths: list[int]) -> Packed:
@@ -124,7 +125,7 @@ def test_backend_facts() -> None:
     (spec,) = mm_backends()
     assert spec.probe().available and spec.load() is CpuBackend
     backend = CpuBackend()
-    assert backend.attention() is block_attention
+    assert backend.kernels().attention is block_attention
     assert backend.default_dtype() in ("bf16", "fp32")
     assert backend.memory()["peak"] < backend.memory()["total"]
     assert backend.capabilities()["threads"] == torch.get_num_threads()
@@ -157,7 +158,7 @@ def test_compile_declines_without_a_compiler_and_takes_each_block_with_one() -> 
 
 def test_compiled_blocks_take_packs_of_any_lengths_without_compiling_again() -> None:
     config = DenseConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=11)
-    model = Dense(config, block_attention)
+    model = Dense(config, Kernels(attention=block_attention))
     packs = [batch_of(lengths) for lengths in ([9, 4], [30, 2, 2], [5], [70, 40, 3])]
     expected = [model(batch)[0] for batch in packs]
     for block in model.blocks:

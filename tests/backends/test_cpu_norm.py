@@ -15,7 +15,7 @@ from mm.backends.cpu.norm import block_rms_norm
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.architectures.layers import rms_norm
-from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.kernels import Kernels
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,7 +50,7 @@ def test_other_types_take_the_portable_one(kinds: tuple[torch.dtype, torch.dtype
 
 def test_backend_puts_it_into_every_norm_of_a_model() -> None:
     config = DenseConfig(**GEN3, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, vocab_size=11)
-    model = Dense(config, packed_attention)
+    model = Dense(config, Kernels())
     assert CpuBackend().fuse(model) == ["RMSNorm"]
     found = [m.normalise for m in model.modules() if hasattr(m, "normalise")]
     assert found == [block_rms_norm] * (2 * 4 + 1)

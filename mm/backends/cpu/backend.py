@@ -16,7 +16,8 @@ from mm.runtime.devices.dtypes import torch_dtype
 if TYPE_CHECKING:
     from torch import nn
 
-    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.kernels import Kernels
+    from mm.runtime.nn.model import Model
 
 _SMALL = 3_000_000  # parameters
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16")
@@ -40,11 +41,11 @@ class CpuBackend(Backend):
         """bf16 where the chip multiplies it natively: elsewhere it is emulated and slower than float32."""
         return "bf16" if has_native_bf16() else "fp32"
 
-    def compile(self, module: nn.Module) -> str | None:
-        """Compile each of the model's `blocks` (the whole module where it has none) for any number of tokens."""
+    def compile(self, model: Model) -> str | None:
+        """Compile each block, or the whole model if it has none, for any number of tokens."""
         if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")):
             return "inductor needs a C++ compiler, and none (g++, clang++) was found"
-        for block in getattr(module, "blocks", None) or [module]:
+        for block in model.blocks or [model]:
             block.compile(dynamic=True)
         return None
 
@@ -63,12 +64,12 @@ class CpuBackend(Backend):
         on one thread, 131 on two), and up to ten times as much where other work wants the cores."""
         return 1 if parameters < _SMALL else None
 
-    def attention(self) -> Attention:
-        """Batched matrix products over blocks of documents of like length."""
+    def kernels(self) -> Kernels:
+        """Attention as batched matrix products over blocks of documents of like length."""
         from mm.backends.cpu.attention import block_attention
+        from mm.runtime.nn.kernels import Kernels
 
-        found: Attention = block_attention
-        return found
+        return Kernels(attention=block_attention)
 
     def memory(self) -> dict[str, int]:
         """Bytes: this process's "peak", and the host's "total"."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from mm.runtime.devices.accelerator import AcceleratorBackend
+from mm.runtime.nn.kernels import Kernels
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from mm.runtime.nn.attention import Attention
     from mm.runtime.nn.batch import Packed
+    from mm.runtime.nn.model import Model
 
 # dense tensor-core FLOP/s in bf16, from NVIDIA's data sheets, by a part of the card's name
 _PEAK_BF16 = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12, "3090": 71e12}
@@ -30,20 +31,20 @@ class CudaBackend(AcceleratorBackend):
         super().setup()
         torch.set_float32_matmul_precision("high")
 
-    def compile(self, module: nn.Module) -> str | None:
-        """Compile each block once for any number of tokens."""
+    def compile(self, model: Model) -> str | None:
+        """Compile each block, or the whole model if it has none, for any number of tokens."""
         if importlib.util.find_spec("triton") is None:
             return "inductor needs triton, which is not installed"
-        for block in getattr(module, "blocks", None) or [module]:
+        for block in model.blocks or [model]:
             block.compile(dynamic=True)
         return None
 
-    def attention(self) -> Attention:
-        """The variable-length flash kernel where this torch and card have it."""
+    def kernels(self) -> Kernels:
+        """Attention by the variable-length flash kernel where this torch and card have it."""
         if torch.cuda.get_device_capability(self.card) >= (8, 0) and varlen_takes_groups():
-            return varlen_attention
+            return Kernels(attention=varlen_attention)
         self.notes.append("attention: no variable-length flash kernel on this card and torch; the portable one is used")
-        return super().attention()
+        return super().kernels()
 
     def peak_flops(self, dtype: str) -> float | None:
         """The data sheet's dense figure in 16 bits; None for an unknown card and for float32."""

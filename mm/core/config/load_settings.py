@@ -14,6 +14,7 @@ from attrs import frozen
 from mm.core.config.autoselect import choose_backend, choose_engine
 from mm.core.config.resolve import check_keys, read_config
 from mm.core.config.sections import Section, check_owners, compose_selected, section_of
+from mm.core.configs import ArchitectureConfig
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, merge
 from mm.core.options import Option, option, options_of
@@ -117,19 +118,16 @@ def changes_of(plugins: PluginManager, layers: Sequence[Layer], *, strict: bool 
     return {o.field: given[o.key] for o in options if o.key in given}
 
 
-def changed(spec: ArchitectureSpec, config: Any, changes: Mapping[str, Any]) -> Any:
-    """A model's config with some of its settings changed on loading.
-
-    A config with `loaded_with(**changes)` answers itself, since other settings may follow from these. Raises UsageError
-    for a setting that this architecture does not have, or a value that it refuses.
-    """
+def changed(spec: ArchitectureSpec, config: ArchitectureConfig, changes: Mapping[str, Any]) -> ArchitectureConfig:
+    """A model's config with some of its settings changed on loading, by its `loaded_with`. Raises UsageError for a setting
+    that this architecture does not have, or a value that it refuses."""
     if not changes:
         return config
     flags = {o.field: o.flag for o in options_of(spec.config, section=_MODEL) if o.info.on_load}
     for name in changes.keys() - flags.keys():
         raise UsageError(f"--{name.replace('_', '-')}: a model of architecture {spec.name!r} has no such setting on loading.")
     try:
-        return config.loaded_with(**changes) if hasattr(config, "loaded_with") else attrs.evolve(config, **changes)
+        return config.loaded_with(**changes)
     except ValueError as error:
         flag = next((f for field, f in flags.items() if f"'{field}'" in str(error)), ", ".join(flags[n] for n in changes))
         raise UsageError(f"{flag}: {error.args[0]}") from None

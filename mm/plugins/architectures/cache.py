@@ -35,6 +35,7 @@ class KVCache:
         self.keys = [layer[0] for layer in self.layers]
         self.values = [layer[1] for layer in self.layers]
         self.slots, self.kv_heads, self.capacity, _ = shape_SKCD
+        self.device = self.store.device
         self.lengths = [0] * self.slots
         self.positions_S = torch.zeros(self.slots, dtype=torch.long, device=device)
         self._index: tuple[tuple[int, ...], Tensor] = ((), self.positions_S[:0])
@@ -46,13 +47,17 @@ class KVCache:
         return Slots(self, tuple(slots))
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
-        """Give each target slot what `source` holds (one prefill shared by a group of samples)."""
+        """See `Cache`."""
         length, index = self.lengths[source], self.index(tuple(targets))
         self.store[:, :, index, :, :length] = self.store[:, :, source, None, :, :length]
         self._set(tuple(targets), [length] * len(targets))
 
-    def truncate(self, slots: Sequence[int], length: int = 0) -> None:
-        """Forget what the slots hold beyond `length` tokens. Raises ValueError when one holds fewer."""
+    def clear(self, slots: Sequence[int]) -> None:
+        """See `Cache`."""
+        self.truncate(slots, 0)
+
+    def truncate(self, slots: Sequence[int], length: int) -> None:
+        """See `SupportsTruncate`."""
         if any(self.lengths[slot] < length for slot in slots):
             raise ValueError(f"cannot truncate slots {list(slots)} to {length} tokens: one holds fewer")
         self._set(tuple(slots), [length] * len(slots))

@@ -10,35 +10,36 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
 from mm.plugins.architectures.fast_decode import FastDecode
 from mm.plugins.architectures.trunk import Trunk
 from mm.runtime.nn.attention import sharing
+from mm.runtime.nn.model import Head, Model, logits
 
 if TYPE_CHECKING:
-    from mm.contracts import Totals
     from mm.plugins.architectures.dense import DenseConfig
-    from mm.runtime.nn.attention import Attention
     from mm.runtime.nn.batch import Packed
+    from mm.runtime.nn.cache import Decode as DecodeStep
+    from mm.runtime.nn.kernels import Kernels
 
-Head = Callable[[Tensor, Tensor], Any]
 INITIAL_STD = 0.02
 
 
-class Decoder(nn.Module):
+class Decoder(Model):
     """A causal language model over packed documents.
 
-    `attention` is what a backend's `attention()` gives; `feed_forward(layer)` makes each block's feed-forward, whose
-    contract is `(x_TE, batch) -> (y_TE, auxiliary or None)`. Weights are drawn from torch's generator: normal with
-    deviation 0.02, as MiniMind and Hugging Face do.
+    `feed_forward(layer)` makes each block's feed-forward, whose contract is `(x_TE, batch) -> (y_TE, auxiliary or None)`.
+    Weights are initialised from torch's generator: normal with deviation 0.02, as MiniMind and Hugging Face do.
     """
 
-    def __init__(self, config: DenseConfig, attention: Attention, feed_forward: Callable[[int], nn.Module]) -> None:
+    config: DenseConfig
+    adapter_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __init__(self, config: DenseConfig, kernels: Kernels, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.config, self.attention, self._sharing = config, attention, sharing(attention)
+        self.config, self.attention, self._sharing = config, kernels.attention, sharing(kernels.attention)
         self.model = Trunk(config, feed_forward)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
@@ -48,7 +49,7 @@ class Decoder(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The repeated units, which a backend compiles and FSDP shards one by one."""
+        """The decoder blocks."""
         return list(self.model.layers)
 
     def tie(self) -> None:
@@ -57,16 +58,16 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def set_outputs(self, count: int) -> None:
-        """Answer `count` numbers a position instead of logits: an output layer of its own, zero at first."""
+        """See `Model`; a tied output layer is untied."""
         self.config = attrs.evolve(self.config, tie_word_embeddings=False)
         self.lm_head = nn.Linear(self.config.hidden_size, count, bias=False)
         nn.init.zeros_(self.lm_head.weight)
 
     def forward(self, batch: Packed, *, head: Head | None = None, cache: Slots | None = None) -> tuple[Any, Any]:
-        """(`head(hidden_TE, weight_VE)`, auxiliary values); without a head the float32 logits_TV of all positions.
+        """See `Model`; the auxiliary value is a list of those that blocks gave, or None.
 
         With `cache` (`KVCache.at(slots)`, one slot for each document) keys and values are stored too, and a document
-        continues what its slot holds. Auxiliary values are None where no block gave one.
+        continues what its slot holds.
         """
         if cache is None:
             hidden_TE, auxiliaries = self._hidden(batch)
@@ -86,18 +87,10 @@ class Decoder(nn.Module):
         hidden_UE, auxiliaries = self.model(ids_U, positions_U, batch, self._sharing)
         return batch.shared.to_tokens(hidden_UE), auxiliaries
 
-    def counts(self, batch: Packed) -> dict[str, float]:
-        """What the auxiliary loss divides by, on the host."""
-        return {}
-
-    def auxiliary_loss(self, auxiliary: Any, totals: Totals) -> Tensor | None:
-        """This micro-batch's share of the auxiliary loss, or None."""
-        return None
-
     def new_cache(
         self, slots: int, capacity: int, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> KVCache:
-        """An empty cache of `slots` documents of at most `capacity` tokens; type and device default to the model's."""
+        """See `SupportsCache`; type and device are the model's by default."""
         weight, config = self.lm_head.weight, self.config
         return KVCache(
             (slots, config.num_key_value_heads, capacity, config.head_size),
@@ -108,10 +101,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def prefill(self, batch: Packed, slots: Sequence[int], cache: KVCache) -> Tensor:
-        """Read document n of the pack into slot n (after what it holds) -> float32 logits_NV of the next tokens.
-
-        Raises ValueError when a document is empty or does not fit.
-        """
+        """See `SupportsCache`. Raises ValueError if a document is empty or does not fit."""
         last_N = batch.cu_seqlens[1:] - 1
         logits_NV: Tensor
         logits_NV, _ = self(batch, head=lambda hidden, weight: logits(hidden[last_N], weight), cache=cache.at(slots))
@@ -119,22 +109,16 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, ids_A: Tensor, slots_A: Sequence[int], cache: KVCache) -> Tensor:
-        """Append one token to each of the A slots (host integers) -> float32 logits_AV of the tokens after them.
+        """See `SupportsCache`. Raises ValueError if a slot is full.
 
         Attention reads up to the longest of these slots. Slots in one ascending run are read in place, others are
         gathered, so an engine keeps its active slots together. Nothing synchronises the device.
-        Raises ValueError when a slot is full.
         """
         step = Decode(cache, tuple(slots_A))
         hidden_AE, _ = self.model(ids_A, step.positions_A, None, step.attend, cached=True)
         step.commit()
         return logits(hidden_AE, self.lm_head.weight)
 
-    def fast_decode(self) -> Callable[[Tensor, Sequence[int], KVCache], Tensor]:
-        """`decode` from a copy of the present weights that is laid out for it, for inference; twice as fast on a CPU."""
+    def fast_decode(self) -> DecodeStep:
+        """See `SupportsFastDecode`; twice as fast on a CPU."""
         return FastDecode(self.model, self.lm_head)
-
-
-def logits(hidden_TE: Tensor, weight_VE: Tensor) -> Tensor:
-    """The default head: every logit, in float32."""
-    return F.linear(hidden_TE, weight_VE).float()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 Rotary = tuple[Tensor, Tensor]
 Step = Callable[[Tensor, Rotary, Decode], Tensor]
+
+
+@runtime_checkable
+class FastFeedForward(Protocol):
+    """A feed-forward with a faster form for decoding."""
+
+    def fast_decode(self) -> Callable[[Tensor], Tensor]:
+        """x_AE -> y_AE from a copy of the present weights, laid out for few rows."""
 
 
 class FastDecode:
@@ -97,11 +105,9 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def feed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """x_AE -> y_AE of a feed-forward, from a copy of its weights. One of another package may offer `fast_decode()`."""
-    offer: Any = getattr(module, "fast_decode", None)
-    if offer is not None:
-        found: Callable[[Tensor], Tensor] = offer()
-        return found
+    """x_AE -> y_AE of a feed-forward, from a copy of its weights."""
+    if isinstance(module, FastFeedForward):
+        return module.fast_decode()
     if type(module) is not SwiGLU:
         return lambda x_AE: module(x_AE, None)[0]
     return swiglu(product(module.gate_proj, module.up_proj), product(module.down_proj))

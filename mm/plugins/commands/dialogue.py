@@ -81,7 +81,7 @@ def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
     activate(plugins, how)
     from mm.runtime.generation import text_model
 
-    return text_model.load(plugins, model, Workspace.here(), how)
+    return text_model.load(plugins, model, Workspace.here(), how, say)
 
 
 def say(line: str) -> None:

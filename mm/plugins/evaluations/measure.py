@@ -73,7 +73,7 @@ def _text(
     from mm.runtime.training.held_out import bits_per_byte, perplexity
 
     loaded = opened.loaded
-    positions = getattr(loaded.config, "max_position_embeddings", None)
+    positions = loaded.config.max_position_embeddings
     if positions is not None and settings.max_length > positions:
         raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
     kind = kind_of(plugins, locator)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.kernels import Kernels
+    from mm.runtime.nn.model import Model
 
 
 class Backend:
@@ -54,23 +55,27 @@ class Backend:
 
         return torch.amp.GradScaler(self.device_type) if dtype == "fp16" else None
 
-    def compile(self, module: nn.Module) -> str | None:
-        """Compile in place; on declining, change nothing and answer the reason."""
+    def compile(self, model: Model) -> str | None:
+        """Compile the model's `blocks` in place and return None; or change nothing and return the reason."""
         return f"backend {type(self).__name__} does not compile"
 
     def fuse(self, module: nn.Module) -> list[str]:
-        """Replace modules by the chip's fused kernels; answers the names of the kernels applied."""
+        """Put the chip's fused kernels into a model; returns their names.
+
+        The names and shapes of parameters and buffers must stay: the model is saved and read again by them. So replace what
+        a module computes (an attribute such as `RMSNorm.normalise`, or its `forward`), not the module by one around it.
+        """
         return []
 
     def threads(self, parameters: int) -> int | None:
         """The number of host threads that serves a model of this size best; None leaves torch's own choice."""
         return None
 
-    def attention(self) -> Attention:
-        """Causal attention within each document of a packed batch: (q_THD, k_TKD, v_TKD, batch) -> o_THD."""
-        from mm.runtime.nn.attention import packed_attention
+    def kernels(self) -> Kernels:
+        """The kernels that models are built with: the chip's own in place of the portable ones."""
+        from mm.runtime.nn.kernels import Kernels
 
-        return packed_attention
+        return Kernels()
 
     def memory(self) -> dict[str, int]:
         """Bytes: "peak" (of this process or device) and, where known, "total"."""

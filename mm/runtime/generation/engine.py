@@ -49,7 +49,7 @@ OnToken = Callable[[int, int, float], None]
 
 
 class Engine(ABC):
-    """What generates completions, token ids in and token ids out."""
+    """What generates completions, token ids in and token ids out. Built with (config, model, backend)."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
@@ -58,6 +58,10 @@ class Engine(ABC):
     @abstractmethod
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take new weights; `version` is the step they come from."""
+
+    def notes(self) -> list[str]:
+        """What the user should know of how this model is generated from; reported once, when the engine is built."""
+        return []
 
     def release(self) -> None:  # noqa: B027 - optional: an engine that holds nothing between calls inherits it
         """Free caches and device memory; a later `generate` builds them again."""

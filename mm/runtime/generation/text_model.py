@@ -15,12 +15,13 @@ from mm.core.config.load_settings import Inference
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import EngineSpec
+from mm.core.say import Say, silent
 from mm.core.workspace import Workspace, find_model
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Request, Sampling
 from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder
-from mm.runtime.models.opening import open_backend, use_threads
+from mm.runtime.models.opening import fuse_kernels, open_backend, use_threads
 from mm.runtime.text.messages import Message
 
 Messages = Sequence[Message | Mapping[str, Any]]
@@ -54,17 +55,23 @@ class _Stopped(Exception):
 
 class TextModel:
     """A model that answers. `loaded` is the model with its config and tokenizer; calls from several threads wait for
-    each other."""
+    each other. `say` gets the engine's notes when it is built."""
 
-    def __init__(self, loaded: LoadedModel, backend: Backend, make_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, loaded: LoadedModel, backend: Backend, make_engine: Callable[[], Engine], say: Say = silent
+    ) -> None:
         self.loaded, self.backend = loaded, backend
-        self._make_engine = make_engine
+        self._make_engine, self._say = make_engine, say
         self._lock = threading.Lock()
 
     @cached_property
     def engine(self) -> Engine:
         """What generates, built at first use."""
-        return self._make_engine()
+        engine = self._make_engine()
+        for note in engine.notes():
+            self.backend.notes.append(note)
+            self._say(note)
+        return engine
 
     @overload
     def generate(self, prompt: str, **options: Any) -> Generation: ...
@@ -172,7 +179,9 @@ class TextModel:
         ]  # fmt: skip
 
 
-def load(plugins: PluginManager, text: str, workspace: Workspace, inference: Inference) -> TextModel:
+def load(
+    plugins: PluginManager, text: str, workspace: Workspace, inference: Inference, say: Say = silent
+) -> TextModel:
     """A run's model or a model folder, frozen on the backend's device ("auto" type: the backend's default).
 
     Raises UsageError for a model that is not there or refuses a change, CheckpointError for damaged files.
@@ -182,9 +191,9 @@ def load(plugins: PluginManager, text: str, workspace: Workspace, inference: Inf
     dtype = chip.default_dtype() if inference.dtype == "auto" else inference.dtype
     freeze(loaded.model, chip.device(), torch_dtype(dtype))
     use_threads(chip, loaded.model)
-    chip.notes += [f"fused: {kernel}" for kernel in chip.fuse(loaded.model)]
+    chip.notes += [f"fused: {kernel}" for kernel in fuse_kernels(chip, loaded.model)]
     engine = plugins.load(EngineSpec, inference.engine)
-    return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip))
+    return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip), say)
 
 
 def answer(text: str, thinking: bool | None = None) -> Message:

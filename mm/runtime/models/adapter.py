@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from mm.runtime.nn.model import Model
 
 
 class Adapter(ABC):
     """A change to a model's weights that is trained instead of them. One object belongs to one model; `name` is that of
-    its record."""
+    its record. By default it changes the model's `adapter_targets`."""
 
-    def __init__(self, name: str, config: Any, model: nn.Module) -> None:
+    def __init__(self, name: str, config: Any, model: Model) -> None:
         self.name, self.config, self.model = name, config, model
 
     @abstractmethod

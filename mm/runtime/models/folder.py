@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -14,7 +15,8 @@ from safetensors.torch import load_model, save_file
 from torch import nn
 
 from mm.core.config.load_settings import changed
-from mm.core.errors import CheckpointError
+from mm.core.configs import ArchitectureConfig
+from mm.core.errors import CheckpointError, MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec, ArchitectureSpec, ConverterSpec
 from mm.core.storage import INDEX, verify
@@ -23,6 +25,7 @@ from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.hf_files import reader
 from mm.runtime.models.tensors import named_tensors
+from mm.runtime.nn.model import Model
 from mm.runtime.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -33,8 +36,8 @@ class LoadedModel:
     """A model with what belongs to it. `path` is the folder that it came from, or None for a new one."""
 
     architecture: str
-    config: Any
-    model: nn.Module
+    config: ArchitectureConfig
+    model: Model
     tokenizer: Tokenizer
     path: Path | None = None
     adapter: Adapter | None = None
@@ -43,8 +46,19 @@ class LoadedModel:
 def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
     """A model with fresh weights on the CPU, its vocabulary as large as the tokenizer's."""
     config = attrs.evolve(config, vocab_size=tokenizer.vocab_size)
-    model = plugins.load(ArchitectureSpec, name)(config, backend.attention())
-    return LoadedModel(name, config, model, tokenizer)
+    return LoadedModel(name, config, build_model(plugins, name, config, backend), tokenizer)
+
+
+def build_model(plugins: PluginManager, name: str, config: ArchitectureConfig, backend: Backend) -> Model:
+    """A model of an architecture, with the backend's kernels. Raises MMError for a part that does not keep the contract."""
+    target = plugins.load(ArchitectureSpec, name)
+    if inspect.isabstract(target):
+        missing = ", ".join(sorted(target.__abstractmethods__))
+        raise MMError(f"Architecture {name}: {target.__name__} does not implement {missing} of mm.contracts.Model.")
+    model = target(config, backend.kernels())
+    if not isinstance(model, Model):
+        raise MMError(f"Architecture {name}: its model, a {type(model).__name__}, does not extend mm.contracts.Model.")
+    return model
 
 
 def save_model_folder(
@@ -109,7 +123,7 @@ def load_model_folder(
             f"{folder}: the tokenizer there ({tokenizer.fingerprint}) is not the model's "
             f"({config['tokenizer_fingerprint']}). Put the tokenizer with that fingerprint back."
         )
-    model = plugins.load(ArchitectureSpec, spec.name)(model_config, backend.attention())
+    model = build_model(plugins, spec.name, model_config, backend)
     try:
         load_model(model, folder / WEIGHTS, strict=True)
     except RuntimeError as error:
@@ -120,7 +134,7 @@ def load_model_folder(
 
 
 def merge_adapter(
-    plugins: PluginManager, model: nn.Module, name: str, saved: Path, config: Mapping[str, Any] | None = None
+    plugins: PluginManager, model: Model, name: str, saved: Path, config: Mapping[str, Any] | None = None
 ) -> None:
     """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
     spec, weights = plugins.get(AdapterSpec, name), model.state_dict(keep_vars=True)
@@ -139,7 +153,7 @@ def _import_foreign(
     model_config, state = plugins.load(ConverterSpec, spec.name)().read(folder)
     architecture = plugins.get(ArchitectureSpec, spec.architecture)
     model_config = changed(architecture, model_config, changes)
-    model = plugins.load(ArchitectureSpec, spec.architecture)(model_config, backend.attention())
+    model = build_model(plugins, spec.architecture, model_config, backend)
     _fill(model, state, folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model_config.vocab_size:
@@ -161,6 +175,6 @@ def _as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def freeze(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+def freeze(model: Model, device: torch.device, dtype: torch.dtype | None = None) -> Model:
     """The model for inference: on the device, in `eval()`, without gradients."""
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# names in a message
+_SHOWN = 3
+
 
 def named_tensors(model: nn.Module, *, by_name: bool = False) -> dict[str, Tensor]:
     """A model's state, detached. Tied tensors appear once, under the first of their names: the first in the state or, with
@@ -23,6 +26,30 @@ def named_tensors(model: nn.Module, *, by_name: bool = False) -> dict[str, Tenso
     for name in sorted(state) if by_name else state:
         names.setdefault(id(state[name]), name)
     return {name: state[name].detach() for name in names.values()}
+
+
+def layout(model: nn.Module) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shape of every parameter and buffer by name, and the first name of the same tensor."""
+    first: dict[int, str] = {}
+    found = {}
+    for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
+        for name, tensor in named:
+            found[name] = tuple(tensor.shape), first.setdefault(id(tensor), name)
+    return found
+
+
+def moved_tensors(before: Mapping[str, tuple[object, str]], after: Mapping[str, tuple[object, str]]) -> str:
+    """How the second `layout` of a model differs from the first, with the first names of each kind; empty if it does not."""
+    kept = sorted(before.keys() & after.keys())
+    kinds = {
+        "missing": sorted(before.keys() - after.keys()),
+        "new": sorted(after.keys() - before.keys()),
+        "of another shape": [name for name in kept if before[name][0] != after[name][0]],
+        "tied otherwise": [name for name in kept if before[name][1] != after[name][1] and before[name][1] in after],
+    }
+    shown = {kind: ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+             for kind, names in kinds.items()}  # fmt: skip
+    return "; ".join(f"{kind}: {names}" for kind, names in shown.items() if names)
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

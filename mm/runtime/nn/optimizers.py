@@ -9,19 +9,19 @@ import torch
 from torch import nn
 
 from mm.core.settings import TrainSettings
+from mm.runtime.nn.model import Model
 from mm.runtime.nn.muon import BatchedMuon
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: Model) -> list[nn.Parameter]:
     """The hidden weight matrices, and the stacks of them as of experts: neither vectors nor an embedding nor an output
     projection, which are what is as long as the vocabulary outside the model's `blocks`."""
-    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
-    inside = {id(p) for block in getattr(model, "blocks", ()) for p in block.parameters()}  # type: ignore[union-attr,operator]
+    inside = {id(p) for block in model.blocks for p in block.parameters()}
     found = (p for p in model.parameters() if p.ndim == 3 or (p.ndim == 2 and len(p) > 1))
-    return [p for p in found if id(p) in inside or len(p) != vocab_size]
+    return [p for p in found if id(p) in inside or len(p) != model.config.vocab_size]
 
 
-def build_optimizers(model: nn.Module, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Model, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for hidden matrices and AdamW for the rest.
 
     Weight decay acts on hidden matrices only. Muon (Jordan et al. 2024) with update scaling to AdamW's RMS (Liu et

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mm.runtime.nn.model import Model
 
-def checkpoint_blocks(model: nn.Module) -> str | None:
-    """Let each of the model's `blocks` recompute its activations; on declining, answer the reason.
+
+def checkpoint_blocks(model: Model) -> str | None:
+    """Let each of the model's `blocks` recompute its activations; returns the reason if it has none.
 
     Called after `Backend.compile`: around a compiled block the gradients stay what they are without, bit for bit, while a
     compiler that sees the recomputation arranges the sums anew (and takes three times as long).
     """
-    blocks = getattr(model, "blocks", None)
-    if not blocks:
+    if not model.blocks:
         return f"{type(model).__name__} has no `blocks`"
-    for block in blocks:
+    for block in model.blocks:
         if block._compiled_call_impl is not None:
             block._compiled_call_impl = _recomputing(block._compiled_call_impl)
         else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mm.core.say import Say
     from mm.core.workspace import RunFolder
     from mm.runtime.devices.backend import Backend
+    from mm.runtime.generation.engine import Engine
     from mm.runtime.models.folder import LoadedModel
     from mm.runtime.training.distributed import World
     from mm.runtime.training.held_out import HeldOut
@@ -31,6 +32,10 @@ def build_callbacks(
     loaded: LoadedModel, held: HeldOut, say: Say,
 ) -> list[Callback]:  # fmt: skip
     """Those of this rank. Raises UsageError for a setting that this run cannot serve."""
+    def report(line: str) -> None:
+        say(line)
+        backend.notes.append(line)
+
     _check(run, held)
     settings = run.train
     found: list[Callback] = []
@@ -41,15 +46,10 @@ def build_callbacks(
         if settings.keep_best:
             found.append(KeepBest(folder, loaded, say))
         if settings.samples or settings.sample_prompt:
-            found.append(_samples(plugins, run, folder, backend, loaded, held, say))
+            found.append(_samples(plugins, run, folder, backend, loaded, held, say, report))
         if settings.profile:
             found.append(Profile(settings.profile, folder.path / "profile", say))
         found += _trackers(plugins, run, folder)
-
-    def report(line: str) -> None:
-        say(line)
-        backend.notes.append(line)
-
     return found + plugins.callbacks(run, report)
 
 
@@ -69,19 +69,22 @@ def _trackers(plugins: PluginManager, run: Run, folder: RunFolder) -> list[Callb
 
 
 def _samples(
-    plugins: PluginManager, run: Run, folder: RunFolder, backend: Backend, loaded: LoadedModel, held: HeldOut, say: Say
-) -> Samples:
+    plugins: PluginManager, run: Run, folder: RunFolder, backend: Backend, loaded: LoadedModel, held: HeldOut, say: Say,
+    report: Say,
+) -> Samples:  # fmt: skip
     settings, tokenizer = run.train, loaded.tokenizer
-    longest = getattr(loaded.config, "max_position_embeddings", None)
+    longest = loaded.config.max_position_embeddings
     limit = None if longest is None else longest - settings.sample_tokens
     raw = needs_of(plugins, run).data == TextRow.kind
     prompts = prompts_of(settings.sample_prompt, tokenizer, raw=raw, limit=limit)
     prompts += prompts_from(held, settings.samples, tokenizer, limit=limit)
     spec = choose_engine(plugins, run.select.backend)
-    engine = plugins.load(EngineSpec, spec.name)(spec.config() if spec.config else None, loaded.model, backend)
+    engine: Engine = plugins.load(EngineSpec, spec.name)(spec.config() if spec.config else None, loaded.model, backend)
+    for note in engine.notes():
+        report(note)
     return Samples(folder.path / "samples.jsonl", prompts, settings.sample_tokens, loaded, engine, say)
 
 
 def _flops(loaded: LoadedModel, run: Run) -> float:
     """Training FLOPs a token, with documents of half the longest length on average."""
-    return float(loaded.config.flops_per_token(run.train.max_length // 2))
+    return loaded.config.flops_per_token(run.train.max_length // 2)

@@ -15,6 +15,7 @@ from mm.core.config.autoselect import choose_engine, needs_of
 from mm.core.config.sections import part_name, section_of
 from mm.core.errors import UsageError
 from mm.core.records import EngineSpec, RewardSpec, ToolSpec
+from mm.core.settings import EpisodeParts
 from mm.core.workspace import Workspace
 from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Reward, Tool
@@ -24,14 +25,13 @@ from mm.runtime.training.context import Context, of_store
 from mm.runtime.training.metrics import rewind_lines
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mm.core.plugins import PluginManager
     from mm.core.run import Run
     from mm.core.say import Say
     from mm.core.spec import Spec
     from mm.core.workspace import RunFolder
     from mm.runtime.devices.backend import Backend
+    from mm.runtime.nn.model import Model
     from mm.runtime.training.distributed import World
     from mm.runtime.training.feed import Feed
 
@@ -76,7 +76,7 @@ class ContextBuilder:
             "skip_failed_rewards": self._parts.skip_failed_rewards, "log": log_to(self.folder.path, self.world.main),
         }  # fmt: skip
 
-    def engine(self, model: nn.Module, dtype: str) -> Engine:
+    def engine(self, model: Model, dtype: str) -> Engine:
         """The engine of the run. In float32 it shares the policy's weights; for another compute type it holds a copy in
         that type, so that it multiplies what the trainer's autocast does, and `update` refreshes it."""
         spec = choose_engine(self.plugins, self.run.select.backend, self._parts.engine)
@@ -84,6 +84,8 @@ class ContextBuilder:
             device = next(model.parameters()).device
             model = freeze(copy.deepcopy(model), device, torch_dtype(dtype))
         engine: Engine = self.plugins.load(EngineSpec, spec.name)(self._config(EngineSpec, spec.name), model, self.backend)
+        for note in engine.notes():
+            self._warn(note)
         return engine
 
     def rewards(self) -> dict[str, tuple[Reward, float]]:
@@ -96,7 +98,8 @@ class ContextBuilder:
 
     def tools(self) -> dict[str, Tool]:
         """Name in the tool's schema -> the tool."""
-        built = [self.plugins.load(ToolSpec, name)(self._placed(ToolSpec, name)) for name in getattr(self._parts, "tool", ())]
+        names = self._parts.tool if isinstance(self._parts, EpisodeParts) else ()
+        built = [self.plugins.load(ToolSpec, name)(self._placed(ToolSpec, name)) for name in names]
         return {tool.schema["name"]: tool for tool in built}
 
     @property

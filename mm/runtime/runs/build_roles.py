@@ -19,6 +19,8 @@ from mm.runtime.devices.backend import Backend
 from mm.runtime.models import folder as models
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.folder import LoadedModel
+from mm.runtime.models.opening import fuse_kernels
+from mm.runtime.nn.model import Model
 from mm.runtime.nn.recompute import checkpoint_blocks
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.distributed import World, wrap
@@ -84,7 +86,7 @@ class RoleBuilder:
         loaded = self._open(settings.from_) if settings.from_ else self._start()
         if loaded.tokenizer.fingerprint != policy.tokenizer.fingerprint:
             raise UsageError(f"--{name}-from {settings.from_}: its tokenizer is not the policy's; a {name} must share it.")
-        outputs = _set_outputs(loaded.model) if name in needs.value_heads else []
+        outputs = self._set_outputs(name, loaded) if name in needs.value_heads else []
         own: dict[str, Any] = {}
         if trainable:
             own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")}
@@ -94,14 +96,14 @@ class RoleBuilder:
                     parameter.requires_grad_(True)
         return self._placed(name, loaded.model, trainable, own, None if trainable else loaded.path)
 
-    def _adapted(self, role: str, model: nn.Module, saved: Path | None = None) -> Adapter | None:
+    def _adapted(self, role: str, model: Model, saved: Path | None = None) -> Adapter | None:
         """The adapter of a role, put into its model; None for a role without."""
         if not (name := self._adapter_name(role)):
             return None
         spec = self.plugins.get(AdapterSpec, name)
         config: Any = self.run.parts.get(section_of(spec, role).name) if spec.config else None
-        if not saved and (start := getattr(config, "from_", "")):
-            config = attrs.evolve(config, from_=str(find_adapter(start, self.workspace)))
+        if config and config.from_ and not saved:
+            config = attrs.evolve(config, from_=str(find_adapter(config.from_, self.workspace)))
         adapter: Adapter = self.plugins.load(AdapterSpec, name)(name, config, model)
         adapter.apply(saved)
         for note in adapter.notes():
@@ -118,12 +120,12 @@ class RoleBuilder:
         return not own and not self.run.parts[f"role.{name}"].from_
 
     def _placed(
-        self, name: str, model: nn.Module, trainable: bool, settings: Mapping[str, Any] | None = None, path: Path | None = None
+        self, name: str, model: Model, trainable: bool, settings: Mapping[str, Any] | None = None, path: Path | None = None
     ) -> Role:
         device = self.backend.device(self.world.local_rank)
         model.to(device)
-        for note in self.backend.fuse(model):
-            self._note(f"fused: {note}")
+        for kernel in fuse_kernels(self.backend, model):
+            self._note(f"fused: {kernel}")
         if self.run.train.compile and (declined := self.backend.compile(model)):
             self._note(f"not compiled: {declined}")
             self.say(f"--compile: {declined}; going on without")
@@ -146,6 +148,18 @@ class RoleBuilder:
         tokenizer = Tokenizer.load(Path(select.tokenizer))
         return models.new_model(self.plugins, select.arch, self.run.architecture, tokenizer, self.backend)
 
+    def _set_outputs(self, role: str, loaded: LoadedModel) -> list[nn.Parameter]:
+        """Give the model one number per position as its output; returns the parameters that are new."""
+        before = set(loaded.model.parameters())
+        try:
+            loaded.model.set_outputs(1)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"{self.run.select.algo} needs a {role} with one value per token, and a model of architecture "
+                f"{loaded.architecture!r} has only logits: {error} is not implemented. Name another model with --{role}-from."
+            ) from None
+        return [parameter for parameter in loaded.model.parameters() if parameter not in before]
+
     def _check_tokenizer(self, loaded: LoadedModel) -> None:
         """A model has its tokenizer; another one named beside it can only be a mistake."""
         select = self.run.select
@@ -159,10 +173,3 @@ class RoleBuilder:
 
     def _open(self, text: str) -> LoadedModel:
         return models.load_model_folder(self.plugins, find_model(text, self.workspace), self.backend)
-
-
-def _set_outputs(model: nn.Module) -> list[nn.Parameter]:
-    """Make the model answer one number a position; the parameters that are new."""
-    before = set(model.parameters())
-    model.set_outputs(1)  # type: ignore[operator]
-    return [parameter for parameter in model.parameters() if parameter not in before]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from mm.core.config.autoselect import needs_of
 from mm.core.config.resolve import Resolved
+from mm.core.configs import ArchitectureConfig
 from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec, active_parameters
+from mm.core.records import ArchitectureSpec
 from mm.core.run import Run
 from mm.core.workspace import Workspace, find_model, read_config
 from mm.runtime.data.bad_rows import ends_reading
@@ -47,14 +47,14 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     ]
     if config is not None:
         flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
-        total, active = config.num_parameters(), active_parameters(config)
+        total, active = config.num_parameters(), config.num_active_parameters()
         lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active a token" if active < total else "")))
         lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
     given = [f"  {k} = {v!r}  ({resolved.sources[k]})" for k, v in run.values().items() if resolved.sources[k] != "default"]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines), "settings that are not defaults:", *given])
 
 
-def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, Any, str]:
+def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, ArchitectureConfig | None, str]:
     """The folder with the tokenizer, the model's config where it is known without reading weights, and a name."""
     if not run.select.from_:
         folder = Path(run.select.tokenizer)

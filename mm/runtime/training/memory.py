@@ -51,7 +51,7 @@ def memory_report(state: TrainState) -> str:
 def _cure(state: TrainState) -> str:
     settings = state.settings
     lower = [f"--micro-batch-tokens ({settings.micro_batch_tokens})", f"--max-length ({settings.max_length})"]
-    more = ["switch on --activation-checkpointing"] if getattr(settings, "activation_checkpointing", True) is False else []
+    more = ["switch on --activation-checkpointing"] if not settings.activation_checkpointing else []
     more += ["use --dtype bf16"] if state.dtype == "fp32" else []
     return f"Lower {' or '.join(lower)}{''.join(f', or {cure}' for cure in more)}; a new run may begin from this one with --from."
 

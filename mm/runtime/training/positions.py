@@ -15,7 +15,7 @@ def check_positions(roles: Mapping[str, Role], parts: Mapping[str, int]) -> None
     """Raise UsageError if a sequence of these parts, in tokens by the option that bounds each, is too long for a role's model."""
     sums = "is" if len(parts) == 1 else "are together"
     for role in roles.values():
-        positions = getattr(getattr(role.model, "config", None), "max_position_embeddings", None)
+        positions = role.model.config.max_position_embeddings
         if positions is not None and sum(parts.values()) > positions:
             raise UsageError(
                 f"{' and '.join(parts)} {sums} more than the {positions} positions of the {role.name} (max_position_embeddings "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mm.runtime.nn.batch import Packed, sum_by_document
 from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
+from mm.runtime.nn.model import Model
 from mm.runtime.training.measures import Metrics, Totals
 
 
@@ -27,7 +28,7 @@ class Role:
     def __init__(
         self,
         name: str,
-        model: nn.Module,
+        model: Model,
         *,
         trainable: bool,
         module: nn.Module | None = None,
@@ -103,14 +104,13 @@ class Role:
 
     def counts(self, batch: Packed) -> dict[str, float]:
         """What the model's auxiliary loss divides by, under the role's name: two roles may be of one architecture."""
-        counted: dict[str, float] = self.model.counts(batch) if self.trainable else {}  # type: ignore[operator]
+        counted = self.model.counts(batch) if self.trainable else {}
         return {self._prefix + name: value for name, value in counted.items()}
 
     def auxiliary_metrics(self) -> Metrics:
         """The model's own metrics for the forwards whose auxiliary loss is still to be added; empty if it has none."""
-        measure = getattr(self.model, "auxiliary_metrics", None)
         found: Metrics = {}
-        for metrics in map(measure, self._auxiliary) if measure else ():
+        for metrics in map(self.model.auxiliary_metrics, self._auxiliary):
             for name, (total, count) in metrics.items():
                 old = found.get(name, (0.0, 0.0))
                 found[name] = (old[0] + total.detach(), old[1] + count)
@@ -120,7 +120,7 @@ class Role:
         """The auxiliary loss of the calls since the last one, or None; added by the objective alone."""
         pieces, self._auxiliary = self._auxiliary, []
         own = {name.removeprefix(self._prefix): n for name, n in totals.items() if name.startswith(self._prefix)}
-        losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]  # type: ignore[operator]
+        losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]
         found = [loss for loss in losses if loss is not None]
         return sum(found[1:], found[0]) if found else None
 

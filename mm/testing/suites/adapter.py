@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.core.records import AdapterSpec
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.nn.batch import pack
+from mm.runtime.nn.model import Model
 from mm.testing.suites.suite import Suite
 from mm.testing.suites.tensors import assert_near, documents
 
@@ -25,7 +26,7 @@ class AdapterSuite(Suite):
     contract = Adapter
 
     def __init__(
-        self, spec: AdapterSpec, make_model: Callable[[], nn.Module], module: str | None = None, config: Any = None
+        self, spec: AdapterSpec, make_model: Callable[[], Model], module: str | None = None, config: Any = None
     ) -> None:
         super().__init__(spec, module)
         self.make_model, self.config = make_model, config or (spec.config() if spec.config else None)
@@ -41,9 +42,9 @@ class AdapterSuite(Suite):
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         return adapter
 
-    def logits(self, model: nn.Module) -> Tensor:
+    def logits(self, model: Model) -> Tensor:
         """Of two documents of random ids."""
-        batch = pack(documents((5, 9), model.config.vocab_size))  # type: ignore[union-attr,arg-type]
+        batch = pack(documents((5, 9), model.config.vocab_size))
         with torch.no_grad():
             found: Tensor = model(batch)[0]
         return found
@@ -119,7 +120,7 @@ class AdapterSuite(Suite):
     def check_gradients(self) -> None:
         """Only the adapter's parameters get a gradient, and every one of them does."""
         adapter = self.make(trained=True)
-        adapter.model(pack(documents((7,), adapter.model.config.vocab_size)))[0].square().sum().backward()  # type: ignore[union-attr,arg-type]
+        adapter.model(pack(documents((7,), adapter.model.config.vocab_size)))[0].square().sum().backward()
         for name, parameter in adapter.model.named_parameters():
             learns = parameter.grad is not None and bool(parameter.grad.any())
             assert learns == parameter.requires_grad, f"{name} {'gets a' if learns else 'has no'} gradient"

@@ -9,13 +9,14 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.core.records import AlgorithmSpec, Needs
 from mm.core.settings import Selection, TrainSettings
 from mm.runtime.devices.backend import Backend
 from mm.runtime.generation.engine import Engine, Reward
 from mm.runtime.nn.batch import Packed, Unit, pack
+from mm.runtime.nn.model import Model
 from mm.runtime.text.rows import Row
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.algorithm import Algorithm
@@ -43,12 +44,12 @@ class AlgorithmSuite(Suite):
     def __init__(
         self,
         spec: AlgorithmSpec,
-        make_model: Callable[[int], nn.Module],
+        make_model: Callable[[int], Model],
         units: Sequence[Unit] | None,
         tokenizer: Tokenizer,
         module: str | None = None,
         *,
-        make_engine: Callable[[nn.Module], Engine] | None = None,
+        make_engine: Callable[[Model], Engine] | None = None,
         rows: Sequence[Row] = (),
         part_options: Collection[str] = (),
     ) -> None:
@@ -83,7 +84,7 @@ class AlgorithmSuite(Suite):
             for seed, name in enumerate(needs.roles)
         }
         for name in needs.value_heads:
-            roles[name].model.set_outputs(1)  # type: ignore[operator]
+            roles[name].model.set_outputs(1)
             roles[name].model.to(dtype)
         context = Context(
             tokenizer=self.tokenizer, world=World(), seed=0, more_rows=lambda count: self.units[:count], units=self.units,

@@ -1,161 +1,191 @@
-"""What every architecture must hold to."""
+"""What every architecture must hold to: the checks of its model, and of how it generates. Legend: mm.runtime.nn.batch."""
 
 from __future__ import annotations
 
-import tempfile
+import copy
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.core.records import ArchitectureSpec
-from mm.runtime.nn.attention import packed_attention
+from mm.runtime.generation.engine import Engine, Request, Sampling
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
-from mm.testing.suites.suite import Suite, host_numbers
-from mm.testing.suites.tensors import assert_near, documents, gradients, reload
+from mm.runtime.nn.cache import Cache, SupportsCache, SupportsFastDecode, SupportsTruncate
+from mm.runtime.nn.model import Model
+from mm.testing.suites.model import NEAR, VOCABULARY, members
+from mm.testing.suites.suite import Skip
+from mm.testing.suites.tensors import assert_near, documents
+from mm.testing.suites.trained_model import TrainedModelSuite
 
-_VOCABULARY = 97
-_NEAR = 1e-4  # float32, sums in another order
-
-
-def configs_of(spec: ArchitectureSpec) -> dict[str, Any]:
-    """The config of every preset, the smallest model first; without presets the class's own defaults."""
-    found = {name: spec.config(**sizes) for name, sizes in spec.presets.items()} or {"default": spec.config()}
-    return dict(sorted(found.items(), key=lambda item: item[1].num_parameters()))
-
-
-def small_model(spec: ArchitectureSpec, vocab_size: int = _VOCABULARY, seed: int = 0) -> nn.Module:
-    """The smallest preset with a small vocabulary, on the CPU in float32."""
-    config = attrs.evolve(next(iter(configs_of(spec).values())), vocab_size=vocab_size)
-    torch.manual_seed(seed)
-    model: nn.Module = spec.load()(config, packed_attention)
-    return model
+_SLOTS, _CAPACITY = 4, 32
+# bfloat16 through several layers, against the same forward in bfloat16
+_HALF = 0.1
 
 
-class ArchitectureSuite(Suite):
-    """The checks run on the smallest preset, so give a tiny one."""
+class ArchitectureSuite(TrainedModelSuite):
+    """`make_engine(model)` makes the engine that generation is tried with."""
 
-    contract = nn.Module
-
-    def __init__(self, spec: ArchitectureSpec, module: str | None = None) -> None:
+    def __init__(
+        self, spec: ArchitectureSpec, module: str | None = None, *, make_engine: Callable[[Model], Engine] | None = None
+    ) -> None:
         super().__init__(spec, module)
-        self.record = spec
+        self.make_engine = make_engine
 
     @cached_property
-    def model(self) -> Any:
-        """The smallest preset in `eval()`."""
-        return small_model(self.record).eval()
+    def ids(self) -> list[Tensor]:
+        """Documents of 9, 5, 3 and 6 tokens."""
+        return [unit.sequences[0].ids for unit in documents([9, 5, 3, 6], VOCABULARY, seed=1)]
 
-    @cached_property
-    def batch(self) -> Packed:
-        """Three documents."""
-        return pack(documents([7, 1, 12], _VOCABULARY))
+    @property
+    def served(self) -> SupportsCache:
+        """The model. Raises Skip if it has no cache, and AssertionError naming what is missing of it."""
+        present = {name for name in members(SupportsCache) if hasattr(self.model, name)}
+        if not present:
+            raise Skip("no cache: every token takes a forward over its whole document")
+        if missing := sorted(members(SupportsCache) - present):
+            raise AssertionError(f"it has {', '.join(sorted(present))} and not {', '.join(missing)}: all of them or none")
+        assert isinstance(self.model, SupportsCache)
+        return self.model
 
-    @cached_property
-    def logits_TV(self) -> Tensor:
-        """Of `batch`."""
+    def read(self, cache: Cache, pieces: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Prefill each slot with its piece, in one pack; slot -> the next token's logits."""
+        return dict(zip(pieces, self.served.prefill(packed(pieces.values()), list(pieces), cache), strict=True))
+
+    def feed(self, cache: Cache, rest: dict[int, Tensor], decode: Any = None) -> dict[int, Tensor]:
+        """Decode each slot's tokens, in steps of all slots that have some left; slot -> all logits."""
+        found: dict[int, list[Tensor]] = {slot: [] for slot in rest}
+        for step in range(max(map(len, rest.values()))):
+            active = [slot for slot, ids in rest.items() if step < len(ids)]
+            ids_A = torch.stack([rest[slot][step] for slot in active])
+            for slot, logits_V in zip(active, (decode or self.served.decode)(ids_A, active, cache), strict=True):
+                found[slot].append(logits_V)
+        return {slot: torch.stack(rows) for slot, rows in found.items()}
+
+    def compare(self, found: dict[int, Tensor], whole: dict[int, Tensor], what: str) -> float:
+        """Raise unless the logits of each slot are those at the end of a full forward of its document."""
+        errors = []
+        for slot, logits_nV in found.items():
+            expected = self.model(packed([whole[slot]]))[0][-len(logits_nV) :]
+            errors.append(assert_near(logits_nV, expected, NEAR, f"slot {slot}: {what}"))
+        return max(errors)
+
+    def check_cache(self) -> str:
+        """`new_cache` returns a `Cache`; prefill and decode return float32 logits and count the tokens in `lengths`."""
+        cache = self.served.new_cache(_SLOTS, _CAPACITY)
+        missing = ", ".join(sorted(name for name in members(Cache) if not hasattr(cache, name)))
+        assert not missing, f"new_cache returns a {type(cache).__name__} without {missing} (see mm.contracts.Cache)"
+        assert cache.slots == _SLOTS, f"new_cache({_SLOTS}, {_CAPACITY}) has {cache.slots} slots"
+        assert cache.capacity is None or cache.capacity >= _CAPACITY, f"a capacity of {cache.capacity}, not {_CAPACITY}"
+        assert isinstance(cache.device, torch.device), f"cache.device is {cache.device!r}"
         with torch.no_grad():
-            found: Tensor = self.model(self.batch)[0]
-        return found
+            first = self.served.prefill(packed(self.ids[:2]), [2, 0], cache)
+            second = self.served.decode(self.ids[2][:2], [0, 2], cache)
+        for name, found in (("prefill", first), ("decode", second)):
+            assert found.shape == (2, VOCABULARY), f"{name} returns {tuple(found.shape)}, not one row of logits per document"
+            assert found.dtype == torch.float32, f"{name} returns {found.dtype}, not float32"
+        lengths = list(cache.lengths)
+        assert lengths == [6, 0, 10, 0], f"lengths {lengths} after 5 + 1 tokens in slot 0 and 9 + 1 in slot 2"
+        assert all(type(length) is int for length in lengths), "lengths are host integers: a tensor would wait for the device"
+        return f"{'any number of' if cache.capacity is None else cache.capacity} tokens in a slot"
 
-    def check_parameter_counts(self) -> str:
-        """`config.num_parameters()` of every preset is what the module has."""
-        implementation, counts = self.record.load(), []
-        for name, config in configs_of(self.record).items():
-            with torch.device("meta"):
-                model = implementation(config, packed_attention)
-            real = sum(p.numel() for p in model.parameters())
-            assert config.num_parameters() == real, f"{name}: {config.num_parameters():,} declared, {real:,} built"
-            counts.append(f"{name} {real / 1e6:.4g}M")
-        return ", ".join(counts)
-
-    def check_flops(self) -> None:
-        """FLOPs a token are positive and do not fall with the context."""
-        config = next(iter(configs_of(self.record).values()))
-        short, long = config.flops_per_token(64), config.flops_per_token(1024)
-        assert 0 < short <= long, f"{short} at 64 tokens, {long} at 1024"
-
-    def check_config_follows_the_vocabulary(self) -> None:
-        """`attrs.evolve(config, vocab_size=n)` gives the embedding n rows."""
-        assert self.model.config.vocab_size == _VOCABULARY, "the model keeps its config as `config`"
-        assert self.logits_TV.shape == (self.batch.num_tokens, _VOCABULARY), f"logits {tuple(self.logits_TV.shape)}"
-
-    def check_head(self) -> None:
-        """`model(batch, head=f)` answers (f(hidden_TE, weight_VE), auxiliary); without a head the float32 logits."""
-        assert self.logits_TV.dtype == torch.float32, f"logits are {self.logits_TV.dtype}"
-        with torch.no_grad():
-            product, _ = self.model(self.batch, head=lambda hidden_TE, weight_VE: hidden_TE @ weight_VE.t())
-        assert_near(product, self.logits_TV, _NEAR, "hidden_TE @ weight_VE.T against the logits")
-
-    def check_packed_equals_unpacked(self) -> str:
-        """A document's logits do not depend on what it is packed with."""
-        with torch.no_grad():
-            alone = torch.cat([self.model(pack([unit]))[0] for unit in self.batch.units])
-        return f"largest error {assert_near(self.logits_TV, alone, _NEAR, 'packed logits'):.1g}"
-
-    def check_causal(self) -> None:
-        """A token's logits do not depend on later tokens."""
-        changed = attrs.evolve(self.batch, input_ids=self.batch.input_ids.clone())
-        changed.input_ids[-1] = (changed.input_ids[-1] + 1) % _VOCABULARY
-        with torch.no_grad():
-            assert_near(self.model(changed)[0][:-1], self.logits_TV[:-1], _NEAR, "logits before a changed token")
-
+    @torch.no_grad()
     def check_cached_decoding_equals_forward(self) -> str:
-        """`new_cache`, `prefill` and `decode` give the full forward's logits."""
-        ids, model = self.batch.units[2].sequences[0].ids, self.model
-        cache = model.new_cache(2, len(ids))
-        found = [model.prefill(pack(documents_of(ids[:5])), [1], cache)]
-        found += [model.decode(ids[i : i + 1], [1], cache) for i in range(5, len(ids))]
-        with torch.no_grad():
-            expected = model(pack(documents_of(ids)))[0][4:]
-        return f"largest error {assert_near(torch.cat(found), expected, _NEAR, 'decoded logits'):.1g}"
+        """`prefill` and `decode` give the full forward's logits, whichever slots are active and in whatever order."""
+        cache, whole = self.served.new_cache(_SLOTS, _CAPACITY), dict(zip((2, 0, 3), self.ids, strict=False))
+        begin = {slot: ids[:2] for slot, ids in whole.items()}
+        first = {slot: row[None] for slot, row in self.read(cache, begin).items()}
+        found = self.feed(cache, {slot: ids[2:] for slot, ids in whole.items()})
+        errors = self.compare(first, begin, "prefill"), self.compare(found, whole, "decode")
+        return f"largest error {max(errors):.1g}"
 
-    def check_auxiliary_loss(self) -> None:
-        """`counts` are host numbers with fixed names, and an auxiliary loss is a finite scalar."""
-        model: Any = small_model(self.record)  # in training, which alone has auxiliary values
-        counts = model.counts(self.batch)
-        host_numbers(counts)
-        assert counts.keys() == model.counts(pack([])).keys(), "an empty pack has other counts"
-        auxiliary = model(self.batch)[1]
-        if auxiliary is not None:
-            loss = model.auxiliary_loss(auxiliary, counts)
-            assert loss is None or (loss.shape == () and bool(loss.isfinite())), f"auxiliary loss {loss}"
-            metrics = model.auxiliary_metrics(auxiliary) if hasattr(model, "auxiliary_metrics") else {}
-            wrong = [name for name, (total, count) in metrics.items() if not torch.as_tensor(total / count).isfinite()]
-            assert not wrong, f"metric {wrong[0]} is not a finite (sum, count)"
+    @torch.no_grad()
+    def check_continuing_a_slot(self) -> None:
+        """`prefill` continues slots that hold tokens, beside an empty one."""
+        cache = self.served.new_cache(_SLOTS, _CAPACITY)
+        whole = dict(zip((1, 3, 0), self.ids, strict=False))
+        self.read(cache, {1: whole[1][:6], 3: whole[3][:1]})
+        found = self.read(cache, {1: whole[1][6:], 0: whole[0], 3: whole[3][1:]})
+        self.compare({slot: row[None] for slot, row in found.items()}, whole, "prefill after the tokens that the slot holds")
 
-    def check_empty_pack(self) -> None:
-        """A pack without tokens gives every parameter a zero gradient, which data-parallel training waits for."""
-        model = small_model(self.record)
-        model(pack([]), head=lambda hidden_TE, weight_VE: (hidden_TE @ weight_VE.t()).sum())[0].backward()
-        missing = [name for name, p in model.named_parameters() if p.grad is None]
-        assert not missing, f"no gradient for {missing[0]}"
-        assert not gradients(model.parameters()).any(), "the gradient is not zero"
+    @torch.no_grad()
+    def check_copied_slots_are_independent(self) -> None:
+        """`copy` gives slots the state of another; what is read afterwards into one does not change the others."""
+        cache, (prompt, *rest) = self.served.new_cache(_SLOTS, _CAPACITY), self.ids
+        self.read(cache, {1: prompt})
+        cache.copy(1, [3, 0])
+        assert [cache.lengths[slot] for slot in (1, 3, 0)] == [len(prompt)] * 3, f"lengths {list(cache.lengths)} after copy"
+        tails = dict(zip((0, 1, 3), rest, strict=True))
+        whole = {slot: torch.cat((prompt, tail)) for slot, tail in tails.items()}
+        self.compare(self.feed(cache, tails), whole, "decode after copy")
 
-    def check_every_parameter_learns(self) -> None:
-        """Every parameter gets a finite gradient."""
-        model = small_model(self.record)
-        model(self.batch)[0].pow(2).mean().backward()
-        wrong = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
-        assert not wrong, f"no finite gradient for {wrong[0]}"
+    @torch.no_grad()
+    def check_cleared_slots(self) -> None:
+        """`clear` empties a slot for another document and leaves the others as they are."""
+        cache, (first, second, third, _) = self.served.new_cache(_SLOTS, _CAPACITY), self.ids
+        self.read(cache, {0: first, 1: second[:2]})
+        cache.clear([0])
+        assert list(cache.lengths) == [0, 2, 0, 0], f"lengths {list(cache.lengths)} after clear([0])"
+        found = {0: self.read(cache, {0: third})[0][None], **self.feed(cache, {1: second[2:]})}
+        self.compare(found, {0: third, 1: second}, "after clear")
 
-    def check_blocks(self) -> str:
-        """`blocks` are the repeated modules, which compilation and sharding work on."""
-        blocks = list(self.model.blocks)
-        assert blocks and all(isinstance(block, nn.Module) for block in blocks), f"blocks is {self.model.blocks!r}"
-        return f"{len(blocks)}"
+    @torch.no_grad()
+    def check_truncation(self) -> None:
+        """A slot that was cut continues as if it had read only its first tokens."""
+        cache, (first, second, *_) = self.served.new_cache(_SLOTS, _CAPACITY), self.ids
+        if not isinstance(cache, SupportsTruncate):
+            raise Skip("the cache has no truncate: a prompt continues what a slot holds as a whole, or is read anew")
+        self.read(cache, {0: second, 2: first})
+        cache.truncate([2], 4)
+        assert list(cache.lengths) == [len(second), 0, 4, 0], f"lengths {list(cache.lengths)} after truncate([2], 4)"
+        self.compare(self.feed(cache, {2: second}), {2: torch.cat((first[:4], second))}, "decode after truncate")
 
-    def check_save_and_load(self) -> None:
-        """A model that was saved and loaded into a differently initialised one computes the same, bit for bit."""
-        other = small_model(self.record, seed=1).eval()
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            reload(self.model, other, Path(folder))
-            assert torch.equal(other(self.batch)[0], self.logits_TV), "the loaded model computes something else"
+    @torch.no_grad()
+    def check_fast_decode(self) -> str:
+        """The step that `fast_decode` returns computes what `decode` does, and stores the same."""
+        if not isinstance(self.model, SupportsFastDecode):
+            raise Skip("no fast_decode: decode is used")
+        fast, results = self.model.fast_decode(), list[Tensor]()
+        for decode in (fast, None):
+            cache = self.served.new_cache(_SLOTS, _CAPACITY)
+            self.read(cache, {0: self.ids[0], 2: self.ids[1]})
+            steps = self.feed(cache, {2: self.ids[2], 0: self.ids[2]}, decode)
+            results.append(torch.cat([*steps.values(), *self.feed(cache, {2: self.ids[3]}).values()]))
+        return f"largest error {assert_near(results[0], results[1], NEAR, 'the step of fast_decode against decode'):.1g}"
+
+    @torch.no_grad()
+    def check_half_precision(self) -> str:
+        """A copy with weights in bfloat16, as reinforcement generates from, decodes near its own forward."""
+        model: Any = copy.deepcopy(self.served)
+        model.to(torch.bfloat16)
+        cache, ids = model.new_cache(1, _CAPACITY), self.ids[0]
+        found = [model.prefill(packed([ids[:5]]), [0], cache), *(model.decode(i[None], [0], cache) for i in ids[5:])]
+        error = assert_near(torch.cat(found), model(packed([ids]))[0][4:], _HALF, "logits in bfloat16")
+        return f"largest error {error:.1g}"
+
+    def check_generation(self) -> str:
+        """An engine draws the same tokens as full forwards, whatever else it generates at the same time."""
+        if self.make_engine is None:
+            raise Skip("no engine here")
+        engine = self.make_engine(self.model)
+        greedy = [Request(ids=tuple(ids.tolist()), max_new_tokens=4, sampling=Sampling(temperature=0)) for ids in self.ids]
+        drawn = [attrs.evolve(greedy[0], sampling=Sampling(), key=(1, number)) for number in range(3)]
+        found = engine.generate([*greedy, *drawn])
+        for request, completion in zip(greedy, found, strict=False):
+            ids = list(request.ids)
+            for _ in range(4):
+                with torch.no_grad():
+                    ids.append(int(self.model(packed([torch.tensor(ids)]))[0][-1].argmax()))
+            assert tuple(ids[len(request.ids) :]) == completion.ids, f"greedy tokens {completion.ids} are not the forward's"
+        for request, completion in zip(drawn, found[len(greedy) :], strict=True):
+            (alone,) = engine.generate([request])
+            assert alone.ids == completion.ids, "a request alone draws other tokens than in company"
+        return "; ".join(engine.notes())
 
 
-def documents_of(ids: Tensor) -> list[Unit]:
-    """One unit of these ids."""
-    return [Unit((Tokens(ids),))]
+def packed(pieces: Any) -> Packed:
+    """One document per sequence of ids."""
+    return pack([Unit((Tokens(ids),)) for ids in pieces])

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.core.records import BackendSpec
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
+from mm.runtime.models.opening import fuse_kernels
 from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Packed, pack
+from mm.runtime.nn.model import Model
+from mm.runtime.nn.scan import packed_scan
 from mm.testing.suites.suite import Skip, Suite
 from mm.testing.suites.tensors import TOLERANCE, assert_near, documents, gradients
 
 if TYPE_CHECKING:
     from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.scan import Scan
 
 
 class BackendSuite(Suite):
     """Everything after the declaration is skipped where the probe says that the chip is absent.
 
-    `model` is a small model with a `config.vocab_size`, which `fuse` is tried on.
+    `fuse` and `compile` are tried on `model`, a small one.
     """
 
     contract = Backend
 
-    def __init__(self, spec: BackendSpec, model: nn.Module, module: str | None = None) -> None:
+    def __init__(self, spec: BackendSpec, model: Model, module: str | None = None) -> None:
         super().__init__(spec, module)
         self.record, self.model = spec, model
 
@@ -112,26 +117,42 @@ class BackendSuite(Suite):
         """A pack without tokens stays in the graph, so that ranks without rows can go along."""
         device = self.backend.device(0)
         q, k = (torch.zeros(0, heads, 16, device=device, requires_grad=True) for heads in (4, 2))
-        out = self.backend.attention()(q, k, k, pack([]).to(device))
+        out = self.backend.kernels().attention(q, k, k, pack([]).to(device))
         assert out.shape == (0, 4, 16), f"shape {tuple(out.shape)}"
         out.sum().backward()  # type: ignore[no-untyped-call]
 
-    def check_fuse_keeps_the_result(self) -> str:
-        """A model computes the same after `fuse`, within the type's tolerance."""
+    def check_scan(self) -> str:
+        """Values and gradients of the portable scan, in float32; an empty pack stays in the graph."""
+        device, scan = self.backend.device(0), self.backend.kernels().scan
+        batch = pack(documents([1, 5, 17], 10))
+        generator = torch.Generator().manual_seed(4)
+        inputs = [torch.rand(batch.num_tokens, 16, generator=generator) for _ in range(3)]
+        expected = _scan(packed_scan, inputs, batch)
+        found = _scan(scan, [x.to(device) for x in inputs], batch.to(device))
+        errors = [
+            assert_near(f, e, TOLERANCE[torch.float32], f"the scan's {what}")
+            for what, f, e in zip(("values", "gradients"), found, expected, strict=True)
+        ]
+        nothing = torch.zeros(0, 16, device=device, requires_grad=True)
+        scan(nothing, nothing, pack([]).to(device)).sum().backward()  # type: ignore[no-untyped-call]
+        return f"largest error {max(errors):.1g}"
+
+    def check_fuse_keeps_names_and_result(self) -> str:
+        """After `fuse` a model has the same parameters and buffers, and computes the same within the type's tolerance."""
         device = self.backend.device(0)
-        model = self.model.to(device).eval()
-        batch = pack(documents([5, 9], model.config.vocab_size)).to(device)  # type: ignore[union-attr,arg-type]
+        model = copy.deepcopy(self.model).to(device).eval()
+        batch = pack(documents([5, 9], model.config.vocab_size)).to(device)
         with torch.no_grad():
             before = model(batch)[0]
-            names = self.backend.fuse(model)
+            names = fuse_kernels(self.backend, model)
             assert_near(model(batch)[0], before, TOLERANCE[torch.float32], "logits after fuse")
         return ", ".join(names)
 
-    def check_compile_answers(self) -> str:
-        """`compile` compiles in place and answers None, or changes nothing and says why."""
-        answer = self.backend.compile(nn.Linear(2, 2))
-        assert answer is None or (isinstance(answer, str) and answer), f"compile answered {answer!r}"
-        return answer or ""
+    def check_compile(self) -> str:
+        """`compile` compiles a model in place and returns None, or changes nothing and returns the reason."""
+        reason = self.backend.compile(copy.deepcopy(self.model))
+        assert reason is None or (isinstance(reason, str) and reason), f"compile returned {reason!r}"
+        return reason or ""
 
     def _attention(self, dtype: str) -> str:
         device = self.backend.device(0)
@@ -140,7 +161,7 @@ class BackendSuite(Suite):
         draws = [torch.randn(batch.num_tokens, heads, 16, generator=generator) for heads in (4, 2, 2, 4)]
         *inputs, weight = (draw.to(torch_dtype(dtype)) for draw in draws)
         expected = _attend(packed_attention, [x.double() for x in inputs], weight.double(), batch)
-        found = _attend(self.backend.attention(), [x.to(device) for x in inputs], weight.to(device), batch.to(device))
+        found = _attend(self.backend.kernels().attention, [x.to(device) for x in inputs], weight.to(device), batch.to(device))
         errors = [
             assert_near(f, e, TOLERANCE[torch_dtype(dtype)], f"attention's {what}")
             for what, f, e in zip(("values", "gradients"), found, expected, strict=True)
@@ -152,5 +173,14 @@ def _attend(attention: Attention, inputs: list[Tensor], weight: Tensor, batch: P
     """(values, gradients of the weighted sum with respect to q, k and v in one vector)."""
     q, k, v = leaves = [x.detach().requires_grad_() for x in inputs]
     out = attention(q, k, v, batch)
+    (out * weight).sum().backward()  # type: ignore[no-untyped-call]
+    return out.detach(), gradients(leaves)
+
+
+def _scan(scan: Scan, inputs: list[Tensor], batch: Packed) -> tuple[Tensor, Tensor]:
+    """(values, gradients with respect to decay and input in one vector) of the sum weighted by the last of the inputs."""
+    *given, weight = inputs
+    decay, x = leaves = [tensor.detach().requires_grad_() for tensor in given]
+    out = scan(decay, x, batch)
     (out * weight).sum().backward()  # type: ignore[no-untyped-call]
     return out.detach(), gradients(leaves)

@@ -16,10 +16,10 @@ from mm.core.records import ArchitectureSpec, ConverterSpec
 from mm.runtime.models.converter import Converter, Unsupported
 from mm.runtime.models.folder import LoadedModel
 from mm.runtime.models.tensors import compare, named_tensors
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import pack
+from mm.runtime.nn.kernels import Kernels
 from mm.runtime.text.tokenizer import Tokenizer
-from mm.testing.suites.architecture import configs_of
+from mm.testing.suites.model import configs_of
 from mm.testing.suites.suite import Skip, Suite
 from mm.testing.suites.tensors import assert_near, documents
 
@@ -52,7 +52,7 @@ class ConverterSuite(Suite):
                 self.converter.write_config(config, self.tokenizer)
             except Unsupported:
                 continue
-            model = self.architecture.load()(config, packed_attention).eval()
+            model = self.architecture.load()(config, Kernels()).eval()
             _scatter(model)
             return LoadedModel(self.architecture.name, config, model, self.tokenizer)
         raise AssertionError(f"no preset of {self.architecture.name} can be written")

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import mm
-from mm.contracts import Request, Sampling
+from mm.contracts import Head, Model, Packed, Request, Sampling
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
 from mm.plugins.adapters.lora.files import read
+from mm.plugins.architectures.dense import DenseConfig
 from mm.runtime.nn.batch import pack
 from mm.testing import tiny_model, tiny_run
 from mm.testing.suites.tensors import documents
@@ -91,10 +92,17 @@ class Routed(nn.Module):
         return x_JTE @ self.gate_proj.to(x_JTE.dtype).mT
 
 
-class Mixture(nn.Module):
+class Mixture(Model):
+    config = DenseConfig(vocab_size=7)
+    blocks = ()
+    adapter_targets = ("gate_proj",)
+
     def __init__(self) -> None:
         super().__init__()
         self.experts, self.gate_proj = Routed(), nn.Linear(5, 5, bias=False)
+
+    def forward(self, batch: Packed, *, head: Head | None = None) -> tuple[Any, Any]:
+        raise NotImplementedError
 
 
 def test_routed_experts_on_request(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from mm.plugins.architectures.cache import KVCache
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.nn.kernels import Kernels
 
 CONFIG = DenseConfig(
     vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -22,7 +22,7 @@ CONFIG = DenseConfig(
 @pytest.fixture(scope="module")
 def model() -> Dense:
     torch.manual_seed(0)
-    made = Dense(CONFIG, packed_attention)
+    made = Dense(CONFIG, Kernels())
     for parameter in made.parameters():
         parameter.data.mul_(5)  # sharper logits: a wrong position then shows
     return made
@@ -105,12 +105,12 @@ def test_a_slot_is_used_again_after_truncation(model: Dense) -> None:
     cache.truncate([0], 3)
     ids = torch.cat((old[:3], new))
     assert_close(model.prefill(packed([new]), [0], cache)[0], full(model, ids)[-1])
-    cache.truncate([0])
+    cache.clear([0])
     assert_close(model.prefill(packed([new]), [0], cache)[0], full(model, new)[-1])
 
 
 def test_bf16_decodes_close_to_its_own_forward(model: Dense) -> None:
-    half = Dense(CONFIG, packed_attention)
+    half = Dense(CONFIG, Kernels())
     half.load_state_dict(model.state_dict())
     half.to(torch.bfloat16)
     ids = tokens(10, 5)

@@ -11,9 +11,9 @@ from hypothesis import given, settings, strategies as st
 
 from mm.plugins.architectures.dense import GEN3, PRESETS, DenseConfig, mm_architectures
 from mm.plugins.architectures.dense.model import Dense
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.nn.heads import linear_cross_entropy
+from mm.runtime.nn.kernels import Kernels
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -28,7 +28,7 @@ EXTRAS = {
 
 def make(config: DenseConfig, seed: int = 0) -> Dense:
     torch.manual_seed(seed)
-    model = Dense(config, packed_attention)
+    model = Dense(config, Kernels())
     for name, parameter in model.named_parameters():
         if "norm" in name:  # ones would hide a norm that ignores its weight
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -94,7 +94,7 @@ COUNTS = {"minimind2-small": 25.83, "minimind2": 104.03, "minimind3": 63.91}
 def test_parameter_count(preset: str) -> None:
     config = DenseConfig(**PRESETS[preset])
     with torch.device("meta"):
-        model = Dense(config, packed_attention)
+        model = Dense(config, Kernels())
     assert config.num_parameters() == sum(p.numel() for p in model.parameters())
     if preset in COUNTS:
         assert round(config.num_parameters() / 1e6, 2) == COUNTS[preset]
@@ -171,7 +171,7 @@ def test_nothing_to_learn_gives_zero(lengths: list[int]) -> None:
 
 
 def test_initialisation_follows_the_seed_and_ties() -> None:
-    one, two, other = (Dense(GENERATIONS["gen2"], packed_attention) for _ in (torch.manual_seed(s) for s in (1, 1, 2)))
+    one, two, other = (Dense(GENERATIONS["gen2"], Kernels()) for _ in (torch.manual_seed(s) for s in (1, 1, 2)))
     assert one.lm_head.weight is one.model.embed_tokens.weight
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)

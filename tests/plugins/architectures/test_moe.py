@@ -16,14 +16,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from mm.backends.cpu.backend import CpuBackend
 from mm.cli import run
-from mm.core.records import active_parameters
 from mm.plugins.architectures.dense import GEN3
 from mm.plugins.architectures.moe import GEN3_EXPERTS, PRESETS, MoEConfig
 from mm.plugins.architectures.moe.experts import MixtureOfExperts
 from mm.plugins.architectures.moe.model import MoE
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.nn.heads import linear_cross_entropy
+from mm.runtime.nn.kernels import Kernels
 from mm.runtime.training.roles import Role
 
 SMALL = {
@@ -37,7 +36,7 @@ generations = pytest.mark.parametrize("generation", GENERATIONS)
 def make(config: MoEConfig, seed: int = 0) -> MoE:
     """Weights so large that the router is not even."""
     torch.manual_seed(seed)
-    model = MoE(config, packed_attention)
+    model = MoE(config, Kernels())
     for name, parameter in model.named_parameters():
         torch.nn.init.uniform_(parameter, 0.5, 1.5) if "norm" in name else torch.nn.init.normal_(parameter, std=0.2)
     return model
@@ -165,16 +164,16 @@ COUNTS = {"minimind2-moe": (145.03, 91.95), "minimind2-moe-768x16": (406.07, 255
 def test_parameter_counts(preset: str) -> None:
     config = MoEConfig(**PRESETS[preset])
     with torch.device("meta"):
-        model = MoE(config, packed_attention)
+        model = MoE(config, Kernels())
     assert config.num_parameters() == sum(p.numel() for p in model.parameters())
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     idle = experts * (config.num_experts - config.num_experts_per_tok) // config.num_experts
-    assert active_parameters(config) == config.num_parameters() - idle
+    assert config.num_active_parameters() == config.num_parameters() - idle
     # what a token passes but for norms, twice forward and four times backward
     norms = sum(p.numel() for p in model.parameters() if p.dim() == 1)
-    assert config.flops_per_token(0) == 6 * (active_parameters(config) - norms)
+    assert config.flops_per_token(0) == 6 * (config.num_active_parameters() - norms)
     if preset in COUNTS:
-        assert tuple(round(n / 1e6, 2) for n in (config.num_parameters(), active_parameters(config))) == COUNTS[preset]
+        assert tuple(round(n / 1e6, 2) for n in (config.num_parameters(), config.num_active_parameters())) == COUNTS[preset]
 
 
 @pytest.mark.parametrize("wrong", [{"num_experts_per_tok": 5}, {"num_experts": 0}, {"router_aux_loss_scope": "step"}])
@@ -199,7 +198,7 @@ def test_a_copy_in_half_precision_routes_as_the_trainer_does() -> None:
     """What the engine holds beside a policy trained under autocast: the same tokens to the same experts."""
     wide = {**SMALL, "hidden_size": 256, "num_experts": 8, "num_hidden_layers": 1}
     for generation in (MoEConfig(**wide), MoEConfig(**wide, **GEN3, **GEN3_EXPERTS)):
-        model = MoE(generation, packed_attention).eval()
+        model = MoE(generation, Kernels()).eval()
         router, x_TE = model.blocks[0].mlp, torch.randn(4096, 256).bfloat16()
         with torch.autocast("cpu", torch.bfloat16):
             expected = router._route(x_TE)
@@ -315,7 +314,7 @@ def test_a_role_keeps_its_own_counts_and_only_what_is_learned_from() -> None:
     assert policy.auxiliary_metrics()["router/entropy"][1] == 22
     assert policy.auxiliary_loss(totals).item() > 0
     assert policy.auxiliary_metrics() == {}
-    without = MoE(attrs.evolve(model.config, router_aux_loss_coef=0.0), packed_attention)
+    without = MoE(attrs.evolve(model.config, router_aux_loss_coef=0.0), Kernels())
     assert without.auxiliary_loss(without(batch)[1], without.counts(batch)) is None
 
 

@@ -19,9 +19,9 @@ from mm.plugins.architectures.moe.model import MoE
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
 from mm.runtime.devices.backend import Backend
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Tokens, Unit, pack, split_by_tokens
 from mm.runtime.nn.heads import token_logprobs
+from mm.runtime.nn.kernels import Kernels
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -43,7 +43,7 @@ SAMPLINGS = {
 def make(name: str) -> nn.Module:
     config = CONFIGS[name]
     torch.manual_seed(0)
-    model = (MoE if isinstance(config, MoEConfig) else Dense)(config, packed_attention)  # type: ignore[arg-type]
+    model = (MoE if isinstance(config, MoEConfig) else Dense)(config, Kernels())  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)  # far from uniform: a wrong position or a wrong temperature shows

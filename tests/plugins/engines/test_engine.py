@@ -16,8 +16,8 @@ from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.engines.local import LocalConfig, mm_engines
 from mm.plugins.engines.local.engine import LocalEngine
 from mm.runtime.devices.backend import Backend
-from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.kernels import Kernels
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -30,7 +30,7 @@ GREEDY = Sampling(temperature=0)
 
 def make(config: DenseConfig, seed: int = 0) -> Dense:
     torch.manual_seed(seed)
-    model = Dense(config, packed_attention).eval().requires_grad_(False)
+    model = Dense(config, Kernels()).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.mul_(5)  # sharp logits: no near ties, and a wrong position shows
     return model

@@ -15,7 +15,7 @@ from mm.core.records import ArchitectureSpec
 from mm.core.settings import TrainSettings
 from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.adapter import Lora
-from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.kernels import Kernels
 from mm.runtime.nn.muon import BatchedMuon
 from mm.runtime.nn.optimizers import build_optimizers, hidden_matrices, learning_rate
 from mm.testing import tiny_model
@@ -114,7 +114,7 @@ def test_a_layer_as_wide_as_the_vocabulary_is_hidden_and_an_embedding_is_not(arc
         vocab_size=64, hidden_size=16, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, tie_word_embeddings=tied, **experts,
     )  # fmt: skip
-    model = spec.load()(config, packed_attention)
+    model = spec.load()(config, Kernels())
     hidden = {id(p) for p in hidden_matrices(model)}
     found = {name.removesuffix(".weight") for name, p in model.named_parameters() if id(p) in hidden}
     attention = {f"self_attn.{x}_proj" for x in "qkvo"}

@@ -8,11 +8,11 @@ from typing import Any
 from attrs import Attribute, frozen
 from attrs.validators import ge, gt, lt, optional
 
+from mm.core.configs import AdapterConfig
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import AdapterSpec
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _INIT = "kaiming"
 
 
@@ -24,7 +24,7 @@ def _from_files(config: LoraConfig, attribute: Attribute[Any], value: str) -> No
 
 
 @frozen(kw_only=True)
-class LoraConfig:
+class LoraConfig(AdapterConfig):
     """W + scale * B A (arXiv:2106.09685), with scale = alpha / rank."""
 
     rank: int | None = option(None, help="Rank of each update; by default 16, or that of --lora-from.", validator=optional(gt(0)))
@@ -35,7 +35,8 @@ class LoraConfig:
     target: tuple[str, ...] = option(
         (),
         help="Pattern of names, such as q_proj or mlp.*, of the weights to adapt; may be given several times. By default "
-        "every projection of attention and feed-forward; routed experts need a pattern that says experts.",
+        "the architecture's own choice, which is every projection of attention and feed-forward in dense and moe; routed "
+        "experts need a pattern that says experts.",
     )
     init: str = option(_INIT, help="Draw A uniformly after Kaiming, or normally; B is zero.", choices=("kaiming", "normal"))
     rslora: bool = option(False, help="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).")

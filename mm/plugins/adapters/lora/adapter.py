@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.contracts import Adapter
 from mm.core.errors import CheckpointError, UsageError
@@ -18,6 +18,7 @@ from mm.plugins.adapters.lora.exported import export_scale, peft_holds
 from mm.plugins.adapters.lora.files import STACKS, Pair, Saved, read, write
 from mm.plugins.adapters.lora.layers import LoraLinear, LoraStack, Update
 from mm.plugins.adapters.lora.places import Place, matching, places
+from mm.runtime.nn.model import Model
 
 _RANK = 16
 
@@ -32,7 +33,7 @@ class Lora(Adapter):
         path = saved or (Path(self.config.from_) if self.config.from_ else None)
         given = read(path) if path else None
         found = places(self.model)
-        chosen = _named(found, given, str(path)) if given else matching(found, self.config.target)
+        chosen = _named(found, given, str(path)) if given else matching(found, self.config.target, self.model.adapter_targets)
         self.alpha = (None if saved else self.config.alpha) or (given.alpha if given else None)
         self.rslora = given.rslora if saved and given else self.config.rslora or bool(given and given.rslora)
         self.updates: dict[str, tuple[Place, Update]] = {}
@@ -157,7 +158,7 @@ def _named(found: list[Place], given: Saved, path: str) -> list[Place]:
     return chosen
 
 
-def _factors(model: nn.Module, place: Place, given: Saved) -> Pair:
+def _factors(model: Model, place: Place, given: Saved) -> Pair:
     """What was read for a place, as the factors of our own weight."""
     if place.name in given.stacks:
         return given.stacks[place.name]

@@ -6,21 +6,19 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mm.plugins.adapters.lora.places import Place
+    from mm.runtime.nn.model import Model
 
 _SHARED = "shared_expert"
 _JOINED = {"gate_proj", "up_proj"}
 
 
-def export_scale(model: nn.Module, place: Place) -> float:
+def export_scale(model: Model, place: Place) -> float:
     """How much larger a weight is there; so is B, for W + B A to become the export's."""
-    scales: dict[str, float] = getattr(getattr(model, "config", None), "exported_scales", {})
-    return next((scale for end, scale in scales.items() if place.name.endswith(f".{end}")), 1.0)
+    return next((scale for end, scale in model.config.exported_scales.items() if place.name.endswith(f".{end}")), 1.0)
 
 
-def peft_holds(model: nn.Module, place: Place, adapted: Collection[str]) -> bool:
+def peft_holds(model: Model, place: Place, adapted: Collection[str]) -> bool:
     """Whether PEFT can put in this place's update, beside those of the `adapted` names.
 
     transformers 5 stacks experts and joins their gate_proj and up_proj. PEFT 0.21 follows for Qwen3-MoE, where both of

@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor, nn
 
 from mm.core.errors import UsageError
-from mm.plugins.adapters.lora import PROJECTIONS
+from mm.runtime.nn.model import Model
 from mm.runtime.nn.optimizers import hidden_matrices
 
 _ROUTED = "experts"
@@ -38,24 +38,25 @@ class Place:
         return self.name.removesuffix(self.leaf) if self.count else f"{self.name}."
 
 
-def places(model: nn.Module) -> list[Place]:
+def places(model: Model) -> list[Place]:
     """Every linear layer and every stack of weights, but the output layer: its weight is given to the losses, which
     would see no update, and may be the embedding too."""
     hidden = {id(parameter) for parameter in hidden_matrices(model)}
     return [place for place in _candidates(model) if id(place.weight) in hidden]
 
 
-def matching(found: Sequence[Place], patterns: Sequence[str]) -> list[Place]:
-    """The places that a pattern means, the projections without any. Raises UsageError for a pattern that means none."""
+def matching(found: Sequence[Place], patterns: Sequence[str], default: Sequence[str]) -> list[Place]:
+    """The places that a pattern means, or without any those that a `default` pattern means. Raises UsageError for a pattern
+    that means none."""
     for pattern in patterns:
         if not any(_means(pattern, place) for place in found):
             if any(_means(f"{_ROUTED}.{pattern}", place) for place in found):
                 raise UsageError(f"--lora-target {pattern}: only routed experts have it: name them as {_ROUTED}.{pattern}.")
             known = ", ".join(sorted({place.leaf for place in found}))
             raise UsageError(f"--lora-target {pattern}: no weight of this model has such a name. Their last names: {known}.")
-    chosen = [place for place in found if any(_means(pattern, place) for pattern in patterns or PROJECTIONS)]
+    chosen = [place for place in found if any(_means(pattern, place) for pattern in patterns or default)]
     if not chosen:
-        raise UsageError(f"This model has none of {', '.join(PROJECTIONS)}: name the weights to adapt with --lora-target.")
+        raise UsageError(f"This model has none of {', '.join(default)}: name the weights to adapt with --lora-target.")
     return chosen
 
 

@@ -20,7 +20,7 @@ class Distill(Algorithm):
 
     def __init__(self, config: DistillConfig, models: Mapping[str, Role], context: Context) -> None:
         super().__init__(config, models, context)
-        rows = {name: role.model.config.vocab_size for name, role in models.items()}  # type: ignore[union-attr]
+        rows = {name: role.model.config.vocab_size for name, role in models.items()}
         if rows["policy"] != rows["teacher"]:
             raise UsageError(
                 f"--teacher-from: the teacher predicts {rows['teacher']} tokens and the student {rows['policy']}; "

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import attrs
 from attrs.validators import ge, gt, in_, optional as maybe
 
+from mm.core.configs import ArchitectureConfig
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import ArchitectureSpec
 
 
 @attrs.frozen(kw_only=True)
-class DenseConfig:
+class DenseConfig(ArchitectureConfig):
     """Sizes of a decoder. Gen 2 is Llama-like; gen 3 adds q/k normalisation and is Qwen3-like.
 
     The vocabulary is set once the tokenizer is known: `attrs.evolve(config, vocab_size=len(tokenizer))`.
@@ -92,7 +93,7 @@ class DenseConfig:
         """Document length in training: `rope_original_positions`, or its default."""
         return self.rope_original_positions or round(self.max_position_embeddings / (self.rope_scaling_factor or 1))
 
-    def loaded_with(self, **changes: Any) -> DenseConfig:
+    def loaded_with(self, **changes: Any) -> Self:
         """The config of the trained model with other YaRN settings, and as many positions as they reach.
 
         Raises ValueError for settings that would do nothing.

@@ -9,11 +9,11 @@ from mm.plugins.architectures.layers import SwiGLU
 
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig
-    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.kernels import Kernels
 
 
 class Dense(Decoder):
     """A decoder without experts: it counts nothing and has no auxiliary loss."""
 
-    def __init__(self, config: DenseConfig, attention: Attention) -> None:
-        super().__init__(config, attention, lambda layer: SwiGLU(config.hidden_size, config.ffn_size))
+    def __init__(self, config: DenseConfig, kernels: Kernels) -> None:
+        super().__init__(config, kernels, lambda layer: SwiGLU(config.hidden_size, config.ffn_size))

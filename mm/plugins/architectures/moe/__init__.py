@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -57,7 +57,7 @@ class MoEConfig(DenseConfig):
         return self._feed_forward(self.num_experts_per_tok)
 
     @property
-    def exported_scales(self) -> dict[str, float]:
+    def exported_scales(self) -> Mapping[str, float]:
         """What Qwen2-MoE multiplies the shared expert by, a gate of zeros, is one half: its last matrix is twice ours."""
         return {"mlp.shared_expert.down_proj": 2.0} if self.shared_ffn_size else {}
 

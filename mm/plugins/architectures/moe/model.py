@@ -5,20 +5,22 @@ Legend: mm.runtime.nn.batch, and L layers, J experts, k experts of a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mm.plugins.architectures.decoder import Decoder, Head
+from mm.plugins.architectures.decoder import Decoder
 from mm.plugins.architectures.moe.experts import MixtureOfExperts
+from mm.runtime.nn.model import Head
 
 if TYPE_CHECKING:
-    from mm.contracts import Metrics, Totals
+    from mm.contracts import Metrics
     from mm.plugins.architectures.cache import Slots
     from mm.plugins.architectures.moe import MoEConfig
-    from mm.runtime.nn.attention import Attention
     from mm.runtime.nn.batch import Packed
+    from mm.runtime.nn.kernels import Kernels
 
 Routing = tuple[Tensor, Tensor, Tensor]
 
@@ -29,8 +31,8 @@ class MoE(Decoder):
 
     config: MoEConfig
 
-    def __init__(self, config: MoEConfig, attention: Attention) -> None:
-        super().__init__(config, attention, lambda layer: MixtureOfExperts(config))
+    def __init__(self, config: MoEConfig, kernels: Kernels) -> None:
+        super().__init__(config, kernels, lambda layer: MixtureOfExperts(config))
 
     def forward(self, batch: Packed, *, head: Head | None = None, cache: Slots | None = None) -> tuple[Any, Any]:
         """As `Decoder.forward`."""
@@ -47,7 +49,7 @@ class MoE(Decoder):
         """Documents and tokens: what the two scopes of the auxiliary loss divide by."""
         return {"documents": float(len(batch.lengths)), "tokens": float(batch.num_tokens)}
 
-    def auxiliary_loss(self, auxiliary: Routing, totals: Totals) -> Tensor | None:
+    def auxiliary_loss(self, auxiliary: Routing, totals: Mapping[str, float]) -> Tensor | None:
         """The coefficient times the load-balancing loss, summed over the layers as MiniMind does.
 
         Scope "document" (gen 2): J / k * sum_J(share of the k choices * mean probability), in each document; the mean

@@ -7,8 +7,9 @@ from typing import Any
 
 import attrs
 
+from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec, ConverterSpec, active_parameters
+from mm.core.records import ArchitectureSpec, ConverterSpec
 from mm.core.workspace import RunFolder, read_config, step_of
 from mm.runtime.models.convert import NATIVE
 from mm.runtime.models.hf_files import reader, weight_files
@@ -23,7 +24,7 @@ def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, An
         "format": form,
         "architecture": architecture,
         "parameters": config.num_parameters(),
-        "active_parameters": active_parameters(config),
+        "active_parameters": config.num_active_parameters(),
         "flops_per_token": config.flops_per_token(context),
         "context": context,
         "weights": _weights(folder),
@@ -33,7 +34,7 @@ def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, An
     }
 
 
-def _config(plugins: PluginManager, folder: Path) -> tuple[str, str, Any]:
+def _config(plugins: PluginManager, folder: Path) -> tuple[str, str, ArchitectureConfig]:
     values = read_config(folder)
     if values.get("model_type") != "mm":
         spec = reader(plugins, folder, values)

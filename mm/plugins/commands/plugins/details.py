@@ -10,10 +10,11 @@ import attrs
 
 from mm.core.config.autoselect import probe_of
 from mm.core.config.sections import section_of
+from mm.core.configs import ArchitectureConfig
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, active_parameters
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
 from mm.core.spec import Spec
 from mm.plugins.commands.plugins.listing import names_of, part_names, unknown
 
@@ -68,8 +69,8 @@ def _fact(spec: Spec, name: str) -> str:
     return _plain(value)
 
 
-def _size(config: Any) -> str:
-    total, active = config.num_parameters(), active_parameters(config)
+def _size(config: ArchitectureConfig) -> str:
+    total, active = config.num_parameters(), config.num_active_parameters()
     return f"{total / 1e6:.4g}M" + (f", {active / 1e6:.4g}M of them active" if active < total else "")
 
 

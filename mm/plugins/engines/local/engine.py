@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.errors import MMError, UsageError
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.sampling import Sampler, check, uniform
 from mm.plugins.engines.local.slots import Placed, Row, SlotTable
+from mm.plugins.engines.local.uncached import FullForwards
 from mm.runtime.devices.backend import Backend
 from mm.runtime.nn.batch import Tokens, Unit, pack
+from mm.runtime.nn.cache import SupportsCache, SupportsFastDecode
+from mm.runtime.nn.model import Model
+
+if TYPE_CHECKING:
+    from mm.runtime.nn.cache import Decode
 
 _SMALLEST = 256
 
@@ -23,17 +29,18 @@ _SMALLEST = 256
 class LocalEngine(Engine):
     """Generates with a model in this process; the model computes in the type of its weights.
 
-    The model has `new_cache(slots, capacity)`, `prefill(batch, slots, cache)` and `decode(ids, slots, cache)` as
-    mm.plugins.architectures.decoder describes them, and may have `fast_decode()`. Requests with the same prompt read it
-    once, and a prompt that continues what a slot still holds reads only what is new. The host waits for the device once
-    a forward, to read the tokens.
+    It uses what the model has of `SupportsCache` and `SupportsFastDecode`; one without a cache is run over whole documents.
+    Requests with the same prompt read it once. A prompt that continues what a slot still holds reads only what is new, if
+    the slot need not be cut for it or its cache has `SupportsTruncate`. The host waits for the device once per forward, to
+    read the tokens.
     """
 
-    def __init__(self, config: LocalConfig | None, model: nn.Module, backend: Backend) -> None:
+    def __init__(self, config: LocalConfig | None, model: Model, backend: Backend) -> None:
         self.config, self.model, self.backend = config or LocalConfig(), model, backend
+        self.cached: SupportsCache = model if isinstance(model, SupportsCache) else FullForwards(model)
         self.version = 0
         self._table: SlotTable | None = None
-        self._decode: Callable[[Tensor, Sequence[int], Any], Tensor] | None = None
+        self._decode: Decode | None = None
         self._sampler: tuple[list[Any], Sampler] | None = None
 
     @torch.no_grad()
@@ -70,13 +77,20 @@ class LocalEngine(Engine):
         self._table = self._decode = self._sampler = None
         self.backend.empty_cache()
 
+    def notes(self) -> list[str]:
+        """See `Engine`."""
+        if isinstance(self.model, SupportsCache):
+            return []
+        name = type(self.model).__name__
+        return [f"generation is slow: {name} has no cache, so every token takes a forward over its whole document"]
+
     def _check(self, index: int, request: Request) -> None:
         check(request.sampling)
         if not request.ids:
             raise UsageError(f"Request {index} has an empty prompt; give at least the token that begins a document.")
         if request.max_new_tokens < 0:
             raise UsageError(f"Request {index}: max_new_tokens is {request.max_new_tokens}, expected 0 or more.")
-        longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        longest = self.model.config.max_position_embeddings
         if longest is not None and len(request.ids) + request.max_new_tokens > longest:
             raise UsageError(
                 f"Request {index}: {len(request.ids)} prompt tokens and {request.max_new_tokens} new ones are more than "
@@ -88,10 +102,9 @@ class LocalEngine(Engine):
         # powers of two, so that a conversation that grows keeps its cache for many turns
         capacity = max(_SMALLEST, 1 << (capacity - 1).bit_length())
         slots = max(1, min(self.config.slots, len(requests), self.config.cache_tokens // capacity))
-        held = self._table.cache if self._table is not None else None
-        if self._table is None or held is None or held.capacity < capacity or held.slots < slots:
+        if self._table is None or not self._table.holds(slots, capacity):
             self._table = None  # its memory goes before the new one's is taken
-            self._table = SlotTable(self.model.new_cache(slots, capacity))  # type: ignore[operator]
+            self._table = SlotTable(self.cached.new_cache(slots, capacity))
         return self._table
 
     def _run(self, waiting: deque[Row], table: SlotTable, on_token: OnToken | None) -> None:
@@ -104,8 +117,8 @@ class LocalEngine(Engine):
 
     def _prefill(self, table: SlotTable, placed: list[Placed], on_token: OnToken | None) -> None:
         prompts = [torch.tensor(p.row.request.ids[p.known :]) for p in placed]
-        batch = pack([Unit((Tokens(ids),)) for ids in prompts]).to(table.cache.store.device)
-        logits_NV = self.model.prefill(batch, [p.slot for p in placed], table.cache)  # type: ignore[operator]
+        batch = pack([Unit((Tokens(ids),)) for ids in prompts]).to(table.cache.device)
+        logits_NV = self.cached.prefill(batch, [p.slot for p in placed], table.cache)
         table.share(placed)
         slots = [(n, slot) for n, p in enumerate(placed) for slot in (p.slot, *p.twins)]
         if len(slots) > len(placed):
@@ -115,15 +128,15 @@ class LocalEngine(Engine):
     def _step(self, table: SlotTable, active: list[tuple[int, Row]], on_token: OnToken | None) -> None:
         # without inference mode, bookkeeping for gradients costs a tenth of a step of a small model
         with torch.inference_mode():
-            ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.store.device, non_blocking=True)
+            ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.device, non_blocking=True)
             logits_AV = self._decoder()(ids_A, [slot for slot, _ in active], table.cache)
             self._draw([row for _, row in active], logits_AV, on_token)
 
-    def _decoder(self) -> Callable[[Tensor, Sequence[int], Any], Tensor]:
+    def _decoder(self) -> Decode:
         if self._decode is None:
-            fast = getattr(self.model, "fast_decode", None) if self.config.fast else None
-            self._decode = fast() if fast is not None else self.model.decode  # type: ignore[assignment]
-        return self._decode  # type: ignore[return-value]
+            model, fast = self.model, self.config.fast
+            self._decode = model.fast_decode() if fast and isinstance(model, SupportsFastDecode) else self.cached.decode
+        return self._decode
 
     def _draw(self, rows: list[Row], logits_AV: Tensor, on_token: OnToken | None) -> None:
         settings = [row.request.sampling for row in rows]

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mm.contracts import Completion, Request
+from mm.runtime.nn.cache import SupportsTruncate
 from mm.runtime.training.context import stable_seed
 
 if TYPE_CHECKING:
-    from mm.plugins.architectures.cache import KVCache
+    from mm.runtime.nn.cache import Cache
 
 
 @attrs.define(eq=False)
@@ -62,9 +63,14 @@ class Placed:
 class SlotTable:
     """The slots of one cache. A slot keeps its last row when that has ended, for a later prompt that begins alike."""
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: Cache) -> None:
         self.cache = cache
+        self._cuts = cache if isinstance(cache, SupportsTruncate) else None
         self._rows: list[Row | None] = [None] * cache.slots
+
+    def holds(self, slots: int, capacity: int) -> bool:
+        """True if the cache is large enough for that many slots of `capacity` tokens."""
+        return self.cache.slots >= slots and (self.cache.capacity is None or self.cache.capacity >= capacity)
 
     @property
     def active(self) -> list[tuple[int, Row]]:
@@ -80,7 +86,7 @@ class SlotTable:
             leader = placed.get(row.request.ids)
             if leader is not None:
                 slot = free.pop(0)
-                self.cache.truncate([slot])
+                self.cache.clear([slot])
                 leader.twins.append(slot)
             else:
                 slot, known = self._prepare(row.request.ids, free)
@@ -107,7 +113,7 @@ class SlotTable:
             hole = next(slot for slot in range(len(active)) if slot not in active)
             last = active.pop()
             self.cache.copy(last, [hole])
-            self.cache.truncate([last])
+            self.cache.clear([last])
             self._rows[hole], self._rows[last] = self._rows[last], None
             active = sorted([*active, hole])
 
@@ -120,18 +126,25 @@ class SlotTable:
             known = 0
         slot = source if known and source in free else free[0]
         free.remove(slot)
-        if known and slot != source:
+        if not known:
+            self.cache.clear([slot])
+            return slot, 0
+        if slot != source:
             self.cache.copy(source, [slot])
-        self.cache.truncate([slot], known)
+        if self._cuts:
+            self._cuts.truncate([slot], known)
         return slot, known
 
     def _shared(self, slot: int, ids: tuple[int, ...]) -> int:
-        """How many leading tokens of `ids` a slot holds; at least one is left to be read, for its logits."""
+        """How many leading tokens of `ids` a slot can begin with; at least one is left to be read, for its logits. A state
+        that cannot be cut serves as a whole or not at all."""
         row, limit = self._rows[slot], len(ids) - 1
-        held = min(self.cache.lengths[slot], limit)
-        if row is None or not held:
+        whole = self.cache.lengths[slot]
+        held = min(whole, limit)
+        if row is None or not held or (held < whole and not self._cuts):
             return 0
         if row.request.ids[:held] == ids[:held]:
             return held
         tokens = (*row.request.ids, *row.ids)
-        return next((i for i in range(held) if tokens[i] != ids[i]), held)
+        common = next((i for i in range(held) if tokens[i] != ids[i]), held)
+        return common if common == whole or self._cuts else 0

@@ -1,0 +1,54 @@
+"""Base classes of the configs of architectures and adapters: what mm asks of them beside their options, with its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Self
+
+import attrs
+
+_NONE: Mapping[str, float] = MappingProxyType({})
+
+
+@attrs.frozen(auto_attribs=False)
+class ArchitectureConfig:
+    """Base of an architecture's config, an `attrs.frozen` class whose fields are options.
+
+    `vocab_size` must be one of the fields: it follows the tokenizer, by `attrs.evolve(config, vocab_size=n)`.
+    `max_position_embeddings` is the longest document in tokens, as a field or a property; None, the default, says that
+    documents may be of any length.
+    """
+
+    vocab_size: int
+    max_position_embeddings: int | None = None
+
+    def num_parameters(self) -> int:
+        """The number of the model's parameters; tied ones count once."""
+        raise NotImplementedError(f"{type(self).__name__}.num_parameters()")
+
+    def flops_per_token(self, context: int) -> float:
+        """Training FLOPs per token, forward and backward, in documents of `context` tokens."""
+        raise NotImplementedError(f"{type(self).__name__}.flops_per_token(context)")
+
+    def num_active_parameters(self) -> int:
+        """The parameters that one token passes; fewer than `num_parameters` if the model has routed experts."""
+        return self.num_parameters()
+
+    @property
+    def exported_scales(self) -> Mapping[str, float]:
+        """{the end of a layer's name: how many times larger its weight is in the checkpoint format of such models}."""
+        return _NONE
+
+    def loaded_with(self, **changes: Any) -> Self:
+        """The config of a trained model with other values of fields marked `on_load`; override it if other fields follow
+        from them. Raises ValueError naming a field in quotes."""
+        return attrs.evolve(self, **changes)
+
+
+@attrs.frozen(auto_attribs=False)
+class AdapterConfig:
+    """Base of an adapter's config. `from_`, if a subclass makes it an option, is what the adapter begins with: a folder or
+    a file, or the name of a run, in whose place it gets the folder of that run's adapter."""
+
+    from_: str = ""

@@ -1,0 +1,35 @@
+"""The kernels that a backend gives to a model's constructor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.scan import packed_scan
+
+if TYPE_CHECKING:
+    from mm.runtime.nn.attention import Attention
+    from mm.runtime.nn.scan import Scan
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+
+
+@attrs.frozen(kw_only=True)
+class Kernels:
+    """What a chip computes with kernels of its own; every default is out of torch's operators and states the contract.
+
+    `attention`: (q_THD, k_TKD, v_TKD, batch) -> o_THD, causal within each document. `scan`: (decay_TE, input_TE, batch) ->
+    h_TE, a linear recurrence within each document. `others`: further kernels by a name that a chip and an architecture
+    agree on, such as "mypackage.delta_rule".
+    """
+
+    attention: Attention = packed_attention
+    scan: Scan = packed_scan
+    others: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+
+    def get(self, name: str, default: _Kernel) -> _Kernel:
+        """The chip's kernel of that name or, if it brings none, `default`, whose arguments and result are its contract."""
+        return self.others.get(name, default)  # type: ignore[return-value]

@@ -1,0 +1,169 @@
+"""What every model must hold to: the contract, its config, and what it computes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mm.core.configs import ArchitectureConfig
+from mm.core.records import ArchitectureSpec
+from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
+from mm.runtime.nn.cache import SupportsCache, SupportsFastDecode
+from mm.runtime.nn.kernels import Kernels
+from mm.runtime.nn.model import Model
+from mm.testing.suites.suite import Check, Suite
+from mm.testing.suites.tensors import assert_near, documents, gradients, reload
+
+VOCABULARY = 97
+NEAR = 1e-4  # float32, sums in another order
+_ALIKE = 0.8  # of two names, by difflib
+
+
+def configs_of(spec: ArchitectureSpec) -> dict[str, Any]:
+    """The config of every preset, the smallest model first; without presets the class's own defaults."""
+    found = {name: spec.config(**sizes) for name, sizes in spec.presets.items()} or {"default": spec.config()}
+    return dict(sorted(found.items(), key=lambda item: item[1].num_parameters()))
+
+
+def small_model(spec: ArchitectureSpec, vocab_size: int = VOCABULARY, seed: int = 0) -> Model:
+    """The smallest preset with a small vocabulary, on the CPU in float32."""
+    config = attrs.evolve(next(iter(configs_of(spec).values())), vocab_size=vocab_size)
+    torch.manual_seed(seed)
+    model: Model = spec.load()(config, Kernels())
+    return model
+
+
+def members(*contracts: type) -> set[str]:
+    """The public names that these classes declare."""
+    return {name for cls in contracts for name in {**vars(cls), **inspect.get_annotations(cls)} if not name.startswith("_")}
+
+
+class ModelSuite(Suite):
+    """The checks run on the smallest preset, so give a tiny one."""
+
+    contract = Model
+
+    def __init__(self, spec: ArchitectureSpec, module: str | None = None) -> None:
+        super().__init__(spec, module)
+        self.record = spec
+
+    @cached_property
+    def model(self) -> Model:
+        """The smallest preset in `eval()`."""
+        return small_model(self.record).eval()
+
+    @cached_property
+    def batch(self) -> Packed:
+        """Three documents."""
+        return pack(documents([7, 1, 12], VOCABULARY))
+
+    @cached_property
+    def logits_TV(self) -> Tensor:
+        """Of `batch`."""
+        with torch.no_grad():
+            found: Tensor = self.model(self.batch)[0]
+        return found
+
+    def run(self) -> Iterator[Check]:
+        """See `Suite`; what breaks the contract is reported once, and not by every check that needs a model."""
+        for check in super().run():
+            yield check
+            if check.name == "contract" and not check.ok:
+                return
+
+    def check_contract(self) -> None:
+        """Members without a default are implemented, no method looks like a misspelt one, and a model can be built."""
+        target = self.record.load()
+        own = {name for cls in target.__mro__ if cls not in Model.__mro__ for name in vars(cls) if not name.startswith("_")}
+        left = members(Model, SupportsCache, SupportsFastDecode) - own
+        for name in sorted(own - left - set(dir(nn.Module))):
+            meant = difflib.get_close_matches(name, left, 1, _ALIKE)
+            assert not meant, f"nothing calls {target.__name__}.{name}: is {(meant or '?')[0]} meant?"
+        if inspect.isabstract(target):
+            missing = ", ".join(sorted(target.__abstractmethods__))
+            raise AssertionError(f"{target.__name__} does not implement {missing}; blocks is a property, not set in __init__")
+        assert hasattr(small_model(self.record), "config"), f"{target.__name__} must keep its config: self.config = config"
+
+    def check_config(self) -> str:
+        """Positions are a number or None, no more parameters are active than there are, factors are numbers."""
+        for name, config in configs_of(self.record).items():
+            assert isinstance(config, ArchitectureConfig), f"{name}: {type(config).__name__} does not extend ArchitectureConfig"
+            positions = config.max_position_embeddings
+            assert positions is None or positions > 0, f"{name}: max_position_embeddings is {positions!r}"
+            assert 0 < config.num_active_parameters() <= config.num_parameters(), f"{name}: num_active_parameters() is wrong"
+            assert all(scale > 0 for scale in config.exported_scales.values()), f"{name}: {config.exported_scales}"
+        return "documents of any length" if positions is None else f"{positions} positions"
+
+    def check_parameter_counts(self) -> str:
+        """`config.num_parameters()` of every preset is what the module has."""
+        implementation, counts = self.record.load(), []
+        for name, config in configs_of(self.record).items():
+            with torch.device("meta"):
+                model = implementation(config, Kernels())
+            real = sum(p.numel() for p in model.parameters())
+            assert config.num_parameters() == real, f"{name}: {config.num_parameters():,} declared, {real:,} built"
+            counts.append(f"{name} {real / 1e6:.4g}M")
+        return ", ".join(counts)
+
+    def check_flops(self) -> None:
+        """FLOPs per token are positive and do not fall with the context."""
+        config = next(iter(configs_of(self.record).values()))
+        short, long = config.flops_per_token(64), config.flops_per_token(1024)
+        assert 0 < short <= long, f"{short} at 64 tokens, {long} at 1024"
+
+    def check_config_follows_the_vocabulary(self) -> None:
+        """`attrs.evolve(config, vocab_size=n)` gives the embedding n rows."""
+        assert self.model.config.vocab_size == VOCABULARY, "the model keeps its config as `config`"
+        assert self.logits_TV.shape == (self.batch.num_tokens, VOCABULARY), f"logits {tuple(self.logits_TV.shape)}"
+
+    def check_head(self) -> None:
+        """`model(batch, head=f)` returns (f(hidden_TE, weight_VE), auxiliary); without a head the float32 logits."""
+        assert self.logits_TV.dtype == torch.float32, f"logits are {self.logits_TV.dtype}"
+        with torch.no_grad():
+            found = self.model(self.batch, head=lambda hidden_TE, weight_VE: hidden_TE @ weight_VE.t())
+        assert isinstance(found, tuple) and len(found) == 2, f"forward returns {type(found).__name__}, not (result, auxiliary)"
+        assert_near(found[0], self.logits_TV, NEAR, "hidden_TE @ weight_VE.T against the logits")
+
+    def check_packed_equals_unpacked(self) -> str:
+        """A document's logits do not depend on what it is packed with."""
+        with torch.no_grad():
+            alone = torch.cat([self.model(pack([unit]))[0] for unit in self.batch.units])
+        return f"largest error {assert_near(self.logits_TV, alone, NEAR, 'packed logits'):.1g}"
+
+    def check_causal(self) -> None:
+        """A token's logits do not depend on later tokens."""
+        changed = attrs.evolve(self.batch, input_ids=self.batch.input_ids.clone())
+        changed.input_ids[-1] = (changed.input_ids[-1] + 1) % VOCABULARY
+        with torch.no_grad():
+            assert_near(self.model(changed)[0][:-1], self.logits_TV[:-1], NEAR, "logits before a changed token")
+
+    def check_shared_prompts(self) -> str:
+        """A pack whose documents begin with equal prompts gives the same logits and gradients, `batch.shared` used or not."""
+        prompt, *ends = (unit.sequences[0].ids for unit in documents([9, 4, 6, 2], VOCABULARY))
+        batch = pack([Unit((Tokens(torch.cat((prompt, end)), prompt=len(prompt)),)) for end in ends])
+        (logits, gradient), (expected, plain) = (self.gradient(b) for b in (batch, attrs.evolve(batch, shared=None)))
+        errors = assert_near(logits, expected, NEAR, "logits with batch.shared"), assert_near(gradient, plain, NEAR, "gradients")
+        return f"largest error {max(errors):.1g}"
+
+    def check_save_and_load(self) -> None:
+        """A model that was saved and loaded into a differently initialised one computes the same, bit for bit."""
+        other = small_model(self.record, seed=1).eval()
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            reload(self.model, other, Path(folder))
+            assert torch.equal(other(self.batch)[0], self.logits_TV), "the loaded model computes something else"
+
+    def gradient(self, batch: Packed, model: Model | None = None) -> tuple[Tensor, Tensor]:
+        """(logits, the gradient of their mean square by all parameters) of a model, or of a fresh one."""
+        model = model or small_model(self.record)
+        logits_TV = model(batch)[0]
+        logits_TV.pow(2).mean().backward()
+        return logits_TV.detach(), gradients(model.parameters())
