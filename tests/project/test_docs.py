@@ -43,7 +43,7 @@ PAGES = [
 ]
 ORIGINALS = [page for page in PAGES if not page.stem.endswith("_zh")]
 TRANSLATIONS = [page for page in PAGES if page.stem.endswith("_zh")]
-EXAMPLE_PACKAGE = ("mm_example.focal", "mm_example.twin", "mm_example.arcee", "mm_example.arcee_format")
+EXAMPLE_PACKAGE = ("mm_example.focal", "mm_example.twin", "mm_example.arcee", "mm_example.mingru", "mm_example.arcee_format")
 _BLOCK = re.compile(r"^```(\w+)?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"(?:^|[ \t]+)# .*$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

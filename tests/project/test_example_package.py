@@ -27,7 +27,9 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "mm-example"
 KINDS = ("backend", "architecture", "algorithm", "converter")
-PARTS = {"algorithm": "focal", "backend": "twin", "architecture": "arcee", "converter": "arcee"}
+PARTS = [
+    ("algorithm", "focal"), ("backend", "twin"), ("architecture", "arcee"), ("architecture", "mingru"), ("converter", "arcee"),
+]  # fmt: skip
 
 
 @attrs.frozen
@@ -99,7 +101,7 @@ def test_the_installed_package_holds_every_file(environment: Environment) -> Non
 
 def test_the_parts_are_listed_and_described(environment: Environment) -> None:
     assert str(environment.workspace.parent) in environment.run("python", "-c", "import mm; print(mm.__file__)")
-    assert environment.parts() == dict.fromkeys(PARTS.items(), "active")
+    assert environment.parts() == dict.fromkeys(PARTS, "active")
     assert "--gamma FLOAT, default 2.0" in environment.run("mm", "plugins", "focal")
     assert "arcee" in environment.run("mm", "plugins", "mm-example:architecture.arcee")
 

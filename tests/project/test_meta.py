@@ -31,7 +31,7 @@ def test_every_kind_has_a_hook_and_the_other_way_round() -> None:
 
 
 @attrs.frozen
-class AnyConfig:
+class AnyConfig(contracts.ArchitectureConfig, contracts.AdapterConfig):
     """Stands for the config class of an example."""
 
     hidden_size: int = options.option(1, help="A size.")
@@ -69,8 +69,9 @@ def test_the_parts_of_every_hook_are_answered_for(hook: str, tmp_path: Path) -> 
     example = inspect.getdoc(getattr(hooks, hook)) or ""
     body = "\n".join(line[4:] for line in example.splitlines() if line.startswith((">>> ", "... ")))
     head = (
-        "import os\nimport attrs\nfrom mm.core.hooks import hookimpl\nfrom mm.core.options import option\n"
-        "from mm.core.records import *\n@attrs.frozen\nclass C:\n    size: int = option(1, help='A size.')\n"
+        "import os\nimport attrs\nfrom mm.core.configs import *\nfrom mm.core.hooks import hookimpl\n"
+        "from mm.core.options import option\nfrom mm.core.records import *\n"
+        "@attrs.frozen\nclass C(ArchitectureConfig, AdapterConfig):\n    size: int = option(1, help='A size.')\n"
     )
     (tmp_path / "example.py").write_text(head + re.sub(r"\b[A-Z]\w*Config\b", "C", body))
     manager = PluginManager.discover([str(tmp_path / "example.py")], {})

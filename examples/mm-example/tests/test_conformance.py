@@ -7,13 +7,17 @@ from mm.core.plugins import PluginManager
 from mm.core.spec import Spec
 from mm.testing import assert_passed, check_part, plugin_manager
 
-PARTS = [(AlgorithmSpec, "focal"), (BackendSpec, "twin"), (ArchitectureSpec, "arcee"), (ConverterSpec, "arcee")]
+PARTS = [
+    (AlgorithmSpec, "focal"), (BackendSpec, "twin"), (ArchitectureSpec, "arcee"), (ArchitectureSpec, "mingru"),
+    (ConverterSpec, "arcee"),
+]  # fmt: skip
+MODULES = [f"mm_example.{name}" for name in ("focal", "twin", "arcee", "mingru", "arcee_format")]
 
 
 @pytest.fixture(scope="module")
 def plugins() -> PluginManager:
     # works whether the package is installed or only on the path
-    return plugin_manager("mm_example.focal", "mm_example.twin", "mm_example.arcee", "mm_example.arcee_format")
+    return plugin_manager(*MODULES)
 
 
 @pytest.mark.parametrize(("record", "name"), PARTS)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Scan = Callable[[Tensor, Tensor, Packed], Tensor]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its passes depend on the lengths: each pack would compile again
 def packed_scan(decay_TE: Tensor, input_TE: Tensor, batch: Packed) -> Tensor:
     """h_t = decay_t * h_(t-1) + input_t within each document, from a state of zeros; in the type of `input_TE`, float32 inside.
 

@@ -37,7 +37,7 @@ TINY = 1e-4  # what is added to a deviation, as in TRL
 class Bigram(Role):
     """A role that reads one token: its logits are those of a row of a table, or its values the rows themselves."""
 
-    model: Any = None  # nothing bounds its positions
+    model: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=None))
 
     def __init__(self, seed: int, width: int = 11) -> None:
         self.table = torch.randn(11, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

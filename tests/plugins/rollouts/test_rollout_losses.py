@@ -34,9 +34,9 @@ LENGTHS = (3, 1, 5)
 
 
 class Given(Role):
-    """A role whose head's result is given; no model of it bounds how many positions there are."""
+    """A role whose head's result is given, of a model that reads sequences of any length."""
 
-    model: Any = None
+    model: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=None))
 
     def __init__(self, answer: Callable[[Any], Tensor] | None = None) -> None:
         self.answer = answer

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from mm.plugins.architectures.decoder import Decoder
 
 if TYPE_CHECKING:
-    from mm.runtime.nn.attention import Attention
-    from mm.runtime.nn.batch import Packed
+    from mm.contracts import Kernels, Packed
     from mm_example.arcee import ArceeConfig
 
 
@@ -31,5 +30,5 @@ class SquaredReLU(nn.Module):
 class Arcee(Decoder):
     """Attention, packing, the cache and the output head are the decoder's."""
 
-    def __init__(self, config: ArceeConfig, attention: Attention) -> None:
-        super().__init__(config, attention, lambda layer: SquaredReLU(config.hidden_size, config.ffn_size))
+    def __init__(self, config: ArceeConfig, kernels: Kernels) -> None:
+        super().__init__(config, kernels, lambda layer: SquaredReLU(config.hidden_size, config.ffn_size))

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 from mm.runtime.devices.backend import Backend
 
 if TYPE_CHECKING:
-    from torch import nn
+    from mm.contracts import Model
 
 
 class Twin(Backend):
-    """A chip without kernels of its own: the portable attention, float32, gloo between ranks."""
+    """A chip without kernels of its own: the portable attention and scan, float32, gloo between ranks."""
 
     collective = "gloo"
     device_type = "cpu"
 
-    def compile(self, module: nn.Module) -> str | None:
+    def compile(self, model: Model) -> str | None:
         """Declined, with the reason that the user reads."""
         return "the twin has no compiler"
 
