@@ -51,13 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def mm_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mm_workspace(tmp_path: Path) -> Iterator[Path]:
     """The test's `tmp_path` as the current folder and as the workspace of mm; no other variable of mm (`MM_*`) is set."""
-    for name in [name for name in os.environ if name.startswith("MM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo what the fixture `monkeypatch` did
+        for name in [name for name in os.environ if name.startswith("MM_")]:
+            patch.delenv(name)
+        patch.setenv("MM_WORKSPACE", str(tmp_path))
+        patch.chdir(tmp_path)
+        yield tmp_path
 
 
 @attrs.define
@@ -117,7 +118,7 @@ def _restore_modules(before: dict[str, ModuleType], folder: Path) -> None:
 
 
 @pytest.fixture
-def mm_watchers(mm_plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> list[Callback]:
+def mm_watchers(mm_plugins: Plugins) -> Iterator[list[Callback]]:
     """A list of callbacks, empty at first: those in it when a run starts watch that run."""
     watchers: list[Callback] = []
     module = ModuleType("mm_watchers_of_the_test")
@@ -127,9 +128,10 @@ def mm_watchers(mm_plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> list[Ca
         return watchers
 
     vars(module)["mm_callbacks"] = mm_callbacks
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    mm_plugins(module)
-    return watchers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, module.__name__, module)
+        mm_plugins(module)
+        yield watchers
 
 
 @attrs.frozen
