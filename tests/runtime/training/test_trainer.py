@@ -14,6 +14,7 @@ import pytest
 import torch
 from run_files import logged
 from safetensors.torch import load_file
+from sessions import built
 from sizes import sizes
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,7 +26,7 @@ from mm.core.workspace import Workspace
 from mm.runtime.data.order import held_out
 from mm.runtime.models.folder import load_model_folder
 from mm.runtime.nn.batch import Tokens, Unit, pack
-from mm.runtime.runs import api, session
+from mm.runtime.runs.lifecycle import Session
 from mm.testing.pytest_plugin import Train
 
 ROWS = [
@@ -36,12 +37,11 @@ SMALL = {**sizes(), "max_steps": 4, "global_batch_size": 3, "log_interval": 2, "
 pytestmark = pytest.mark.mm_train("sft", rows=ROWS, **SMALL)
 
 
-def built(workspace: Path, plugins: PluginManager, **options: Any) -> session.Session:
+def continued(plugins: PluginManager, workspace: Path, **options: Any) -> Session:
     """The parts of another training that continues run a, not started."""
-    given = {**SMALL, "algo": "sft", "from_": "a", "run": "b", "data": workspace / "tiny_rows.jsonl", "backend": "cpu"}
-    kept = {k: v for k, v in {**given, "dtype": "fp32", **options}.items() if not k.startswith("dense_")}
-    resolved = api.new_run(plugins, [api.flat_layer(kept)], Workspace(workspace), lambda line: None)
-    return session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None)
+    settings = {name: value for name, value in SMALL.items() if not name.startswith("dense_")}
+    given = {**settings, "algo": "sft", "from_": "a", "run": "b", "data": workspace / "tiny_rows.jsonl", **options}
+    return built(plugins, workspace, **given)
 
 
 # ---- a step
@@ -60,7 +60,7 @@ def test_cutting_a_batch_changes_nothing_but_rounding(optimizer: str, mm_train: 
 
 def test_a_batch_without_targets_gives_no_nan(mm_train: Train, tmp_path: Path, plugins: PluginManager) -> None:
     mm_train()
-    trainer = built(tmp_path, plugins).trainer
+    trainer = continued(plugins, tmp_path).trainer
     before = {n: p.detach().clone() for n, p in trainer.state.roles["policy"].model.named_parameters()}
     units = [masked(unit) for unit in trainer.state.feed.next()]
     trainer.train_step(units)
@@ -153,7 +153,7 @@ def test_a_non_finite_step_is_named_and_nothing_after_it_is_learned(
 def built_rows(workspace: Path, plugins: PluginManager, mm_train: Train) -> str:
     """Where the rows of the third step stand, from the order alone."""
     mm_train(run="clean", max_steps=1)
-    feed = built(workspace, plugins, from_="clean", eval_ratio=0.0).trainer.state.feed
+    feed = continued(plugins, workspace, from_="clean", eval_ratio=0.0).trainer.state.feed
     units = [feed.next() for _ in range(3)][2]
     return ", ".join(f"{workspace / 'tiny_rows.jsonl'}:{row + 1}" for row in sorted({u.row_index for u in units}))
 
@@ -178,7 +178,7 @@ def test_metrics_are_written_a_line_an_interval(mm_train: Train) -> None:
 
 def test_held_out_measures_are_the_formulas_in_float64(mm_train: Train, tmp_path: Path, plugins: PluginManager) -> None:
     mm_train(eval_ratio=0.4)
-    made = built(tmp_path, plugins, eval_ratio=0.4, micro_batch_tokens=60)
+    made = continued(plugins, tmp_path, eval_ratio=0.4, micro_batch_tokens=60)
     measured = made.trainer._evaluate(made.trainer.state)
     store = made.corpus.store
     _, rows = held_out(store, 0.4, 42)
