@@ -185,17 +185,23 @@ class CommandLine:
 
     plugins: Plugins
 
-    def __call__(self, *words: object, stdin: str = "") -> CommandResult:
-        """`mm WORDS`: `mm_cli("plugins", "sft")`. Words may be numbers and paths too; `stdin` is what the command reads."""
+    def __call__(self, *words: object, stdin: str = "", code: int | None = 0) -> CommandResult:
+        """`mm WORDS`: `mm_cli("plugins", "sft")`. Words may be numbers and paths too; `stdin` is what the command reads.
+
+        Raises AssertionError with the output if the exit code is not `code`; None accepts every code.
+        """
         options = [word for added in self.plugins.added for word in ("-p", added)]
         out, err = io.StringIO(), io.StringIO()
         before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = cli.run([*options, *map(str, words)])
+                ended = cli.run([*options, *map(str, words)])
         finally:
             sys.stdin = before
-        return CommandResult(code, out.getvalue(), err.getvalue())
+        result = CommandResult(ended, out.getvalue(), err.getvalue())
+        if code not in (ended, None):
+            raise AssertionError(f"mm {' '.join(map(str, words))} ended with {ended}:\n{result.out}{result.err}")
+        return result
 
 
 @pytest.fixture

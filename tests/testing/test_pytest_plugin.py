@@ -17,7 +17,7 @@ from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.records import ToolSpec
 from mm.core.workspace import Workspace
-from mm.testing.pytest_plugin import CommandLine, Plugins, Train
+from mm.testing.pytest_plugin import CommandLine, CommandResult, Plugins, Train
 
 SIZES = {"dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1}
 TOOL = """
@@ -122,19 +122,26 @@ class TestMarked:
 
 
 def test_a_command_line_gives_code_and_both_outputs(mm_cli: CommandLine, mm_workspace: Path) -> None:
-    shown = mm_cli("plugins", "own-tool")
-    assert shown.code == 0 and "tool own-tool: A tool." in shown.out
-    wrong = mm_cli("runs", "show", "absent")
-    assert (wrong.code, wrong.out) == (2, "") and wrong.err.startswith("mm: No run 'absent' in ")
-    assert mm_cli("runs").out == f"No runs in {mm_workspace / 'runs'}.\n"
+    assert "tool own-tool: A tool." in mm_cli("plugins", "own-tool").out
+    wrong = mm_cli("runs", "show", "absent", code=2)
+    assert wrong.out == "" and wrong.err.startswith("mm: No run 'absent' in ")
+    assert mm_cli("runs") == CommandResult(0, f"No runs in {mm_workspace / 'runs'}.\n", "")
+
+
+def test_another_exit_code_than_the_expected_one_fails_with_the_output(mm_cli: CommandLine) -> None:
+    with pytest.raises(AssertionError, match=r"mm runs show absent ended with 2:\nmm: No run 'absent' in "):
+        mm_cli("runs", "show", "absent")
+    with pytest.raises(AssertionError, match=r"mm runs ended with 0:\nNo runs in "):
+        mm_cli("runs", code=2)
+    assert mm_cli("runs", "show", "absent", code=None).code == 2
 
 
 def test_a_command_reads_what_it_is_given(mm_cli: CommandLine, mm_train: Train) -> None:
     mm_train("pretrain", run="a", **SIZES)
     words = ["generate", "a", "-", "--raw", "--max-new-tokens", 2, "--temperature", 0, "--backend", "cpu"]
     piped, said = mm_cli(*words, stdin="one two 三"), mm_cli(*[*words[:2], "one two 三", *words[3:]])
-    assert piped.code == said.code == 0 and piped.out == said.out != ""
-    assert mm_cli("runs", "rm", "a", stdin="n\n").code == 2
+    assert piped.out == said.out != ""
+    assert "Nothing was removed." in mm_cli("runs", "rm", "a", stdin="n\n", code=2).err
     assert mm_cli("runs", "rm", "a", stdin="y\n").out == "removed a\n"
 
 
@@ -164,11 +171,11 @@ def mm_tools():
 def test_nothing_is_left(time, mm_plugins, mm_watchers, mm_workspace, mm_cli, monkeypatch):
     assert os.environ.get("MM_TRAIN_SEED") is None and list(mm_workspace.iterdir()) == []
     assert not {"mm_plugin_note", "beside"} & sys.modules.keys()
-    assert mm_watchers == [] and mm_cli("plugins", "a-tool").code == 2
+    assert mm_watchers == [] and mm_cli("plugins", "a-tool", code=2)
     monkeypatch.syspath_prepend(mm_workspace)
     (mm_workspace / "beside.py").write_text(f"TIME = {time}")
     mm_plugins(note=SOURCE)
-    assert sys.modules["beside"].TIME == time and mm_cli("plugins", "a-tool").code == 0
+    assert sys.modules["beside"].TIME == time and mm_cli("plugins", "a-tool")
     mm_watchers.append("anything")
     PLACES.append(mm_workspace)
 
