@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +25,7 @@ def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[st
     """
     folders = [package / "backends", package / "converters", *_folders(package / "plugins")]
     present = {".".join(("mm", *part.relative_to(package).parts)) for f in folders for part in _folders(f)}
-    named = {e.value for e in entry_points() if e.dist and e.dist.name == distribution}
+    named = {entry.value for entry, name, _ in entry_points() if name == distribution}
     return sorted(present ^ named) if named else []
 
 
@@ -34,9 +33,15 @@ def _folders(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if p.is_dir() and (p / "__init__.py").exists()] if path.is_dir() else []
 
 
-def entry_points() -> Iterable[metadata.EntryPoint]:
-    """Those of the group, in a fixed order."""
-    return sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.dist.name if e.dist else "", e.name))
+def entry_points() -> list[tuple[metadata.EntryPoint, str, str]]:
+    """Those of the group in a fixed order, each with the name and version of its distribution.
+
+    Every access to a distribution's `name` or `version` parses its whole METADATA file: each is read once.
+    """
+    found = metadata.entry_points(group=GROUP)
+    facts = {dist: (dist.name, dist.version) for dist in {entry.dist for entry in found} if dist}
+    named = [(entry, *(facts[entry.dist] if entry.dist else ("unknown", ""))) for entry in found]
+    return sorted(named, key=lambda triple: (triple[1], triple[0].name))
 
 
 def is_path(option: str) -> bool:

@@ -77,8 +77,8 @@ class PluginManager:
         environ = os.environ if environ is None else environ
         from_env = [o.strip() for o in environ.get("MM_PLUGINS", "").split(",") if o.strip()]
         manager = cls([*from_env, *options], strict=environ.get("MM_PLUGINS_STRICT", "") not in ("", "0"))
-        for entry in entry_points():
-            manager._add_entry_point(entry)
+        for entry, name, version in entry_points():
+            manager._add_entry_point(entry, name, version)
         installed = {plugin.value for plugin in manager.plugins}
         for name in dict.fromkeys(manager.options):
             if not name.startswith("no:") and name not in installed:
@@ -155,8 +155,7 @@ class PluginManager:
 
     # ---- discovery
 
-    def _add_entry_point(self, entry: metadata.EntryPoint) -> None:
-        name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+    def _add_entry_point(self, entry: metadata.EntryPoint, name: str, version: str) -> None:
         plugin = Plugin(name=f"{name}:{entry.name}", value=entry.value, distribution=name, version=version)
         if block := self._block(plugin.entry, name):
             plugin.state, plugin.blocked = "blocked", {plugin.entry: block}

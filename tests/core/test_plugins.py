@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from mm.cli import run
 from mm.core.errors import UsageError
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AdapterSpec, AlgorithmSpec, BackendSpec, CommandSpec, ToolSpec
 from mm.core.spec import Spec
 from mm.testing import fake_distribution, plugin_manager
+from mm.testing.pytest_plugin import CommandLine, Plugins
 
 Install = Callable[..., Path]
 
@@ -47,19 +46,15 @@ BROKEN = {
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """install(distribution, {entry: module}, {file: source}) as pip would."""
-    before = set(sys.modules)
+def install(mm_plugins: Plugins, mm_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """install(distribution, {entry: module}, {file: source}) as pip would; `mm_plugins` forgets the modules afterwards."""
 
     def _install(name: str, entries: Mapping[str, str], files: Mapping[str, str], version: str = "1.0") -> Path:
-        folder = fake_distribution(tmp_path / name, name, version, entries, files)
+        folder = fake_distribution(mm_workspace / name, name, version, entries, files)
         monkeypatch.syspath_prepend(folder)
         return folder
 
-    yield _install
-    for module in set(sys.modules) - before:
-        if str(getattr(sys.modules[module], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[module]
+    return _install
 
 
 def adapter(install: Install, distribution: str, name: str) -> None:
@@ -102,23 +97,21 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(install: Install, what: str)
         manager.get(AdapterSpec, "wreck")
 
 
-def test_the_command_line_lives_with_a_broken_plugin(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_lives_with_a_broken_plugin(install: Install, mm_cli: CommandLine) -> None:
     install("wreck", {"adapter.wreck": "wreck_cli"}, {"wreck_cli.py": "1 / 0"})
-    assert run(["plugins", "adapter.wreck"]) == 0
-    out, err = capsys.readouterr()
-    assert "ZeroDivisionError" in out
-    assert "mm: broken: " in err
-    assert run(["plugins"]) == 0
-    assert "ZeroDivisionError: division by zero" in capsys.readouterr().out
+    shown = mm_cli("plugins", "adapter.wreck")
+    assert "ZeroDivisionError" in shown.out
+    assert "mm: broken: " in shown.err
+    assert "ZeroDivisionError: division by zero" in mm_cli("plugins").out
 
 
-def test_strict_refuses_a_broken_plugin(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_refuses_a_broken_plugin(install: Install, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     install("wreck", {"adapter.wreck": "wreck_strict"}, {"wreck_strict.py": "1 / 0"})
     with pytest.raises(UsageError, match=r"broken and MM_PLUGINS_STRICT"):
         PluginManager.discover(environ={"MM_PLUGINS_STRICT": "1"})
     PluginManager.discover(environ={"MM_PLUGINS_STRICT": "0"})
     monkeypatch.setenv("MM_PLUGINS_STRICT", "1")
-    assert run(["--help"]) == 2
+    mm_cli("--help", code=2)
 
 
 def test_a_name_claimed_twice_is_an_error_only_when_asked_for(install: Install) -> None:
@@ -174,30 +167,28 @@ def test_a_short_name_blocks_every_kind_and_a_long_one_its_own(install: Install)
     assert "ia3" in names(one, ToolSpec)
 
 
-def test_a_block_that_matches_nothing_is_an_error_with_what_is_near() -> None:
+def test_a_block_that_matches_nothing_is_an_error_with_what_is_near(mm_cli: CommandLine) -> None:
     with pytest.raises(UsageError, match=r"-p no:pretrian matches no plugin. Did you mean 'pretrain'"):
         PluginManager.discover(["no:pretrian"], {})
-    assert run(["-p", "no:pretrian", "--help"]) == 2
-    assert run(["-p"]) == 2
+    mm_cli("-p", "no:pretrian", "--help", code=2)
+    mm_cli("-p", code=2)
 
 
-def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text(GOOD.format(name="ia3", module="mm_plugin_mine"))
-    monkeypatch.chdir(tmp_path)
+def test_a_file(mm_workspace: Path) -> None:
+    (mm_workspace / "mine.py").write_text(GOOD.format(name="ia3", module="mm_plugin_mine"))
     manager = PluginManager.discover(["./mine.py"], {})
-    assert manager.options == (str(tmp_path / "mine.py"),)
+    assert manager.options == (str(mm_workspace / "mine.py"),)
     assert manager.get(AdapterSpec, "ia3").target == "mm_plugin_mine.nowhere:Thing"
     blocked = PluginManager.discover(["./mine.py", "no:ia3"], {})
     assert "ia3" not in names(blocked)
     assert [r.state for r in _rows(blocked) if r.name == "ia3"] == ["blocked"]
     gone = PluginManager.discover(["./gone.py"], {}).broken()[-1]
-    assert gone.error.strip().endswith(f"no plugin file at {tmp_path / 'gone.py'}")
+    assert gone.error.strip().endswith(f"no plugin file at {mm_workspace / 'gone.py'}")
 
 
-def test_a_file_works_anywhere_on_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_works_anywhere_on_the_line(mm_cli: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD.format(name="ia3", module="mine"))
-    assert run(["plugins", "ia3", "-p", str(tmp_path / "mine.py")]) == 0
-    assert "adapter ia3: An adapter." in capsys.readouterr().out
+    assert "adapter ia3: An adapter." in mm_cli("plugins", "ia3", "-p", tmp_path / "mine.py").out
 
 
 def test_a_module_and_the_environment(install: Install) -> None:
@@ -274,15 +265,9 @@ def test_a_callback_that_nothing_would_call_is_said(install: Install, change: tu
 
 
 @pytest.mark.parametrize("name", ["wrong", "wrong.py", "./wrong.py"])
-def test_a_broken_file_is_described_by_its_name(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from mm.cli import run
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "wrong.py").write_text("raise RuntimeError('why it is broken')")
-    assert run(["-p", "./wrong.py", "plugins", name]) == 0
-    told = capsys.readouterr()
+def test_a_broken_file_is_described_by_its_name(name: str, mm_cli: CommandLine, mm_workspace: Path) -> None:
+    (mm_workspace / "wrong.py").write_text("raise RuntimeError('why it is broken')")
+    told = mm_cli("-p", "./wrong.py", "plugins", name)
     assert "Traceback" in told.out and "RuntimeError: why it is broken" in told.err
 
 

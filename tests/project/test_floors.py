@@ -31,7 +31,7 @@ FLOORS = (
     ("mm.contracts",),
     ("mm.testing",),
     ("mm.plugins", "mm.backends", "mm.converters"),
-    ("mm",),
+    ("mm", "mm.testing.pytest_plugin"),  # its fixtures run the command line
 )
 PARTS = len(FLOORS) - 2
 LARGEST_CORE, LONGEST_FILE, LONGEST_FUNCTION = 2600, 250, 40

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mm.cli import run
 from mm.core.plugins import PluginManager
 from mm.core.records import CommandSpec
+from mm.testing.pytest_plugin import CommandLine
 
 HEAVY = ("torch", "transformers", "numpy", "pandas", "matplotlib", "tokenizers", "safetensors")
 COMMANDS = [spec.name for spec in PluginManager.discover(environ={}).specs(CommandSpec)]
@@ -81,10 +81,9 @@ def test_answers_without_torch(results: dict[str, tuple[int, list[str], str]], l
     assert (code, loaded) == (expected, [])
 
 
-def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_help_is_shown(mm_cli: CommandLine) -> None:
     for words, usage in (([], "Usage: mm [OPTIONS]"), (["tokenizer"], "Usage: mm tokenizer [OPTIONS]")):
-        assert run(words) == 2
-        assert capsys.readouterr().err.startswith(usage)
+        assert mm_cli(*words, code=2).err.startswith(usage)
 
 
 def test_importing_the_package_and_its_test_kit_loads_nothing_heavy() -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import drawing
 import pytest
-from click.testing import CliRunner
+from run_files import logged
 from safetensors.torch import load_file
 
 import mm
-from mm.cli import mm as command
-from mm.core.errors import UsageError
-from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder
 from mm.testing import tiny_run
+from mm.testing.pytest_plugin import CommandLine
 
-SMALL = {"max_steps": 3, "learning_rate": 1e-2, "threads": 1, "log_interval": 1, "seed": 5}
+SMALL = {"max_steps": 3, "learning_rate": 1e-2, "log_interval": 1, "seed": 5}
 DRAWN = {"num_generations": 3, "max_new_tokens": 8, "reward": "vowels", "rows": drawing.PROMPTS, "plugins": drawing.plugins()}
 
 
@@ -28,11 +25,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     workspace = tmp_path_factory.mktemp("tuned")
     tiny_run(workspace, "pretrain", run="base", **SMALL)
     return tiny_run(workspace, "lora", from_="base", run="tuned", **SMALL)
-
-
-def logged(run: RunFolder) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if "learning_rate" in line]
 
 
 def continued(tuned: RunFolder, algo: str, name: str, **options: Any) -> RunFolder:
@@ -108,16 +100,18 @@ def test_an_adapted_critic_resumes_exactly(tuned: RunFolder) -> None:
     assert files[0].read_bytes() == files[1].read_bytes() and logged(whole)[3:] == logged(cut)[3:]
 
 
-def test_a_role_s_adapter_has_its_options_in_any_order_on_the_line(tuned: RunFolder) -> None:
+def test_a_role_s_adapter_has_its_options_in_any_order_on_the_line(
+    tuned: RunFolder, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = "train --critic-lora-rank=4 --dry-run --algo=ppo --critic-adapter=lora --from=base --reward=length --backend=cpu"
-    runner, plugins = CliRunner(env={"MM_WORKSPACE": str(tuned.path.parents[1])}), PluginManager.discover()
-    found = runner.invoke(command, line.split(), obj=plugins)
-    assert found.exit_code == 0 and "critic_lora_rank = 4" in found.output, found.output
+    monkeypatch.setenv("MM_WORKSPACE", str(tuned.path.parents[1]))
+    found = mm_cli(*line.split())
+    assert found.code == 0 and "critic_lora_rank = 4" in found.out, found
     for wrong, message in (
         (line.replace("--critic-adapter=lora", ""), "No such option: --critic-lora-rank"),
         (line.replace("--critic-lora-rank", "--lora-rank"), "--lora-rank is an option of adapter 'lora'"),
         (line.replace("critic-adapter=lora", "critic-adapter=lor"), "Did you mean 'lora'"),
         (f"{line} --optimizer=muon --adapter=lora".replace("--dry-run", ""), "matrices and lora, lora trains none"),
     ):
-        found = runner.invoke(command, wrong.split(), obj=plugins)
-        assert isinstance(found.exception, UsageError) and message in str(found.exception)
+        found = mm_cli(*wrong.split())
+        assert found.code == 2 and message in found.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from ranks import two_ranks
+from run_files import logged, weights, write_rows
+from sessions import built
+from sizes import sizes
 from training_rows import ROWS
 
 import mm
 from mm.core.plugins import PluginManager
-from mm.core.workspace import RunFolder, Workspace
-from mm.runtime.runs import api, session
+from mm.core.workspace import RunFolder
 from mm.testing import tiny_run
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -30,8 +31,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lora": ("lora", "chat", {"lora_dropout": 0.2}),
 }
 SMALL = {
-    "max_steps": 4, "global_batch_size": 4, "learning_rate": 1e-2, "micro_batch_tokens": 48, "threads": 1, "log_interval": 1,
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 2, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
+    **sizes(), "max_steps": 4, "global_batch_size": 4, "learning_rate": 1e-2, "micro_batch_tokens": 48, "log_interval": 1,
 }  # fmt: skip
 
 
@@ -43,11 +43,6 @@ def start(workspace: Path) -> None:
 def train(workspace: Path, case: str, name: str, **options: Any) -> RunFolder:
     algo, kind, own = CASES[case]
     return tiny_run(workspace, algo, rows=ROWS[kind], run=name, **SMALL, **own, **options)
-
-
-def logged(run: RunFolder) -> list[dict[str, float]]:
-    lines = [json.loads(text) for text in (run.path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if "learning_rate" in line]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +60,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(case: str, workspace: Path
     for file in (workspace / ".mm/reference").glob("*"):  # a cache may go at any time
         file.unlink()
     cut = mm.train(CASES[case][0], resume=True, run=f"{stem}-cut", workspace=workspace, quiet=True)
-    assert (whole.model / "model.safetensors").read_bytes() == (cut.model / "model.safetensors").read_bytes()
+    assert weights(whole) == weights(cut)
     assert logged(whole) == logged(cut)
 
 
@@ -77,15 +72,9 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
     algo, kind, own = CASES[case]
     # dropout draws for what it is given, so it alone depends on who has which rows
     own = {name: value for name, value in own.items() if name != "lora_dropout"}
-    (workspace / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]), encoding="utf-8")
-    given = {"arch": "dense", "preset": "tiny", "tokenizer": workspace / "tiny_tokenizer", "data": workspace / f"{kind}.jsonl"}
-    layers = [api.flat_layer({
-        "algo": algo, "run": "unused", **SMALL, **given, **own, "global_batch_size": 7, "eval_ratio": 0.0, "max_length": 128,
-        "dtype": "fp32", "backend": "cpu",
-    })]  # fmt: skip
-    plugins = PluginManager.discover(environ={})
-    resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
-    trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
+    given = {"algo": algo, "arch": "dense", "preset": "tiny", "tokenizer": workspace / "tiny_tokenizer", **SMALL, **own}
+    given |= {"data": write_rows(workspace / f"{kind}.jsonl", ROWS[kind]), "global_batch_size": 7, "max_length": 128}
+    trainer = built(PluginManager.discover(environ={}), workspace, **given).trainer
     trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     with torch.no_grad():  # a policy that is no longer the reference, whose B is no longer zero
         for number, (_, parameter) in enumerate(trainer.state.roles["policy"].model.named_parameters()):

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mm.backends.cpu.backend import CpuBackend
-from mm.cli import run
 from mm.plugins.architectures.dense import GEN3
 from mm.plugins.architectures.moe import GEN3_EXPERTS, PRESETS, MoEConfig
 from mm.plugins.architectures.moe.experts import MixtureOfExperts
@@ -24,6 +23,7 @@ from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.nn.heads import linear_cross_entropy
 from mm.runtime.nn.kernels import Kernels
 from mm.runtime.training.roles import Role
+from mm.testing.pytest_plugin import CommandLine
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -318,6 +318,5 @@ def test_a_role_keeps_its_own_counts_and_only_what_is_learned_from() -> None:
     assert without.auxiliary_loss(without(batch)[1], without.counts(batch)) is None
 
 
-def test_presets_are_shown_with_what_is_active(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plugins", "moe"]) == 0
-    assert "minimind2-moe (145M, 91.95M of them active)" in capsys.readouterr().out
+def test_presets_are_shown_with_what_is_active(mm_cli: CommandLine) -> None:
+    assert "minimind2-moe (145M, 91.95M of them active)" in mm_cli("plugins", "moe").out

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_files import logged, series, weights
 from safetensors.torch import load_file
 
 import mm
-from mm.cli import run as command
 from mm.core.plugins import PluginManager
 from mm.testing import tiny_run
+from mm.testing.pytest_plugin import CommandLine
 
 SMALL = {"arch": "moe", "moe_hidden_size": 32, "moe_num_hidden_layers": 2, "moe_intermediate_size": 32, "learning_rate": 1e-2}
 
 
 @pytest.mark.parametrize(("preset", "format"), [("tiny", "qwen2-moe"), ("tiny3", "qwen3-moe")])
-def test_pretrain_sft_generate_convert(preset: str, format: str, tmp_path: Path) -> None:
-    plugins = PluginManager.discover(environ={})
+def test_pretrain_sft_generate_convert(preset: str, format: str, plugins: PluginManager, tmp_path: Path) -> None:
     options = {**SMALL, "preset": preset, "plugins": plugins, "max_steps": 6, "log_interval": 1, "optimizer": "muon"}
     base = tiny_run(tmp_path, "pretrain", run="base", **options)
-    logged = [json.loads(line) for line in (base.path / "metrics.jsonl").read_text().splitlines()]
-    assert logged[-1]["loss"] < logged[0]["loss"]
-    for row in logged:
+    losses = series(base, "loss")
+    assert losses[-1] < losses[0]
+    for row in logged(base):
         assert 1 <= row["router/load"] <= 4
         assert 0 < row["router/entropy"] < 1.39  # ln 4
         assert 0 <= row["router/dead"] <= 8
@@ -44,16 +44,14 @@ def test_a_resumed_run_is_the_one_that_never_stopped(tmp_path: Path) -> None:
     whole = tiny_run(tmp_path, "pretrain", run="whole", **options)
     tiny_run(tmp_path, "pretrain", run="stopped", stop_after_steps=2, **options)
     resumed = tiny_run(tmp_path, "pretrain", run="stopped", resume=True, **options)
-    assert (resumed.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+    assert weights(resumed) == weights(whole)
 
 
-def test_plan_and_info_tell_the_active_parameters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_and_info_tell_the_active_parameters(mm_cli: CommandLine, tmp_path: Path) -> None:
     plan = mm.plan("pretrain", arch="moe", preset="minimind3-moe", data="classics:en", backend="cpu", workspace=tmp_path)
     assert "198,416,640, 63,936,768 active a token" in str(plan)
     run = tiny_run(tmp_path, "pretrain", run="base", **SMALL, preset="tiny", max_steps=1)
-    assert command(["info", str(run.model)]) == 0
-    assert "active a token" in capsys.readouterr().out
-    assert command(["info", str(run.model), "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
+    assert "active a token" in mm_cli("info", run.model).out
+    facts = json.loads(mm_cli("info", run.model, "--json").out)
     idle = 2 * 2 * 3 * 32 * 32  # layers, experts, matrices
     assert facts["parameters"] - facts["active_parameters"] == idle

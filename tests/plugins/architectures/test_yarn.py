@@ -14,7 +14,6 @@ from hf_config import rope
 from torch import Tensor, nn
 
 import mm
-from mm import cli
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
@@ -24,6 +23,7 @@ from mm.runtime.models.folder import load_model_folder, new_model, save_model_fo
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
+from mm.testing.pytest_plugin import CommandLine
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -33,22 +33,17 @@ LENGTH = 100
 
 
 @pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
-@pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager, tokenizer: Tokenizer) -> Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager, tokenizer: Tokenizer) -> Workspace:
     """Two runs, `gen2` and `gen3`, whose models never had YaRN; weights so large that attention is sharp."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     for name, extra in (("gen2", {}), ("gen3", GEN3)):
         torch.manual_seed(0)
-        loaded = new_model(plugins, "dense", DenseConfig(**SMALL, **extra), tokenizer, Backend())
+        loaded = new_model(installed, "dense", DenseConfig(**SMALL, **extra), tokenizer, Backend())
         for parameter, values in loaded.model.named_parameters():
             nn.init.uniform_(values, 0.5, 1.5) if "norm" in parameter else nn.init.normal_(values, std=0.3)
         run = workspace.run(name)
@@ -169,21 +164,18 @@ def test_what_follows_from_a_factor() -> None:
     ],
 )
 def test_generate_says_what_is_wrong(
-    words: list[str], said: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], said: str, mm_cli: CommandLine, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MM_WORKSPACE", str(workspace.path))
-    assert cli.run(["generate", "gen2", "hello", "--backend", "cpu", "--raw", "--max-new-tokens", "2", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert said in mm_cli("generate", "gen2", "hello", "--backend", "cpu", "--raw", "--max-new-tokens", "2", *words, code=2).err
 
 
 def test_generate_and_convert_take_the_factor(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mm_cli: CommandLine, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MM_WORKSPACE", str(workspace.path))
     line = ["generate", "gen2", "hello", "--backend", "cpu", "--raw", "--max-new-tokens", "60", "--rope-scaling-factor", "4"]
-    assert cli.run([*line, "--local-slots", "1", "--no-local-fast", "--engine", "local"]) == 0
-    assert "60 tokens" in capsys.readouterr().err
-    assert cli.run(["convert", "gen2", str(tmp_path / "out"), "--rope-scaling-factor", "4"]) == 0
+    assert "60 tokens" in mm_cli(*line, "--local-slots", "1", "--no-local-fast", "--engine", "local").err
+    mm_cli("convert", "gen2", tmp_path / "out", "--rope-scaling-factor", "4")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["rope_scaling"]["factor"] == 4.0
-    assert cli.run(["train", "--algo", "sft", "--local-slots", "4"]) == 2
-    assert "--local-slots is an option of engine 'local'" in capsys.readouterr().err
+    assert "--local-slots is an option of engine 'local'" in mm_cli("train", "--algo", "sft", "--local-slots", "4", code=2).err

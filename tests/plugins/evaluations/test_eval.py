@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from run_files import write_rows
 from torch import Tensor
 
 import mm
-from mm import cli
 from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.config.load_settings import Inference
 from mm.core.plugins import PluginManager
@@ -29,6 +29,7 @@ from mm.runtime.generation import text_model
 from mm.runtime.models.folder import new_model, save_model_folder
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
+from mm.testing.pytest_plugin import CommandLine
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 TEXTS = ["hello world, one two three", "天地玄黄，宇宙洪荒。", "the end of the tale <|im_end|> " * 3, "x"]
@@ -42,42 +43,32 @@ CHATS = [
 
 
 @pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager) -> Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager) -> Workspace:
     """Runs `first` and `second` of random models with another tokenizer each, and files of texts and chats."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     for seed, (name, tokenizer) in enumerate({"first": tiny_tokenizer(), "second": Tokenizer.load()}.items()):
         torch.manual_seed(seed)
-        config = plugins.get(ArchitectureSpec, "dense").config(**SIZES, max_position_embeddings=256)
-        loaded = new_model(plugins, "dense", config, tokenizer, Backend())
+        config = installed.get(ArchitectureSpec, "dense").config(**SIZES, max_position_embeddings=256)
+        loaded = new_model(installed, "dense", config, tokenizer, Backend())
         for parameter in loaded.model.parameters():
             parameter.data.mul_(4)
         run = workspace.run(name)
         run.model.mkdir(parents=True)
         save_model_folder(run.model, loaded)
         run.update_manifest({"name": name, "state": "finished", "algorithm": "sft"})
-    write(workspace.path / "texts.jsonl", [{"text": text} for text in TEXTS])
-    write(workspace.path / "chats.jsonl", [{"messages": chat} for chat in CHATS])
+    write_rows(workspace.path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    write_rows(workspace.path / "chats.jsonl", [{"messages": chat} for chat in CHATS])
     return workspace
 
 
-def write(path: Path, rows: Iterable[Any]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.fixture
-def call(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def call(workspace: Workspace, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MM_WORKSPACE", str(workspace.path))
     monkeypatch.chdir(workspace.path)
 
     def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.run(["eval", *words, "--backend", "cpu", "--dtype", "fp32"])
-        return code, *capsys.readouterr()
+        ended = mm_cli("eval", *words, "--backend", "cpu", "--dtype", "fp32", code=None)
+        return ended.code, ended.out, ended.err
 
     return run
 

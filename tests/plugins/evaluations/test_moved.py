@@ -19,11 +19,6 @@ from mm.plugins.sources.skills.turns import asked
 Parts = Sequence[tuple[str, str]]
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import drawing
 import pytest
+from run_files import held_out, weights
 
 import mm
+from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder
-from mm.testing import tiny_run
+from mm.testing.pytest_plugin import Train
 
-LATER = {"max_steps": 8, "eval_interval": 1}
-
-
-def train(workspace: Path, **options: Any) -> RunFolder:
-    """Long completions are cut off, and few of them; what they earn goes up and down."""
-    settings = {"num_generations": 4, "max_new_tokens": 8, "global_batch_size": 2, "threads": 1, "learning_rate": 3e-2}
-    settings |= {"eval_ratio": 0.5, "reward": "vowels", "run": "a", **drawing.SMALL, **LATER, **options}
-    return tiny_run(workspace, "grpo", plugins=drawing.plugins(), rows=drawing.PROMPTS, **settings)
+# long completions are cut off, and few of them; what they earn goes up and down
+pytestmark = [
+    pytest.mark.mm_plugins("drawing"),
+    pytest.mark.mm_train(
+        "grpo", rows=drawing.PROMPTS, num_generations=4, max_new_tokens=8, global_batch_size=2, learning_rate=3e-2,
+        eval_ratio=0.5, reward="vowels", run="a", max_steps=8, eval_interval=1, **drawing.SMALL,
+    ),
+]  # fmt: skip
 
 
 def measured(run: RunFolder) -> dict[int, float]:
-    lines = [json.loads(text) for text in (run.path / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["held_out/reward"] for line in lines if "held_out/reward" in line}
+    return {line["step"]: line["held_out/reward"] for line in held_out(run)}
 
 
-def test_the_model_with_the_highest_reward_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train(tmp_path, keep_best=True, save_interval=1, keep_checkpoints=9)
+def test_the_model_with_the_highest_reward_is_kept(mm_train: Train) -> None:
+    run = mm_train(keep_best=True, save_interval=1, keep_checkpoints=9)
     rewards = measured(run)
     best = max((step for step in rewards if step), key=rewards.__getitem__)
     assert min(rewards.values()) < rewards[best]
     assert run.manifest["best"] == {"step": best, "reward": rewards[best], "model": "a@best"}
-    kept, saved = (path / "model.safetensors" for path in (run.best, run.checkpoints / f"step-{best:08}"))
-    assert kept.read_bytes() == saved.read_bytes()
+    assert weights(run.best) == weights(run.checkpoints / f"step-{best:08}")
 
 
-def test_a_training_without_more_reward_ends(tmp_path: Path) -> None:
-    whole = train(tmp_path, patience=2, min_delta=9.0, run="whole")
-    train(tmp_path, patience=2, min_delta=9.0, stop_after_steps=2)
-    plugins = drawing.plugins()
+def test_a_training_without_more_reward_ends(mm_train: Train, plugins: PluginManager, tmp_path: Path) -> None:
+    whole = mm_train(patience=2, min_delta=9.0, run="whole")
+    mm_train(patience=2, min_delta=9.0, stop_after_steps=2)
     for run in (whole, mm.train("grpo", resume=True, run="a", workspace=tmp_path, plugins=plugins, quiet=True)):
         rewards = measured(run)
         assert sorted(rewards) == [0, 1, 2, 3] and run.manifest["state"] == "finished"

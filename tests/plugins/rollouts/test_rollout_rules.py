@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import attrs
 import drawing
 import pytest
+from run_files import held_out, lines, series
 
 import mm
 from mm.contracts import Completion, Request, Reward
@@ -28,12 +28,17 @@ from mm.runtime.training.rollouts import rollout
 from mm.runtime.training.rollouts.completions import Sample
 from mm.runtime.training.rollouts.experience import Experience
 from mm.runtime.training.rollouts.rollout import Rollout
-from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
+from mm.testing import tiny_tokenizer
+from mm.testing.pytest_plugin import Train
 
 TINY = {
-    "num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 4, "threads": 1,
-    "log_interval": 1, "samples_logged": 999,
+    "num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 4, "log_interval": 1,
+    "samples_logged": 999,
 }  # fmt: skip
+pytestmark = [
+    pytest.mark.mm_plugins("drawing"),
+    pytest.mark.mm_train("grpo", rows=drawing.PROMPTS, **drawing.SMALL, **TINY),
+]
 TOKENIZER = tiny_tokenizer()
 
 
@@ -51,11 +56,6 @@ class Picky(Reward):
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
     yield RewardSpec(name="picky", summary="Picky.", target=f"{__name__}:Picky")
-
-
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__, "drawing")
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +92,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return found
 
 
-def train(plugins: PluginManager, folder: Path, algo: str = "grpo", **options: Any) -> RunFolder:
-    return tiny_run(folder, algo, plugins=plugins, **{"rows": drawing.PROMPTS, **drawing.SMALL, **TINY, **options})
-
-
-def play(plugins: PluginManager, folder: Path, caller: Path, **options: Any) -> RunFolder:
-    settings = {**TINY, **drawing.AGENT, "global_batch_size": 3, "from_": caller, "max_steps": 1, **options}
-    return tiny_run(folder, "agent", plugins=plugins, rows=drawing.EPISODES, **settings)
-
-
-def lines(run: RunFolder, file: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run.path / file).read_text(encoding="utf-8").splitlines()]
-
-
-def logged(run: RunFolder, name: str) -> list[float]:
-    return [line[name] for line in lines(run, "metrics.jsonl") if name in line and "learning_rate" in line]
+def play(mm_train: Train, caller: Path, **options: Any) -> RunFolder:
+    settings = {**drawing.AGENT, "rows": drawing.EPISODES, "global_batch_size": 3, "from_": caller, "max_steps": 1, **options}
+    return mm_train("agent", **settings)
 
 
 # ---- ids
 
 
-def test_what_is_learned_is_what_was_drawn(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
-    train(plugins, tmp_path, passes=2, mini_batches=2)
+def test_what_is_learned_is_what_was_drawn(seen: Seen, mm_train: Train) -> None:
+    mm_train(passes=2, mini_batches=2)
     drawn = {(*request.ids, *completion.ids) for request, completion in seen.asked}
     learned = [sequence for batch in seen.mini_batches for unit in batch for sequence in unit.sequences]
     assert {tuple(tokens.ids.tolist()) for tokens in learned} == drawn and len(drawn) == 16
@@ -124,10 +112,8 @@ def test_what_is_learned_is_what_was_drawn(plugins: PluginManager, seen: Seen, t
         assert sample.learn == [False] * sample.prompt_length + [True] * sample.length
 
 
-def test_an_episode_only_grows_and_its_tools_are_not_learned(
-    plugins: PluginManager, seen: Seen, caller: Path, tmp_path: Path
-) -> None:
-    play(plugins, tmp_path, caller, max_turns=2, max_total_tokens=420)
+def test_an_episode_only_grows_and_its_tools_are_not_learned(seen: Seen, caller: Path, mm_train: Train) -> None:
+    play(mm_train, caller, max_turns=2, max_total_tokens=420)
     turns = sorted(seen.asked, key=lambda pair: pair[0].key)
     assert len(turns) > len(seen.rollouts[0])
     for sample in seen.rollouts[0]:
@@ -144,39 +130,39 @@ def test_an_episode_only_grows_and_its_tools_are_not_learned(
     assert any(sample.results for sample in seen.rollouts[0])
 
 
-def test_a_tool_that_is_not_there_is_said(plugins: PluginManager, caller: Path, tmp_path: Path) -> None:
+def test_a_tool_that_is_not_there_is_said(caller: Path, mm_train: Train, tmp_path: Path) -> None:
     told = "rows offer the tool calculate, which no --tool runs: calls of it are answered with an error"
-    assert told in play(plugins, tmp_path / "a", caller, tool=["search"]).manifest["notes"]
-    assert told not in play(plugins, tmp_path / "b", caller).manifest["notes"]
+    assert told in play(mm_train, caller, workspace=tmp_path / "a", tool=["search"]).manifest["notes"]
+    assert told not in play(mm_train, caller, workspace=tmp_path / "b").manifest["notes"]
 
 
 # ---- prompts
 
 
-def test_a_prompt_that_comes_again_is_drawn_anew(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
-    train(plugins, tmp_path, rows=drawing.PROMPTS[:2], max_steps=1)
+def test_a_prompt_that_comes_again_is_drawn_anew(seen: Seen, mm_train: Train) -> None:
+    mm_train(rows=drawing.PROMPTS[:2], max_steps=1)
     (samples,) = seen.rollouts
     assert sorted(sample.unit.row_index for sample in samples) == [0] * 8 + [1] * 8
     assert len({sample.key for sample in samples}) == len({tuple(sample.ids) for sample in samples}) == 16
 
 
-def test_groups_without_spread_make_room(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+def test_groups_without_spread_make_room(seen: Seen, mm_train: Train, tmp_path: Path) -> None:
     options = {"reward": "picky", "global_batch_size": 4, "max_steps": 1}
-    plain = train(plugins, tmp_path / "plain", **options)
-    assert logged(plain, "no_spread")[0] > 0
+    plain = mm_train(workspace=tmp_path / "plain", **options)
+    assert series(plain, "no_spread")[0] > 0
     seen.asked.clear()
-    run = train(plugins, tmp_path / "dynamic", dynamic_sampling=True, most_resamples=20, **options)
+    run = mm_train(workspace=tmp_path / "dynamic", dynamic_sampling=True, most_resamples=20, **options)
     samples = seen.rollouts[-1]
-    assert len(samples) == 16 and logged(run, "no_spread") == [0.0]
+    assert len(samples) == 16 and series(run, "no_spread") == [0.0]
     assert {drawing.PROMPTS[sample.unit.row_index]["prompt"].split()[1] for sample in samples} <= set(drawing.WORDS[:4])
     # the rows came from the run's own order, and no draw was made twice
     assert len(seen.asked) > 16 and len({request.key for request, _ in seen.asked}) == len(seen.asked)
-    bounded = train(plugins, tmp_path / "bounded", dynamic_sampling=True, most_resamples=0, **options)
-    assert logged(bounded, "no_spread") == logged(plain, "no_spread")
+    bounded = mm_train(workspace=tmp_path / "bounded", dynamic_sampling=True, most_resamples=0, **options)
+    assert series(bounded, "no_spread") == series(plain, "no_spread")
 
 
-def test_epochs_count_prompts(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
-    run = train(plugins, tmp_path, epochs=2, max_steps=None, passes=2, mini_batches=2)
+def test_epochs_count_prompts(mm_train: Train, plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+    run = mm_train(epochs=2, max_steps=None, passes=2, mini_batches=2)
     assert run.manifest["step"] == run.manifest["steps"] == 2 * (8 // 4) * 2 * 2
     plan = mm.plan("grpo", config=run.path / "run.toml", run="other", workspace=tmp_path, plugins=plugins)
     assert "16 of 4 rows" in plan and "4 with the same rows" in plan
@@ -184,36 +170,32 @@ def test_epochs_count_prompts(plugins: PluginManager, seen: Seen, tmp_path: Path
 
 
 @pytest.mark.parametrize("budget", [1, 40])
-def test_models_are_given_no_more_than_the_budget(
-    budget: int, plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_are_given_no_more_than_the_budget(budget: int, mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     from mm.runtime.training.roles import Role
 
     packs: list[Packed] = []
     forward = Role.__call__
     monkeypatch.setattr(Role, "__call__", lambda self, batch, head: (packs.append(batch), forward(self, batch, head))[1])
-    train(plugins, tmp_path, "ppo", num_generations=2, micro_batch_tokens=budget)
+    mm_train("ppo", num_generations=2, micro_batch_tokens=budget)
     assert len(packs) > 20 and all(len(batch.units) == 1 or batch.num_tokens <= budget for batch in packs)
 
 
-def test_the_engine_holds_nothing_while_models_learn(
-    plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_engine_holds_nothing_while_models_learn(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[Any] = []
     measure = Rollout._completion_metrics
     monkeypatch.setattr(
         Rollout, "_completion_metrics", lambda self, groups: (held.append(self.engine._table), measure(self, groups))[1]
     )
-    train(plugins, tmp_path, eval_ratio=0.3, max_steps=2)
+    mm_train(eval_ratio=0.3, max_steps=2)
     assert held == [None] * 4  # two rollouts, between two evaluations
 
 
 # ---- rewards
 
 
-def test_a_long_completion_costs(plugins: PluginManager, seen: Seen, tmp_path: Path) -> None:
+def test_a_long_completion_costs(seen: Seen, mm_train: Train) -> None:
     """DAPO, arXiv:2503.14476, eq. 13, with L_max 8 and L_cache 5."""
-    run = train(plugins, tmp_path, overlong_buffer=5, max_steps=4, num_generations=8, eval_ratio=0.3)
+    run = mm_train(overlong_buffer=5, max_steps=4, num_generations=8, eval_ratio=0.3)
     costs, means = {}, []
     for samples in seen.rollouts:
         for sample in samples:
@@ -223,16 +205,14 @@ def test_a_long_completion_costs(plugins: PluginManager, seen: Seen, tmp_path: P
         means.append(sum(sample.score.by_name["overlong"] or 0.0 for sample in samples) / len(samples))
     assert costs == {n: 0.0 if n <= 3 else min(1.0, (n - 3) / 5) for n in costs} and {8} < costs.keys()
     # said by its name, and no part of what is held out
-    assert logged(run, "reward/overlong") == pytest.approx(means)
+    assert series(run, "reward/overlong") == pytest.approx(means)
     assert all("overlong" in line["rewards"] for line in lines(run, "rollouts.jsonl"))
-    held = [line for line in lines(run, "metrics.jsonl") if "learning_rate" not in line]
+    held = held_out(run)
     assert held and all(line["held_out/reward"] == line["held_out/reward/vowels"] for line in held)
 
 
-def test_a_long_episode_costs_by_its_turns_and_its_whole(
-    plugins: PluginManager, seen: Seen, caller: Path, tmp_path: Path
-) -> None:
-    play(plugins, tmp_path, caller, overlong_buffer=60, max_new_tokens=72, max_total_tokens=450)
+def test_a_long_episode_costs_by_its_turns_and_its_whole(seen: Seen, caller: Path, mm_train: Train) -> None:
+    play(mm_train, caller, overlong_buffer=60, max_new_tokens=72, max_total_tokens=450)
     costs = []
     for sample in seen.rollouts[0]:
         mine = [completion for request, completion in seen.asked if request.key[:-1] == sample.key]
@@ -243,36 +223,36 @@ def test_a_long_episode_costs_by_its_turns_and_its_whole(
     assert len(set(costs)) > 2 and any(sample.length > 72 for sample in seen.rollouts[0])
 
 
-def test_a_reward_that_owes_an_answer_is_told_from_one_that_does_not_apply(plugins: PluginManager, tmp_path: Path) -> None:
+def test_a_reward_that_owes_an_answer_is_told_from_one_that_does_not_apply(mm_train: Train, tmp_path: Path) -> None:
     rows = [{"prompt": "say one"}, {"prompt": "say none"}]
-    run = train(plugins, tmp_path / "none", rows=rows, reward=["picky"], global_batch_size=2, max_steps=1)
-    assert (logged(run, "reward/picky/none"), logged(run, "failed_rewards")) == ([0.5], [0.0])
+    run = mm_train(workspace=tmp_path / "none", rows=rows, reward=["picky"], global_batch_size=2, max_steps=1)
+    assert (series(run, "reward/picky/none"), series(run, "failed_rewards")) == ([0.5], [0.0])
     assert not any("failed_rewards" in note for note in run.manifest["notes"])
     rows[1] = {"prompt": "say nan"}
     options = {"rows": rows, "reward": "picky", "global_batch_size": 2, "max_steps": 1}
     with pytest.raises(MMError, match=r"Reward 'picky' failed on .*tiny_rows\.jsonl:2: ValueError: nan is no score"):
-        train(plugins, tmp_path / "nan", **options)
-    run = train(plugins, tmp_path / "skipped", skip_failed_rewards=True, **options)
-    assert (logged(run, "reward/picky/none"), logged(run, "failed_rewards")) == ([0.5], [0.5])
+        mm_train(workspace=tmp_path / "nan", **options)
+    run = mm_train(workspace=tmp_path / "skipped", skip_failed_rewards=True, **options)
+    assert (series(run, "reward/picky/none"), series(run, "failed_rewards")) == ([0.5], [0.5])
     assert any(note.startswith("step 1: failed_rewards is 0.5: a reward raised") for note in run.manifest["notes"])
 
 
 # ---- what is kept and told
 
 
-def test_lengths_are_compared_with_the_first(plugins: PluginManager, tmp_path: Path) -> None:
+def test_lengths_are_compared_with_the_first(mm_train: Train, plugins: PluginManager, tmp_path: Path) -> None:
     """Also after a resume, which has not seen the first."""
-    run = train(plugins, tmp_path, run="a", max_steps=6, stop_after_steps=3, learning_rate=1e-2)
+    run = mm_train(run="a", max_steps=6, stop_after_steps=3, learning_rate=1e-2)
     run = mm.train("grpo", resume=True, run="a", workspace=tmp_path, plugins=plugins, quiet=True)
-    lengths = logged(run, "length")
-    assert logged(run, "length_growth") == pytest.approx([length / lengths[0] for length in lengths])
+    lengths = series(run, "length")
+    assert series(run, "length_growth") == pytest.approx([length / lengths[0] for length in lengths])
     assert len(lengths) == 6 and len(set(lengths)) > 1
 
 
-def test_what_a_lost_stretch_drew_is_not_kept_twice(plugins: PluginManager, tmp_path: Path) -> None:
+def test_what_a_lost_stretch_drew_is_not_kept_twice(mm_train: Train, plugins: PluginManager, tmp_path: Path) -> None:
     options = {"max_steps": 6, "run": "a", "save_interval": 2, "keep_checkpoints": 9}
-    whole = train(plugins, tmp_path / "whole", **options)
-    cut = train(plugins, tmp_path / "cut", stop_after_steps=4, **options)
+    whole = mm_train(workspace=tmp_path / "whole", **options)
+    cut = mm_train(workspace=tmp_path / "cut", stop_after_steps=4, **options)
     shutil.rmtree(cut.checkpoints / "step-00000004")  # as if it had been killed before that was written
     again = mm.train("grpo", resume=True, run="a", workspace=tmp_path / "cut", plugins=plugins, quiet=True)
     assert (again.path / "rollouts.jsonl").read_bytes() == (whole.path / "rollouts.jsonl").read_bytes()

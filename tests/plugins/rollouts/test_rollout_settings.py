@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import drawing
 import pytest
 
 import mm
@@ -15,10 +14,7 @@ from mm.plugins.algorithms.grpo import GrpoConfig
 from mm.plugins.algorithms.rloo import RlooConfig
 from mm.plugins.algorithms.spo import SpoConfig
 
-
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return drawing.plugins()
+pytestmark = pytest.mark.mm_plugins("drawing")
 
 
 def plan(plugins: PluginManager, folder: Path, algo: str, **options: Any) -> str:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from run_files import lines
+from sizes import sizes
 
 from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder
-from mm.testing import tiny_run
+from mm.testing.pytest_plugin import Train
 
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "log_interval": 1, "threads": 1, "max_steps": 5, "eval_ratio": 0.3, "eval_interval": 2, "tracker": "tensorboard", "run": "a",
-}  # fmt: skip
-
-
-def train(workspace: Path, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "pretrain", **SMALL | options)
+pytestmark = pytest.mark.mm_train(
+    "pretrain", log_interval=1, max_steps=5, eval_ratio=0.3, eval_interval=2, tracker="tensorboard", run="a", **sizes(layers=1)
+)
 
 
 def curves(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
@@ -30,21 +26,20 @@ def curves(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def logged(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
+def points(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
     """The same out of metrics.jsonl."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for line in map(json.loads, (run.path / "metrics.jsonl").read_text().splitlines()):
-        for name, value in line.items():
-            if name not in ("step", "seconds"):
-                found.setdefault(name, []).append((line["step"], pytest.approx(value, rel=1e-6)))
+    for line in lines(run):
+        for name in line.keys() - {"step"}:
+            found.setdefault(name, []).append((line["step"], pytest.approx(line[name], rel=1e-6)))
     return found
 
 
-def test_the_curves_are_the_metrics(tmp_path: Path) -> None:
+def test_the_curves_are_the_metrics(mm_train: Train) -> None:
     pytest.importorskip("tensorboard")
-    run = train(tmp_path)
+    run = mm_train()
     found = curves(run)
-    assert found == logged(run)
+    assert found == points(run)
     assert [step for step, _ in found["loss"]] == [1, 2, 3, 4, 5]
     assert [step for step, _ in found["held_out/loss"]] == [0, 2, 4, 5]
 
@@ -53,7 +48,7 @@ class Crash(RuntimeError):
     pass
 
 
-def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_goes_on_in_the_same_curves(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps after the last checkpoint were drawn before the crash; they are made, and drawn, once more."""
     pytest.importorskip("tensorboard")
     from mm.plugins.trackers.tensorboard.tracker import Tensorboard
@@ -65,16 +60,16 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(Tensorboard, "on_step", crash)
         with pytest.raises(Crash):
-            train(tmp_path, save_interval=2)
-    run = train(tmp_path, resume=True)
+            mm_train(save_interval=2)
+    run = mm_train(resume=True)
     assert len(list((run.path / "tensorboard").iterdir())) == 2
-    whole = train(tmp_path, run="whole")
-    assert curves(run) == curves(whole) == logged(whole)
+    whole = mm_train(run="whole")
+    assert curves(run) == curves(whole) == points(whole)
 
 
-def test_without_the_package_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_nothing_is_begun(mm_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # an import of it fails
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(UsageError, match=r"--tracker tensorboard: .*tensorboard.*Install it: pip install tensorboard"):
-        train(tmp_path)
+        mm_train()
     assert not (tmp_path / "runs").exists()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from mm import cli
 from mm.contracts import Position, Source
 from mm.core.errors import DataError, UsageError
 from mm.core.plugins import PluginManager
@@ -21,6 +20,7 @@ from mm.runtime.data.bad_rows import NAMED, BadRows
 from mm.runtime.data.cache import TokenStore, build_or_open
 from mm.runtime.runs import api
 from mm.testing import tiny_run, tiny_tokenizer
+from mm.testing.pytest_plugin import CommandLine
 
 # line, what stands there, what is said about it
 BAD = [(4, '{"text": ""}', "text is empty"), (8, "{", "not JSON"), (10, "[1]", "expected a JSON object, got a list"),
@@ -142,12 +142,10 @@ def test_a_run_keeps_what_was_skipped(tmp_path: Path) -> None:
     assert resumed.manifest["state"] == "finished"
 
 
-def test_the_command_ends_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_ends_with_2(mm_cli: CommandLine, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl")
-    monkeypatch.chdir(tmp_path)
-    words = ["train", "--algo", "pretrain", "--arch", "dense", "--preset", "tiny", "--backend", "cpu", "--data", str(path)]
-    assert cli.run(words) == 2
-    said = capsys.readouterr().err
+    words = ["--algo", "pretrain", "--arch", "dense", "--preset", "tiny", "--backend", "cpu", "--data", path]
+    said = mm_cli("train", *words, code=2).err
     assert f"mm: {path}:4: text is empty\n{path}:8: not JSON" in said and "Traceback" not in said
     assert not (tmp_path / "runs").exists()
 

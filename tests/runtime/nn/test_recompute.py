@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
+from run_files import weights
 from safetensors.torch import load_file
+from sizes import sizes
 from torch import nn
 
-from mm.core.workspace import RunFolder
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.nn.recompute import checkpoint_blocks
-from mm.testing import tiny_model, tiny_run
+from mm.testing import tiny_model
+from mm.testing.pytest_plugin import Train
 
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 2, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": 3, "log_interval": 1, "learning_rate": 1e-2, "threads": 1,
-}  # fmt: skip
-
-
-def train(workspace: Path, name: str, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "sft", run=name, **SMALL, **options)
+pytestmark = pytest.mark.mm_train("sft", max_steps=3, log_interval=1, learning_rate=1e-2, **sizes())
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_training_is_the_same_to_the_bit(dtype: str, tmp_path: Path) -> None:
-    kept, again = (train(tmp_path, str(on), activation_checkpointing=on, dtype=dtype) for on in (False, True))
-    assert (kept.model / "model.safetensors").read_bytes() == (again.model / "model.safetensors").read_bytes()
+def test_a_training_is_the_same_to_the_bit(dtype: str, mm_train: Train) -> None:
+    kept, again = (mm_train(run=str(on), activation_checkpointing=on, dtype=dtype) for on in (False, True))
+    assert weights(kept) == weights(again)
     assert not [note for note in again.manifest["notes"] if "activations" in note]
 
 
 @pytest.mark.slow
-def test_a_compiled_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    kept, again = (train(tmp_path, str(on), activation_checkpointing=on, compile=True) for on in (False, True))
+def test_a_compiled_training_is_the_same_to_the_bit(mm_train: Train) -> None:
+    kept, again = (mm_train(run=str(on), activation_checkpointing=on, compile=True) for on in (False, True))
     if any(note.startswith("not compiled") for note in again.manifest["notes"]):
         pytest.skip("no compiler here")
     first, second = (load_file(run.model / "model.safetensors") for run in (kept, again))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import drawing
 import pytest
 import torch
+from run_files import write_rows
+from sessions import built
 from torch import Tensor
 from training_rows import DATA
 
-from mm.core.workspace import Workspace
-from mm.runtime.runs import api, session
 from mm.runtime.training.trainer import Trainer
 from mm.testing import tiny_run, tiny_tokenizer
 
@@ -54,32 +52,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("accumulation")
     for kind, rows in DATA.items():
-        (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_rows(folder / f"{kind}.jsonl", rows)
     (folder / "tokenizer").mkdir()
     tiny_tokenizer().save(folder / "tokenizer")
-    tiny_run(folder, "sft", rows=DATA["chat"], run="teacher", max_steps=1, seed=1, threads=1)
+    tiny_run(folder, "sft", rows=DATA["chat"], run="teacher", max_steps=1, seed=1)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trainer_of(workspace: Path, case: str, budget: int) -> Trainer:
     """The trainer of a run, whose policy is no longer what it began as."""
     kind, own = CASES[case]
     size = {} if "arch" in own else {"arch": "dense", **drawing.SMALL}
-    layer = api.flat_layer({
-        "algo": case.split()[0], "run": "unused", "preset": "tiny", "global_batch_size": 5, **size, **own,
-        "tokenizer": workspace / "tokenizer", "data": workspace / f"{kind}.jsonl", "eval_ratio": 0.0, "max_length": 512,
-        "dtype": "fp32", "backend": "cpu", "threads": 1, "micro_batch_tokens": budget,
-    })  # fmt: skip
-    resolved = api.new_run(PLUGINS, [layer], Workspace(workspace), lambda line: None)
-    trainer = session.build(PLUGINS, resolved.run, Workspace(workspace), say=lambda line: None).trainer
+    given = {"algo": case.split()[0], "preset": "tiny", "tokenizer": workspace / "tokenizer", "data": workspace / f"{kind}.jsonl"}
+    given |= {**size, **own, "global_batch_size": 5, "max_length": 512, "micro_batch_tokens": budget}
+    trainer = built(PLUGINS, workspace, **given).trainer
     with torch.no_grad():
         for role in (r for r in trainer.state.roles.values() if r.trainable):
             for number, parameter in enumerate(role.model.parameters()):

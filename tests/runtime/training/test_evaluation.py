@@ -5,68 +5,34 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from run_files import lines, weights, write_rows
 from safetensors.torch import load_file
+from sizes import sizes
 
 import mm
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.errors import Interrupted, UsageError
-from mm.core.hooks import hookimpl
-from mm.core.plugins import PluginManager
-from mm.core.run import Run
 from mm.core.workspace import RunFolder, Workspace, find_model
-from mm.testing import plugin_manager, tiny_run
+from mm.testing import tiny_rows
+from mm.testing.pytest_plugin import Plugins, Train
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n} " * (1 + n % 5)}]}
     for n in range(11)
 ]  # fmt: skip
 SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 2, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": 8, "global_batch_size": 3, "log_interval": 4, "learning_rate": 1e-2, "eval_ratio": 0.3, "eval_interval": 2,
-    "threads": 1, "run": "a",
+    **sizes(), "max_steps": 8, "global_batch_size": 3, "log_interval": 4, "learning_rate": 1e-2, "eval_ratio": 0.3,
+    "eval_interval": 2, "run": "a",
 }  # fmt: skip
+pytestmark = pytest.mark.mm_train("sft", rows=ROWS, **SMALL)
 # an improvement that no evaluation reaches: the second one is the first without
 NEVER = {"patience": 2, "min_delta": 100.0}
-WATCHERS: list[Callback] = []
-
-
-@hookimpl
-def mm_callbacks(run: Run) -> Iterable[Callback]:
-    """The callbacks of the present test."""
-    return WATCHERS
-
-
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__)
-
-
-@pytest.fixture(autouse=True)
-def watchers() -> Iterator[list[Callback]]:
-    torch.set_num_threads(1)
-    yield WATCHERS
-    WATCHERS.clear()
-
-
-def train(workspace: Path, plugins: PluginManager | None = None, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "sft", rows=ROWS, plugins=plugins, **settings(options))
-
-
-def settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A model that is continued has its sizes."""
-    return {k: v for k, v in {**SMALL, **options}.items() if not (options.get("from_") and k.startswith("dense_"))}
-
-
-def lines(run: RunFolder, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    read = [json.loads(line) for line in (run.path / file).read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read]
 
 
 def measured(run: RunFolder) -> dict[int, float]:
@@ -74,10 +40,6 @@ def measured(run: RunFolder) -> dict[int, float]:
     found = [(line["step"], line["held_out/loss"]) for line in lines(run) if "held_out/loss" in line]
     assert len(dict(found)) == len(found)
     return dict(found)
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
 
 
 class Signal(Callback):
@@ -112,23 +74,18 @@ class Disturb(Callback):
 # ---- on a file
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def test_a_file_is_measured_instead_of_held_out_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_measured_instead_of_held_out_rows(mm_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same rows as a file give the figures of the rows that were held out, and none is taken from training."""
-    held = train(tmp_path, learning_rate=1e-30, max_steps=2)
+    held = mm_train(learning_rate=1e-30, max_steps=2)
     (part,) = held.manifest["data"]
     assert part["units"] == len(ROWS) and held.manifest["eval_data"] == []
-    own = write(tmp_path / "own.jsonl", ROWS)
+    own = write_rows(tmp_path / "own.jsonl", ROWS)
     options = {"eval_ratio": None, "eval_data": own, "learning_rate": 1e-30, "max_steps": None, "epochs": 1}
-    on_file = train(tmp_path, run="file", **options)
+    on_file = mm_train(run="file", **options)
     assert on_file.manifest["steps"] == 4  # 11 rows, 3 a step: all are learned
     assert on_file.manifest["eval_data"][0]["locator"] == str(own)
     options["eval_rows"] = 2
-    few = train(tmp_path, run="few", **options)
+    few = mm_train(run="few", **options)
     assert measured(on_file)[0] != pytest.approx(measured(few)[0])
     both = mm.train(
         "sft", workspace=tmp_path, from_="few", run="said", data=tmp_path / "tiny_rows.jsonl", eval_data=own, backend="cpu",
@@ -140,32 +97,32 @@ def test_a_file_is_measured_instead_of_held_out_rows(tmp_path: Path, capsys: pyt
     assert measured(both)[0] == pytest.approx(measured(few)[4], rel=0.02)  # the type of the chip's choice
 
 
-def test_the_file_of_an_evaluation_must_stay_as_it_is(tmp_path: Path) -> None:
-    own = write(tmp_path / "own.jsonl", ROWS[:3])
-    train(tmp_path, eval_ratio=None, eval_data=own, stop_after_steps=1)
-    write(own, ROWS[:4])
+def test_the_file_of_an_evaluation_must_stay_as_it_is(mm_train: Train, tmp_path: Path) -> None:
+    own = write_rows(tmp_path / "own.jsonl", ROWS[:3])
+    mm_train(eval_ratio=None, eval_data=own, stop_after_steps=1)
+    write_rows(own, ROWS[:4])
     with pytest.raises(UsageError, match="The evaluation data of run a has changed"):
-        train(tmp_path, eval_ratio=None, eval_data=own, resume=True)
+        mm_train(eval_ratio=None, eval_data=own, resume=True)
 
 
-def test_settings_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
-    own = write(tmp_path / "own.jsonl", ROWS[:3])
+def test_settings_that_would_do_nothing_are_refused(mm_train: Train, tmp_path: Path) -> None:
+    own = write_rows(tmp_path / "own.jsonl", ROWS[:3])
     with pytest.raises(UsageError, match="--eval-data measures on its own rows and --eval-ratio holds out others"):
-        train(tmp_path, eval_data=own)
+        mm_train(eval_data=own)
     for option in ({"patience": 1}, {"keep_best": True}):
         with pytest.raises(UsageError, match=r"--(patience|keep-best): .* give --eval-interval too"):
-            train(tmp_path, eval_interval=None, **option)
+            mm_train(eval_interval=None, **option)
     for option in ({"patience": 1}, {"keep_best": True}, {"samples": 1}, {"sample_prompt": "x"}):
         with pytest.raises(UsageError, match="no row is held out: give --eval-ratio or --eval-data"):
-            train(tmp_path, eval_ratio=0.0, **option)
+            mm_train(eval_ratio=0.0, **option)
     assert not (tmp_path / "runs").exists()
 
 
 # ---- early stopping
 
 
-def test_a_training_without_improvement_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train(tmp_path, **NEVER)
+def test_a_training_without_improvement_ends(mm_train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    run = mm_train(**NEVER)
     manifest = run.manifest
     assert (manifest["state"], manifest["step"], manifest["steps"]) == ("finished", 6, 8)
     assert manifest["stop_reason"].startswith("early stopping: nothing better than held-out loss ")
@@ -173,17 +130,17 @@ def test_a_training_without_improvement_ends(tmp_path: Path, capsys: pytest.Capt
     assert sorted(measured(run)) == [0, 2, 4, 6]
     assert weights(run.model) == weights(run.checkpoints / "step-00000006")
     with pytest.raises(UsageError, match="Run a is finished"):
-        train(tmp_path, resume=True, **NEVER)
+        mm_train(resume=True, **NEVER)
     capsys.readouterr()
-    whole = train(tmp_path, run="whole", patience=2)  # it improves all the time
+    whole = mm_train(run="whole", patience=2)  # it improves all the time
     assert (whole.manifest["step"], whole.manifest["stop_reason"]) == (8, "the end of the schedule")
     losses = list(measured(whole).values())
     assert losses == sorted(losses, reverse=True)
 
 
-def test_patience_counts_from_the_best(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
-    watchers.append(Disturb(after=5))
-    run = train(tmp_path, plugins, patience=3, max_steps=40, learning_rate=1e-4)
+def test_patience_counts_from_the_best(mm_train: Train, mm_watchers: list[Callback]) -> None:
+    mm_watchers.append(Disturb(after=5))
+    run = mm_train(patience=3, max_steps=40, learning_rate=1e-4)
     losses = measured(run)
     best = min((step for step in losses if step), key=losses.__getitem__)
     assert best == 4 and run.manifest["step"] == best + 3 * 2
@@ -191,11 +148,11 @@ def test_patience_counts_from_the_best(tmp_path: Path, plugins: PluginManager, w
 
 
 @pytest.mark.parametrize("step", [3, 4])
-def test_early_stopping_survives_a_resume(step: int, tmp_path: Path) -> None:
-    whole = train(tmp_path, **NEVER, keep_best=True, samples=1, sample_tokens=4)
+def test_early_stopping_survives_a_resume(step: int, mm_train: Train) -> None:
+    whole = mm_train(**NEVER, keep_best=True, samples=1, sample_tokens=4)
     options = {**NEVER, "keep_best": True, "samples": 1, "sample_tokens": 4, "run": "b"}
-    assert train(tmp_path, stop_after_steps=step, **options).manifest["stop_reason"] == f"--stop-after-steps {step}"
-    resumed = train(tmp_path, resume=True, **options)
+    assert mm_train(stop_after_steps=step, **options).manifest["stop_reason"] == f"--stop-after-steps {step}"
+    resumed = mm_train(resume=True, **options)
     for key in ("state", "step", "stop_reason"):
         assert resumed.manifest[key] == whole.manifest[key]
     assert weights(resumed.model) == weights(whole.model) and weights(resumed.best) == weights(whole.best)
@@ -205,33 +162,33 @@ def test_early_stopping_survives_a_resume(step: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("event", ["on_step", "on_evaluate"])
 def test_a_signal_at_an_evaluation_takes_effect_after_it(
-    event: str, tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+    event: str, mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]
 ) -> None:
-    whole = train(tmp_path, run="whole", **NEVER)
-    watchers.append(Signal(event, 4))
+    whole = mm_train(run="whole", **NEVER)
+    mm_watchers.append(Signal(event, 4))
     with pytest.raises(Interrupted):
-        train(tmp_path, plugins, **NEVER)
+        mm_train(**NEVER)
     stopped = Workspace(tmp_path).existing("a")
     assert [stopped.manifest[key] for key in ("state", "step", "stop_reason")] == ["interrupted", 4, "SIGTERM"]
     assert sorted(measured(stopped)) == [0, 2, 4]
-    watchers.clear()
-    resumed = train(tmp_path, resume=True, **NEVER)
+    mm_watchers.clear()
+    resumed = mm_train(resume=True, **NEVER)
     assert measured(resumed) == measured(whole)
     assert weights(resumed.model) == weights(whole.model)
     assert resumed.manifest["stop_reason"] == whole.manifest["stop_reason"]
 
 
 def test_an_evaluation_that_a_signal_left_out_is_made_up_for(
-    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+    mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]
 ) -> None:
-    whole = train(tmp_path, run="whole", **NEVER)
-    watchers.append(Signal("on_step", 3))  # agreed with the counts of step 4, whose evaluation is due
+    whole = mm_train(run="whole", **NEVER)
+    mm_watchers.append(Signal("on_step", 3))  # agreed with the counts of step 4, whose evaluation is due
     with pytest.raises(Interrupted):
-        train(tmp_path, plugins, **NEVER)
+        mm_train(**NEVER)
     stopped = Workspace(tmp_path).existing("a")
     assert stopped.manifest["step"] == 4 and sorted(measured(stopped)) == [0, 2]
-    watchers.clear()
-    resumed = train(tmp_path, resume=True, **NEVER)
+    mm_watchers.clear()
+    resumed = mm_train(resume=True, **NEVER)
     assert measured(resumed) == measured(whole) and weights(resumed.model) == weights(whole.model)
 
 
@@ -242,20 +199,20 @@ class Asks(Callback):
             run.stop.ask("never heard")
 
 
-def test_a_callback_can_stop_a_run(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
-    watchers.append(Asks())
-    run = train(tmp_path, plugins, eval_interval=None)
+def test_a_callback_can_stop_a_run(mm_train: Train, mm_watchers: list[Callback]) -> None:
+    mm_watchers.append(Asks())
+    run = mm_train(eval_interval=None)
     assert (run.manifest["state"], run.manifest["step"], run.manifest["stop_reason"]) == ("stopped", 3, "enough")
-    resumed = train(tmp_path, eval_interval=None, resume=True)
+    resumed = mm_train(eval_interval=None, resume=True)
     assert (resumed.manifest["state"], resumed.manifest["step"]) == ("finished", 8)
 
 
 # ---- the best model
 
 
-def test_the_best_model_is_kept_and_can_be_named(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
-    watchers.append(Disturb(after=5))
-    run = train(tmp_path, plugins, keep_best=True, save_interval=4, keep_checkpoints=9)
+def test_the_best_model_is_kept_and_can_be_named(mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]) -> None:
+    mm_watchers.append(Disturb(after=5))
+    run = mm_train(keep_best=True, save_interval=4, keep_checkpoints=9)
     losses = measured(run)
     assert losses[4] < losses[2] < losses[0] and min(losses[6], losses[8]) > losses[4]
     assert run.manifest["best"] == {"step": 4, "loss": losses[4], "model": "a@best"}
@@ -267,13 +224,13 @@ def test_the_best_model_is_kept_and_can_be_named(tmp_path: Path, plugins: Plugin
     with pytest.raises(UsageError, match=r"has no model a@7\. It has: a@best, a@4, a@8\."):
         find_model("a@7", workspace)
     # what is continued starts with that model's loss
-    again = train(tmp_path, run="b", from_="a@best", learning_rate=1e-30, max_steps=1, eval_interval=None)
+    again = mm_train(run="b", from_="a@best", learning_rate=1e-30, max_steps=1, eval_interval=None)
     assert measured(again)[0] == losses[4]
 
 
-def test_the_best_model_outlives_its_checkpoint(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
-    watchers.append(Disturb(after=5))
-    run = train(tmp_path, plugins, keep_best=True, save_interval=2, keep_checkpoints=1)
+def test_the_best_model_outlives_its_checkpoint(mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]) -> None:
+    mm_watchers.append(Disturb(after=5))
+    run = mm_train(keep_best=True, save_interval=2, keep_checkpoints=1)
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000008"]
     assert json.loads((run.best / "evaluation.json").read_text())["step"] == 4
     generated = mm.generate(mm.load("a@best", backend="cpu", workspace=tmp_path), "say 3", max_new_tokens=3, temperature=0)
@@ -283,9 +240,11 @@ def test_the_best_model_outlives_its_checkpoint(tmp_path: Path, plugins: PluginM
 # ---- samples
 
 
-def test_samples_are_what_the_model_of_that_step_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_what_the_model_of_that_step_says(
+    mm_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = {"save_interval": 4, "keep_checkpoints": 9, "samples": 2, "sample_prompt": ("say 3", "say, 4")}
-    run = train(tmp_path, sample_tokens=6, **options)
+    run = mm_train(sample_tokens=6, **options)
     found = lines(run, "samples.jsonl")
     assert [line["step"] for line in found] == [step for step in (0, 2, 4, 6, 8) for _ in range(4)]
     prompts = [line["prompt"] for line in found[:4]]
@@ -296,7 +255,7 @@ def test_samples_are_what_the_model_of_that_step_says(tmp_path: Path, capsys: py
         expected = mm.generate(model, line["prompt"], max_new_tokens=6, temperature=0)
         assert (line["text"], line["finish_reason"]) == (expected.text, expected.finish_reason)
     assert len({line["text"] for line in found}) > 1
-    without = train(tmp_path, run="without")
+    without = mm_train(run="without")
     assert weights(without.model) == weights(run.model)
     # shown, unless the call is quiet
     assert "sample, step" not in capsys.readouterr().err
@@ -307,9 +266,9 @@ def test_samples_are_what_the_model_of_that_step_says(tmp_path: Path, capsys: py
     assert "sample, step 0: 'say 3' -> " in capsys.readouterr().err
 
 
-def test_documents_are_continued_from_their_beginning(tmp_path: Path) -> None:
-    options = {**SMALL, "eval_interval": None, "max_steps": 1}
-    run = tiny_run(tmp_path, "pretrain", **options, samples=1, sample_prompt="one two", sample_tokens=4)
+def test_documents_are_continued_from_their_beginning(mm_train: Train, tmp_path: Path) -> None:
+    options = {"eval_interval": None, "max_steps": 1, "samples": 1, "sample_prompt": "one two", "sample_tokens": 4}
+    run = mm_train("pretrain", rows=tiny_rows("text"), **options)
     raw, row = lines(run, "samples.jsonl")[:2]
     model = mm.load("a", backend="cpu", dtype="fp32", workspace=tmp_path)
     last = lines(run, "samples.jsonl")[2]
@@ -319,27 +278,24 @@ def test_documents_are_continued_from_their_beginning(tmp_path: Path) -> None:
     assert raw["prompt"] == "one two" and plain and any(text.startswith(plain) for text in texts)
 
 
-def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_written(mm_train: Train, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--sample-prompt 'word word .*tokens, and the model's positions leave 24"):
-        train(tmp_path, sample_prompt="word " * 40, sample_tokens=40, dense_max_position_embeddings=64, max_length=64)
+        mm_train(sample_prompt="word " * 40, sample_tokens=40, dense_max_position_embeddings=64, max_length=64)
     assert not (tmp_path / "runs").exists()
 
 
 # ---- continued pretraining
 
 
-def test_pretraining_goes_on_with_new_data(tmp_path: Path) -> None:
+def test_pretraining_goes_on_with_new_data(mm_train: Train) -> None:
     texts = [{"text": f"the number {n} comes before {n + 1}"} for n in range(12)]
-    small = {**SMALL, "log_interval": 1, "warmup_ratio": 0.5, "max_steps": 4, "eval_interval": None}
-    base = tiny_run(tmp_path, "pretrain", rows=texts, **small)
+    shared = {"log_interval": 1, "warmup_ratio": 0.5, "max_steps": 4, "eval_interval": None}
+    base = mm_train("pretrain", rows=texts, **shared)
     new = [{"text": f"{n} is followed by {n + 1}"} for n in range(50, 70)]
-
-    def train(**options: Any) -> RunFolder:
-        return tiny_run(tmp_path, "pretrain", rows=new, **settings({**small, "learning_rate": 3e-3, **options}))
-
-    on, fresh = train(from_="a", run="b"), train(run="fresh")
+    shared |= {"rows": new, "learning_rate": 3e-3}
+    on, fresh = mm_train("pretrain", from_="a", run="b", **shared), mm_train("pretrain", run="fresh", **shared)
     # the model's own loss on the new rows, before any step
-    still = train(from_=str(base.model), run="c", learning_rate=1e-30)
+    still = mm_train("pretrain", from_=str(base.model), run="c", **{**shared, "learning_rate": 1e-30})
     assert measured(on)[0] == measured(still)[0] == pytest.approx(measured(still)[4], abs=1e-6)
     assert measured(on)[0] < measured(fresh)[0]
     rates = [[line["learning_rate"] for line in lines(run) if "learning_rate" in line] for run in (on, fresh)]
@@ -349,17 +305,17 @@ def test_pretraining_goes_on_with_new_data(tmp_path: Path) -> None:
     assert all(first[0][name].shape == first[1][name].shape and not first[0][name].equal(first[1][name]) for name in first[0])
 
 
-def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_another_tokenizer_is_refused(mm_train: Train, tmp_path: Path) -> None:
     from mm.testing import tiny_tokenizer
 
-    train(tmp_path)
+    mm_train()
     other = tmp_path / "other"
     other.mkdir()
     tiny_tokenizer(320).save(other)
     with pytest.raises(UsageError, match=r"--tokenizer .*other.* is not the tokenizer that a was trained with"):
-        train(tmp_path, run="b", from_="a", tokenizer=str(other))
+        mm_train(run="b", from_="a", tokenizer=str(other))
     assert not (tmp_path / "runs/b").exists()
-    same = train(tmp_path, run="b", from_="a", tokenizer=str(tmp_path / "tiny_tokenizer"), max_steps=1, eval_interval=None)
+    same = mm_train(run="b", from_="a", tokenizer=str(tmp_path / "tiny_tokenizer"), max_steps=1, eval_interval=None)
     assert same.manifest["tokenizer"] == tiny_tokenizer().fingerprint
 
 
@@ -368,10 +324,10 @@ def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("terminal", ["", "1"])
 def test_a_quiet_training_says_nothing(
-    terminal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    terminal: str, mm_train: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", terminal)
-    run = train(tmp_path, keep_best=True, samples=1, max_steps=4, sample_tokens=2)
+    run = mm_train(keep_best=True, samples=1, max_steps=4, sample_tokens=2)
     assert capsys.readouterr() == ("", "")
     log = (run.path / "log.txt").read_text(encoding="utf-8")
     assert "step 4/4 loss" in log and "held out, step 2" in log
@@ -386,10 +342,11 @@ def mm_callbacks(run):
 """
 
 
-def test_a_plugin_that_cannot_watch_is_said_and_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
-    manager = plugin_manager(str(tmp_path / "broken.py"))
-    train(tmp_path)
+def test_a_plugin_that_cannot_watch_is_said_and_noted(
+    mm_train: Train, mm_plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mm_train()
+    manager = mm_plugins(broken=BROKEN)
     capsys.readouterr()
     options = {"from_": "a", "run": "b", "data": tmp_path / "tiny_rows.jsonl", "backend": "cpu", "max_steps": 1}
     run = mm.train("sft", workspace=tmp_path, plugins=manager, **options)

@@ -6,7 +6,6 @@ own, `after_step` may drop the rest of them, its loss draws from the generator, 
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -17,6 +16,8 @@ import attrs
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
+from run_files import Line, lines, write_rows
+from sizes import sizes
 
 from mm.contracts import Algorithm, Callback
 from mm.core.callback import TrainingView
@@ -31,9 +32,8 @@ from mm.testing import plugin_manager, tiny_run
 STEPS = 9
 ROWS = [{"text": f"number {n} " * (1 + n % 4)} for n in range(10)]
 SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": STEPS, "global_batch_size": 4, "micro_batch_tokens": 48, "log_interval": 4, "eval_ratio": 0.0,
-    "learning_rate": 1e-2, "warmup_ratio": 0.3, "threads": 1,
+    **sizes(layers=1), "max_steps": STEPS, "global_batch_size": 4, "micro_batch_tokens": 48, "log_interval": 4,
+    "eval_ratio": 0.0, "learning_rate": 1e-2, "warmup_ratio": 0.3,
 }  # fmt: skip
 
 
@@ -121,26 +121,18 @@ def train(workspace: Path, **options: Any) -> tuple[RunFolder, Witness]:
     witness = Witness()
     WATCHERS[:] = [*([Bystander()] if options.get("resume") else []), witness]
     if "data" not in options:
-        files = [workspace / "one.jsonl", workspace / "two.jsonl"]
-        for place, file in enumerate(files):
-            file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[place::2]), encoding="utf-8")
-        options["data"] = files
+        options["data"] = [write_rows(workspace / f"{name}.jsonl", ROWS[place::2]) for place, name in enumerate(("one", "two"))]
     return tiny_run(workspace, "rounds", plugins=PLUGINS, run="a", rows=ROWS, **SMALL | options), witness
 
 
-def logged(run: RunFolder) -> list[dict[str, float]]:
-    lines = map(json.loads, (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
 @cache
-def undisturbed(**options: Any) -> tuple[list[dict[str, float]], Witness]:
+def undisturbed(**options: Any) -> tuple[list[Line], Witness]:
     run, witness = train(Path(tempfile.mkdtemp()), **options)
-    return logged(run), witness
+    return lines(run), witness
 
 
 def assert_resumes(stops: Iterable[int], folder: Path, **options: Any) -> None:
-    lines, whole = undisturbed(**options)
+    expected, whole = undisturbed(**options)
     run = None
     for step in [*sorted(stops), None]:
         run, part = train(folder, resume=run is not None, stop_after_steps=step, **options)
@@ -148,7 +140,7 @@ def assert_resumes(stops: Iterable[int], folder: Path, **options: Any) -> None:
             assert all(weights[name].equal(whole.weights[number][name]) for name in weights), f"step {number}"
     assert run is not None and run.manifest["state"] == "finished"
     assert part.total == whole.total
-    assert logged(run) == lines
+    assert lines(run) == expected
 
 
 # 10 rows, 4 a batch, 2 or 3 mini-batches each: 1, 3, 5 stop inside a `prepare`, 6 where the rest of it is dropped; the

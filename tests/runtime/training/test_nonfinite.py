@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sizes import sizes
 from torch import Tensor, nn
 
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.errors import MMError
-from mm.core.hooks import hookimpl
-from mm.core.plugins import PluginManager
-from mm.core.run import Run
 from mm.core.settings import TrainSettings
-from mm.core.workspace import RunFolder
 from mm.runtime.devices.backend import Backend
 from mm.runtime.training.roles import Role
 from mm.runtime.training.updates import Updates
-from mm.testing import plugin_manager, tiny_run
+from mm.testing.pytest_plugin import Train
 
 # only one of eleven rows has the letter z
 ROWS = [{"text": f"number {n} " * (1 + n % 5) + ("zzz" if n == 7 else "")} for n in range(11)]
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 3, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": 20, "global_batch_size": 2, "log_interval": 6, "learning_rate": 1e-2, "threads": 1, "run": "a",
-}  # fmt: skip
-WATCHERS: list[Callback] = []
-
-
-@hookimpl
-def mm_callbacks(run: Run) -> Iterable[Callback]:
-    return WATCHERS
-
-
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__)
-
-
-@pytest.fixture(autouse=True)
-def watchers() -> Iterator[list[Callback]]:
-    torch.set_num_threads(1)
-    yield WATCHERS
-    WATCHERS.clear()
-
-
-def train(workspace: Path, plugins: PluginManager, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "pretrain", rows=ROWS, plugins=plugins, **SMALL | options)
+pytestmark = pytest.mark.mm_train(
+    "pretrain", rows=ROWS, max_steps=20, global_batch_size=2, log_interval=6, learning_rate=1e-2, run="a", **sizes(layers=3)
+)
 
 
 class BadBackward(torch.autograd.Function):
@@ -122,35 +96,33 @@ def only_row(workspace: Path) -> str:
 )
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_bad_token_is_traced_to_its_layer_and_its_row(
-    module: str, spoil: Any, where: str, compiled: bool, tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+    module: str, spoil: Any, where: str, compiled: bool, mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]
 ) -> None:
     plant = Plant(module, spoil)
-    watchers.append(plant)
+    mm_watchers.append(plant)
     with pytest.raises(MMError) as raised:
-        train(tmp_path, plugins, compile=compiled)
+        mm_train(compile=compiled)
     message = str(raised.value)
     assert message.startswith(f"Step {plant.steps[0]} gave a non-finite gradient: {where}"), (plant.steps, message)
     assert only_row(tmp_path) in message
 
 
 def test_a_gradient_that_fails_alone_is_traced_to_its_parameter(
-    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+    mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]
 ) -> None:
     plant = Plant("model.layers.1.mlp.down_proj", bad_gradient)
-    watchers.append(plant)
+    mm_watchers.append(plant)
     with pytest.raises(MMError) as raised:
-        train(tmp_path, plugins, micro_batch_tokens=1)
+        mm_train(micro_batch_tokens=1)
     where = "the loss is finite, the gradient of policy.model.layers.1.mlp.down_proj.weight is not"
     assert str(raised.value).startswith(f"Step {plant.steps[0]} gave a non-finite gradient: {where} {only_row(tmp_path)}")
 
 
-def test_no_checkpoint_is_written_of_what_was_not_learned(
-    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
-) -> None:
+def test_no_checkpoint_is_written_of_what_was_not_learned(mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]) -> None:
     plant = Plant("model.layers.0.mlp.up_proj", nan)
-    watchers.append(plant)
+    mm_watchers.append(plant)
     with pytest.raises(MMError, match="gave a non-finite gradient"):
-        train(tmp_path, plugins, save_interval=1, keep_checkpoints=99, log_interval=99)
+        mm_train(save_interval=1, keep_checkpoints=99, log_interval=99)
     saved = sorted(int(p.name[-8:]) for p in (tmp_path / "runs/a/checkpoints").glob("step-*"))
     assert saved == list(range(1, plant.steps[0]))
 
@@ -188,14 +160,14 @@ def _refuse(name: str) -> Callable[..., Any]:
 
 
 def test_no_tensor_is_read_between_log_intervals(
-    tmp_path: Path, plugins: PluginManager, watchers: list[Callback], monkeypatch: pytest.MonkeyPatch
+    mm_train: Train, mm_watchers: list[Callback], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbidden = Forbidden(monkeypatch)
-    watchers.append(forbidden)
-    train(tmp_path, plugins, max_steps=12, micro_batch_tokens=40)
+    mm_watchers.append(forbidden)
+    mm_train(max_steps=12, micro_batch_tokens=40)
     assert forbidden.steps == 12
     with pytest.raises(AssertionError, match=r"Tensor\.item between"):  # the stated exception shows that it would be seen
-        train(tmp_path, plugins, max_steps=12, optimizer="muon", run="muon")
+        mm_train(max_steps=12, optimizer="muon", run="muon")
 
 
 class NoNumber(Callback):
@@ -212,11 +184,11 @@ class NoNumber(Callback):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_though_its_gradients_are_finite(
-    tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+    mm_train: Train, mm_watchers: list[Callback]
 ) -> None:
-    watchers.append(NoNumber())
+    mm_watchers.append(NoNumber())
     with pytest.raises(MMError, match=r"Step 1 gave.*all layers' outputs are finite, the loss is not"):
-        train(tmp_path, plugins)
+        mm_train()
 
 
 # ---- fp16
@@ -262,11 +234,11 @@ def test_a_scaler_fails_once_no_scale_helps() -> None:
 
 
 def test_a_run_in_fp16_ends_once_no_scale_helps(
-    tmp_path: Path, plugins: PluginManager, watchers: list[Callback], monkeypatch: pytest.MonkeyPatch
+    mm_train: Train, mm_watchers: list[Callback], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(Backend, "scaler", lambda self, dtype: scaler("cpu", init_scale=2.0**-10))
     plant = Plant("model.layers.0.mlp.up_proj", lambda x, bad: x * torch.nan)
-    watchers.append(plant)
+    mm_watchers.append(plant)
     with pytest.raises(MMError, match=r"Step 6 gave.*policy\.model\.layers\.0\.mlp\.up_proj"):
-        train(tmp_path, plugins, dtype="fp16")
+        mm_train(dtype="fp16")

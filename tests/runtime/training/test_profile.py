@@ -6,26 +6,18 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from sizes import sizes
 
 import mm
 from mm.core.errors import UsageError
-from mm.core.workspace import RunFolder
 from mm.runtime.training.callbacks.profiling import Spans, group_of
-from mm.testing import tiny_run
+from mm.testing.pytest_plugin import Train
 
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 2, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": 6, "log_interval": 10, "threads": 1, "run": "a",
-}  # fmt: skip
+pytestmark = pytest.mark.mm_train("sft", max_steps=6, log_interval=10, run="a", **sizes())
 ROW = re.compile(r"^(.{32}) +([\d.]+) +(-|[\d.]+) +([\d.]+)% +([\d.]+)$", re.MULTILINE)
-
-
-def train(workspace: Path, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "sft", **SMALL | options)
 
 
 def rows(text: str) -> dict[str, tuple[float, float, float]]:
@@ -33,8 +25,8 @@ def rows(text: str) -> dict[str, tuple[float, float, float]]:
     return {m[1].rstrip(): (float(m[2]), float(m[4]), float(m[5])) for m in ROW.finditer(text)}
 
 
-def test_a_trace_and_where_its_time_went(tmp_path: Path) -> None:
-    run = train(tmp_path, profile="2", eval_ratio=0.3, eval_interval=3)
+def test_a_trace_and_where_its_time_went(mm_train: Train) -> None:
+    run = mm_train(profile="2", eval_ratio=0.3, eval_interval=3)
     assert sorted(p.name for p in (run.path / "profile").iterdir()) == ["steps-3-4.json", "steps-3-4.txt"]
     text = (run.path / "profile/steps-3-4.txt").read_text(encoding="utf-8")
     assert text.startswith("steps 3 to 4 on cpu: ")
@@ -54,13 +46,15 @@ def test_a_trace_and_where_its_time_went(tmp_path: Path) -> None:
     assert counted == {"data": 4, "forward": 2, "backward": 2, "optimizer": 2, "evaluation": 1}
     total = sum(m["dur"] for m in marks if m["name"] == "mm.forward") / 1000 / 2
     assert phases["forward"][0] == pytest.approx(total, abs=0.01)
-    without = train(tmp_path, run="b", eval_ratio=0.3, eval_interval=3)
+    without = mm_train(run="b", eval_ratio=0.3, eval_interval=3)
     assert (without.model / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
     assert not (without.path / "profile").exists()
 
 
-def test_named_steps_are_traced_as_far_as_the_run_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train(tmp_path, profile="5:9")
+def test_named_steps_are_traced_as_far_as_the_run_goes(
+    mm_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = mm_train(profile="5:9")
     assert (run.path / "profile/steps-5-6.txt").exists()
     data = tmp_path / "tiny_rows.jsonl"
     options = {"data": data, "from_": "a", "run": "b", "backend": "cpu", "max_steps": 2, "eval_ratio": 0.0}
@@ -74,16 +68,16 @@ def test_named_steps_are_traced_as_far_as_the_run_goes(tmp_path: Path, capsys: p
     assert "steps 1 to 1 on cpu: " in said and "matrix products" in said and "ui.perfetto.dev" in said
 
 
-def test_a_resumed_run_does_not_trace_again(tmp_path: Path) -> None:
-    run = train(tmp_path, profile="1", stop_after_steps=4)
-    train(tmp_path, resume=True)
+def test_a_resumed_run_does_not_trace_again(mm_train: Train) -> None:
+    run = mm_train(profile="1", stop_after_steps=4)
+    mm_train(resume=True)
     assert [p.name for p in (run.path / "profile").glob("*.json")] == ["steps-3-3.json"]
 
 
 @pytest.mark.parametrize("text", ["0", "x", "3:", ":3", "0:2", "2:0", "-1"])
-def test_other_words_are_refused(text: str, tmp_path: Path) -> None:
+def test_other_words_are_refused(text: str, mm_train: Train) -> None:
     with pytest.raises(UsageError, match=r"--profile: 'profile' must be a number of steps, or FIRST:COUNT"):
-        train(tmp_path, profile=text)
+        mm_train(profile=text)
 
 
 @pytest.mark.parametrize(

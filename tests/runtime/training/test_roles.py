@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from run_files import series
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -21,7 +20,8 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, Needs
 from mm.runtime.nn.batch import Packed
 from mm.runtime.nn.heads import linear_cross_entropy
-from mm.testing import plugin_manager, tiny_run
+from mm.testing import tiny_run
+from mm.testing.pytest_plugin import Train
 
 
 class Cast(Algorithm):
@@ -53,36 +53,25 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
     yield AlgorithmSpec(name="taught", summary="A teacher.", target=f"{__name__}:Cast", needs=lambda config: given)
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__)
+pytestmark = pytest.mark.mm_train("cast", seed=3, log_interval=1)
 
 
-def train(plugins: PluginManager, folder: Path, **options: Any) -> Any:
-    return tiny_run(folder, "cast", plugins=plugins, threads=1, seed=3, log_interval=1, **options)
-
-
-def logged(run: Any, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line[name] for line in lines if name in line and "learning_rate" in line]
-
-
-def test_each_role_begins_and_learns_as_it_should(plugins: PluginManager, tmp_path: Path) -> None:
-    run = train(plugins, tmp_path, max_steps=4, critic_learning_rate=3e-3)
-    moved, error = logged(run, "moved"), logged(run, "value_error")
+def test_each_role_begins_and_learns_as_it_should(mm_train: Train, tmp_path: Path) -> None:
+    run = mm_train(max_steps=4, critic_learning_rate=3e-3)
+    moved, error = series(run, "moved"), series(run, "value_error")
     assert abs(moved[0]) < 1e-3 < moved[-1]  # the reference is the policy's start, and stays there
     assert error[0] == 1 and error[-1] < 0.8  # values are 0 at first
     newest = sorted(run.checkpoints.glob("step-*"))[-1]
     assert load_file(newest / "critic.safetensors")["lm_head.weight"].shape[0] == 1
-    slow = train(plugins, tmp_path / "slow", max_steps=4, critic_learning_rate=1e-6)
-    assert logged(slow, "value_error")[-1] > 0.9 and logged(slow, "moved")[1] == moved[1]
+    slow = mm_train(workspace=tmp_path / "slow", max_steps=4, critic_learning_rate=1e-6)
+    assert series(slow, "value_error")[-1] > 0.9 and series(slow, "moved")[1] == moved[1]
 
 
-def test_a_resume_has_every_role_again(plugins: PluginManager, tmp_path: Path) -> None:
-    whole = train(plugins, tmp_path / "whole", max_steps=4, run="a")
-    train(plugins, tmp_path / "cut", max_steps=4, run="a", stop_after_steps=2)
+def test_a_resume_has_every_role_again(mm_train: Train, plugins: PluginManager, tmp_path: Path) -> None:
+    whole = mm_train(workspace=tmp_path / "whole", max_steps=4, run="a")
+    mm_train(workspace=tmp_path / "cut", max_steps=4, run="a", stop_after_steps=2)
     cut = mm.train("cast", resume=True, run="a", workspace=tmp_path / "cut", plugins=plugins, quiet=True)
-    assert logged(cut, "moved") == logged(whole, "moved") and logged(cut, "value_error") == logged(whole, "value_error")
+    assert series(cut, "moved") == series(whole, "moved") and series(cut, "value_error") == series(whole, "value_error")
     for name in ("model.safetensors", "critic.safetensors"):
         files = [next(run.checkpoints.glob("step-00000004")) / name for run in (whole, cut)]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -104,21 +93,21 @@ def test_a_resume_wants_the_same_reference(tmp_path: Path, named: dict[str, str]
     shutil.rmtree(tmp_path / "runs/base")
     tiny_run(tmp_path, "dpo", run="base")
     again = mm.train("dpo", resume=True, run="full", workspace=tmp_path, quiet=True)
-    assert logged(again, "chosen_drift") == logged(whole, "chosen_drift")
+    assert series(again, "chosen_drift") == series(whole, "chosen_drift")
 
 
-def test_a_role_may_come_from_another_run(plugins: PluginManager, tmp_path: Path) -> None:
-    first = train(plugins, tmp_path, run="first")
-    second = train(plugins, tmp_path, run="second", reference_from="first")
-    assert abs(logged(second, "moved")[0]) > 1e-3
+def test_a_role_may_come_from_another_run(mm_train: Train) -> None:
+    first = mm_train(run="first")
+    second = mm_train(run="second", reference_from="first")
+    assert abs(series(second, "moved")[0]) > 1e-3
     assert 'reference]\nfrom = "first"' in (second.path / "run.toml").read_text()
     assert first.manifest["state"] == second.manifest["state"] == "finished"
 
 
-def test_what_does_not_fit_is_refused(plugins: PluginManager, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(mm_train: Train) -> None:
     with pytest.raises(UsageError, match="taught needs a teacher: pass --teacher-from"):
-        tiny_run(tmp_path, "taught", plugins=plugins)
+        mm_train("taught")
     with pytest.raises(UsageError, match="No such option: --teacher-from"):
-        train(plugins, tmp_path, teacher_from="x")
+        mm_train(teacher_from="x")
     with pytest.raises(UsageError, match="No such option: --reward"):
-        train(plugins, tmp_path, reward="exact")
+        mm_train(reward="exact")

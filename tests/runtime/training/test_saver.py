@@ -7,47 +7,30 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from sizes import sizes
 
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.errors import StorageError
-from mm.core.hooks import hookimpl
-from mm.core.plugins import PluginManager
-from mm.core.run import Run
 from mm.core.storage import verify
-from mm.core.workspace import RunFolder, Workspace
+from mm.core.workspace import Workspace
 from mm.runtime.training import checkpoint, saver
-from mm.testing import plugin_manager, tiny_run
+from mm.testing.pytest_plugin import Train
 
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": 6, "log_interval": 1, "learning_rate": 1e-2, "threads": 1, "run": "a",
-}  # fmt: skip
-WATCHERS: list[Callback] = []
-
-
-@hookimpl
-def mm_callbacks(run: Run) -> Iterable[Callback]:
-    return WATCHERS
-
-
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__)
+SMALL = {**sizes(layers=1), "max_steps": 6, "log_interval": 1, "learning_rate": 1e-2, "run": "a"}
+pytestmark = pytest.mark.mm_train("pretrain", **SMALL)
 
 
 @pytest.fixture
-def watcher() -> Iterator[Watcher]:
-    WATCHERS[:] = [Watcher()]
-    yield WATCHERS[0]  # type: ignore[misc]
-    WATCHERS.clear()
+def watcher(mm_watchers: list[Callback]) -> Watcher:
+    mm_watchers.append(watcher := Watcher())
+    return watcher
 
 
 class Watcher(Callback):
@@ -64,10 +47,6 @@ class Watcher(Callback):
     def on_save(self, run: TrainingView, path: Path) -> None:
         verify(path)
         self.events.append(path.name)
-
-
-def train(workspace: Path, plugins: PluginManager | None = None, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "pretrain", plugins=plugins, **SMALL | options)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -90,44 +69,40 @@ def slowly(monkeypatch: pytest.MonkeyPatch, gate: threading.Event) -> list[threa
     return threads
 
 
-def test_training_goes_on_while_a_step_is_written(
-    tmp_path: Path, plugins: PluginManager, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_goes_on_while_a_step_is_written(watcher: Watcher, mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer stands still for two steps, and what it then writes is the step that it was given."""
     gate = threading.Event()
     threads = slowly(monkeypatch, gate)
     watcher.at = lambda step: gate.set() if step == 4 else None
-    run = train(tmp_path, plugins, save_interval=2, keep_checkpoints=9)
+    run = mm_train(save_interval=2, keep_checkpoints=9)
     assert watcher.events[:5] == ["step 1", "step 2", "step 3", "step 4", "step-00000002"]
     assert threading.main_thread() not in threads and len(threads) == 3
     monkeypatch.undo()
     watcher.at = lambda step: None
-    plain = train(tmp_path, run="plain", save_interval=2, keep_checkpoints=9, background_save=False)
+    plain = mm_train(run="plain", save_interval=2, keep_checkpoints=9, background_save=False)
     for step in (2, 4, 6):
         both = [content(r.checkpoints / f"step-{step:08d}") for r in (run, plain)]
         assert both[0] == both[1]
 
 
 def test_a_state_taken_in_the_background_resumes_to_the_bit(
-    tmp_path: Path, plugins: PluginManager, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+    mm_train: Train, tmp_path: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
     slowly(monkeypatch, gate)
     watcher.at = lambda step: gate.set() if step == 5 else None
-    whole = train(tmp_path, plugins, save_interval=3, keep_checkpoints=9)
+    whole = mm_train(save_interval=3, keep_checkpoints=9)
     monkeypatch.undo()
-    stopped = train(tmp_path, run="b", stop_after_steps=4)
+    stopped = mm_train(run="b", stop_after_steps=4)
     # the run whose newest checkpoint is the one that was written two steps late
     (stopped.checkpoints / "step-00000004").rename(tmp_path / "away")
     (whole.checkpoints / "step-00000003").rename(stopped.checkpoints / "step-00000003")
-    resumed = train(tmp_path, run="b", resume=True)
+    resumed = mm_train(run="b", resume=True)
     first, second = (load_file(r.model / "model.safetensors") for r in (whole, resumed))
     assert all(first[name].equal(second[name]) for name in first)
 
 
-def test_at_most_one_save_is_under_way(
-    tmp_path: Path, plugins: PluginManager, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_most_one_save_is_under_way(watcher: Watcher, mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, write = 0, 0, checkpoint.write
 
     def counted(*arguments: Any) -> Path:
@@ -139,7 +114,7 @@ def test_at_most_one_save_is_under_way(
         return write(*arguments)
 
     monkeypatch.setattr(saver, "write", counted)
-    run = train(tmp_path, plugins, save_interval=1, keep_checkpoints=9)
+    run = mm_train(save_interval=1, keep_checkpoints=9)
     assert most == 1
     assert [e for e in watcher.events if e.startswith("step-")] == [f"step-{n:08d}" for n in range(1, 7)]
     assert len(list(run.checkpoints.iterdir())) == 6
@@ -160,7 +135,7 @@ def test_a_full_disk_is_named_where_torch_complains_of_something_else() -> None:
 
 @pytest.mark.parametrize("background", [True, False])
 def test_a_failed_save_ends_the_run_with_one_message(
-    background: bool, tmp_path: Path, plugins: PluginManager, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+    background: bool, mm_train: Train, tmp_path: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seal = checkpoint.seal
 
@@ -171,7 +146,7 @@ def test_a_failed_save_ends_the_run_with_one_message(
 
     monkeypatch.setattr(checkpoint, "seal", full)
     with pytest.raises(StorageError) as raised:
-        train(tmp_path, plugins, save_interval=2, background_save=background, max_steps=50)
+        mm_train(save_interval=2, background_save=background, max_steps=50)
     message = str(raised.value)
     assert message.startswith(f"Step 4 could not be saved in {tmp_path}/runs/a/checkpoints: ")
     assert "No space left on device" in message and "mm train --resume --run a" in message
@@ -190,30 +165,30 @@ class Broken(Callback):
 
 
 def test_an_error_lets_the_save_under_way_finish(
-    tmp_path: Path, plugins: PluginManager, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+    mm_train: Train, mm_watchers: list[Callback], tmp_path: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
     slowly(monkeypatch, gate)
     watcher.at = lambda step: threading.Timer(0.2, gate.set).start() if step == 3 else None
-    WATCHERS.append(Broken())
+    mm_watchers.append(Broken())
     with pytest.raises(RuntimeError, match="a bug in a callback"):
-        train(tmp_path, plugins, save_interval=2)
+        mm_train(save_interval=2)
     verify(tmp_path / "runs/a/checkpoints/step-00000002")
     assert watcher.events[-1] == "step-00000002"
 
 
-def test_the_oldest_go_and_never_the_newest(tmp_path: Path) -> None:
-    run = train(tmp_path, save_interval=1, keep_checkpoints=2, stop_after_steps=4)
+def test_the_oldest_go_and_never_the_newest(mm_train: Train) -> None:
+    run = mm_train(save_interval=1, keep_checkpoints=2, stop_after_steps=4)
     assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step-00000003", "step-00000004"]
     (run.checkpoints / "step-00000004/config.json").write_text("{}")
     # step 4 is damaged: the run goes on from 3, and what it saves must not make way for the damaged one
-    train(tmp_path, resume=True, keep_checkpoints=1, stop_after_steps=4, save_interval=None)
+    mm_train(resume=True, keep_checkpoints=1, stop_after_steps=4, save_interval=None)
     assert [p.name for p in run.checkpoints.iterdir()] == ["step-00000004"]
     verify(run.checkpoints / "step-00000004")
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
-    run = train(tmp_path, stop_after_steps=3, save_interval=1)
+def test_what_a_killed_process_left_is_cleared(mm_train: Train) -> None:
+    run = mm_train(stop_after_steps=3, save_interval=1)
     kept = sorted(p.name for p in run.checkpoints.iterdir())
     for name in (".step-00000004.tmp/state", ".step-00000002.old"):
         (run.checkpoints / name).mkdir(parents=True)
@@ -221,7 +196,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     (run.path / f".manifest.json.{os.getpid() + 1}").write_text("{")
     # the newest was moved aside for one that never came
     (run.checkpoints / kept[-1]).rename(run.checkpoints / f".{kept[-1]}.old")
-    train(tmp_path, resume=True, stop_after_steps=3)
+    mm_train(resume=True, stop_after_steps=3)
     assert sorted(p.name for p in run.checkpoints.iterdir()) == kept
     assert run.manifest["step"] == 3
     assert not list(run.path.glob(".manifest*"))

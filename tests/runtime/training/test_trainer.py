@@ -5,93 +5,62 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
+from run_files import logged
 from safetensors.torch import load_file
+from sessions import built
+from sizes import sizes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.errors import MMError
-from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
-from mm.core.run import Run
-from mm.core.workspace import RunFolder, Workspace
+from mm.core.workspace import Workspace
 from mm.runtime.data.order import held_out
 from mm.runtime.models.folder import load_model_folder
 from mm.runtime.nn.batch import Tokens, Unit, pack
-from mm.runtime.runs import api, session
-from mm.testing import plugin_manager, tiny_run
+from mm.runtime.runs.lifecycle import Session
+from mm.testing.pytest_plugin import Train
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n} " * (1 + n % 5)}]}
     for n in range(11)
 ]  # fmt: skip
-SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 2, "dense_num_attention_heads": 2,
-    "dense_num_key_value_heads": 1, "max_steps": 4, "global_batch_size": 3, "log_interval": 2, "learning_rate": 1e-2,
-    "threads": 1, "run": "a",
-}  # fmt: skip
-WATCHERS: list[Callback] = []
+SMALL = {**sizes(), "max_steps": 4, "global_batch_size": 3, "log_interval": 2, "learning_rate": 1e-2, "run": "a"}
+pytestmark = pytest.mark.mm_train("sft", rows=ROWS, **SMALL)
 
 
-@hookimpl
-def mm_callbacks(run: Run) -> Iterable[Callback]:
-    """The callbacks of the present test."""
-    return WATCHERS
-
-
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__)
-
-
-@pytest.fixture(autouse=True)
-def watchers() -> Iterator[list[Callback]]:
-    torch.set_num_threads(1)
-    yield WATCHERS
-    WATCHERS.clear()
-
-
-def train(workspace: Path, plugins: PluginManager | None = None, **options: Any) -> RunFolder:
-    return tiny_run(workspace, "sft", rows=ROWS, plugins=plugins, **SMALL | options)
-
-
-def built(workspace: Path, plugins: PluginManager, **options: Any) -> session.Session:
+def continued(plugins: PluginManager, workspace: Path, **options: Any) -> Session:
     """The parts of another training that continues run a, not started."""
-    given = {**SMALL, "algo": "sft", "from_": "a", "run": "b", "data": workspace / "tiny_rows.jsonl", "backend": "cpu"}
-    kept = {k: v for k, v in {**given, "dtype": "fp32", **options}.items() if not k.startswith("dense_")}
-    resolved = api.new_run(plugins, [api.flat_layer(kept)], Workspace(workspace), lambda line: None)
-    return session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None)
-
-
-def logged(run: RunFolder) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "learning_rate" in line]
+    settings = {name: value for name, value in SMALL.items() if not name.startswith("dense_")}
+    given = {**settings, "algo": "sft", "from_": "a", "run": "b", "data": workspace / "tiny_rows.jsonl", **options}
+    return built(plugins, workspace, **given)
 
 
 # ---- a step
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_cutting_a_batch_changes_nothing_but_rounding(optimizer: str, tmp_path: Path) -> None:
-    whole = train(tmp_path, optimizer=optimizer, micro_batch_tokens=8192)
-    cut = train(tmp_path, optimizer=optimizer, micro_batch_tokens=1, run="cut")
+def test_cutting_a_batch_changes_nothing_but_rounding(optimizer: str, mm_train: Train) -> None:
+    whole = mm_train(optimizer=optimizer, micro_batch_tokens=8192)
+    cut = mm_train(optimizer=optimizer, micro_batch_tokens=1, run="cut")
     for one, other in zip(logged(whole), logged(cut), strict=True):
-        assert {**one, "seconds": 0} == pytest.approx({**other, "seconds": 0}, rel=1e-3)
+        assert one == pytest.approx(other, rel=1e-3)
     first, last = (load_file(run.model / "model.safetensors") for run in (whole, cut))
     bound = 1e-4 if optimizer == "adamw" else 1e-2  # Muon's products are bfloat16
     assert all((first[n] - last[n]).norm() < bound * (1 + first[n].norm()) for n in first)
 
 
-def test_a_batch_without_targets_gives_no_nan(tmp_path: Path, plugins: PluginManager) -> None:
-    train(tmp_path)
-    trainer = built(tmp_path, plugins).trainer
+def test_a_batch_without_targets_gives_no_nan(mm_train: Train, tmp_path: Path, plugins: PluginManager) -> None:
+    mm_train()
+    trainer = continued(plugins, tmp_path).trainer
     before = {n: p.detach().clone() for n, p in trainer.state.roles["policy"].model.named_parameters()}
     units = [masked(unit) for unit in trainer.state.feed.next()]
     trainer.train_step(units)
@@ -131,14 +100,14 @@ class NoSync(TorchDispatchMode, Callback):  # type: ignore[misc]
         return func(*args, **(kwargs or {}))
 
 
-def test_steps_between_logs_never_synchronise(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
+def test_steps_between_logs_never_synchronise(mm_train: Train, mm_watchers: list[Callback]) -> None:
     fused, muon = NoSync(), NoSync()
-    watchers.append(fused)
-    train(tmp_path, plugins, log_interval=100, micro_batch_tokens=40)
+    mm_watchers.append(fused)
+    mm_train(log_interval=100, micro_batch_tokens=40)
     assert fused.steps == 4 and fused.calls > 1000
     assert fused.waits == 0
-    watchers[:] = [muon]  # the stated exception, which also shows that a wait would be seen
-    train(tmp_path, plugins, log_interval=100, optimizer="muon", run="muon")
+    mm_watchers[:] = [muon]  # the stated exception, which also shows that a wait would be seen
+    mm_train(log_interval=100, optimizer="muon", run="muon")
     assert muon.waits >= 3
 
 
@@ -163,16 +132,16 @@ class Poison(Callback):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_non_finite_step_is_named_and_nothing_after_it_is_learned(
-    optimizer: str, value: float, tmp_path: Path, plugins: PluginManager, watchers: list[Callback]
+    optimizer: str, value: float, mm_train: Train, tmp_path: Path, plugins: PluginManager, mm_watchers: list[Callback]
 ) -> None:
     poison = Poison(2, value)
-    watchers.append(poison)
+    mm_watchers.append(poison)
     with pytest.raises(MMError) as raised:
-        train(tmp_path, plugins, optimizer=optimizer, max_steps=20, log_interval=5)
+        mm_train(optimizer=optimizer, max_steps=20, log_interval=5)
     message = str(raised.value)
     assert message.startswith("Step 3 gave a non-finite gradient: the first layer with a non-finite output is ")
     assert "policy.model.layers.1.mlp.down_proj (rows " in message and "--learning-rate" in message
-    rows = built_rows(tmp_path, plugins)
+    rows = built_rows(tmp_path, plugins, mm_train)
     assert f"(rows {rows})" in message
     assert len(poison.seen) == 4
     for later in poison.seen[1:]:
@@ -181,10 +150,10 @@ def test_a_non_finite_step_is_named_and_nothing_after_it_is_learned(
     assert (manifest["state"], manifest["error"]) == ("failed", message)
 
 
-def built_rows(workspace: Path, plugins: PluginManager) -> str:
+def built_rows(workspace: Path, plugins: PluginManager, mm_train: Train) -> str:
     """Where the rows of the third step stand, from the order alone."""
-    train(workspace, run="clean", max_steps=1)
-    feed = built(workspace, plugins, from_="clean", eval_ratio=0.0).trainer.state.feed
+    mm_train(run="clean", max_steps=1)
+    feed = continued(plugins, workspace, from_="clean", eval_ratio=0.0).trainer.state.feed
     units = [feed.next() for _ in range(3)][2]
     return ", ".join(f"{workspace / 'tiny_rows.jsonl'}:{row + 1}" for row in sorted({u.row_index for u in units}))
 
@@ -192,8 +161,8 @@ def built_rows(workspace: Path, plugins: PluginManager) -> str:
 # ---- what is measured
 
 
-def test_metrics_are_written_a_line_an_interval(tmp_path: Path) -> None:
-    run = train(tmp_path, max_steps=5, eval_ratio=0.3, eval_interval=2, schedule="linear", min_learning_rate_ratio=0.0)
+def test_metrics_are_written_a_line_an_interval(mm_train: Train) -> None:
+    run = mm_train(max_steps=5, eval_ratio=0.3, eval_interval=2, schedule="linear", min_learning_rate_ratio=0.0)
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], "loss" in line) for line in lines] == [
         (0, False), (2, True), (2, False), (4, True), (4, False), (5, True), (5, False)
@@ -207,9 +176,9 @@ def test_metrics_are_written_a_line_an_interval(tmp_path: Path) -> None:
     assert run.manifest["tokens"] == steps[-1]["tokens"]
 
 
-def test_held_out_measures_are_the_formulas_in_float64(tmp_path: Path, plugins: PluginManager) -> None:
-    train(tmp_path, eval_ratio=0.4)
-    made = built(tmp_path, plugins, eval_ratio=0.4, micro_batch_tokens=60)
+def test_held_out_measures_are_the_formulas_in_float64(mm_train: Train, tmp_path: Path, plugins: PluginManager) -> None:
+    mm_train(eval_ratio=0.4)
+    made = continued(plugins, tmp_path, eval_ratio=0.4, micro_batch_tokens=60)
     measured = made.trainer._evaluate(made.trainer.state)
     store = made.corpus.store
     _, rows = held_out(store, 0.4, 42)
@@ -262,10 +231,10 @@ class Recorder(Callback):
         self.events.append(f"end {error}")
 
 
-def test_callbacks_hear_of_everything_in_order(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
+def test_callbacks_hear_of_everything_in_order(mm_train: Train, mm_watchers: list[Callback]) -> None:
     recorder = Recorder()
-    watchers.append(recorder)
-    train(tmp_path, plugins, max_steps=3, eval_ratio=0.3, save_interval=2, background_save=False)
+    mm_watchers.append(recorder)
+    mm_train(max_steps=3, eval_ratio=0.3, save_interval=2, background_save=False)
     assert recorder.events == [
         "start", "evaluate", "step 1", "step 2", "log 2", "save step-00000002", "step 3", "log 3", "evaluate",
         "save step-00000003", "end None",
@@ -277,20 +246,20 @@ class Broken(Callback):
         raise RuntimeError("a bug in a callback")
 
 
-def test_an_error_ends_the_run_and_is_told(tmp_path: Path, plugins: PluginManager, watchers: list[Callback]) -> None:
+def test_an_error_ends_the_run_and_is_told(mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]) -> None:
     recorder = Recorder()
-    watchers += [recorder, Broken()]
+    mm_watchers += [recorder, Broken()]
     with pytest.raises(RuntimeError, match="a bug in a callback"):
-        train(tmp_path, plugins)
+        mm_train()
     assert recorder.events == ["start", "step 1", "end a bug in a callback"]
     manifest = Workspace(tmp_path).existing("a").manifest
     assert (manifest["state"], manifest["error"]) == ("failed", "a bug in a callback")
 
 
 @pytest.mark.parametrize(("stop", "steps"), [({"stop_after_steps": 3}, 3), ({"max_time": 1e-9}, 1)])
-def test_stopping_early_does_not_move_the_schedule(stop: dict[str, float], steps: int, tmp_path: Path) -> None:
-    whole = train(tmp_path, log_interval=1, max_steps=6, warmup_ratio=0.4)
-    short = train(tmp_path, log_interval=1, max_steps=6, warmup_ratio=0.4, run="short", **stop)
+def test_stopping_early_does_not_move_the_schedule(stop: dict[str, float], steps: int, mm_train: Train) -> None:
+    whole = mm_train(log_interval=1, max_steps=6, warmup_ratio=0.4)
+    short = mm_train(log_interval=1, max_steps=6, warmup_ratio=0.4, run="short", **stop)
     assert (short.manifest["state"], short.manifest["step"], short.manifest["steps"]) == ("stopped", steps, 6)
     ((option, value),) = stop.items()
     assert short.manifest["stop_reason"] == f"--{option.replace('_', '-')} {value:g}"
@@ -300,16 +269,16 @@ def test_stopping_early_does_not_move_the_schedule(stop: dict[str, float], steps
     assert (short.model / "model.safetensors").exists()
 
 
-def test_epochs_give_the_horizon(tmp_path: Path) -> None:
-    run = train(tmp_path, max_steps=None, epochs=2, global_batch_size=4)
+def test_epochs_give_the_horizon(mm_train: Train) -> None:
+    run = mm_train(max_steps=None, epochs=2, global_batch_size=4)
     assert (run.manifest["steps"], run.manifest["step"]) == (6, 6)  # 22 rows, 4 a step
 
 
 # ---- precision and compilation
 
 
-def test_bf16_trains_with_float32_weights(tmp_path: Path) -> None:
-    run, exact = train(tmp_path, dtype="bf16", max_steps=6), train(tmp_path, run="exact", max_steps=6)
+def test_bf16_trains_with_float32_weights(mm_train: Train) -> None:
+    run, exact = mm_train(dtype="bf16", max_steps=6), mm_train(run="exact", max_steps=6)
     assert run.manifest["backend"]["dtype"] == "bf16"
     assert {t.dtype for t in load_file(run.model / "model.safetensors").values()} == {torch.float32}
     losses, others = ([line["loss"] for line in logged(r)] for r in (run, exact))
@@ -317,12 +286,10 @@ def test_bf16_trains_with_float32_weights(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_without_a_compiler_the_run_goes_on_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    eager = train(tmp_path)
+def test_without_a_compiler_the_run_goes_on_and_says_so(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = mm_train()
     monkeypatch.setattr(shutil, "which", lambda name, *args, **kwargs: None)
-    asked = train(tmp_path, compile=True, run="compiled")
+    asked = mm_train(compile=True, run="compiled")
     assert [n for n in asked.manifest["notes"] if n.startswith("not compiled: inductor needs a C++ compiler")]
     assert not [n for n in eager.manifest["notes"] if "compiled" in n]
     assert (asked.model / "model.safetensors").read_bytes() == (eager.model / "model.safetensors").read_bytes()

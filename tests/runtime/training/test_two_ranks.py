@@ -15,7 +15,10 @@ import pytest
 import rollout_cases
 import torch
 from ranks import two_ranks
+from run_files import lines, write_rows
 from safetensors.torch import load_file
+from sessions import built
+from sizes import sizes
 
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
@@ -24,7 +27,6 @@ from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.workspace import Workspace
-from mm.runtime.runs import api, session
 from mm.runtime.training import checkpoint, saver
 from mm.testing import plugin_manager, tiny_run, tiny_tokenizer
 
@@ -32,16 +34,10 @@ ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n} " * (1 + n * n % 7)}]}
     for n in range(11)
 ]  # fmt: skip
-SMALL = {
-    "arch": "dense", "preset": "tiny", "dense_hidden_size": 16, "dense_num_hidden_layers": 2,
-    "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1, "max_steps": 4, "max_length": 128,
-    "log_interval": 1, "learning_rate": 1e-2, "micro_batch_tokens": 48, "threads": 1, "dtype": "fp32", "backend": "cpu",
-}  # fmt: skip
+SMALL = {"max_steps": 4, "max_length": 128, "log_interval": 1, "learning_rate": 1e-2, "micro_batch_tokens": 48}
+DENSE = {"arch": "dense", "preset": "tiny", **sizes()}
 # experts divide their auxiliary loss by what all ranks have
-EXPERTS = {
-    "arch": "moe", "preset": "tiny", "moe_hidden_size": 16, "moe_num_hidden_layers": 2, "moe_num_attention_heads": 2,
-    "moe_num_key_value_heads": 1, "moe_router_aux_loss_coef": 1.0,
-}  # fmt: skip
+EXPERTS = {"arch": "moe", "preset": "tiny", "moe_router_aux_loss_coef": 1.0, **sizes("moe")}
 # rows a step: micro-batches on the ranks are uneven; one row leaves a rank without any
 BATCHES = (7, 1)
 # drawn by an algorithm, and dealt to several steps
@@ -50,12 +46,9 @@ DRAWING = "grpo in mini-batches"
 
 def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.Tensor], list[int]]:
     """The gradient of the first step, before clipping, and the micro-batches that this rank had of its own."""
-    small = SMALL if arch == "dense" else {n: v for n, v in SMALL.items() if not n.startswith("dense")} | EXPERTS
-    given = {**small, "tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl", "eval_ratio": 0.0}
-    plugins = PluginManager.discover(environ={})
-    layers = [api.flat_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
-    resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
-    trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
+    given = {**SMALL, **(DENSE if arch == "dense" else EXPERTS), "algo": "sft", "global_batch_size": batch}
+    given |= {"tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl"}
+    trainer = built(PluginManager.discover(environ={}), workspace, **given).trainer
     units = trainer.state.feed.next()
     trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     trainer.train_step(units)
@@ -65,7 +58,7 @@ def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.T
 
 def runs(workspace: Path) -> None:
     """A run without a stop, and one with; a single held-out row leaves a rank without any."""
-    train = lambda **options: tiny_run(workspace, "sft", rows=ROWS, **SMALL | options)  # noqa: E731
+    train = lambda **options: tiny_run(workspace, "sft", rows=ROWS, **SMALL | DENSE | options)  # noqa: E731
     held = {"eval_ratio": 0.2, "eval_rows": 1, "global_batch_size": 3, "eval_interval": 2}
     train(run="whole", **held)
     train(run="stopped", stop_after_steps=2, save_interval=1, **held)
@@ -137,7 +130,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for folder in (one, two):
         (folder / "tokenizer").mkdir()
         tiny_tokenizer().save(folder / "tokenizer")
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+        write_rows(folder / "rows.jsonl", ROWS)
     with two_ranks("test_two_ranks", "rank_main", two):
         rank_main(str(one))
     return one, two
@@ -156,14 +149,9 @@ def test_the_gradient_is_one_ranks(batch: int, arch: str, folders: tuple[Path, P
             torch.testing.assert_close(gradient[name], expected, atol=1e-6, rtol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def lines(workspace: Path, run: str) -> list[dict[str, Any]]:
-    text = (workspace / "runs" / run / "metrics.jsonl").read_text(encoding="utf-8")
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
-
-
 @pytest.mark.parametrize("run", ["whole", "single"])
 def test_the_same_is_logged_and_learned(run: str, folders: tuple[Path, Path]) -> None:
-    alone, both = (lines(folder, run) for folder in folders)
+    alone, both = (lines(Workspace(folder).run(run)) for folder in folders)
     assert [row.keys() for row in alone] == [row.keys() for row in both]
     assert all(a == pytest.approx(b, rel=1e-4) for a, b in zip(alone, both, strict=True))
     # what is counted, not measured, is the same to the bit
@@ -199,7 +187,7 @@ def test_two_ranks_agree_when_to_stop(folders: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 def test_torchrun_starts_them(tmp_path: Path) -> None:
     """As the guide says, with the two dashes; one rank alone tells of the run."""
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", ROWS)
     line = "--nproc-per-node 2 -m mm -- train --algo sft --arch dense --preset tiny --data rows.jsonl --max-steps 2 --run here"
     environ = {**os.environ, "MM_WORKSPACE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "torch.distributed.run", *line.split(), "--backend", "cpu", "--threads", "1"]

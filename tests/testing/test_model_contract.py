@@ -165,7 +165,7 @@ def test_a_kernel_that_renames_parameters_is_refused_when_the_model_opens(plugin
     tiny_run(tmp_path, "pretrain", plugins=plugins, run="base")
     with pytest.raises(MMError, match=said):
         mm.load("base", workspace=tmp_path, plugins=plugins, backend="wrapping")
-    found = {check.name: check.detail for check in check_backend(plugins.get("backend", "wrapping"), module=__name__)}
+    found = {check.name: check.detail for check in check_backend(plugins.get(BackendSpec, "wrapping"), module=__name__)}
     assert "fuse(): missing: model.layers.0.input_layernorm.weight" in found["fuse keeps names and result"]
 
 

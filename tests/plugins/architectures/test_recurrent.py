@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import mm
 from mm.contracts import Backend, Model, Request, Sampling, SupportsCache, SupportsTruncate
 from mm.core.plugins import PluginManager
+from mm.core.records import ArchitectureSpec
 from mm.core.workspace import RunFolder
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
@@ -49,7 +50,7 @@ def workspace(plugins: PluginManager, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def model(plugins: PluginManager) -> Model:
-    made = small_model(plugins.get("architecture", "mingru")).eval().requires_grad_(False)
+    made = small_model(plugins.get(ArchitectureSpec, "mingru")).eval().requires_grad_(False)
     for parameter in made.parameters():
         parameter.mul_(5)  # no near ties, and a wrong state shows
     return made
@@ -73,7 +74,7 @@ def greedy(model: Model, ids: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def test_it_passes_the_kit(plugins: PluginManager) -> None:
-    spec = plugins.get("architecture", "mingru")
+    spec = plugins.get(ArchitectureSpec, "mingru")
     assert_passed(check_part(spec, plugins=plugins, module=plugins.owner(spec).value))
 
 

@@ -15,6 +15,7 @@ import mm
 from mm.contracts import Backend, Model, Request, Sampling, SupportsCache
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
+from mm.core.records import ArchitectureSpec
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
 from mm.testing import plugin_manager, tiny_run
@@ -62,7 +63,7 @@ def test_a_request_gets_the_same_tokens_with_and_without_a_cache(slots: int, mak
 @pytest.fixture
 def make_sharp(plugins: PluginManager) -> Callable[[], Model]:
     def make() -> Model:
-        model = small_model(plugins.get("architecture", "dense")).eval().requires_grad_(False)
+        model = small_model(plugins.get(ArchitectureSpec, "dense")).eval().requires_grad_(False)
         for parameter in model.parameters():
             parameter.mul_(5)  # no near ties
         return model
