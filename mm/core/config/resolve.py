@@ -96,7 +96,8 @@ def _role_sections(needs: Needs) -> dict[str, Section]:
 
 def _adapter_sections(plugins: PluginManager, roles: Mapping[str, Section], layers: Sequence[Layer]) -> Iterator[Section]:
     for role, section in roles.items():
-        name = getattr(section.read(layers), "adapter", "")
+        settings = section.read(layers)
+        name = settings.adapter if isinstance(settings, TrainedRoleSettings) else ""
         if name and (spec := plugins.get(AdapterSpec, name)).config:
             yield section_of(spec, role)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mm.runtime.nn.chunked import reduce_dtype
+
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Packed
 
@@ -20,15 +22,17 @@ if TYPE_CHECKING:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # its passes depend on the lengths: each pack would compile again
 def packed_scan(decay_TE: Tensor, input_TE: Tensor, batch: Packed) -> Tensor:
-    """h_t = decay_t * h_(t-1) + input_t within each document, from a state of zeros; in the type of `input_TE`, float32 inside.
+    """h_t = decay_t * h_(t-1) + input_t within each document, from a state of zeros; in the type of `input_TE`, computed in
+    float32 at least.
 
     A document's first decay is not used. To continue a state, add decay * state to the input of that first token.
     """
     if not batch.lengths:
         # an empty pack stays in the graph: every parameter then gets its zero gradient, which DDP waits for
         return decay_TE.to(input_TE.dtype) * input_TE
-    decay_TE = decay_TE.float().masked_fill(batch.position_ids[:, None] == 0, 0.0)
-    h_TE: Tensor = _Scan.apply(decay_TE, input_TE.float(), max(batch.lengths))  # type: ignore[no-untyped-call]
+    dtype = reduce_dtype(input_TE.dtype)
+    decay_TE = decay_TE.to(dtype).masked_fill(batch.position_ids[:, None] == 0, 0.0)
+    h_TE: Tensor = _Scan.apply(decay_TE, input_TE.to(dtype), max(batch.lengths))  # type: ignore[no-untyped-call]
     return h_TE.to(input_TE.dtype)
 
 

@@ -22,10 +22,10 @@ from mm.core.workspace import RunFolder
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
 from mm.runtime.nn.batch import Tokens, Unit, pack
-from mm.testing import assert_passed, check_part, plugin_manager, tiny_rows, tiny_run
+from mm.testing import assert_passed, check_adapter, check_algorithm, check_part, plugin_manager, tiny_rows, tiny_run
 from mm.testing.suites.model import small_model
 
-SOURCE = Path(__file__).parent.parent / "examples" / "mm-example" / "src"
+SOURCE = Path(__file__).parents[3] / "examples" / "mm-example" / "src"
 GREEDY = Sampling(temperature=0)
 DRAWN = {"rows": drawing.PROMPTS, "reward": "vowels", "num_generations": 3, "max_new_tokens": 8}
 OWN: dict[str, dict[str, Any]] = {"grpo": DRAWN, "ppo": DRAWN, "agent": {**drawing.AGENT, "rows": drawing.EPISODES}}
@@ -76,6 +76,7 @@ def greedy(model: Model, ids: tuple[int, ...], count: int) -> tuple[int, ...]:
 def test_it_passes_the_kit(plugins: PluginManager) -> None:
     spec = plugins.get(ArchitectureSpec, "mingru")
     assert_passed(check_part(spec, plugins=plugins, module=plugins.owner(spec).value))
+    assert_passed(check_adapter(plugins.get("adapter", "lora"), architecture="mingru", plugins=plugins))
 
 
 def test_its_state_is_a_cache_that_cannot_be_cut(model: Model) -> None:
@@ -155,3 +156,10 @@ def test_it_is_measured_and_answers(workspace: Path, plugins: PluginManager) -> 
     said = opened.generate(chat, max_new_tokens=6, temperature=0)
     assert said.ids == greedy(opened.loaded.model, tuple(opened.loaded.tokenizer.encode_prompt(chat)), len(said.ids))
     assert not [note for note in opened.backend.notes if "slow" in note]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", [*LEARNING, "agent"])
+def test_every_way_of_learning_passes_with_it(algo: str, plugins: PluginManager) -> None:
+    spec = plugins.get("algorithm", algo)
+    assert_passed(check_algorithm(spec, architecture="mingru", plugins=plugins, module=plugins.owner(spec).value))

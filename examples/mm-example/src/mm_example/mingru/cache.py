@@ -36,6 +36,6 @@ class StateCache:
 
     def write(self, slots: Sequence[int], states_LNI: Tensor, counts: Sequence[int]) -> None:
         """Store the states of these slots, each after so many more tokens."""
-        self.states_LSI[:, list(slots)] = states_LNI
+        self.states_LSI[:, list(slots)] = states_LNI.to(self.states_LSI.dtype)
         for slot, count in zip(slots, counts, strict=True):
             self.lengths[slot] += count

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Block(nn.Module):
     """x + output(h * silu(gate(x))) with h_t = (1 - z_t) * h_(t-1) + z_t * candidate(x_t) and z = sigmoid(update(x)).
 
-    The recurrence is in float32 whatever the weights are in: a state takes in very many tokens.
+    The recurrence is in float32 at least, for a state takes in very many tokens.
     """
 
     def __init__(self, config: MinGRUConfig, kernels: Kernels) -> None:
@@ -51,8 +51,10 @@ class Block(nn.Module):
 
     def _gates(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x_TE = self.norm(x_TE)
-        z_TI = self.update(x_TE).float().sigmoid()
-        return 1 - z_TI, z_TI * self.candidate(x_TE).float(), F.silu(self.gate(x_TE))
+        update_TI, candidate_TI = self.update(x_TE), self.candidate(x_TE)
+        wide = torch.promote_types(update_TI.dtype, torch.float32)
+        z_TI = update_TI.to(wide).sigmoid()
+        return 1 - z_TI, z_TI * candidate_TI.to(wide), F.silu(self.gate(x_TE))
 
     def _output(self, h_TI: Tensor, gate_TI: Tensor) -> Tensor:
         y_TE: Tensor = self.output(h_TI.to(gate_TI.dtype) * gate_TI)
