@@ -34,6 +34,7 @@ from mm.core.records import (
 from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.devices.accelerator import AcceleratorBackend
 from mm.runtime.devices.backend import Backend
+from mm.runtime.devices.scaler import Scaler
 from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.converter import Converter, Unsupported
@@ -66,11 +67,11 @@ __all__ = [
     "BackendSpec", "Callback", "CheckpointError", "CommandSpec", "Completion", "Container", "Context", "Converter",
     "ConverterSpec", "DataError", "DrawnTokens", "Engine", "EngineSpec", "Experience", "Format", "FormatSpec", "Groups",
     "Largest", "MMError", "Metrics", "Needs", "OnToken", "Packed", "Position", "PreferenceAlgorithm", "PreferenceConfig",
-    "Probe", "Request", "Reward", "RewardSpec", "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Source",
-    "SourceSpec", "Stage", "StageResult", "StageSpec", "TokenValues", "Tokens", "Tool", "ToolSpec", "Totals", "TrackerSpec",
-    "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate", "estimate_kl",
-    "hookimpl", "kl_coefficient", "linear_cross_entropy", "mean_loss", "option", "pack", "policy_gradient", "rewards_of",
-    "rollout_needs", "sum_by_document", "token_logprobs",
+    "Probe", "Request", "Reward", "RewardSpec", "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Scaler",
+    "Source", "SourceSpec", "Stage", "StageResult", "StageSpec", "TokenValues", "Tokens", "Tool", "ToolSpec", "Totals",
+    "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate",
+    "estimate_kl", "hookimpl", "kl_coefficient", "linear_cross_entropy", "mean_loss", "option", "pack", "policy_gradient",
+    "rewards_of", "rollout_needs", "sum_by_document", "token_logprobs",
 ]  # fmt: skip
 
 
