@@ -35,6 +35,7 @@ from mm.core.records import (
 from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.devices.accelerator import AcceleratorBackend
 from mm.runtime.devices.backend import Backend
+from mm.runtime.devices.scaler import Scaler
 from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.converter import Converter, Unsupported
@@ -73,7 +74,7 @@ __all__ = [
     "Completion", "Container", "Context", "Converter", "ConverterSpec", "DataError", "DrawnTokens", "Engine", "EngineSpec",
     "Experience", "Format", "FormatSpec", "Groups", "Head", "Kernels", "Largest", "MMError", "Metrics", "Model", "Needs",
     "OnToken", "Packed", "Position", "PreferenceAlgorithm", "PreferenceConfig", "Probe", "Request", "Reward", "RewardSpec",
-    "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Source", "SourceSpec", "Stage", "StageResult",
+    "Role", "Rollout", "RolloutConfig", "Rules", "Sample", "Sampling", "Scaler", "Source", "SourceSpec", "Stage", "StageResult",
     "StageSpec", "SupportsCache", "SupportsFastDecode", "SupportsTruncate", "TokenValues", "Tokens", "Tool", "ToolSpec",
     "Totals", "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate",
     "estimate_kl", "hookimpl", "kl_coefficient", "linear_cross_entropy", "logits", "mean_loss", "option", "pack",

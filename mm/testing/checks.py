@@ -58,6 +58,7 @@ def check_algorithm(
     from mm.testing.suites.algorithm import AlgorithmSuite
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
+    module = module or _declaring(manager, spec)
     try:
         kind = spec.needs(spec.config() if spec.config else None).data
     except Exception:  # check_needs raises it again, and reports it
@@ -117,7 +118,9 @@ def check_tool(spec: ToolSpec, *, module: str | None = None) -> list[Check]:
 
 
 def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
-    """The checks of a part of any kind; those without a kit of their own get the declaration's."""
+    """The checks of a part of any kind; those without a kit of their own get the declaration's. `plugins` tells where it is
+    declared; `module` if that is elsewhere."""
+    module = module or (_declaring(plugins, spec) if plugins else None)
     if isinstance(spec, BackendSpec):
         return check_backend(spec, module=module)
     if isinstance(spec, ArchitectureSpec):
@@ -133,6 +136,11 @@ def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str 
     if isinstance(spec, AdapterSpec):
         return check_adapter(spec, plugins=plugins, module=module)
     return list(Suite(spec, module).run())
+
+
+def _declaring(plugins: PluginManager, spec: Spec) -> str | None:
+    """The module or file that declares a part of these plugins; None for a record that none of them yielded."""
+    return next((plugin.value for plugin in plugins.plugins if any(record is spec for record in plugin.records)), None)
 
 
 def _run(suite: Suite) -> list[Check]:

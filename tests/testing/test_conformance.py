@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm.contracts import Algorithm, Metrics, Totals
+from mm.contracts import Algorithm, Metrics, Totals, mean_loss
 from mm.core.plugins import PluginManager
 from mm.core.records import KINDS, AlgorithmSpec, ArchitectureSpec, BackendSpec, Needs, Probe
 from mm.runtime.nn.batch import Packed
@@ -63,6 +63,32 @@ def test_the_kit_catches_a_careless_algorithm() -> None:
     }  # fmt: skip
     assert "not a host number" in found["counts"]
     assert "not detached" in found["metrics"]
+
+
+class Forgetful(Algorithm):
+    """Weighs each step by how many there were, and does not say that this is state."""
+
+    steps = 0
+
+    def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
+        return mean_loss(-self.models["policy"].logprobs(batch) / (1 + self.steps), totals.targets)
+
+    def after_step(self, step: int) -> bool:
+        self.steps += 1
+        return False
+
+
+class Mindful(Forgetful):
+    state = ("steps",)
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Mindful])
+def test_the_kit_catches_what_a_resume_would_forget(kind: type[Algorithm]) -> None:
+    target = f"{__name__}:{kind.__name__}"
+    spec = AlgorithmSpec(name="forgetful", summary="Forgetful.", target=target, needs=lambda config: Needs(data="text"))
+    found = failures(check_algorithm(spec))
+    assert list(found.keys() - {"declaration is light"}) == (["resume"] if kind is Forgetful else [])
+    assert kind is Mindful or "missing in `state`" in found["resume"]
 
 
 def test_rows_of_an_unknown_kind_are_skipped_and_said() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from mm.runtime.devices.scaler import Scaler
     from mm.runtime.nn.kernels import Kernels
     from mm.runtime.nn.model import Model
 
@@ -49,8 +50,8 @@ class Backend:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
         return torch.autocast(self.device_type, dtype=kinds.get(dtype, torch.bfloat16), enabled=dtype in kinds)
 
-    def scaler(self, dtype: str) -> torch.amp.GradScaler | None:
-        """A gradient scaler where the compute type needs one (fp16)."""
+    def scaler(self, dtype: str) -> Scaler | None:
+        """A gradient scaler if the compute type needs one (fp16); see `Scaler`."""
         import torch
 
         return torch.amp.GradScaler(self.device_type) if dtype == "fp16" else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mm.core.settings import TrainSettings
+from mm.runtime.devices.scaler import Scaler
 from mm.runtime.nn.optimizers import build_optimizers, learning_rate
 from mm.runtime.training.measures import Metrics
 from mm.runtime.training.roles import Role
@@ -24,7 +25,7 @@ class Updates:
         self,
         roles: Mapping[str, Role],
         settings: TrainSettings,
-        scaler: torch.amp.GradScaler | None,
+        scaler: Scaler | None,
         device: torch.device,
         notes: list[str],
     ) -> None:
@@ -36,7 +37,7 @@ class Updates:
         self._bad_step = torch.full((), -1, device=device)
 
     def apply(self, step: int, horizon: int) -> Metrics:
-        """One update of every role with the gradients that stand, which are then dropped; answers their norms."""
+        """One update of every role with the present gradients, which are then dropped. Returns their norms."""
         metrics: Metrics = {}
         for name, optimizers in self.optimizers.items():
             settings = self.settings[name]

@@ -1,4 +1,4 @@
-"""What every algorithm must hold to."""
+"""The conformance checks of an algorithm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mm.core.records import AlgorithmSpec, Needs
 from mm.core.settings import Selection, TrainSettings
-from mm.runtime.devices.backend import Backend
 from mm.runtime.generation.engine import Engine, Reward
 from mm.runtime.nn.batch import Packed, Unit, pack
 from mm.runtime.nn.model import Model
@@ -24,12 +23,11 @@ from mm.runtime.training.context import Context
 from mm.runtime.training.distributed import World
 from mm.runtime.training.objective import Objective
 from mm.runtime.training.roles import Role
-from mm.runtime.training.state import TrainState
-from mm.runtime.training.trainer import Trainer
 from mm.testing.suites.suite import Skip, Suite, host_numbers
 from mm.testing.suites.tensors import assert_near, gradients
+from mm.testing.suites.training import ShortTraining
 
-_STEPS = 8
+_BATCHES, _RESUMED = 8, 2
 # float64, so that what is left is the loss and not the order of its sums; room for one that reduces in float32
 _NEAR = 1e-5
 
@@ -133,7 +131,7 @@ class AlgorithmSuite(Suite):
         empty = algorithm.counts(pack([]))
         assert counts.keys() == empty.keys(), f"names differ for an empty pack: {sorted(counts)}, {sorted(empty)}"
         assert not any(empty.values()), f"an empty pack counts {empty}"
-        return ", ".join(f"{name} {value:g}" for name, value in counts.items())
+        return ", ".join(f"{name} {value:g}" for name, value in counts.items()) or "none of its own"
 
     def check_metrics(self) -> str:
         """Metrics are (sum, count) with the sum a detached scalar tensor."""
@@ -183,40 +181,39 @@ class AlgorithmSuite(Suite):
         torch.save(other.state_dict(), again)
         assert buffer.getvalue() == again.getvalue(), "the state that was loaded is not the state that was saved"
 
+    @cached_property
+    def training(self) -> tuple[ShortTraining, list[float], bytes]:
+        """A training, the losses of its batches, and its checkpoint before the last `_RESUMED` of them."""
+        training = ShortTraining(*self.make(torch.float32), _BATCHES)
+        losses = training.run(self.units, _BATCHES - _RESUMED)
+        saved = training.save()
+        return training, losses + training.run(self.units, _RESUMED), saved
+
     def check_training(self) -> str:
         """A few optimizer steps stay finite and move the weights; without rollouts they lower the loss."""
-        algorithm, roles = self.make(torch.float32)
-        before = {name: role.model.state_dict() for name, role in roles.items()}
-        before = {name: {k: v.clone() for k, v in state.items()} for name, state in before.items()}
-        losses = self._train(algorithm, roles)
+        _, fresh = self.make(torch.float32)
+        training, losses, _ = self.training
         assert all(abs(value) < float("inf") for value in losses), f"losses {losses}"
-        for name, role in roles.items():
-            moved = any(not torch.equal(v, before[name][k]) for k, v in role.model.state_dict().items())
+        for name, role in training.state.roles.items():
+            before = fresh[name].model.state_dict()
+            moved = any(not torch.equal(v, before[k]) for k, v in role.model.state_dict().items())
             assert moved == role.trainable, f"{name} {'was changed' if moved else 'did not change'} by training"
         same = self.minibatch == self.units
         assert not same or losses[-1] < losses[0], f"the loss went from {losses[0]:.4g} to {losses[-1]:.4g}"
         return f"loss {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps"
 
-    def _train(self, algorithm: Algorithm, roles: dict[str, Role]) -> list[float]:
-        settings = TrainSettings(learning_rate=1e-3, max_steps=_STEPS, schedule="constant", weight_decay=0.0, dtype="fp32")
-        state = TrainState(
-            settings=settings, backend=Backend(), world=World(), roles=roles, algorithm=algorithm,
-            feed=None,  # type: ignore[arg-type]
-        )  # fmt: skip
-        trainer = Trainer(state, evaluate=lambda state: {})
-        losses = []
-        for step in range(_STEPS):
-            with torch.no_grad():
-                minibatches = algorithm.prepare(self.units)
-                batch = pack(minibatches[0])
-            loss, _ = state.objective.loss(batch, state.objective.totals([batch]))
-            losses.append(float(loss.detach()))
-            for minibatch in minibatches:
-                trainer.train_step(minibatch)
-                if algorithm.after_step(step + 1):
-                    break
-            trainer.check()
-        return losses
+    def check_resume(self) -> str:
+        """A training that another instance resumes from its checkpoint ends with the same weights, to the bit: what the
+        algorithm remembers from step to step is in its state."""
+        whole, _, saved = self.training
+        resumed = ShortTraining(*self.make(torch.float32), _BATCHES)
+        resumed.restore(saved)
+        resumed.run(self.units, _RESUMED)
+        for name, role in whole.state.roles.items():
+            found = resumed.state.roles[name].model.state_dict()
+            differ = [key for key, value in role.model.state_dict().items() if not torch.equal(value, found[key])]
+            assert not differ, f"after a resume {len(differ)} tensors of the {name} differ: what is missing in `state`?"
+        return f"after {_BATCHES - _RESUMED} of {_BATCHES} batches"
 
 
 class _Letters(Reward):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mm.core.records import BackendSpec
 from mm.runtime.devices.backend import Backend
@@ -85,8 +85,31 @@ class BackendSuite(Suite):
             with backend.autocast(name):
                 found = (x @ x).dtype
             assert found == torch_dtype(name), f"autocast({name!r}) multiplies in {found}"
-        assert backend.scaler("fp32") is None, "float32 needs no gradient scaler"
         return default
+
+    def check_scaler(self) -> str:
+        """float32 has no gradient scaler, fp16 has one: it gives the gradients back as they were, skips a step that overflowed,
+        lowers its scale then, and its state can be saved and restored."""
+        assert self.backend.scaler("fp32") is None, "float32 needs no gradient scaler"
+        scaler = self.backend.scaler("fp16")
+        assert scaler is not None, "fp16 needs a gradient scaler"
+        weight = nn.Parameter(torch.ones(3, device=self.backend.device(0)))
+        optimizer, before = torch.optim.SGD([weight], lr=0.5), scaler.get_scale()
+        for factor, expected in ((2.0, 0.0), (float("inf"), 0.0)):
+            optimizer.zero_grad()
+            scaler.scale((weight * factor).sum()).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            if factor == 2.0:
+                assert weight.grad is not None and weight.grad.tolist() == [2.0] * 3, f"the gradient is {weight.grad}, not 2"
+            scaler.step(optimizer)
+            scaler.update()
+            assert weight.tolist() == [expected] * 3, f"gradients of {factor} moved the weights to {weight.tolist()}"
+        assert scaler.get_scale() < before, f"the scale is {scaler.get_scale()} after an overflow and was {before}"
+        other = self.backend.scaler("fp16")
+        assert other is not None
+        other.load_state_dict(scaler.state_dict())
+        assert other.get_scale() == scaler.get_scale(), "the scale that was saved is not the scale that was restored"
+        return f"{type(scaler).__name__}, {before:g} at first"
 
     def check_memory(self) -> str:
         """`memory` and `capabilities` are facts for the manifest, and synchronising works."""

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 import attrs
 from attrs.validators import ge
 
-from mm.core.hooks import hookimpl
-from mm.core.options import option
-from mm.core.records import AlgorithmSpec, Needs
+from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
 
 @attrs.frozen(kw_only=True)
@@ -25,7 +23,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
         summary="Fine-tuning on conversations with focal loss.",
         target="mm_example.focal.algorithm:Focal",
         config=FocalConfig,
-        needs=lambda config: Needs(data="chat"),
+        needs=Needs(data="chat"),
         defaults={"learning_rate": 1e-4, "global_batch_size": 16, "max_length": 768},
         starts_from=("pretrain",),
     )
