@@ -30,7 +30,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("every-architecture")
     for arch, size in SIZES.items():
         run = "start" if arch == "dense" else "start-moe"
-        tiny_run(folder, "pretrain", rows=DATA["text"], run=run, threads=1, max_steps=1, **size)
+        tiny_run(folder, "pretrain", rows=DATA["text"], run=run, max_steps=1, **size)
     return folder
 
 
@@ -51,7 +51,7 @@ def cases() -> list[Any]:
 def test_it_trains_and_its_model_is_used(arch: str, name: str, workspace: Path) -> None:
     start, needs = "start" if arch == "dense" else "start-moe", needs_of(name)
     own = OWN.get(name, DRAWN if needs.generates else {})
-    options = {"log_interval": 1, "threads": 1, "global_batch_size": 3, "eval_ratio": 0.3, "learning_rate": 1e-3, **own}
+    options = {"log_interval": 1, "global_batch_size": 3, "eval_ratio": 0.3, "learning_rate": 1e-3, **own}
     run = f"{arch}-{name}"
     tiny_run(workspace, name, plugins=PLUGINS, rows=DATA[needs.data], from_=start, run=run, stop_after_steps=1, **options)
     done = mm.train(name, resume=True, run=run, workspace=workspace, plugins=PLUGINS, quiet=True)

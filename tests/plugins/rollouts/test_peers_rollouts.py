@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
+from peers import PLUGINS, Folders, assert_same, folders, gradients_of, our_algorithm, settings
 from torch import Tensor
 
 from mm.contracts import Completion, Totals
@@ -23,7 +23,7 @@ from mm.runtime.nn.batch import Unit, pack
 from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers
-__all__ = ["folders", "one_thread"]
+__all__ = ["folders"]
 
 ROWS = [{"prompt": "say one"}, {"prompt": "say a much longer word than that"}]
 GROUP, LONGEST = 3, 9
