@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_files import logged
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -242,9 +243,9 @@ def test_dropout_is_for_training_alone() -> None:
 
 def test_the_reference_is_the_policy_with_the_adapter_off(base: RunFolder) -> None:
     run = tiny_run(base.path.parents[1], "dpo", from_="base", run="preferring", adapter="lora", **SMALL)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines() if "learning_rate" in line]
-    assert lines[0]["margin"] == lines[0]["chosen_drift"] == 0.0
-    assert lines[-1]["margin"] > 0.05
+    first, *_, last = logged(run)
+    assert first["margin"] == first["chosen_drift"] == 0.0
+    assert last["margin"] > 0.05
     first, again = (load_file(path / "model.safetensors") for path in (base.model, next(iter(run.checkpoints.glob("step-*")))))
     assert all(first[name].equal(again[name]) for name in first)
 

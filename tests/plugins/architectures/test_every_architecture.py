@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import drawing
 import pytest
 import torch
+from run_files import held_out, lines, logged
 from safetensors.torch import load_file
 from training_rows import DATA
 
@@ -56,10 +56,9 @@ def test_it_trains_and_its_model_is_used(arch: str, name: str, workspace: Path) 
     tiny_run(workspace, name, plugins=PLUGINS, rows=DATA[needs.data], from_=start, run=run, stop_after_steps=1, **options)
     done = mm.train(name, resume=True, run=run, workspace=workspace, plugins=PLUGINS, quiet=True)
     assert (done.manifest["state"], done.manifest["step"]) == ("finished", done.manifest["steps"])
-    lines = [json.loads(text) for text in (done.path / "metrics.jsonl").read_text().splitlines()]
-    assert all(math.isfinite(value) for line in lines for value in line.values())
-    steps = [line for line in lines if "learning_rate" in line]
-    assert len(steps) == 2 and any(line not in steps for line in lines)
+    assert all(math.isfinite(value) for line in lines(done) for value in line.values())
+    steps = logged(done)
+    assert len(steps) == 2 and held_out(done)
     roles = [f"{role}/" for role in needs.trainable] if len(needs.trainable) > 1 else [""]
     routed = {f"{role}router/{figure}" for role in roles for figure in ("load", "entropy", "dead")}
     for line in steps:
