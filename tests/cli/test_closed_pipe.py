@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from processes import start_mm
+from run_files import write_rows
 
 from mm.core.workspace import Workspace
 
 
 def unread(folder: Path, *words: str) -> int:
     """Exit code of a command whose output is closed before its first line."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MM_WORKSPACE": str(folder)}
-    command = [sys.executable, "-m", "mm", *words]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = start_mm(folder, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     process.stdout.close()
     return process.wait(timeout=120)
 
 
 def test_a_training_goes_on_and_a_listing_ends(tmp_path: Path) -> None:
-    data = tmp_path / "text.jsonl"
-    data.write_text("".join(json.dumps({"text": f"The number {i} comes after {i - 1}."}) + "\n" for i in range(40)))
+    data = write_rows(tmp_path / "text.jsonl", [{"text": f"The number {i} comes after {i - 1}."} for i in range(40)])
     line = ["train", "--algo", "pretrain", "--arch", "dense", "--preset", "tiny", "--data", str(data), "--run", "a"]
     code = unread(tmp_path, *line, "--max-steps", "3", "--log-interval", "1", "--backend", "cpu")
     run = Workspace(tmp_path).existing("a")

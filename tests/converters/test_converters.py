@@ -47,11 +47,6 @@ CHAT = [{"role": "user", "content": "1 + 1 是?"}, {"role": "assistant", "conten
 
 
 @pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
-@pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     texts = ["the cat sat on the mat, the dog ran to the tree " * 3, "今天天气很好, 我们去公园 " * 3] * 4
     return train_tokenizer(texts, TrainingOptions(vocab_size=320))

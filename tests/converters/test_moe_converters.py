@@ -47,11 +47,6 @@ shapes = pytest.mark.parametrize("shape", SHAPES)
 
 
 @pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
-@pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return tiny_tokenizer()
 

@@ -75,13 +75,10 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(mm_workspace: Path) -> Path:
     """An empty folder as the current one, from which the repository's examples are seen."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("MM_WORKSPACE", "MM_PLUGINS", "MM_PLUGINS_STRICT"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    return tmp_path
+    (mm_workspace / "examples").symlink_to(ROOT / "examples")
+    return mm_workspace
 
 
 def write_files(page: Path, folder: Path) -> None:
@@ -93,18 +90,8 @@ def write_files(page: Path, folder: Path) -> None:
 # ---- Python
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("page", [page for page in ORIGINALS if blocks(page, "python")], ids=name_of)
-def test_python_runs(page: Path, workspace: Path, one_thread: None) -> None:
+def test_python_runs(page: Path, workspace: Path) -> None:
     write_files(page, workspace)
     module = ModuleType("page")
     for block in blocks(page, "python"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from run_files import logged
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from mm.runtime.nn.batch import pack
 from mm.testing import tiny_model, tiny_run
 from mm.testing.suites.tensors import documents
 
-SMALL = {"max_steps": 4, "learning_rate": 1e-2, "threads": 1, "log_interval": 1, "seed": 5}
+SMALL = {"max_steps": 4, "learning_rate": 1e-2, "log_interval": 1, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +214,7 @@ def test_the_algorithm_of_that_name(tuned: RunFolder, base: RunFolder) -> None:
     assert changed == {name for name in start if "_proj" in name}
 
 
-def test_a_checkpoint_answers_like_the_merged_model(tuned: RunFolder) -> None:
-    plugins = PluginManager.discover(environ={})
+def test_a_checkpoint_answers_like_the_merged_model(plugins: PluginManager, tuned: RunFolder) -> None:
     from mm.runtime.devices.backend import Backend
     from mm.runtime.models.folder import load_model_folder
 
@@ -252,9 +251,9 @@ def test_dropout_is_for_training_alone() -> None:
 
 def test_the_reference_is_the_policy_with_the_adapter_off(base: RunFolder) -> None:
     run = tiny_run(base.path.parents[1], "dpo", from_="base", run="preferring", adapter="lora", **SMALL)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines() if "learning_rate" in line]
-    assert lines[0]["margin"] == lines[0]["chosen_drift"] == 0.0
-    assert lines[-1]["margin"] > 0.05
+    first, *_, last = logged(run)
+    assert first["margin"] == first["chosen_drift"] == 0.0
+    assert last["margin"] > 0.05
     first, again = (load_file(path / "model.safetensors") for path in (base.model, next(iter(run.checkpoints.glob("step-*")))))
     assert all(first[name].equal(again[name]) for name in first)
 
@@ -357,11 +356,3 @@ def test_the_files_keep_vllms_rules(arch: str, preset: str, to: str, target: tup
         assert last in _VLLM[kind]
         weight = weights[f"{module}.weight"]  # it takes the place of a weight of the exported model
         assert update.shape == ((16, weight.shape[1]) if letter == "lora_A" else (weight.shape[0], 16))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

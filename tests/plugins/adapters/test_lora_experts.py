@@ -24,7 +24,7 @@ from mm.testing import assert_passed, check_adapter, tiny_model, tiny_run
 from mm.testing.suites.tensors import documents
 
 FORMATS = {"tiny": "qwen2-moe", "tiny3": "qwen3-moe"}
-LEARNING = {"max_steps": 3, "learning_rate": 3e-2, "threads": 1, "seed": 5}
+LEARNING = {"max_steps": 3, "learning_rate": 3e-2, "seed": 5}
 OURS = "experts.safetensors"
 
 

@@ -89,7 +89,6 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
 def rank_main(folder: str) -> None:
     """What each rank does, in a process of its own."""
     workspace = Path(folder)
-    torch.set_num_threads(1)
     found = {case: first_gradients(workspace, case) for case in CASES}
     torch.save(found, workspace / f"rank{os.environ['RANK']}.pt")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
+from peers import PLUGINS, Folders, assert_same, folders, gradients_of, our_algorithm, settings
 from torch import Tensor, nn
 
 from mm.contracts import Answers, Totals
@@ -23,7 +23,7 @@ from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers
 
-__all__ = ["folders", "one_thread"]
+__all__ = ["folders"]
 ROWS = [
     {"prompt": f"say {n}", "chosen": f"number {n} " * (1 + n % 4), "rejected": f"no {'way ' * (n % 5)}{n}"} for n in range(6)
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import attrs
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from preference_rows import ROWS, SMALL, VERDICTS
+from run_files import held_out, logged
 
 import mm
 from mm.core.errors import UsageError
 from mm.core.options import option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
-from mm.core.workspace import RunFolder
 from mm.plugins.algorithms.dpo import BETAS, DpoConfig
 from mm.plugins.algorithms.dpo.losses import LOSSES
 from mm.plugins.algorithms.kto import KtoConfig
@@ -28,7 +28,8 @@ from mm.runtime.training.distributed import World
 from mm.runtime.training.measures import Totals
 from mm.runtime.training.preference import Answers, PreferenceAlgorithm
 from mm.runtime.training.roles import Role
-from mm.testing import assert_passed, check_algorithm, tiny_model, tiny_run, tiny_tokenizer, tiny_units
+from mm.testing import assert_passed, check_algorithm, tiny_model, tiny_tokenizer, tiny_units
+from mm.testing.pytest_plugin import Train
 
 PLUGINS = PluginManager.discover(environ={})
 TOKENIZER = tiny_tokenizer()
@@ -91,7 +92,7 @@ def test_every_loss_passes_the_checks(loss: str) -> None:
     assert_passed(check_algorithm(spec, plugins=PLUGINS, module="mm.plugins.algorithms.dpo"))
 
 
-def test_settings_of_another_loss_are_refused(tmp_path: Path) -> None:
+def test_settings_of_another_loss_are_refused(mm_train: Train) -> None:
     for given_, match in [
         ({"gamma": 1.0}, "--gamma: .*simpo"),
         ({"loss_type": "ipo", "label_smoothing": 0.1}, "--label-smoothing: .*ipo has none"),
@@ -99,15 +100,10 @@ def test_settings_of_another_loss_are_refused(tmp_path: Path) -> None:
         ({"loss_type": "simpo", "reference_from": "x"}, "No such option: --reference-from"),
     ]:
         with pytest.raises(UsageError, match=match):
-            tiny_run(tmp_path, "dpo", **given_)
+            mm_train("dpo", **given_)
 
 
 # ---- log-probabilities of answers
-
-
-ROWS = [
-    {"prompt": f"say {n}", "chosen": f"number {n} " * (1 + n % 4), "rejected": f"no {'way ' * (n % 5)}{n}"} for n in range(8)
-]  # fmt: skip
 
 
 def algorithm(kind: type[PreferenceAlgorithm], config: Any, units: list[Unit], **tools: Any) -> PreferenceAlgorithm:
@@ -132,11 +128,11 @@ def test_packing_changes_no_logprobs() -> None:
     torch.testing.assert_close(packed, alone, atol=1e-9, rtol=0)
 
 
-def test_logprobs_are_those_of_a_padded_batch_elsewhere(tmp_path: Path) -> None:
+def test_logprobs_are_those_of_a_padded_batch_elsewhere(mm_train: Train, tmp_path: Path) -> None:
     """transformers' Llama on the exported model, padded on the left and masked, as other trainers compute them."""
     from transformers import LlamaForCausalLM
 
-    run = tiny_run(tmp_path, "pretrain", max_steps=1, run="base")
+    run = mm_train("pretrain", max_steps=1, run="base")
     theirs = LlamaForCausalLM.from_pretrained(mm.convert(run.model, tmp_path / "llama", to="llama"))
     from mm.runtime.devices.backend import Backend
     from mm.runtime.models.folder import load_model_folder
@@ -178,34 +174,14 @@ def test_sums_by_document(lengths: list[int], seed: int) -> None:
 # ---- runs
 
 
-SMALL = {"threads": 1, "log_interval": 1, "learning_rate": 3e-3, "max_steps": 4, "global_batch_size": 4, "seed": 7}
-
-
-def logged(run: RunFolder) -> list[dict[str, float]]:
-    lines = [json.loads(text) for text in (run.path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if "learning_rate" in line]
-
-
-def held_out(run: RunFolder) -> list[dict[str, float]]:
-    lines = [json.loads(text) for text in (run.path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if "learning_rate" not in line]
-
-
-def test_a_run_begins_at_the_reference_and_learns_to_prefer(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, "dpo", rows=ROWS, **SMALL)
+def test_a_run_begins_at_the_reference_and_learns_to_prefer(mm_train: Train) -> None:
+    run = mm_train("dpo", rows=ROWS, **SMALL)
     first, *_, last = logged(run)
     assert first["loss"] == pytest.approx(math.log(2), rel=1e-6)
     assert first["chosen_drift"] == first["rejected_drift"] == first["margin"] == first["accuracy"] == 0
     assert last["margin"] == pytest.approx(0.15 * (last["chosen_drift"] - last["rejected_drift"]), rel=1e-4)
     assert last["margin"] > 0.1 and last["accuracy"] > 0.5
     assert first["chosen_logprob"] == pytest.approx(-math.log(TOKENIZER.vocab_size), rel=0.05)
-
-
-VERDICTS = [
-    {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-    for row in ROWS
-    for side in ("chosen", "rejected")
-]
 
 
 def verdicts() -> list[Unit]:
@@ -261,8 +237,8 @@ def test_ktos_baseline_does_not_depend_on_the_ranks() -> None:
     assert [values[u.row_index] for u in whole] == pytest.approx([u.values["kl"] for u in whole], rel=1e-9)
 
 
-def test_kto_evaluates_with_its_baseline(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, "kto", rows=VERDICTS, eval_ratio=0.4, **SMALL)
+def test_kto_evaluates_with_its_baseline(mm_train: Train) -> None:
+    run = mm_train("kto", rows=VERDICTS, eval_ratio=0.4, **SMALL)
     held = held_out(run)
     assert [line["step"] for line in held] == [0, 4]
     assert held[0]["held_out/loss"] == 0.5 and held[0]["held_out/kl"] == 0
@@ -277,7 +253,7 @@ def test_kto_reads_a_pair_as_a_good_and_a_bad_answer() -> None:
         assert one.ids.equal(other.ids) and one.fields["learn"].equal(other.fields["learn"])
 
 
-def test_kto_finds_rows_in_the_corpus(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path, "kto", data="skills", eval_ratio=0.1, **SMALL)
+def test_kto_finds_rows_in_the_corpus(mm_train: Train) -> None:
+    run = mm_train("kto", data="skills", eval_ratio=0.1, **SMALL)
     assert all(math.isfinite(line["held_out/loss"]) for line in held_out(run))
     assert run.manifest["state"] == "finished"

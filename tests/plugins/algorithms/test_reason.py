@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from run_files import lines
 from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
 
 from mm.core.plugins import PluginManager
@@ -21,7 +19,8 @@ from mm.runtime.training.context import Context
 from mm.runtime.training.distributed import World
 from mm.runtime.training.measures import Totals
 from mm.runtime.training.roles import Role
-from mm.testing import tiny_model, tiny_run, tiny_tokenizer, tiny_units
+from mm.testing import tiny_model, tiny_tokenizer, tiny_units
+from mm.testing.pytest_plugin import Train
 
 ROWS = [
     {"messages": [
@@ -79,10 +78,10 @@ def test_the_loss_is_the_weighted_mean() -> None:
     assert float(metrics["tags"][0]) == (weights > 1).sum()
 
 
-def test_rows_without_tags_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_without_tags_are_said(mm_train: Train) -> None:
     rows = [{"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": f"is {n}"}]} for n in range(4)]
-    run = tiny_run(tmp_path, "reason", rows=rows, log_interval=1)
+    run = mm_train("reason", rows=rows, log_interval=1)
     assert any("no tag was met" in note for note in run.manifest["notes"])
-    tagged = tiny_run(tmp_path, "reason", rows=ROWS, run="tagged", log_interval=1, max_steps=1)
-    (line,) = [json.loads(text) for text in (tagged.path / "metrics.jsonl").read_text().splitlines()]
+    tagged = mm_train("reason", rows=ROWS, run="tagged", log_interval=1, max_steps=1)
+    (line,) = lines(tagged)
     assert line["tags"] > 0 and not any("no tag" in note for note in tagged.manifest["notes"])

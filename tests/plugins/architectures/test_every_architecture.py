@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import drawing
 import pytest
 import torch
+from run_files import held_out, lines, logged
 from safetensors.torch import load_file
 from training_rows import DATA
 
@@ -30,7 +30,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("every-architecture")
     for arch, size in SIZES.items():
         run = "start" if arch == "dense" else "start-moe"
-        tiny_run(folder, "pretrain", rows=DATA["text"], run=run, threads=1, max_steps=1, **size)
+        tiny_run(folder, "pretrain", rows=DATA["text"], run=run, max_steps=1, **size)
     return folder
 
 
@@ -50,15 +50,14 @@ def cases() -> list[Any]:
 def test_it_trains_and_its_model_is_used(arch: str, name: str, workspace: Path) -> None:
     start, needs = "start" if arch == "dense" else "start-moe", needs_of(name)
     own = OWN.get(name, DRAWN if needs.generates else {})
-    options = {"log_interval": 1, "threads": 1, "global_batch_size": 3, "eval_ratio": 0.3, "learning_rate": 1e-3, **own}
+    options = {"log_interval": 1, "global_batch_size": 3, "eval_ratio": 0.3, "learning_rate": 1e-3, **own}
     run = f"{arch}-{name}"
     tiny_run(workspace, name, plugins=PLUGINS, rows=DATA[needs.data], from_=start, run=run, stop_after_steps=1, **options)
     done = mm.train(name, resume=True, run=run, workspace=workspace, plugins=PLUGINS, quiet=True)
     assert (done.manifest["state"], done.manifest["step"]) == ("finished", done.manifest["steps"])
-    lines = [json.loads(text) for text in (done.path / "metrics.jsonl").read_text().splitlines()]
-    assert all(math.isfinite(value) for line in lines for value in line.values())
-    steps = [line for line in lines if "learning_rate" in line]
-    assert len(steps) == 2 and any(line not in steps for line in lines)
+    assert all(math.isfinite(value) for line in lines(done) for value in line.values())
+    steps = logged(done)
+    assert len(steps) == 2 and held_out(done)
     roles = [f"{role}/" for role in needs.trainable] if len(needs.trainable) > 1 else [""]
     routed = {f"{role}router/{figure}" for role in roles for figure in ("load", "entropy", "dead")}
     for line in steps:

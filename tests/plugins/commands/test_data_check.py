@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, strategies as st
+from run_files import write_rows
 
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
@@ -64,11 +65,6 @@ BAD = {number for number, line in enumerate(LINES, 1) if line[2] == "error"}
 
 
 @pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
-@pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     tiny_tokenizer().save(folder)
@@ -76,22 +72,17 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(plugins: PluginManager, tokenizer_folder: Path) -> Any:
+def run(installed: PluginManager, tokenizer_folder: Path) -> Any:
     def call(*words: object) -> Result:
         options = ["--tokenizer", str(tokenizer_folder), "--max-length", "800"]
-        return CliRunner().invoke(data, [*map(str, words), *options], obj=plugins, catch_exceptions=False)
+        return CliRunner().invoke(data, [*map(str, words), *options], obj=installed, catch_exceptions=False)
 
     return call
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    return write(tmp_path / "rows.jsonl", [row for row, *_ in LINES])
+    return write_rows(tmp_path / "rows.jsonl", [row for row, *_ in LINES])
 
 
 def test_every_bad_row_is_named_and_counted(run: Any, rows: Path) -> None:
@@ -117,7 +108,7 @@ def test_the_report_for_people_has_the_same_lines(run: Any, rows: Path) -> None:
 
 
 def test_warnings_alone_are_no_failure_and_not_all_listed(run: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [GOOD] * 30)
+    path = write_rows(tmp_path / "a.jsonl", [GOOD] * 30)
     result = run("check", path)
     assert result.exit_code == 0
     assert result.output.count("[duplicate]") == 10 and "19 warnings are not listed" in result.output
@@ -150,7 +141,7 @@ def test_nothing_that_exists_is_overwritten(run: Any, rows: Path, tmp_path: Path
 
 
 def test_rows_of_two_formats_do_not_go_into_one_file(run: Any, tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a.jsonl", [GOOD]), write(tmp_path / "b.jsonl", [{"text": "x"}])
+    first, second = write_rows(tmp_path / "a.jsonl", [GOOD]), write_rows(tmp_path / "b.jsonl", [{"text": "x"}])
     with pytest.raises(UsageError, match="has text rows, those before were chat"):
         run("check", first, second, "--fix", tmp_path / "out.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
@@ -163,7 +154,7 @@ def test_a_damaged_file_is_an_error_of_the_file(run: Any, tmp_path: Path) -> Non
 
 
 def test_a_file_of_two_readings_wants_to_be_told_its_kind(run: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": "x", **GOOD}])
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "x", **GOOD}])
     with pytest.raises(UsageError, match=r"chat \(chat rows\), text \(text rows\)"):
         run("check", path)
     assert run("check", path, "--kind", "text").exit_code == 0
@@ -172,7 +163,7 @@ def test_a_file_of_two_readings_wants_to_be_told_its_kind(run: Any, tmp_path: Pa
 def test_only_hashes_of_rows_are_kept(plugins: PluginManager, tmp_path: Path) -> None:
     from mm.plugins.commands.data.checking import Checker
 
-    path = write(tmp_path / "a.jsonl", [{"text": f"{n} " + "x" * 20_000} for n in range(20)])
+    path = write_rows(tmp_path / "a.jsonl", [{"text": f"{n} " + "x" * 20_000} for n in range(20)])
     checker = Checker(tiny_tokenizer(), 100_000)
     reader = RowReader(plugins.specs(FormatSpec))
     assert [f for entry in reader.read(Files(None, str(path), "")) for f in checker.findings(entry)] == []
@@ -248,7 +239,7 @@ def test_every_text_has_a_language(text: str) -> None:
 def test_the_figures_are_those_of_the_rows(run: Any, tmp_path: Path, tokenizer_folder: Path) -> None:
     chinese = [{"role": "user", "content": "你好吗"}, {"role": "assistant", "content": "好" * 40}]
     rows = [GOOD, LONG, chat(ASKED, SAID, *chinese), {"x": 1}]
-    path = write(tmp_path / "a.jsonl", rows)
+    path = write_rows(tmp_path / "a.jsonl", rows)
     result = run("stats", path, "--json", "--png", tmp_path / "a.png")
     found = json.loads(result.stdout)
     tokenizer = Tokenizer.load(tokenizer_folder)
@@ -267,11 +258,11 @@ def test_the_figures_are_those_of_the_rows(run: Any, tmp_path: Path, tokenizer_f
 
 
 def test_the_table_says_the_same(run: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text": "one two three"}] * 4)
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "one two three"}] * 4)
     lines = [line.split() for line in run("stats", path).output.splitlines()]
     assert ["rows", "4", "format", "text"] in lines and ["language", "en", "4", "100.0%", "of", "the", "rows"] in lines
 
 
 def test_a_file_without_a_row_has_no_figures(run: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no row that can be used"):
-        run("stats", write(tmp_path / "a.jsonl", ["{"]))
+        run("stats", write_rows(tmp_path / "a.jsonl", ["{"]))

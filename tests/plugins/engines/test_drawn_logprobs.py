@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -51,14 +51,6 @@ def make(name: str) -> nn.Module:
 
 
 MODELS = {name: make(name) for name in CONFIGS}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def requests(sampling: Sampling, lengths: Sequence[int], samples: int, new: int, turn: int = 0) -> list[Request]:

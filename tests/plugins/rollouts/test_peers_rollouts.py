@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from peers import PLUGINS, Folders, assert_same, folders, gradients_of, one_thread, our_algorithm, settings
+from peers import PLUGINS, Folders, assert_same, folders, gradients_of, our_algorithm, settings
 from torch import Tensor
 
 from mm.contracts import Completion, Totals
@@ -26,7 +26,7 @@ from mm.runtime.training.rollouts.experience import Experience
 from mm.testing import tiny_tokenizer, tiny_units
 
 pytestmark = pytest.mark.peers
-__all__ = ["folders", "one_thread"]
+__all__ = ["folders"]
 
 ROWS = [{"prompt": "say one"}, {"prompt": "say a much longer word than that"}]
 GROUP, LONGEST = 3, 9

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from run_files import weights
 
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
@@ -18,7 +19,7 @@ from mm.runtime.data.weights import split_weight, split_weights
 from mm.runtime.nn.batch import Unit
 from mm.runtime.training.distributed import World
 from mm.runtime.training.feed import Feed
-from mm.testing import tiny_run
+from mm.testing.pytest_plugin import Train
 
 WEIGHTS = st.lists(st.fractions(min_value=Fraction(1, 1000), max_value=1000), min_size=1, max_size=6)
 SIZES = st.lists(st.integers(1, 9), min_size=6, max_size=6)
@@ -160,11 +161,6 @@ def test_what_is_measured_is_held_out_in_shares() -> None:
 # ---- what is written after --data
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
 @pytest.mark.parametrize(
     ("text", "locator", "weight"),
     [
@@ -185,9 +181,8 @@ def test_a_weight_is_what_follows_a_name(plugins: PluginManager, text: str, loca
     assert split_weight(plugins, text) == (locator, weight and Fraction(weight))
 
 
-def test_a_path_that_exists_is_taken_whole(plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("a.jsonl:0.7").write_text('{"text": "one"}\n')
+def test_a_path_that_exists_is_taken_whole(plugins: PluginManager, mm_workspace: Path) -> None:
+    (mm_workspace / "a.jsonl:0.7").write_text('{"text": "one"}\n')
     assert split_weight(plugins, "a.jsonl:0.7") == ("a.jsonl:0.7", None)
     assert split_weight(plugins, "a.jsonl:0.7:0.2") == ("a.jsonl:0.7", Fraction(1, 5))
 
@@ -215,28 +210,26 @@ def write(path: Path, name: str, rows: int) -> str:
     return str(path)
 
 
-def test_a_weighted_run_resumes_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.mm_train("pretrain", max_steps=6, eval_ratio=0.2)
+def test_a_weighted_run_resumes_to_the_bit(mm_train: Train, tmp_path: Path) -> None:
     data = [write(tmp_path / "a.jsonl", "a", 40) + ":0.7", write(tmp_path / "b.jsonl", "b", 4) + ":0.3"]
-    train = lambda **options: tiny_run(tmp_path, "pretrain", **{"max_steps": 6, "eval_ratio": 0.2, "data": data} | options)  # noqa: E731
-    whole, _ = train(run="whole"), train(run="stopped", stop_after_steps=3)
-    stopped = train(run="stopped", resume=True)
-    assert (whole.model / "model.safetensors").read_bytes() == (stopped.model / "model.safetensors").read_bytes()
+    whole, _ = mm_train(run="whole", data=data), mm_train(run="stopped", data=data, stop_after_steps=3)
+    stopped = mm_train(run="stopped", data=data, resume=True)
+    assert weights(whole) == weights(stopped)
     assert [part["share"] for part in whole.manifest["data"]] == [0.7, 0.3]
-    train(run="other", stop_after_steps=3)
+    mm_train(run="other", data=data, stop_after_steps=3)
     with pytest.raises(UsageError, match=r"--data: the weights of run other cannot change on --resume"):
-        train(run="other", resume=True, data=[data[0], data[1].replace("0.3", "0.4")])
+        mm_train(run="other", resume=True, data=[data[0], data[1].replace("0.3", "0.4")])
 
 
-def test_held_out_rows_of_no_file_are_trained_on(tmp_path: Path) -> None:
+def test_held_out_rows_of_no_file_are_trained_on(plugins: PluginManager, tmp_path: Path) -> None:
     from mm.core.settings import TrainSettings
     from mm.runtime.data.corpus import Corpus, open_corpus
     from mm.runtime.data.order import held_out
     from mm.testing import tiny_tokenizer
 
     locators = [write(tmp_path / "a.jsonl", "a", 60) + ":1", write(tmp_path / "b.jsonl", "a", 30) + ":2"]  # b repeats a
-    corpus: Corpus = open_corpus(
-        PluginManager.discover(environ={}), locators, "text", tiny_tokenizer(), TrainSettings(), tmp_path, lambda line: None
-    )
+    corpus: Corpus = open_corpus(plugins, locators, "text", tiny_tokenizer(), TrainSettings(), tmp_path, lambda line: None)
     rows, held = held_out(corpus.store, 0.2, 1)
     taken = corpus.order(rows, 1).take(500)
     hashes = corpus.store.hashes

@@ -30,19 +30,14 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "nu
 
 
 @pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return PluginManager.discover(environ={})
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager) -> Workspace:
+def workspace(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager) -> Workspace:
     """A workspace with one run, whose model is random."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     run = workspace.run("tiny-run")
     run.model.mkdir(parents=True)
     torch.manual_seed(0)
-    config = plugins.get(ArchitectureSpec, "dense").config(**TINY, max_position_embeddings=256)
-    loaded = new_model(plugins, "dense", config, Tokenizer.load(), Backend())
+    config = installed.get(ArchitectureSpec, "dense").config(**TINY, max_position_embeddings=256)
+    loaded = new_model(installed, "dense", config, Tokenizer.load(), Backend())
     for parameter in loaded.model.parameters():
         parameter.data.mul_(5)
     save_model_folder(run.model, loaded)
@@ -51,8 +46,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, plugins: PluginManager) 
 
 
 @pytest.fixture(scope="module")
-def model(workspace: Workspace, plugins: PluginManager) -> TextModel:
-    return mm.load("tiny-run", workspace=workspace.path, plugins=plugins, backend="cpu", dtype="fp32")
+def model(workspace: Workspace, installed: PluginManager) -> TextModel:
+    return mm.load("tiny-run", workspace=workspace.path, plugins=installed, backend="cpu", dtype="fp32")
 
 
 def test_a_text_is_one_turn_of_the_user(model: TextModel) -> None:
@@ -158,12 +153,12 @@ def test_the_engine_is_built_once_with_its_options(model: TextModel, workspace: 
 
 
 @pytest.fixture
-def call(workspace: Workspace, plugins: PluginManager, monkeypatch: pytest.MonkeyPatch) -> Any:
+def call(workspace: Workspace, installed: PluginManager, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MM_WORKSPACE", str(workspace.path))
 
     def run(command: Any, *args: str, input: str = "") -> Result:
         words = [*args, "--backend", "cpu", "--dtype", "fp32"]
-        return CliRunner().invoke(command, words, obj=plugins, input=input)
+        return CliRunner().invoke(command, words, obj=installed, input=input)
 
     return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from run_files import lines
 from torch import Tensor
 
 from mm.contracts import Algorithm, Metrics, Reward, Totals
@@ -20,7 +20,7 @@ from mm.core.hooks import hookimpl
 from mm.core.records import AlgorithmSpec, Needs
 from mm.runtime.generation.scoring import CompletionScore, score
 from mm.runtime.nn.batch import Packed, Unit
-from mm.testing import plugin_manager, tiny_run
+from mm.testing.pytest_plugin import Train
 
 
 class By(Reward):
@@ -136,8 +136,7 @@ def mm_algorithms() -> Iterable[AlgorithmSpec]:
     yield AlgorithmSpec(name="judged", summary="Asks.", target=f"{__name__}:Judged", needs=lambda config: needs)
 
 
-def test_a_run_asks_its_rewards(tmp_path: Path) -> None:
-    plugins = plugin_manager(__name__)
+def test_a_run_asks_its_rewards(mm_train: Train, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "def score(rows, completions):\n"
         "    return [None if 'bye' in row.messages[0].content else len(text) / row.fields['per']\n"
@@ -145,20 +144,20 @@ def test_a_run_asks_its_rewards(tmp_path: Path) -> None:
     )
     rows = [{"prompt": f"{word}?", "per": 10} for word in ("one", "two", "three", "bye")]
     options = {"reward": ("python:0.5", "length"), "python_function": "mine.py:score", "length_min": 6, "log_interval": 1}
-    options |= {"global_batch_size": 4, "threads": 1, "max_steps": 1}
-    run = tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, **options)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-    assert lines[0]["python"] == pytest.approx((0.5 + 1.2) / 2) and lines[0]["failed"] == 0
-    samples = [json.loads(line) for line in (run.path / "rollouts.jsonl").read_text().splitlines()]
+    options |= {"global_batch_size": 4, "max_steps": 1, "rows": rows}
+    run = mm_train("judged", **options)
+    (line,) = lines(run)
+    assert line["python"] == pytest.approx((0.5 + 1.2) / 2) and line["failed"] == 0
+    samples = lines(run, "rollouts.jsonl")
     assert len(samples) == 8 and {"total": 0.25 - 0.5, "rewards": {"python": 0.5, "length": -0.5}} in samples
     rows[2] = {"prompt": "three?"}
     with pytest.raises(MMError, match=r"Reward 'python' failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\)"):
-        tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="failing", **options)
+        mm_train("judged", run="failing", **options)
     options["skip_failed_rewards"] = True
-    skipping = tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="skipping", **options)
+    skipping = mm_train("judged", run="skipping", **options)
     assert '"failed": 0.25' in (skipping.path / "metrics.jsonl").read_text()
     (note,) = (note for note in skipping.manifest["notes"] if "failed" in note)  # two failed, the first is said
     assert re.fullmatch(r"reward python failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\); .* left out", note)
     options["python_function"] = "x.py:f"
     with pytest.raises(UsageError, match=f"there is no file {tmp_path / 'x.py'}"):
-        tiny_run(tmp_path, "judged", plugins=plugins, rows=rows, run="no", **options)
+        mm_train("judged", run="no", **options)

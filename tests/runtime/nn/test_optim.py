@@ -144,7 +144,6 @@ def test_a_chip_without_the_fused_kernel_is_noted(monkeypatch: pytest.MonkeyPatc
 
 def test_muon_learns_as_torchs_does() -> None:
     """A small regression: losses of the two stay together, as rounding in bfloat16 lets them."""
-    torch.set_num_threads(1)
     losses = {}
     for kind in (BatchedMuon, torch.optim.Muon):
         generator = torch.Generator().manual_seed(0)

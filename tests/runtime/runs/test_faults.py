@@ -3,7 +3,6 @@ user. Each gives one message, and the last good checkpoint stands."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,26 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import start_mm
+from run_files import weights, write_rows
+from sizes import sizes
 
 import mm
 from mm.core.errors import UsageError
 from mm.core.storage import verify
 from mm.core.workspace import RunFolder, Workspace
 from mm.testing import tiny_run
+from mm.testing.pytest_plugin import Train
 
 ROWS = [{"text": f"number {n} " * (1 + n % 5)} for n in range(11)]
 SMALL = {
-    "dense_hidden_size": 16, "dense_num_hidden_layers": 1, "dense_num_attention_heads": 2, "dense_num_key_value_heads": 1,
-    "max_steps": 6, "global_batch_size": 3, "log_interval": 2, "learning_rate": 1e-2, "threads": 1,
+    **sizes(layers=1), "max_steps": 6, "global_batch_size": 3, "log_interval": 2, "learning_rate": 1e-2, "rows": ROWS, "run": "a",
 }  # fmt: skip
-
-
-def train(workspace: Path, name: str = "a", **options: Any) -> RunFolder:
-    return tiny_run(workspace, "pretrain", rows=ROWS, run=name, **SMALL | options)
-
-
-def weights(run: RunFolder) -> bytes:
-    return (run.model / "model.safetensors").read_bytes()
+pytestmark = pytest.mark.mm_train("pretrain", **SMALL)
 
 
 def in_child(code: str, workspace: Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -53,8 +48,7 @@ def go(**more):
         raise SystemExit(mm.cli._report(str(error), error.exit_code))
 {code}
 """
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
 
 
 def hidden(folder: Path) -> list[str]:
@@ -78,8 +72,8 @@ def truncated(path: Path) -> None:
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
     folder = tmp_path_factory.mktemp("damage")
-    train(folder, stop_after_steps=4, save_interval=2)
-    return folder, train(folder, "whole")
+    tiny_run(folder, "pretrain", **SMALL, stop_after_steps=4, save_interval=2)
+    return folder, tiny_run(folder, "pretrain", **{**SMALL, "run": "whole"})
 
 
 FILES = [
@@ -115,8 +109,8 @@ def test_every_file_of_a_checkpoint_was_damaged(two_checkpoints: tuple[Path, Run
 # ---- what cannot be written
 
 
-def test_a_full_disk_stops_the_run_which_goes_on_elsewhere(tmp_path: Path) -> None:
-    train(tmp_path / "full", stop_after_steps=2)
+def test_a_full_disk_stops_the_run_which_goes_on_elsewhere(mm_train: Train, tmp_path: Path) -> None:
+    mm_train(workspace=tmp_path / "full", stop_after_steps=2)
     # files may not grow beyond 20 kB: less than the model's weights, more than everything small
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))"
     child = in_child(f"{limit}\ngo(save_interval=1)", tmp_path / "full")
@@ -132,12 +126,12 @@ def test_a_full_disk_stops_the_run_which_goes_on_elsewhere(tmp_path: Path) -> No
 
     shutil.copytree(stopped.path, tmp_path / "roomy/runs/a")
     moved = mm.train("pretrain", resume=True, run="a", workspace=tmp_path / "roomy", quiet=True)
-    assert weights(moved) == weights(train(tmp_path, "whole"))
+    assert weights(moved) == weights(mm_train(run="whole"))
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_from_the_start_leaves_nothing(tmp_path: Path) -> None:
-    train(tmp_path, "other", max_steps=1)  # the token cache is there
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(mm_train: Train, tmp_path: Path) -> None:
+    mm_train(run="other", max_steps=1)  # the token cache is there
     limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))"
     options = {"from_": str(tmp_path / "runs/other/model"), "data": str(tmp_path / "tiny_rows.jsonl"), "max_length": 128}
     child = in_child(f"{limit}\ngo(resume=False, run='b', eval_ratio=0.0, backend='cpu')", tmp_path, **options)
@@ -155,8 +149,8 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_folder_that_may_not_be_written(open_folder: Path) -> None:
-    run = train(open_folder, stop_after_steps=2)
+def test_a_folder_that_may_not_be_written(open_folder: Path, mm_train: Train) -> None:
+    run = mm_train(workspace=open_folder, stop_after_steps=2)
     # as an ordinary user: root may write everywhere
     drop = "os.seteuid(65534) if os.geteuid() == 0 else None"
     run.checkpoints.chmod(0o555)
@@ -182,13 +176,13 @@ def test_a_folder_that_may_not_be_written(open_folder: Path) -> None:
 # ---- data that moved
 
 
-def test_data_that_moved_is_named_once_more(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole")
-    run = train(tmp_path, stop_after_steps=2)
+def test_data_that_moved_is_named_once_more(mm_train: Train, tmp_path: Path) -> None:
+    whole = mm_train(workspace=tmp_path / "whole")
+    run = mm_train(stop_after_steps=2)
     (tmp_path / "tiny_rows.jsonl").rename(tmp_path / "elsewhere.jsonl")
     with pytest.raises(UsageError, match=r"tiny_rows\.jsonl does not exist"):
         mm.train("pretrain", resume=True, run="a", workspace=tmp_path, quiet=True)
-    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[1:]), encoding="utf-8")
+    write_rows(tmp_path / "other.jsonl", ROWS[1:])
     with pytest.raises(UsageError, match=r"The data of run a has changed.*tiny_rows\.jsonl.*--data.*--from a"):
         mm.train("pretrain", resume=True, run="a", workspace=tmp_path, quiet=True, data=tmp_path / "other.jsonl")
     moved = {"resume": True, "run": "a", "workspace": tmp_path, "quiet": True}
@@ -200,24 +194,24 @@ def test_data_that_moved_is_named_once_more(tmp_path: Path) -> None:
 # ---- two processes
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_run_is_trained_by_one_process_at_a_time(mm_train: Train) -> None:
     import fcntl
 
-    run = train(tmp_path, stop_after_steps=2)
+    run = mm_train(stop_after_steps=2)
     hold = f"import fcntl, time; f = open({str(run.path / '.lock')!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True)"
     holder = subprocess.Popen([sys.executable, "-c", hold + "; time.sleep(60)"], stdout=subprocess.PIPE)
     try:
         assert holder.stdout and holder.stdout.readline()
         before = (run.path / "manifest.json").read_bytes()
         with pytest.raises(UsageError, match=rf"Run a is being trained by process {os.getpid()} on .*: wait for it or stop it"):
-            train(tmp_path, resume=True)
+            mm_train(resume=True)
         assert (run.path / "manifest.json").read_bytes() == before
     finally:
         holder.kill()
         holder.wait()
     with (run.path / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a killed process holds nothing
-    assert train(tmp_path, resume=True).manifest["state"] == "finished"
+    assert mm_train(resume=True).manifest["state"] == "finished"
 
 
 SLOW = """
@@ -254,13 +248,12 @@ def mm_callbacks(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plugin", [SLOW, SLOW_SAVE])
-def test_a_second_interrupt_stops_at_once(plugin: str, tmp_path: Path) -> None:
+def test_a_second_interrupt_stops_at_once(plugin: str, mm_train: Train, tmp_path: Path) -> None:
     """In the middle of a step, and while the last step is being saved."""
-    train(tmp_path, stop_after_steps=1)
+    mm_train(stop_after_steps=1)
     (tmp_path / "slow.py").write_text(plugin, encoding="utf-8")
-    words = ["-p", str(tmp_path / "slow.py"), "train", "--resume", "--run", "a", "--save-interval", "1"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MM_WORKSPACE": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-m", "mm", *words], env=env, stderr=subprocess.PIPE, text=True)
+    words = ["-p", tmp_path / "slow.py", "train", "--resume", "--run", "a", "--save-interval", "1"]
+    process = start_mm(tmp_path, *words, stderr=subprocess.PIPE)
     try:
         checkpoint, deadline = tmp_path / "runs/a/checkpoints/step-00000002", time.monotonic() + 60
         while not checkpoint.exists() and time.monotonic() < deadline:
@@ -278,7 +271,7 @@ def test_a_second_interrupt_stops_at_once(plugin: str, tmp_path: Path) -> None:
     run = Workspace(tmp_path).existing("a")
     assert run.manifest["state"] == "interrupted"
     assert sorted(p.name for p in run.checkpoints.glob("step-*"))[-1] == "step-00000002"
-    resumed, whole = train(tmp_path, resume=True), train(tmp_path, "whole")
+    resumed, whole = mm_train(resume=True), mm_train(run="whole")
     assert weights(resumed) == weights(whole)
 
 
@@ -303,10 +296,9 @@ sys.modules["limited"] = sys.modules["__main__"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set from /proc")
-def test_out_of_memory_says_who_holds_it_and_what_to_lower(tmp_path: Path) -> None:
-    data = tmp_path / "long.jsonl"
-    data.write_text("".join(json.dumps({"text": f"{n} is a number. " * 160}) + "\n" for n in range(64)), encoding="utf-8")
-    train(tmp_path, "start", max_steps=1)
+def test_out_of_memory_says_who_holds_it_and_what_to_lower(mm_train: Train, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "long.jsonl", [{"text": f"{n} is a number. " * 160} for n in range(64)])
+    mm_train(run="start", max_steps=1)
     options = {"data": str(data), "from_": "start", "global_batch_size": 2048, "max_length": 64, "micro_batch_tokens": 10**6}
     options |= {"dtype": "fp32", "eval_ratio": 0.0, "backend": "cpu", "max_steps": 2}
     go = "go(resume=False, run='big', plugins=plugin_manager('limited'))"

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+
+from processes import start_mm
 
 import mm
 from mm.core.workspace import Workspace
 
 LINE = [
-    sys.executable, "-m", "mm", "run", "tokenizer", "pretrain", "--vocab-size", "400", "--arch", "dense", "--preset", "tiny",
-    "--data", "skills", "--epochs", "2", "--global-batch-size", "64", "--log-interval", "2", "--dense-hidden-size", "16",
+    "run", "tokenizer", "pretrain", "--vocab-size", "400", "--arch", "dense", "--preset", "tiny", "--data", "skills",
+    "--epochs", "2", "--global-batch-size", "64", "--log-interval", "2", "--dense-hidden-size", "16",
     "--dense-num-hidden-layers", "1", "--dense-num-attention-heads", "2", "--dense-num-key-value-heads", "1",
 ]  # fmt: skip
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MM_WORKSPACE": str(folder)}
-    return subprocess.Popen(LINE, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return start_mm(folder, *LINE, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def interrupted(folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-import torch
+from run_files import write_rows
 
 import mm
 from mm.contracts import Stage, StageResult
@@ -23,7 +23,7 @@ from mm.core.records import StageSpec
 from mm.core.workspace import Workspace, fingerprint
 from mm.plugins.commands.run.command import split_words
 from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
-from mm.testing import plugin_manager, tiny_rows
+from mm.testing import tiny_rows
 
 RAN: list[str] = []
 
@@ -67,14 +67,8 @@ def mm_stages() -> Iterable[StageSpec]:
     yield StageSpec(name="floor", gives=("ground",), **toy)
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    return plugin_manager(__name__)
-
-
 @pytest.fixture(autouse=True)
 def ran() -> list[str]:
-    torch.set_num_threads(1)
     RAN.clear()
     return RAN
 
@@ -218,12 +212,12 @@ def test_a_dry_run_touches_nothing(
 
 def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("text", "chat"):
-        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
+        write_rows(tmp_path / f"{kind}.jsonl", tiny_rows(kind) * 3)
     options = {
         "tokenizer_vocab_size": 320, "tokenizer_data": tmp_path / "text.jsonl",
         "pretrain_data": [tmp_path / "text.jsonl"], "sft_data": str(tmp_path / "chat.jsonl"), "max_steps": 2,
         "preset": "tiny", "pretrain_arch": "dense",
-        "pretrain_dense_hidden_size": 32, "pretrain_dense_num_hidden_layers": 2, "global_batch_size": 2, "threads": 1,
+        "pretrain_dense_hidden_size": 32, "pretrain_dense_num_hidden_layers": 2, "global_batch_size": 2,
         "backend": "cpu", "dtype": "fp32", "eval_limit": 8,
     }  # fmt: skip
     stages = ["convert", "eval", "sft", "pretrain", "tokenizer"]
@@ -249,7 +243,7 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     assert again["run:pretrain"] == artifacts["run:pretrain"]
     assert again["run:sft"] != artifacts["run:sft"] and again["export"] != artifacts["export"]
     # rows that changed, with the file's name as before
-    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows("chat") * 2))
+    write_rows(tmp_path / "chat.jsonl", tiny_rows("chat") * 2)
     own = {k: v for k, v in options.items() if not k.startswith(("pretrain", "tokenizer", "preset", "eval"))}
     third = mm.run(["full_sft"], workspace=tmp_path, quiet=True, **own)
     assert third["run:sft"] not in (artifacts["run:sft"], again["run:sft"])
@@ -273,12 +267,12 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_mixture_of_experts_goes_through_the_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("text", "chat", "preference"):
-        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
+        write_rows(tmp_path / f"{kind}.jsonl", tiny_rows(kind) * 3)
     artifacts = mm.run(
         ["tokenizer", "pretrain", "sft", "dpo", "eval", "convert"], workspace=tmp_path, arch="moe", preset="tiny", max_steps=1,
         tokenizer_vocab_size=320, tokenizer_data=tmp_path / "text.jsonl", pretrain_data=tmp_path / "text.jsonl",
         sft_data=tmp_path / "chat.jsonl", dpo_data=tmp_path / "preference.jsonl", moe_hidden_size=32, moe_num_hidden_layers=1,
-        global_batch_size=2, threads=1, backend="cpu", eval_limit=4, max_length=128,
+        global_batch_size=2, backend="cpu", eval_limit=4, max_length=128,
     )  # fmt: skip
     reports = json.loads(artifacts["report"].read_text())["reports"]
     assert [(r["model"]["name"], r["model"]["architecture"]) for r in reports] == [(n, "moe") for n in ("pretrain", "sft", "dpo")]
@@ -290,9 +284,9 @@ def test_a_mixture_of_experts_goes_through_the_stages(tmp_path: Path, capsys: py
 
 def test_a_stage_takes_its_teacher_from_the_stages_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("text", "chat"):
-        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(kind) * 3))
+        write_rows(tmp_path / f"{kind}.jsonl", tiny_rows(kind) * 3)
     chat = str(tmp_path / "chat.jsonl")
-    shared = {"max_steps": 1, "global_batch_size": 2, "threads": 1, "backend": "cpu", "dtype": "fp32", "max_length": 128}
+    shared = {"max_steps": 1, "global_batch_size": 2, "backend": "cpu", "dtype": "fp32", "max_length": 128}
     tuned = {**shared, "sft_data": chat, "distill_data": chat}
     options = {
         **tuned, "tokenizer_vocab_size": 320, "tokenizer_data": tmp_path / "text.jsonl", "preset": "tiny",

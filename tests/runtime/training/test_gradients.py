@@ -37,7 +37,6 @@ def plugins() -> PluginManager:
 
 def gradients(rows: Sequence[Unit], micro_batch_tokens: int, algorithm: str = "sft") -> dict[str, torch.Tensor]:
     """The gradient of one step in float64, before it is clipped."""
-    torch.set_num_threads(1)
     model = tiny_model().double()
     roles = {"policy": Role("policy", model, trainable=True)}
     state = TrainState(

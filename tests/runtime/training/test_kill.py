@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import start_mm
 from run_files import lines, weights
 from sizes import sizes
 
@@ -73,10 +72,9 @@ def while_saving(skip: int) -> Callable[[RunFolder], bool]:
 def killed(workspace: Path, when: Callable[[RunFolder], bool], background: bool) -> str:
     """Resume in a real process and kill it; answers what it printed."""
     words = ["train", "--resume", "--run", "a", "--background-save" if background else "--no-background-save"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MM_WORKSPACE": str(workspace)}
     run = Workspace(workspace).existing("a")
     with (workspace / "said.txt").open("w+") as said:
-        process = subprocess.Popen([sys.executable, "-m", "mm", *words], env=env, stderr=said, stdout=subprocess.DEVNULL)
+        process = start_mm(workspace, *words, stderr=said, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while process.poll() is None and not when(run) and time.monotonic() < deadline:
             time.sleep(0.002)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import start_mm
 from run_files import Line, lines, weights
 from safetensors.torch import load_file
 from sizes import sizes
@@ -125,9 +124,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number: int, cod
     words = ["--from", "start", "--data", str(tmp_path / "tiny_rows.jsonl"), "--run", "a", "--backend", "cpu", "--dtype", "fp32"]
     more = ["--max-steps", "100000", "--global-batch-size", "2", "--max-length", "128"]
     more += ["--log-interval", "1", "--eval-ratio", "0"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MM_WORKSPACE": str(tmp_path)}
-    command = [sys.executable, "-m", "mm", "train", "--algo", "sft", *words, *more]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    process = start_mm(tmp_path, "train", "--algo", "sft", *words, *more, stderr=subprocess.PIPE)
     try:
         metrics, deadline = tmp_path / "runs/a/metrics.jsonl", time.monotonic() + 60
         while not (metrics.exists() and '"learning_rate"' in metrics.read_text()) and time.monotonic() < deadline:

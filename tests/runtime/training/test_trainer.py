@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from run_files import logged
+from run_files import held_out, lines, logged
 from safetensors.torch import load_file
 from sessions import built
 from sizes import sizes
@@ -23,7 +23,7 @@ from mm.core.callback import TrainingView
 from mm.core.errors import MMError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
-from mm.runtime.data.order import held_out
+from mm.runtime.data.order import held_out as held_out_rows
 from mm.runtime.models.folder import load_model_folder
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.runs.lifecycle import Session
@@ -163,16 +163,17 @@ def built_rows(workspace: Path, plugins: PluginManager, mm_train: Train) -> str:
 
 def test_metrics_are_written_a_line_an_interval(mm_train: Train) -> None:
     run = mm_train(max_steps=5, eval_ratio=0.3, eval_interval=2, schedule="linear", min_learning_rate_ratio=0.0)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(line["step"], "loss" in line) for line in lines] == [
+    assert [(line["step"], "loss" in line) for line in lines(run)] == [
         (0, False), (2, True), (2, False), (4, True), (4, False), (5, True), (5, False)
     ]  # fmt: skip
-    steps = [line for line in lines if "loss" in line]
-    assert all(line.keys() == {"step", "learning_rate", "tokens", "grad_norm", "loss", "nll", "seconds"} for line in steps)
+    steps = logged(run)
+    assert all(line.keys() == {"step", "learning_rate", "tokens", "grad_norm", "loss", "nll"} for line in steps)
+    timed = [line for line in map(json.loads, (run.path / "metrics.jsonl").open(encoding="utf-8")) if "loss" in line]
+    assert len(timed) == len(steps) and all(math.isfinite(line["seconds"]) for line in timed)
     assert [line["learning_rate"] for line in steps] == pytest.approx([8e-3, 4e-3, 2e-3])
-    held = [line for line in lines if "held_out/loss" in line]
-    assert held[-1]["held_out/loss"] < held[0]["held_out/loss"]
-    assert all(math.isfinite(value) for line in lines for value in line.values())
+    losses = [line["held_out/loss"] for line in held_out(run)]
+    assert losses[-1] < losses[0]
+    assert all(math.isfinite(value) for line in lines(run) for value in line.values())
     assert run.manifest["tokens"] == steps[-1]["tokens"]
 
 
@@ -181,7 +182,7 @@ def test_held_out_measures_are_the_formulas_in_float64(mm_train: Train, tmp_path
     made = continued(plugins, tmp_path, eval_ratio=0.4, micro_batch_tokens=60)
     measured = made.trainer._evaluate(made.trainer.state)
     store = made.corpus.store
-    _, rows = held_out(store, 0.4, 42)
+    _, rows = held_out_rows(store, 0.4, 42)
     assert 1 < len(rows) < len(ROWS)
     model = load_model_folder(plugins, tmp_path / "runs/a/model", made.backend).model.double()
     total, count, size = 0.0, 0, 0

@@ -116,7 +116,6 @@ def mm_callbacks(run: Run) -> list[Callback]:
 def rank_main(folder: str) -> None:
     """What each rank does, in a process of its own."""
     workspace = Path(folder)
-    torch.set_num_threads(1)
     found = {(batch, arch): gradients(workspace, batch, arch) for batch in BATCHES for arch in ("dense", "moe")}
     torch.save(found, workspace / f"rank{os.environ.get('RANK', '0')}.pt")
     runs(workspace)
