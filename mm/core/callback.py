@@ -81,7 +81,7 @@ class TrainingView(Protocol):
         """The compute type: "fp32", "bf16" or "fp16"."""
 
     def evaluation_scheduled(self) -> bool:
-        """True if this step is evaluated however the run is broken up: the first, the last, and each interval between."""
+        """True if a run that is never stopped evaluates at this step: the first, the last, every `--eval-interval`."""
 
 
 class Callback:

@@ -190,7 +190,7 @@ def finish(session: Session, say: Say) -> None:
     progress, folder = session.trainer.state, session.folder
     stop = progress.stop
     again = f"mm train --resume --run {folder.name}"
-    if not stop.done and (number := stop.raised or (signal.SIGTERM if stop.signalled else 0)):
+    if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
         close(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {progress.step} and saved.", number, again=again)
     if session.world.main:

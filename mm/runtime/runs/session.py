@@ -29,7 +29,7 @@ from mm.runtime.training.callbacks.watchdog import Watchdog
 from mm.runtime.training.distributed import join_world
 from mm.runtime.training.feed import Feed
 from mm.runtime.training.held_out import HeldOut, evaluate
-from mm.runtime.training.memory import explained
+from mm.runtime.training.memory import explain_out_of_memory
 from mm.runtime.training.roles import Role, check_positions
 from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
@@ -73,7 +73,7 @@ def build(
     With a `checkpoint` the model is read from there instead of made or read as the run's settings say.
     """
     backend = open_backend(plugins, run.select.backend)
-    with explained(backend, lambda: _TOO_LARGE):
+    with explain_out_of_memory(backend, lambda: _TOO_LARGE):
         return _build(plugins, run, workspace, backend, say=say, checkpoint=checkpoint)
 
 
