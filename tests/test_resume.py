@@ -149,7 +149,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number: int, cod
     run = Workspace(tmp_path).existing("a")
     step = run.manifest["step"]
     assert run.manifest["state"] == "interrupted"
-    assert f"Stopped at step {step} and saved. Go on with: mm train --resume --run a" in said
+    assert f"Stopped at step {step} and saved. Resume with: mm train --resume --run a" in said
     assert (run.checkpoints / f"step-{step:08d}" / "index.json").exists()
     import mm
 

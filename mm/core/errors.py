@@ -47,8 +47,8 @@ class StorageError(MMError):
 class Interrupted(MMError):
     """A run that stopped on a signal after saving, and how to go on; `exit_code` is 128 plus the signal's number."""
 
-    def __init__(self, message: str, signal_number: int, *, again: str) -> None:
-        super().__init__(f"{message} Go on with: {again}")
+    def __init__(self, message: str, signal_number: int, *, resume_with: str) -> None:
+        super().__init__(f"{message} Resume with: {resume_with}")
         self.message, self.signal_number = message, signal_number
         self.exit_code = 128 + signal_number
 

@@ -53,13 +53,13 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
         if checkpoint:
             lifecycle.resume(session, checkpoint, say)
         elif is_main():
-            stack.enter_context(lifecycle.started(session, resolved))
+            stack.enter_context(lifecycle.create_run_folder(session, resolved))
         try:
             session.trainer.fit()
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk is what may have ended it
-                lifecycle.close(session, state, str(error) or type(error).__name__)
+                lifecycle.record_end(session, state, str(error) or type(error).__name__)
             raise
         lifecycle.finish(session, say)
     return folder

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.plugins.rollouts.samples import Sample
-from mm.runtime.generation.episodes import Player
+from mm.runtime.generation.episodes import EpisodeRunner
 from mm.runtime.text.tool_schema import functions_of
 
 
@@ -17,13 +17,13 @@ class Agent(Grpo):
     def complete(self, samples: Sequence[Sample]) -> None:
         """Turns until an episode stops calling, or may not go on. Its text is the transcript that rewards read."""
         self._tell_missing(samples)
-        player = Player(
+        runner = EpisodeRunner(
             engine=self.engine, tokenizer=self.context.tokenizer, tools=self.context.tools,
             max_turns=self.config.max_turns, max_total_tokens=self.config.max_total_tokens,
         )  # fmt: skip
         policy = self.models["policy"]
         policy.train(False)
-        player.play(samples, self.request)
+        runner.run(samples, self.request)
         policy.train(True)
 
     def room(self, sample: Sample) -> int:

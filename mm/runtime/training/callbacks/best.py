@@ -37,7 +37,7 @@ class ComparedMetric:
 
     @classmethod
     def of(cls, metrics: Mapping[str, float], option: str) -> ComparedMetric:
-        """The held-out loss, or the reward of an algorithm that generates. Raises UsageError for `option` without either."""
+        """The held-out loss or, without one, the reward. Raises UsageError naming `option` if `metrics` has neither."""
         for name, sign in _SIGNS.items():
             if name in metrics:
                 return cls(name, sign * metrics[name])
