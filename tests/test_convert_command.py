@@ -12,7 +12,7 @@ import torch
 
 from mm import cli
 from mm.core.plugins import PluginManager
-from mm.core.storage import whole_folder
+from mm.core.storage import atomic_folder
 from mm.core.workspace import RunFolder
 from mm.plugins.architectures.dense import DenseConfig
 from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
@@ -36,7 +36,7 @@ def workspace(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     loaded = new_model(PluginManager.discover(environ={}), "dense", CONFIG, tokenizer, Backend())
     run = RunFolder(tmp_path / "runs" / "first")
     for folder in (run.model, run.checkpoints / "step-00000007"):
-        with whole_folder(folder) as path:
+        with atomic_folder(folder) as path:
             save_model_folder(path, loaded)
     run.update_manifest({"algorithm": "pretrain", "state": "finished", "step": 9})
     return tmp_path

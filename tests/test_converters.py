@@ -289,7 +289,7 @@ def test_what_does_not_come_back_is_not_kept(
         save_file({**tensors, "model.norm.weight": -tensors["model.norm.weight"]}, path, metadata)
 
     monkeypatch.setattr("mm.runtime.models.folder.save_file", flip)
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not come back"):
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not read back"):
         plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
 
@@ -439,7 +439,7 @@ def test_foreign_to_native(plugins: PluginManager, tokenizer: Tokenizer, tmp_pat
 def test_what_stands_at_out(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     model, workspace = native(tmp_path / "own", make(plugins, SHAPES["llama"], tokenizer)), Workspace(tmp_path)
     for out in (model, str(tmp_path)):
-        with pytest.raises(UsageError, match="holds the model that is to be converted"):
+        with pytest.raises(UsageError, match="holds the model to be converted"):
             convert(plugins, model, out, force=True, workspace=workspace)
     out = tmp_path / "out"
     out.mkdir()
@@ -451,7 +451,7 @@ def test_what_stands_at_out(plugins: PluginManager, tokenizer: Tokenizer, tmp_pa
     assert not (out / "stale").exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").touch()
-    with pytest.raises(UsageError, match="is no model folder"):
+    with pytest.raises(UsageError, match="is not a model folder"):
         convert(plugins, model, tmp_path / "precious", force=True, workspace=workspace)
     with pytest.raises(UsageError, match="Did you mean 'llama'"):
         convert(plugins, model, tmp_path / "new", to="lama", workspace=workspace)

@@ -75,7 +75,7 @@ def test_what_must_not_change_is_refused(tmp_path: Path) -> None:
         train(tmp_path, resume=True)
     train(tmp_path, stop_after_steps=2)
     before = (tmp_path / "runs/a/manifest.json").read_bytes()
-    with pytest.raises(UsageError, match=r"Run a exists; go on with --resume --run a"):
+    with pytest.raises(UsageError, match=r"Run a exists; resume it with --resume --run a"):
         train(tmp_path)
     with pytest.raises(UsageError, match=r"--learning-rate is 0.01 in this run and cannot change"):
         train(tmp_path, resume=True, learning_rate=2e-2)

@@ -1,4 +1,4 @@
-"""What the records of every kind share: a name, a summary, the target that implements the part, and its options."""
+"""The base of all records: a name, a summary, the target that implements the part, and its options."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def check_config(record: object, attribute: attrs.Attribute[Any], value: Any) ->
 
 @attrs.frozen(kw_only=True)
 class Spec:
-    """What every kind of part declares. `config` is the attrs class whose fields become the part's options."""
+    """The fields that every kind of part declares. `target` is "module:attribute" of the implementation. `config` is the attrs
+    class whose fields become the part's options."""
 
     kind: ClassVar[str] = ""
     hook: ClassVar[str] = ""

@@ -24,7 +24,7 @@ from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say
-from mm.core.storage import discard, remove_leftovers, whole_folder
+from mm.core.storage import atomic_folder, discard, remove_leftovers
 from mm.core.workspace import RunFolder, Workspace, fingerprint, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
@@ -71,7 +71,7 @@ def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
     folder, run = session.folder, session.run
     with ExitStack() as stack:
         try:
-            with whole_folder(folder.path, index=False, overwrite=False) as path:
+            with atomic_folder(folder.path, index=False, overwrite=False) as path:
                 write_text(path / "run.toml", tomli_w.dumps(run.table()))
                 RunFolder(path).update_manifest(_manifest(session, resolved))
                 stack.enter_context(_lock(folder, path))
@@ -197,7 +197,7 @@ def finish(session: Session, say: Say) -> None:
         record_end(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {training.step} and saved.", number, resume_with=command)
     if session.world.main:
-        with whole_folder(folder.model) as path:
+        with atomic_folder(folder.model) as path:
             save_model_folder(path, session.loaded, merged=True)
         for note in session.loaded.adapter.notes() if session.loaded.adapter else ():
             say(f"adapter: {note}")

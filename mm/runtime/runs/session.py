@@ -13,7 +13,7 @@ from mm.core.config.resolve import Resolved
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say, is_main
-from mm.core.storage import writing
+from mm.core.storage import explain_write_errors
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
 from mm.runtime.data.order import held_out
@@ -45,7 +45,7 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
     Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
     """
     folder = workspace.run(resolved.run.select.run)
-    with writing(workspace.path, _WRITABLE), ExitStack() as stack:
+    with explain_write_errors(workspace.path, _WRITABLE), ExitStack() as stack:
         if resume and is_main():
             stack.enter_context(lifecycle.exclusive_run(folder))
         checkpoint = lifecycle.usable_checkpoint(folder, say) if resume else None

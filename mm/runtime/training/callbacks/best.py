@@ -11,7 +11,7 @@ import attrs
 
 from mm.core.callback import Callback
 from mm.core.errors import UsageError
-from mm.core.storage import whole_folder
+from mm.core.storage import atomic_folder
 from mm.core.workspace import RunFolder
 from mm.runtime.models.folder import LoadedModel, save_model_folder
 
@@ -76,7 +76,7 @@ class KeepBest(Callback):
         if not is_comparable(run) or not (metric := ComparedMetric.of(metrics, "--keep-best")).cost < self.best:
             return
         self.best, step = metric.cost, run.step
-        with whole_folder(self.folder.best) as path:
+        with atomic_folder(self.folder.best) as path:
             save_model_folder(path, self.loaded, merged=True)
             (path / _EVALUATION).write_text(json.dumps({"step": step, **metrics}, indent=2), encoding="utf-8")
         self.folder.update_manifest({"best": {"step": step, metric.name: metric.value, "model": f"{self.folder.name}@best"}})
