@@ -81,7 +81,7 @@ class TrainingView(Protocol):
         """The compute type: "fp32", "bf16" or "fp16"."""
 
     def evaluation_scheduled(self) -> bool:
-        """True if a run that is never stopped evaluates at this step: the first, the last, every `--eval-interval`."""
+        """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
 
 
 class Callback:

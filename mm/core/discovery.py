@@ -44,8 +44,8 @@ def is_path(option: str) -> bool:
     return not option.startswith("no:") and (option.endswith(".py") or "/" in option or os.sep in option)
 
 
-def _normalised(name: str) -> str:
-    """A distribution's name, normalised as in PEP 503."""
+def _normalise(name: str) -> str:
+    """Normalise the name of a distribution as PEP 503 does."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -53,7 +53,7 @@ def matches(block: str, entry: str, distribution: str) -> bool:
     """True if a block applies to an entry point: `lora` to the parts of every kind with that name, `adapter.lora` to one part,
     `some-distribution` to all of its parts."""
     short = entry.partition(".")[2]
-    return block in (entry, short, f"{distribution}:{entry}") or _normalised(block) == _normalised(distribution)
+    return block in (entry, short, f"{distribution}:{entry}") or _normalise(block) == _normalise(distribution)
 
 
 def import_plugin(value: str) -> ModuleType:

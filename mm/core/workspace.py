@@ -81,7 +81,7 @@ class RunFolder:
 
 @attrs.frozen
 class Workspace:
-    """A workspace at `path`."""
+    """A folder with runs, tokenizers, data and the token cache."""
 
     path: Path
 

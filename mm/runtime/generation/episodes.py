@@ -68,7 +68,7 @@ class EpisodeRunner:
         request: Callable[[E, int], Request],
         on_turn: Callable[[int], None] = lambda active: None,
     ) -> None:
-        """Run every episode until a turn calls no tool or a bound is reached; `finish_reason` is then "length" or "turns".
+        """Run every episode until a turn calls no tool, or until a bound is reached and `finish_reason` is "length" or "turns".
 
         All episodes take their next turn together. `request` returns the engine's request for an episode and a turn (from 0);
         `on_turn` is called before each turn with the number of episodes that take it.

@@ -19,9 +19,12 @@ Score = float | None
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The scores of completions. `total` are the weighted sums over the rewards, without those that are None. `by_name` are the
-    unweighted scores of each reward. `failed` maps, for each completion, the name of each reward that failed on it to the
-    reason: such a completion's total is not a valid score."""
+    """The scores of a list of completions.
+
+    `total` is the weighted sum of each completion's scores, without those that are None. `by_name` has the unweighted scores of
+    each reward. `failed` has, for each completion, the rewards that failed on it with the reason, by name: its total is then
+    not a valid score.
+    """
 
     total: Sequence[float]
     by_name: Mapping[str, Sequence[Score]]
@@ -36,7 +39,7 @@ def score(
     rewards: Mapping[str, tuple[Reward, float]], rows: Sequence[Row], completions: Sequence[str], *,
     places: Sequence[str] = (), skip_failed: bool = False,
 ) -> Scores:  # fmt: skip
-    """Call every reward on the completions. `rows` are the rows of their prompts, `places` the positions of these in the data.
+    """Call every reward on the completions. `rows` are the rows of their prompts, `places` their `file:line`, for messages.
 
     Raises MMError naming the reward and the row if a reward raises, or does not return exactly one finite number or None per
     completion. With `skip_failed`, the completions on which it fails get None and a reason in `failed` instead. Raises
@@ -67,7 +70,7 @@ def _call(
     try:
         return _check_scores(reward(rows, completions), len(completions)), {}
     except Exception as error:
-        whole = error
+        batch_error = error
     scores: list[Score] = []
     failed: dict[int, str] = {}
     for index, (row, completion, place) in enumerate(zip(rows, completions, places, strict=True)):
@@ -81,8 +84,8 @@ def _call(
     if failed:
         return scores, failed
     if not skip_failed:
-        raise _failure(name, f"{len(rows)} rows from {places[0]} on, but on none of them alone", whole) from whole
-    return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(whole))
+        raise _failure(name, f"{len(rows)} rows from {places[0]} on, but on none of them alone", batch_error) from batch_error
+    return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(batch_error))
 
 
 def _check_scores(returned: Any, count: int) -> list[Score]:

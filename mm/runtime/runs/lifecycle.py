@@ -165,7 +165,7 @@ def _check_data(session: Session) -> None:
 
 
 def _frozen_models(session: Session) -> dict[str, Path]:
-    """role -> the folder of its model, for the frozen roles, whose models a resume reads from there again."""
+    """role -> the folder of its model, for each frozen role: a resume reads these models again."""
     return {name: role.path for name, role in session.trainer.state.roles.items() if role.path}
 
 

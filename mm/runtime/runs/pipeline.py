@@ -88,7 +88,7 @@ def _record_failure(name: str, outcomes: list[Outcome]) -> Iterator[None]:
 
 
 def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
-    """The stages of the given names, aliases and presets, each once. Raises UsageError for an unknown one, with close matches."""
+    """The stages that names, aliases and presets mean, each once. Raises UsageError with close matches."""
     known = [s for s in plugins.specs("stage") if isinstance(s, StageSpec)]
     presets = {preset for spec in known for preset in spec.presets}
     stages: dict[str, StageSpec] = {}
@@ -185,14 +185,14 @@ def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Laye
     return attrs.evolve(layer, values={**bare, **{k: v for k, v in own.items() if k in keys}})
 
 
-def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], available: set[str]) -> None:
-    """Raise UsageError unless each need of a stage is available or is given by a stage before it."""
+def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[str]) -> None:
+    """Raise UsageError unless each need of a stage exists or is given by a stage before it."""
     for spec in specs:
         for need in spec.needs:
-            if need not in available:
+            if need not in have:
                 givers = [s.name for s in plugins.specs("stage") if isinstance(s, StageSpec) and need in s.gives]
                 raise UsageError(f"Stage {spec.name} needs {need}: run 'mm run {' or '.join(givers) or need}' first.")
-        available |= set(spec.gives)
+        have |= set(spec.gives)
 
 
 def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = None) -> dict[str, Option]:

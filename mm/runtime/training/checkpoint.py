@@ -125,8 +125,9 @@ def _failure_message(folder: Path, step: int, error: Exception) -> str:
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
+    """Delete all checkpoints except the newest `keep` of those up to `step`."""
     present = checkpoints(folder)
-    # a checkpoint of a later step is damaged: otherwise the run would have been resumed from it
+    # one of a later step is damaged, as the run would otherwise have been resumed from it
     kept = [path for path in present if step_of(path) <= step][-keep:]
     for path in present:
         if path not in kept:
@@ -216,7 +217,7 @@ def _is_old_key(key: str, name: str, callback: Callback) -> bool:
 
 
 def _pickle(value: Any) -> bytes:
-    """The value as one bytes object, so that nothing in it must have the same size on saving and on loading."""
+    """The value as one bytes object, which `dcp.load` replaces as a whole: no size in it must be equal on saving and loading."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

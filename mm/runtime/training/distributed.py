@@ -84,7 +84,7 @@ def join_world(backend: Backend) -> World:
 
 
 def wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """The module whose forward the algorithms call: the model itself on one rank, its DistributedDataParallel on several."""
+    """The module whose forward the algorithms call: the model on one rank, wrapped in DistributedDataParallel on several."""
     if world.size == 1:
         return model
     return DistributedDataParallel(model, device_ids=None if device.type == "cpu" else [device.index])

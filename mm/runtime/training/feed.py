@@ -31,7 +31,7 @@ class Feed:
         return self.take(self.batch_size)
 
     def take(self, count: int) -> list[Unit]:
-        """This rank's units of the next `count` rows. A row taken several times is counted in `Unit.repeat`."""
+        """This rank's units of the next `count` rows. `Unit.repeat` numbers the occurrences of the same row."""
         indices = self.order.take(count)
         mine = partition([int(self.store.lengths[i]) for i in indices], self.world.size)[self.world.rank]
         units = [self.store.unit(indices[i]) for i in mine]

@@ -11,7 +11,7 @@ import torch
 from mm.runtime.data.order import partition
 from mm.runtime.nn.batch import Packed, pack
 from mm.runtime.training.metrics import Meter
-from mm.runtime.training.roles import unwrapped
+from mm.runtime.training.roles import without_ddp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,5 +72,5 @@ def bits_per_byte(nll: float, size: float) -> float:
 
 
 def _measure(state: TrainState, batch: Packed, meter: Meter) -> None:
-    with unwrapped(state.roles.values()):
+    with without_ddp(state.roles.values()):
         meter.add(state.loss(batch, state.objective.totals([batch]))[1])

@@ -20,7 +20,7 @@ _MIB = 2**20
 
 @contextmanager
 def explain_out_of_memory(backend: Backend, report: Callable[[], str]) -> Iterator[None]:
-    """Turn the backend's out-of-memory error into an MMError with its first line, the device's memory, and `report()`."""
+    """Turn the backend's out-of-memory error into an MMError with the first line of it, the memory in use, and `report()`."""
     try:
         yield
     except Exception as error:

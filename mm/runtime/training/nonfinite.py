@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mm.runtime.nn.batch import Packed
-from mm.runtime.training.roles import unwrapped
+from mm.runtime.training.roles import without_ddp
 
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Unit
@@ -23,7 +23,7 @@ _MAX_ROWS = 8
 
 @attrs.define
 class _Finding:
-    """`where` non-finite values first appeared, as a phrase of the message, and the data `rows` of the affected positions."""
+    """A place where a non-finite value appeared. `where` describes it in the message; `rows` are the data rows it affects."""
 
     where: str
     rows: set[int]
@@ -32,8 +32,8 @@ class _Finding:
 def explain(state: TrainState, step: int, units: list[Unit]) -> str:
     """The error message for a non-finite loss or gradient in `step` (from 0), which was taken on `units`.
 
-    The parameters must still be those before that step: `Updates` applies none after it. Every rank must call this; all
-    return the message of the first rank that finds a cause.
+    The parameters must still be those before that step, as `Updates` applies no update from it on. Every rank must call this;
+    all return the message of the first rank that finds a cause.
     """
     finding = _replay(state, units)
     positions = [_position(state, row) for row in sorted(finding.rows)] if finding else []
@@ -52,7 +52,7 @@ def _replay(state: TrainState, units: list[Unit]) -> _Finding | None:
     micro = [attrs.evolve(batch, shared=None) for batch in state.micro_batches(units)]
     totals = state.objective.totals(micro, state.world)
     # compiled code does not call hooks that were registered after the compilation
-    with unwrapped(state.roles.values()), torch.compiler.set_stance("force_eager"):
+    with without_ddp(state.roles.values()), torch.compiler.set_stance("force_eager"):
         for batch in micro:
             with _hooked_layers(state, batch) as (findings, ran):
                 loss, _ = state.loss(batch, totals)

@@ -12,7 +12,7 @@ from mm.runtime.training.distributed import World
 from mm.runtime.training.measures import Metrics, Totals
 from mm.runtime.training.roles import Role
 
-# not an identifier, so that no name of an algorithm's counts is equal to it
+# not an identifier, so that it cannot be the name of an algorithm's count
 _TOKENS = "mm.tokens"
 
 
@@ -32,10 +32,10 @@ class Objective:
             for part in parts:
                 for name, value in part.counts(batch).items():
                     counts[name] = counts.get(name, 0.0) + value
-        most = len(packs)
+        micro_batches = len(packs)
         if world is not None:
-            counts, most = world.sum(counts), world.max(most)
-        return Totals(tokens=counts.pop(_TOKENS), counts=counts, micro_batches=most)
+            counts, micro_batches = world.sum(counts), world.max(micro_batches)
+        return Totals(tokens=counts.pop(_TOKENS), counts=counts, micro_batches=micro_batches)
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """A micro-batch's share of the loss, the auxiliary losses of its forwards included, and metrics as detached

@@ -11,6 +11,6 @@ PHASE_PREFIX = "mm."
 
 
 def phase(name: str) -> AbstractContextManager[Any]:
-    """Marks a part of a step in a trace: data, forward, backward, optimizer, evaluation or checkpoint. Does nothing if no
+    """Mark a part of a step in a trace: data, forward, backward, optimizer, evaluation or checkpoint. Does nothing if no
     profiler runs."""
     return torch.profiler.record_function(PHASE_PREFIX + name) if torch.autograd._profiler_enabled() else nullcontext()

@@ -99,7 +99,7 @@ def check_positions(roles: Mapping[str, Role], most: int, what: str) -> None:
 
 
 @contextmanager
-def unwrapped(roles: Iterable[Role]) -> Iterator[None]:
+def without_ddp(roles: Iterable[Role]) -> Iterator[None]:
     """Inside the block roles run their models without what wraps them for several ranks: these may then run unequally
     many forwards, and no gradient is reduced."""
     wrapped = [(role, role.module) for role in roles]

@@ -42,7 +42,7 @@ class StopFlag:
         total = world.sum({name: float(value) for name, value in mine.items()})
         self.agreed, self.signalled = total["stop"] > 0, total["signal"] > 0
         if self.agreed:
-            self.reason, self.done = next(wish for wish in world.gather((self.reason, self.done)) if wish[0])
+            self.reason, self.done = next(request for request in world.gather((self.reason, self.done)) if request[0])
         return total["failed"] > 0
 
     @contextmanager

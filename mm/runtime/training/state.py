@@ -56,7 +56,7 @@ class TrainState:
         self.pending: list[list[Unit]] = []
 
     def micro_batches(self, units: list[Unit]) -> list[Packed]:
-        """A mini-batch cut into packs of at most `--micro-batch-tokens` tokens, on the host; a longer unit is a pack alone."""
+        """The packs of a mini-batch, on the host: at most `--micro-batch-tokens` tokens each, or one longer unit."""
         return [pack(group) for group in split_by_tokens(units, self.settings.micro_batch_tokens)]
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
@@ -65,7 +65,7 @@ class TrainState:
             return self.objective.loss(batch.to(self.device), totals)
 
     def evaluation_scheduled(self) -> bool:
-        """True if a run that is never stopped evaluates at this step: the first, the last, every `--eval-interval`."""
+        """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
         interval = self.settings.eval_interval
         return self.step in (0, self.horizon) or bool(interval and self.step % interval == 0)
 

@@ -36,7 +36,7 @@ class Updates:
         self._failed_step = torch.full((), -1, device=device)
 
     def apply(self, step: int, horizon: int) -> Metrics:
-        """Update every role with the accumulated gradients, then clear these. Returns the norm of each before clipping.
+        """Update every role with the accumulated gradients, then clear these. Returns each role's gradient norm before clipping.
 
         `step` counts from 0 and, with `horizon`, sets the learning rate.
         """

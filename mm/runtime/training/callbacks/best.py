@@ -23,8 +23,8 @@ _SIGNS = {"loss": 1, "reward": -1}
 
 
 def is_comparable(run: TrainingView) -> bool:
-    """True if the evaluation at this step is compared with others: not before the first step, and not one that is made only
-    because the run stops here, which a run that is never stopped does not have."""
+    """True if the evaluation at this step is compared with others. Not before the first step, and not if it is made only
+    because the run stops here: a run that is never stopped makes none."""
     return run.step > 0 and run.evaluation_scheduled()
 
 

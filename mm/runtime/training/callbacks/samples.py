@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mm.core.callback import TrainingView
     from mm.runtime.text.tokenizer import Tokenizer
 
-# tokens of a prompt from a document, which is learned from its start; a conversation's prompt ends before its first answer
+# tokens of the prompt from a document, all of which is learned; the prompt from a conversation ends before its first answer
 _BEGINNING = 16
 
 
@@ -32,10 +32,10 @@ class Prompt:
 
 
 class Samples(Callback):
-    """Continues each prompt at each evaluation. Only on the main rank. Decoding is greedy, so that completions differ between
-    evaluations only because the model does.
+    """Continues each prompt at each evaluation, appends the completions to `path` and prints them. Only on the main rank.
 
-    Appends them to `path` and prints them. The engine's memory is freed after each evaluation.
+    Decoding is greedy, so that completions differ between evaluations only because the model does. The engine's memory is
+    freed after each evaluation.
     """
 
     name = "samples"

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Watchdog(Callback):
-    """Checks the metrics of each log interval. `watched` maps a metric to its healthy range; `warn` prints a warning, each text
-    once per run."""
+    """Checks the metrics of each log interval. `watched` maps a metric to its healthy range; `warn` prints a text, once
+    per run."""
 
     name = "watchdog"
 
