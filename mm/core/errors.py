@@ -48,8 +48,8 @@ class Interrupted(MMError):
     """A run stopped on a signal, after saving. The message ends with the command that resumes it; `exit_code` is 128 plus the
     signal's number."""
 
-    def __init__(self, message: str, signal_number: int, *, resume_with: str) -> None:
-        super().__init__(f"{message} Resume with: {resume_with}")
+    def __init__(self, message: str, signal_number: int, *, again: str) -> None:
+        super().__init__(f"{message} Resume with: {again}")
         self.message, self.signal_number = message, signal_number
         self.exit_code = 128 + signal_number
 

@@ -93,7 +93,7 @@ def _text(
     }  # fmt: skip
 
 
-def episode_runner(plugins: PluginManager, opened: TextModel) -> EpisodeRunner:
+def player_of(plugins: PluginManager, opened: TextModel) -> EpisodeRunner:
     """The opened model with the tools that the skills' episodes call."""
     tools = open_tools(plugins, evaluation.TOOLS)
     return EpisodeRunner(engine=opened.engine, tokenizer=opened.loaded.tokenizer, tools=tools)
@@ -111,7 +111,7 @@ def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
 def _skills(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[Figure]:
     items = _items(settings)
     with Counting(f"skills {settings.split}", len(items), "items") as counting:
-        return evaluation.evaluate(episode_runner(plugins, opened), items, seed=settings.seed, on_item=counting.add)
+        return evaluation.evaluate(player_of(plugins, opened), items, seed=settings.seed, on_item=counting.add)
 
 
 def _limited(found: Sequence[T], settings: EvalSettings) -> Sequence[T]:

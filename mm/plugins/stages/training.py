@@ -87,7 +87,7 @@ class TrainStage(Stage):
         try:
             api.start(self.plugins, [named, *layers], self.workspace, resume=resume, say=self.say)
         except Interrupted as error:  # the pipeline goes on with it, and with the stages after it
-            raise Interrupted(error.message, error.signal_number, resume_with="the same 'mm run' line") from None
+            raise Interrupted(error.message, error.signal_number, again="the same 'mm run' line") from None
 
     @property
     def _note(self) -> Path:

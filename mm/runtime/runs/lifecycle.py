@@ -195,7 +195,7 @@ def finish(session: Session, say: Say) -> None:
     command = f"mm train --resume --run {folder.name}"
     if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
         record_end(session, "interrupted", "")
-        raise Interrupted(f"Stopped at step {training.step} and saved.", number, resume_with=command)
+        raise Interrupted(f"Stopped at step {training.step} and saved.", number, again=command)
     if session.world.main:
         with atomic_folder(folder.model) as path:
             save_model_folder(path, session.loaded, merged=True)

@@ -66,24 +66,24 @@ class Answer(Episode):
 
 
 def evaluate(
-    runner: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
+    player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
 ) -> list[Figure]:
     """Ask the items and score the answers; `on_item` is called as each one ends."""
     counted: dict[tuple[str, str], list[bool]] = {}
-    for answer in answers(runner, items, seed=seed, on_item=on_item):
+    for answer in answers(player, items, seed=seed, on_item=on_item):
         counted.setdefault((answer.item["suite"], answer.item["tier"]), []).append(answer.right)
     return [Figure(suite=s, tier=t, right=sum(passed), total=len(passed)) for (s, t), passed in counted.items()]
 
 
 def answers(
-    runner: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
+    player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
 ) -> list[Answer]:
-    """The model's answer to each item, in their order. The runner has the tools (`TOOLS`)."""
+    """The model's answer to each item, in their order. The player has the tools (`TOOLS`)."""
     found = [
-        Answer(ids=prompt_ids(item, runner.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
+        Answer(ids=prompt_ids(item, player.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
     ]
     episodes = [answer for answer in found if answer.item["suite"] in MULTI_TURN]
-    _reply(runner, [answer for answer in found if answer.item["suite"] not in MULTI_TURN], on_item)
+    _reply(player, [answer for answer in found if answer.item["suite"] not in MULTI_TURN], on_item)
     ended = 0
 
     def count(going: int) -> None:
@@ -92,14 +92,14 @@ def answers(
             on_item()
         ended = len(episodes) - going
 
-    runner.run(episodes, lambda answer, turn: _request(answer, runner.tokenizer, turn), count)
+    player.run(episodes, lambda answer, turn: _request(answer, player.tokenizer, turn), count)
     count(0)
     return found
 
 
-def _reply(runner: EpisodeRunner, asked: Sequence[Answer], on_item: Callable[[], None]) -> None:
+def _reply(player: EpisodeRunner, asked: Sequence[Answer], on_item: Callable[[], None]) -> None:
     """One turn each, in which nothing is called."""
-    requests = [_request(answer, runner.tokenizer) for answer in asked]
+    requests = [_request(answer, player.tokenizer) for answer in asked]
     left = [request.max_new_tokens for request in requests]
 
     def count(index: int, token: int, logprob: float) -> None:
@@ -107,8 +107,8 @@ def _reply(runner: EpisodeRunner, asked: Sequence[Answer], on_item: Callable[[],
         if not left[index] or token in requests[index].stop:
             on_item()
 
-    for answer, completion in zip(asked, runner.engine.generate(requests, on_token=count), strict=True):
-        answer.extend(completion, runner.tokenizer.decode(completion.ids))
+    for answer, completion in zip(asked, player.engine.generate(requests, on_token=count), strict=True):
+        answer.extend(completion, player.tokenizer.decode(completion.ids))
 
 
 def _request(answer: Answer, tokenizer: Tokenizer, turn: int = 0) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mm.core.plugins import PluginManager
-from mm.plugins.evaluations.measure import episode_runner
+from mm.plugins.evaluations.measure import player_of
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import evaluation
 from mm.plugins.sources.skills.source import generated
@@ -20,7 +20,7 @@ def samples(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -
     """(role, text) of every turn, for one item of each suite."""
     items = generated(settings.skills_seed)[settings.split]
     shown = [next(i for i in items if i["suite"] == suite) for suite in _SUITES]
-    return [_conversation(answer) for answer in evaluation.answers(episode_runner(plugins, opened), shown, seed=0)]
+    return [_conversation(answer) for answer in evaluation.answers(player_of(plugins, opened), shown, seed=0)]
 
 
 def _conversation(answer: evaluation.Answer) -> list[tuple[str, str]]:
