@@ -289,7 +289,7 @@ def test_what_does_not_come_back_is_not_kept(
         save_file({**tensors, "model.norm.weight": -tensors["model.norm.weight"]}, path, metadata)
 
     monkeypatch.setattr("mm.runtime.models.folder.save_file", flip)
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not read back"):
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight did not come back"):
         plugins.load("converter", "llama")().write(make(plugins, SHAPES["llama"], tokenizer), tmp_path / "hf")
     assert list(tmp_path.iterdir()) == []
 

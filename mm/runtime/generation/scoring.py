@@ -1,4 +1,4 @@
-"""Scoring of completions: calls every reward, checks its scores, and adds them up with the rewards' weights."""
+"""Rewards put together: every reward asked, its answers checked, and their weighted sum for each completion."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ Score = float | None
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The scores of a list of completions.
-
-    `total` is the weighted sum of each completion's scores, without those that are None. `by_name` has the unweighted scores of
-    each reward. `failed` has, for each completion, the rewards that failed on it with the reason, by name: its total is then
-    not a valid score.
-    """
+    """What the rewards say about completions. `total` are the weighted sums, in which a None does not count; `by_name`
+    the scores of each reward, unweighted; `failed` has for each completion the rewards whose None is a failure, by name
+    with the reason: its total is then no measure of it."""
 
     total: Sequence[float]
     by_name: Mapping[str, Sequence[Score]]
     failed: Sequence[Mapping[str, str]]
 
     def of(self, index: int) -> dict[str, Score]:
-        """The score that each reward gave to one completion."""
+        """Each reward's score of one completion."""
         return {name: scores[index] for name, scores in self.by_name.items()}
 
 
@@ -39,11 +36,11 @@ def score(
     rewards: Mapping[str, tuple[Reward, float]], rows: Sequence[Row], completions: Sequence[str], *,
     places: Sequence[str] = (), skip_failed: bool = False,
 ) -> Scores:  # fmt: skip
-    """Call every reward on the completions. `rows` are the rows of their prompts, `places` their `file:line`, for messages.
+    """Ask every reward about every completion; `rows` are those of their prompts, `places` where these stand.
 
-    Raises MMError naming the reward and the row if a reward raises, or does not return exactly one finite number or None per
-    completion. With `skip_failed`, the completions on which it fails get None and a reason in `failed` instead. Raises
-    UsageError if no reward applies to any of the rows.
+    A reward that raises, answers with something else than one finite number or None for each completion, or with too
+    few, is an MMError that names it and the row; with `skip_failed` the completions at which it fails get None and the
+    reason. Raises UsageError when no reward applies to any of the rows.
     """
     places = places or [f"row {i + 1} of the batch" for i in range(len(rows))]
     by_name: dict[str, list[Score]] = {}
@@ -65,8 +62,7 @@ def score(
 def _call(
     name: str, reward: Reward, rows: Sequence[Row], completions: Sequence[str], places: Sequence[str], skip_failed: bool
 ) -> tuple[list[Score], dict[int, str]]:
-    """The scores of one reward, and the reasons of its failures by index. A batch that fails is scored again one completion at a
-    time, to find the row."""
+    """The scores, and why which of them are failures. A batch that fails is asked again one by one, to find the row."""
     try:
         return _check_scores(reward(rows, completions), len(completions)), {}
     except Exception as error:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class Adapter(ABC):
-    """Parameters that are added to a model and trained instead of its own weights, as in LoRA. One object belongs to one model;
-    `name` is that of its record."""
+    """A change to a model's weights that is trained instead of them. One object belongs to one model; `name` is that of
+    its record."""
 
     def __init__(self, name: str, config: Any, model: nn.Module) -> None:
         self.name, self.config, self.model = name, config, model

@@ -165,5 +165,5 @@ def _as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def freeze(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-    """Prepare the model for inference: on the device, in `eval()` mode, without gradients. Returns it."""
+    """The model for inference: on the device, in `eval()`, without gradients."""
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Opening a backend, and the number of host threads for a model on it."""
+"""Opening a chip, and the host threads that serve a model on it."""
 
 from __future__ import annotations
 

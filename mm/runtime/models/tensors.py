@@ -41,4 +41,4 @@ def compare(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> Non
 
     for name in sorted(expected.keys() | actual.keys()):
         if name not in expected or name not in actual or not torch.equal(expected[name], actual[name]):
-            raise CheckpointError(f"Tensor {name} did not read back as it was written; nothing was kept.")
+            raise CheckpointError(f"Tensor {name} did not come back as it was written; nothing was kept.")

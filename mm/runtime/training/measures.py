@@ -1,4 +1,4 @@
-"""The counts that a loss divides by, the metrics it reports, and the healthy ranges of these. Imports no torch."""
+"""What a loss divides by, the metrics it reports, and the ranges in which they are healthy. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
 
 @attrs.frozen(kw_only=True)
 class Totals(Mapping[str, float]):
-    """The counts of a mini-batch by the names that `Algorithm.counts` gives them, summed over its micro-batches and the ranks:
-    `totals["targets"]`.
+    """The counts of a mini-batch, summed over its micro-batches and the ranks: `totals["targets"]` for what `counts` names so.
 
-    `tokens` is the number of all tokens; `micro_batches` is the largest number of micro-batches on any rank.
+    `tokens` is the sum of all tokens; `micro_batches` the number of micro-batches on the rank that has most.
     """
 
     counts: Mapping[str, float]
@@ -27,7 +26,7 @@ class Totals(Mapping[str, float]):
     micro_batches: int = 1
 
     def __getitem__(self, name: str) -> float:
-        """The count of that name. Raises KeyError if there is none."""
+        """The count of that name. Raises KeyError."""
         return self.counts[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -35,12 +34,12 @@ class Totals(Mapping[str, float]):
         return iter(self.counts)
 
     def __len__(self) -> int:
-        """The number of counts."""
+        """How many counts there are."""
         return len(self.counts)
 
 
 class Largest(NamedTuple):
-    """A metric reported as its maximum over the interval instead of its mean. A value of `size` 0 is ignored."""
+    """A metric of which the largest `value` of the interval is told instead of the mean; one of `size` 0 does not count."""
 
     value: Tensor
     size: float
@@ -48,7 +47,7 @@ class Largest(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class Watch:
-    """The healthy range of a metric, and what leaving it means."""
+    """The range in which a metric is well, and what it means when it leaves that."""
 
     meaning: str
     low: float = -math.inf

@@ -51,7 +51,7 @@ def memory_report(state: TrainState) -> str:
 def _advice(state: TrainState) -> str:
     settings = state.settings
     lower = [f"--micro-batch-tokens ({settings.micro_batch_tokens})", f"--max-length ({settings.max_length})"]
-    more = ["use --activation-checkpointing"] if getattr(settings, "activation_checkpointing", True) is False else []
+    more = ["switch on --activation-checkpointing"] if getattr(settings, "activation_checkpointing", True) is False else []
     more += ["use --dtype bf16"] if state.dtype == "fp32" else []
     return f"Lower {' or '.join(lower)}{''.join(f', or {way}' for way in more)}; a new run can start from this one with --from."
 
