@@ -71,7 +71,7 @@ def one_round(trainer: Trainer, units: list[Unit]) -> dict[str, float]:
     waited = save(trainer, background=False)
     held, beside = save(trainer, background=True), []
     started = time.perf_counter()
-    while trainer.saver and trainer.saver.finished() is None:
+    while trainer.saver and trainer.saver.pop_completed() is None:
         beside.append(timed_step(trainer, units))
     written = time.perf_counter() - started
     return {"step": step, "waited": waited, "held": held, "beside": sum(beside) - step * len(beside), "written": written}

@@ -36,8 +36,8 @@ def train(
     """Train with an algorithm and return the run's folder; its `model` is the finished model's path.
 
     `options` are those of `mm train` with underscores: `mm.train("sft", data="chats.jsonl", from_="base", epochs=3)`,
-    also a part's own (`dense_hidden_size=256`). `config` is a TOML file that they stand above; the `MM_TRAIN_*`
-    variables stand between. Raises mm.core.errors.UsageError for what `mm train` would exit with code 2.
+    also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override the TOML file
+    `config`. Raises mm.core.errors.UsageError where `mm train` would exit with code 2.
     """
     from mm.runtime.runs import api
 
@@ -55,7 +55,7 @@ def plan(
     quiet: bool = False,
     **options: Any,
 ) -> str:
-    """What `train` would do with the same arguments, as `mm train --dry-run` prints it; writes nothing."""
+    """Returns a description of what `train` would do with these arguments, as printed by `mm train --dry-run`. Writes nothing."""
     from mm.runtime.runs import api
 
     layers = _layers({"algo": algo, **options}, config)
@@ -73,7 +73,7 @@ def run(
     quiet: bool = False,
     **options: Any,
 ) -> dict[str, Path]:
-    """Run stages or presets of stages in their order, as `mm run`; returns the artifacts by name.
+    """Run stages or presets of stages in their order, as `mm run` does. Returns the path of every artifact by its name.
 
     `options` are training options for the stages that have them.
     """
@@ -121,7 +121,7 @@ def generate(
     raw: bool = False,
     thinking: bool | None = None,
 ) -> Generation:
-    """Answer a prompt: a text (one user turn; with `raw` the text itself is continued) or a list of messages."""
+    """Generate an answer to a prompt: a text (one user turn; with `raw` the text itself is continued) or a list of messages."""
     loaded = load(model) if isinstance(model, str | PathLike) else model
     return loaded.generate(
         prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, raw=raw,
@@ -141,32 +141,32 @@ def convert(
     plugins: PluginManager | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a model in another format and return the folder; without `to` the one format that holds it is used.
+    """Write a model in another format and return the folder. Without `to`, use the only format that can hold the model.
 
-    `changes` are settings that may change on loading, as in `load`; what is written has them.
+    `changes` are settings that may change on loading, as in `load`; the written model has them.
     """
     from mm.core.config.load_settings import changes_of
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
-    found = changes_of(manager, [api.flat_layer(changes)], strict=True)
+    new_settings = changes_of(manager, [api.flat_layer(changes)], strict=True)
     api.activate(manager, "cpu", _say(False))
     from mm.runtime.models import convert as conversion
 
     return conversion.convert(
-        manager, str(model), Path(out), to=to, dtype=dtype, changes=found, adapter=adapter, force=force,
+        manager, str(model), Path(out), to=to, dtype=dtype, changes=new_settings, adapter=adapter, force=force,
         workspace=_workspace(workspace),
     )  # fmt: skip
 
 
 def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = None) -> list[Plugin]:
-    """Every plugin found, active, blocked or broken; `kind` keeps those that bring a part of that kind."""
-    found = (plugins or _plugins()).plugins
-    return [p for p in found if kind is None or any(r.kind == kind for r in p.records)]
+    """Every plugin, active, blocked or broken; with `kind`, those that provide a part of that kind."""
+    manager = plugins or _plugins()
+    return [p for p in manager.plugins if kind is None or any(r.kind == kind for r in p.records)]
 
 
 def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
-    """Arguments above the environment above the file."""
+    """The layers of values, highest first: arguments, environment, file."""
     from mm.core.layers import Layer, environment_layer
     from mm.core.run import read_toml
     from mm.runtime.runs.api import flat_layer

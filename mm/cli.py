@@ -1,4 +1,4 @@
-"""The command line: a thin skin. Subcommands are plugins; this module only finds them and reports errors."""
+"""The command line. Subcommands are plugins; this module only finds and runs them, and reports errors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU o
 """
 
 
-class _ReaderGone(Exception):
-    """What reads the output has closed it: `| head`."""
+class _OutputClosed(Exception):
+    """The reader of the output has closed it, as `| head` does."""
 
 
 class Commands(click.Group):
-    """The subcommands that the plugins bring; each is imported when it is called."""
+    """The subcommands that plugins provide; each is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names by kind `command`."""
@@ -44,20 +44,20 @@ class Commands(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, but an unknown name gets its close matches, and says when its plugin is blocked or broken."""
+        """As in click, but an unknown name raises UsageError with close matches, or says that its plugin is blocked or broken."""
         if args and not args[0].startswith("-"):
             ctx.obj.get(CommandSpec, args[0])
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As click's, which would itself answer a closed output pipe, with exit code 1."""
+        """As in click, which would itself handle a closed output pipe, with exit code 1."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise _ReaderGone from None
+            raise _OutputClosed from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands from their records, without importing one."""
+        """Write the list of commands from their records, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(spec.name, spec.summary) for spec in ctx.obj.specs(CommandSpec)])
 
@@ -65,11 +65,11 @@ class Commands(click.Group):
 @click.command(cls=Commands, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(package_name="minimind-ascend", prog_name="mm")
 def mm() -> None:
-    """The group."""
+    """The command `mm`, whose subcommands these are."""
 
 
 def split_plugin_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The values of `-p` anywhere before `--`, and the rest of the line."""
+    """The values of `-p`, anywhere before `--`, and the other words of the line."""
     plugins: list[str] = []
     rest: list[str] = []
     words = iter(argv)
@@ -87,7 +87,7 @@ def split_plugin_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line; answers the exit code."""
+    """Run one command line. Returns the exit code."""
     manager: PluginManager | None = None
     try:
         options, rest = split_plugin_options(argv)
@@ -109,11 +109,11 @@ def run(argv: Sequence[str]) -> int:
         return _report("\n".join([str(error), *getattr(error, "__notes__", ())]), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted", 130)
-    except _ReaderGone:
+    except _OutputClosed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        _blame(error, manager)
+        _add_plugin_note(error, manager)
         traceback.print_exception(error)
         return 1
 
@@ -122,7 +122,7 @@ def main() -> None:
     """The console script."""
     code = run(sys.argv[1:])
     if any(thread.daemon and thread.name.startswith("mm-") for thread in threading.enumerate()):
-        # a second interrupt does not wait for a checkpoint, and a thread that meets a dying interpreter may abort it
+        # a second interrupt does not wait for a checkpoint; its thread, still running while the interpreter ends, may abort that
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -145,8 +145,8 @@ def _warn(manager: PluginManager) -> None:
         click.echo(f"mm: the installed entry points do not match the source ({names}): run pip install -e .", err=True)
 
 
-def _blame(error: BaseException, manager: PluginManager | None) -> None:
-    """Note the plugin whose code raised: the deepest frame that lies in a third-party plugin's package."""
+def _add_plugin_note(error: BaseException, manager: PluginManager | None) -> None:
+    """Add a note naming the plugin whose code raised: that of the deepest frame in the package of a third-party plugin."""
     if manager is None:
         return
     owners = {p.value.partition(".")[0]: p.name for p in manager.plugins if not p.value.startswith("mm.")}

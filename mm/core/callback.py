@@ -1,4 +1,4 @@
-"""The contract of a callback, and the view of a training that its events are given. Imports no torch."""
+"""The contract of a callback, and the view of a training that its events receive. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RankView(Protocol):
 
     @property
     def rank(self) -> int:
-        """Its number, from 0."""
+        """The number of this rank, from 0."""
 
     @property
     def size(self) -> int:
@@ -26,19 +26,19 @@ class RankView(Protocol):
 
     @property
     def local_rank(self) -> int:
-        """Its number on this machine, from 0: the card it uses."""
+        """The number of this rank on its machine, from 0, which is that of the card it uses."""
 
 
 class StopRequest(Protocol):
-    """How a callback ends a training early."""
+    """Lets a callback stop a training early."""
 
     def ask(self, reason: str, *, done: bool = False) -> None:
-        """Ask to stop after the step or evaluation at hand. The ranks agree first; the first reason goes into the manifest.
-        `done`: the run is finished, so there is nothing left to resume."""
+        """Ask to stop after the present step or evaluation. All ranks agree first; the first reason goes into the manifest.
+        `done`: the run is finished, nothing is left to resume."""
 
 
 class TrainingView(Protocol):
-    """What a callback may read of the training that it watches."""
+    """The attributes of a training that a callback may read."""
 
     @property
     def step(self) -> int:
@@ -70,25 +70,25 @@ class TrainingView(Protocol):
 
     @property
     def stop(self) -> StopRequest:
-        """Asks the training to stop."""
+        """Stops the training early."""
 
     @property
     def backend(self) -> Any:
-        """The chip (`mm.contracts.Backend`)."""
+        """The backend (`mm.contracts.Backend`)."""
 
     @property
     def dtype(self) -> str:
         """The compute type: "fp32", "bf16" or "fp16"."""
 
     def evaluation_scheduled(self) -> bool:
-        """True if this step is evaluated however the run is broken up: the first, the last, and each interval between."""
+        """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
 
 
 class Callback:
     """Watches a run. Override the events you want; a tracker is a callback with a config.
 
-    `on_step` is called after each optimizer step and must not read device tensors (it would synchronise). A checkpoint keeps
-    the state of a callback under `name`, or the class's name without one: set it where the class may be renamed or moved.
+    `on_step` is called after each optimizer step and must not read device tensors (it would synchronise). Checkpoints save a
+    callback's state under `name`, by default the name of the class: set it, so that the class can be renamed.
     """
 
     name: ClassVar[str] = ""
@@ -101,20 +101,20 @@ class Callback:
         """After an optimizer step."""
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """After an evaluation on the held-out part."""
+        """After an evaluation on the held-out rows."""
 
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """After metrics of a log interval reached the host."""
+        """After the metrics of a log interval have been read by the host."""
 
     def on_save(self, run: TrainingView, path: Path) -> None:
-        """After a checkpoint stands under its final name, which may be some steps after the one it is of."""
+        """After a checkpoint is complete. This may be some steps after the step that it saves."""
 
     def on_end(self, run: TrainingView, error: BaseException | None) -> None:
         """After the last step, or after the error that ended the run."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs."""
+        """The state that an exact resume needs."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""

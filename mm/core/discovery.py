@@ -1,4 +1,4 @@
-"""Finding plugins: installed entry points, files named with `-p`, and what `-p no:NAME` matches."""
+"""Finding plugins: installed entry points, files named with `-p`, and the parts that `-p no:NAME` blocks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mm.core.hooks import GROUP
 
 
 def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[str]:
-    """The modules of parts in the source tree that the installed entry points do not name, or the reverse.
+    """The modules of parts that are in the source tree and not among the installed entry points, or the reverse.
 
-    Non-empty means that an editable install is older than its source: `pip install -e .` mends it.
+    Not empty if an editable install is older than its source; `pip install -e .` mends that.
     """
     folders = [package / "backends", package / "converters", *_folders(package / "plugins")]
     present = {".".join(("mm", *part.relative_to(package).parts)) for f in folders for part in _folders(f)}
@@ -45,18 +45,20 @@ def entry_points() -> list[tuple[metadata.EntryPoint, str, str]]:
 
 
 def is_path(option: str) -> bool:
-    """Whether a `-p` value names a file rather than a module or a block."""
+    """True if a value of `-p` names a file, not a module or a block."""
     return not option.startswith("no:") and (option.endswith(".py") or "/" in option or os.sep in option)
 
 
-def _normal(name: str) -> str:
+def _normalise(name: str) -> str:
+    """Normalise the name of a distribution as PEP 503 does."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def matches(block: str, entry: str, distribution: str) -> bool:
-    """`lora` blocks every kind of that name, `adapter.lora` one, `some-distribution` all of its parts."""
+    """True if a block applies to an entry point: `lora` to the parts of every kind with that name, `adapter.lora` to one part,
+    `some-distribution` to all of its parts."""
     short = entry.partition(".")[2]
-    return block in (entry, short, f"{distribution}:{entry}") or _normal(block) == _normal(distribution)
+    return block in (entry, short, f"{distribution}:{entry}") or _normalise(block) == _normalise(distribution)
 
 
 def import_plugin(value: str) -> ModuleType:
@@ -75,20 +77,20 @@ def import_plugin(value: str) -> ModuleType:
     return module
 
 
-def moved(error: BaseException) -> str:
-    """The new path of a module of this package whose import under its old path raised `error`; empty for another error."""
+def new_module_path(error: BaseException) -> str:
+    """A note with the new path of a module of this package, if importing its old path raised `error`; otherwise ""."""
     if not isinstance(error, ModuleNotFoundError) or not (error.name or "").startswith("mm."):
         return ""
     table = dict(line.split() for line in Path(__file__).with_name("moved.txt").read_text(encoding="utf-8").splitlines())
-    # importing mm.a.b.c fails at mm.a already: the line that asked for it has the whole path
+    # importing mm.a.b.c fails at mm.a already; the source line of the import has the whole path
     source = next((f.line for f in reversed(traceback.extract_tb(error.__traceback__)) if f.line and "import" in f.line), "")
     module, _, names = source.removeprefix("from ").partition(" import ")
-    asked = [f"{module}.{name.strip()}" for name in names.split(",")] + [module.removeprefix("import "), error.name or ""]
-    return "; ".join(dict.fromkeys(f"{old} is {table[old]} now" for old in asked if old in table))
+    imported = [f"{module}.{name.strip()}" for name in names.split(",")] + [module.removeprefix("import "), error.name or ""]
+    return "; ".join(dict.fromkeys(f"{old} is {table[old]} now" for old in imported if old in table))
 
 
 def check_hooks(module: ModuleType) -> None:
-    """A function that looks like a hook but is not marked, or a module without any hook, is an error, not silence."""
+    """Raise TypeError for a function that is named like a hook and not marked as one, and for a module without any hook."""
     named = [f for n, f in vars(module).items() if n.startswith("mm_") and inspect.isfunction(f)]
     unmarked = [f.__name__ for f in named if not hasattr(f, "mm_impl")]
     if unmarked:
@@ -97,11 +99,11 @@ def check_hooks(module: ModuleType) -> None:
         raise TypeError(f"{module.__name__} implements no hook")
 
 
-def check_callback(found: Callback) -> Callback:
-    """The object, when it is a `Callback` and has no event that nothing calls. Raises TypeError."""
-    if not isinstance(found, Callback):
-        raise TypeError(f"it gave {found!r}, which is no object of a subclass of mm.contracts.Callback")
-    for name in dir(found):
-        if name.startswith("on_") and name not in Callback.events and callable(getattr(found, name)):
-            raise TypeError(f"{type(found).__name__}.{name}: no such event.{close_match(name, Callback.events)}")
-    return found
+def check_callback(callback: Callback) -> Callback:
+    """Returns the callback. Raises TypeError if it is not a `Callback`, or has an `on_...` method that is not an event."""
+    if not isinstance(callback, Callback):
+        raise TypeError(f"it yielded {callback!r}, which is not an object of a subclass of mm.contracts.Callback")
+    for name in dir(callback):
+        if name.startswith("on_") and name not in Callback.events and callable(getattr(callback, name)):
+            raise TypeError(f"{type(callback).__name__}.{name}: no such event.{close_match(name, Callback.events)}")
+    return callback

@@ -1,4 +1,4 @@
-"""The one error family: what the user can mend is printed without a traceback, with the exit code it carries."""
+"""The package's exceptions. The command line prints their messages without a traceback and exits with their `exit_code`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal
 
 
 class MMError(Exception):
-    """Something failed that a message explains better than a traceback. The command line exits with `exit_code`."""
+    """A failure that a message explains better than a traceback. The command line exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(MMError):
-    """The user's mistake: a wrong option, file or name. The message says what, where and how to mend it."""
+    """A mistake of the user: a wrong option, file or name. The message says what is wrong, where, and how to mend it."""
 
     exit_code = 2
 
 
-# What can be wrong with a row, as reports count it; "damaged file" ends the reading of its file.
+# the kinds of bad rows that reports count; after "damaged file" the rest of the file cannot be read
 Problem = Literal[
     "not JSON", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value", "damaged file"
 ]  # fmt: skip
 
 
 class DataError(UsageError):
-    """A row or file that cannot be used; the message starts with `file:line`, and without a line it is about the file."""
+    """A row or file that cannot be used. The message starts with `path:line`, or with `path` if the whole file is meant."""
 
     def __init__(
         self, reason: str, path: object = None, line: int | None = None, *, problem: Problem = "wrong value"
@@ -37,23 +37,24 @@ class DataError(UsageError):
 
 
 class CheckpointError(MMError):
-    """A saved model or training state that is damaged, incomplete or does not fit what is asked of it."""
+    """A saved model or training state is damaged or incomplete, or does not fit the model that it is loaded into."""
 
 
 class StorageError(MMError):
-    """A file or folder that could not be written: a full disk, a folder of someone else's, a failing device."""
+    """A file or folder could not be written: the disk is full, permission is missing, or the device fails."""
 
 
 class Interrupted(MMError):
-    """A run that stopped on a signal after saving, and how to go on; `exit_code` is 128 plus the signal's number."""
+    """A run stopped on a signal, after saving. The message ends with the command that resumes it; `exit_code` is 128 plus the
+    signal's number."""
 
     def __init__(self, message: str, signal_number: int, *, again: str) -> None:
-        super().__init__(f"{message} Go on with: {again}")
+        super().__init__(f"{message} Resume with: {again}")
         self.message, self.signal_number = message, signal_number
         self.exit_code = 128 + signal_number
 
 
 def close_match(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: ` Did you mean 'x'?`, or the empty string when nothing known is near."""
-    found = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
+    """The tail of an error message: ` Did you mean 'x'?`, or "" if no known name is similar."""
+    matches = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

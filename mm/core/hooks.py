@@ -1,4 +1,4 @@
-"""The hooks: all of what a plugin can add, and nothing more.
+"""The hooks. A plugin can add what they declare, and nothing else.
 
 Implement a hook as a module-level function marked `@hookimpl` and declare the module as an entry point of the group
 `mm.plugins`. The first four hooks are stable; the others are provisional until 1.0 and may gain arguments.

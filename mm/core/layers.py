@@ -1,4 +1,4 @@
-"""Layers of values, the highest first, and their merging by the options that they are for."""
+"""Layers of values, highest first, and merging them for a set of options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENVIRONMENT = "MM_TRAIN_"
 
 @attrs.frozen(kw_only=True)
 class Layer:
-    """Values of one origin. `textual` values are parsed; `lenient` unknown keys only warn (the environment)."""
+    """Values of one origin. `textual`: they are texts, to be parsed. `lenient`: unknown keys only warn (the environment)."""
 
     origin: str
     values: Mapping[str, Any]
@@ -24,14 +24,15 @@ class Layer:
 
 
 def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
-    """The `MM_TRAIN_*` variables."""
+    """The `MM_TRAIN_*` environment variables as a layer."""
     environ = os.environ if environ is None else environ
     values = {k.removeprefix(ENVIRONMENT).lower(): v for k, v in environ.items() if k.startswith(ENVIRONMENT)}
     return Layer(origin="environment", values=values, textual=True, lenient=True)
 
 
 def merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The value of each option that a layer (highest first) gives, by flat key, and the origin of every option."""
+    """Merge layers, highest first. Returns the values of the options that a layer gives, and the origin of every option's value
+    ("default" if no layer gives one), both by flat key."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for option in options:

@@ -17,7 +17,7 @@ import pluggy
 
 from mm.core import hooks
 from mm.core.callback import Callback
-from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches, moved
+from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches, new_module_path
 from mm.core.errors import MMError, UsageError, close_match
 from mm.core.records import RECORDS
 from mm.core.spec import Spec
@@ -32,8 +32,8 @@ S = TypeVar("S", bound=Spec)
 class Plugin:
     """One plugin: `name` is `distribution:kind.name` for an entry point and the path for `-p ./file.py`.
 
-    `hooks` are the names of those that it implements; `blocked` maps `kind.name` of what was left out to the block that
-    did it; `error` is the traceback of a broken plugin.
+    `hooks` are the names of the hooks that it implements. `blocked` maps the `kind.name` of each blocked part to the option
+    that blocks it. `error` is the traceback of a broken plugin.
     """
 
     name: str
@@ -120,7 +120,7 @@ class PluginManager:
             raise
         except Exception as error:
             error.add_note(f"while importing {spec.target} of plugin {self.owner(spec).name}")
-            if cure := moved(error):
+            if cure := new_module_path(error):
                 error.add_note(cure)
             raise
 
@@ -129,13 +129,13 @@ class PluginManager:
         return next(p for p in self.plugins if any(r is spec for r in p.records))
 
     def callbacks(self, run: Run, report: Callable[[str], None]) -> list[Callback]:
-        """The callback objects of all plugins for one run. A hook that raises is reported in a line and makes its plugin
-        broken; it harms nobody else, and the plugin's parts stay, which this very run may be using."""
-        found: list[Callback] = []
+        """The callback objects of all plugins for one run. A hook that raises is reported in one line, and its plugin becomes
+        broken. The plugin's parts stay usable, as this run may be using them."""
+        callbacks: list[Callback] = []
         for implementation in self._pluggy.hook.mm_callbacks.get_hookimpls():
             try:
                 function: Callable[..., Iterable[Callback]] = implementation.function  # type: ignore[assignment]
-                found.extend(map(check_callback, function(*([run] if implementation.argnames else []))))
+                callbacks.extend(map(check_callback, function(*([run] if implementation.argnames else []))))
             except Exception as error:
                 plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
                 plugin.state, plugin.error = "broken", traceback.format_exc()
@@ -143,10 +143,10 @@ class PluginManager:
                 why = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
                 report(f"plugin {plugin.name} adds no callbacks: its mm_callbacks raised {why}")
         self._check_strict()
-        return found
+        return callbacks
 
     def versions(self) -> dict[str, str]:
-        """distribution -> version of every active plugin, for manifests and for comparing ranks."""
+        """distribution -> version of every plugin in use, for manifests and for comparing ranks."""
         return {p.distribution: p.version for p in self.plugins if p.state == "active" or p.records}
 
     def broken(self) -> list[Plugin]:
@@ -164,7 +164,7 @@ class PluginManager:
         self._add(plugin)
 
     def _add(self, plugin: Plugin) -> None:
-        """Load, register, validate and ask one plugin; on any failure it is unregistered and remembered as broken."""
+        """Import, register and check one plugin, and collect its records. On any failure it is unregistered and marked broken."""
         self.plugins.append(plugin)
         try:
             module = import_plugin(plugin.value)
@@ -174,9 +174,9 @@ class PluginManager:
             plugin.hooks = tuple(sorted(caller.name for caller in self._pluggy.get_hookcallers(module) or ()))
             plugin.records = tuple(self._ask(plugin, module))
         except (Exception, SystemExit) as error:
-            if cure := moved(error):
+            if cure := new_module_path(error):
                 error.add_note(cure)
-            self._break(plugin, traceback.format_exc())
+            self._mark_broken(plugin, traceback.format_exc())
 
     def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:
         for record in RECORDS:
@@ -193,7 +193,7 @@ class PluginManager:
                     else:
                         yield spec
 
-    def _break(self, plugin: Plugin, error: str) -> None:
+    def _mark_broken(self, plugin: Plugin, error: str) -> None:
         plugin.state, plugin.error, plugin.records = "broken", error, ()
         if self._pluggy.has_plugin(plugin.name):
             self._pluggy.unregister(name=plugin.name)
@@ -215,10 +215,10 @@ class PluginManager:
         return message
 
     def _block(self, part: str, distribution: str) -> str:
-        """The first option that blocks a part, or ""; every block that matches counts as used."""
-        hits = [block for block in self._blocks if matches(block, part, distribution)]
-        self._blocks.update(dict.fromkeys(hits, True))
-        return f"no:{hits[0]}" if hits else ""
+        """The first option that blocks a part, or "". Every block that matches is marked as used."""
+        matching = [block for block in self._blocks if matches(block, part, distribution)]
+        self._blocks.update(dict.fromkeys(matching, True))
+        return f"no:{matching[0]}" if matching else ""
 
     def _check_blocks(self) -> None:
         for block, used in self._blocks.items():

@@ -1,4 +1,4 @@
-"""The frozen Run: which parts were selected and their typed settings; its flat form is argv, TOML and keywords."""
+"""The frozen Run: the selected parts with their typed settings. Its flat form is used in argv, TOML and keyword arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mm.core.settings import Selection, TrainSettings
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """One training. `parts` maps `kind.name` to that part's config; two runs are equal when all their settings are."""
+    """The settings of one training. `parts` maps `kind.name` to that part's config. Runs are equal if all their settings are."""
 
     select: Selection
     train: TrainSettings
@@ -25,12 +25,12 @@ class Run:
 
     @property
     def algorithm(self) -> Any:
-        """The algorithm's config, or None where it has none."""
+        """The algorithm's config, or None if it has none."""
         return self.parts.get(f"algorithm.{self.select.algo}")
 
     @property
     def architecture(self) -> Any:
-        """The architecture's config of a new model, or None with `--from`."""
+        """The config of the architecture of a new model; None with `--from`."""
         return self.parts.get(f"architecture.{self.select.arch}")
 
     def values(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Run:
         return words
 
     def table(self) -> dict[str, Any]:
-        """The run as a TOML table: bare settings at the top, every other part's in a table of its name."""
+        """The run as a TOML table: settings with a bare key at the top, a part's other settings in a table of the part's name."""
         top: dict[str, Any] = {}
         for option in self.options:
             value = getattr(self._section(option.section), option.field)
@@ -59,7 +59,7 @@ class Run:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A settings file as flat values: `[lora] alpha` becomes `lora_alpha`. Raises UsageError with the file's name."""
+    """A settings file as flat values: `[lora] alpha` becomes `lora_alpha`. Raises UsageError naming the file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,9 +79,9 @@ def _words(option: Option, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option.flag if value else "--no-" + option.flag.removeprefix("--")]
     if isinstance(value, tuple):
-        # a selection that is empty was not made; elsewhere it may stand against a default that is not empty
+        # an empty selection is the default; any other empty value may override a default that is not empty
         return [f"{option.flag}={item}" for item in value] or ([] if option.section == "select" else [f"{option.flag}="])
-    if value is None:  # said even where it is the class's default, for a preset or the algorithm may have another
+    if value is None:  # written even if it is the class's default: a preset or the algorithm may have another
         return [f"{option.flag}=none"]
     return [f"{option.flag}={value!r}" if isinstance(value, float) else f"{option.flag}={value}"]
 

@@ -1,4 +1,4 @@
-"""Where lines for the user go: every function that has something to tell takes a `say`."""
+"""Printing lines for the user. A function that has something to report takes a `say`, which prints one line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ Say = Callable[[str], None]
 
 
 def is_main() -> bool:
-    """Whether this process is, or will be, the rank that writes and prints: known before the ranks have met."""
+    """True if this process is the rank that writes and prints. Read from the environment: no process group is needed."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def on_stderr(line: str) -> None:
-    """The `say` of a command that works on: a reader that has gone away (`mm train 2>&1 | head`) stops no training."""
+    """Print to stderr. If its reader has closed it (`mm train 2>&1 | head`), the command continues."""
     try:
         print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:  # the rest, and what is still buffered, goes nowhere; a run's log.txt has it
+    except BrokenPipeError:  # discard buffered and later lines; a run's log.txt has them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def silent(line: str) -> None:
-    """The `say` of a quiet call; a live progress bar is not shown for it either."""
+    """Print nothing. With this `say`, no live progress bar is shown either."""

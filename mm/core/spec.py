@@ -1,4 +1,4 @@
-"""What the records of every kind share: a name, a summary, the target that implements the part, and its options."""
+"""The base of all records: a name, a summary, the target that implements the part, and its options."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def check_extends(base: type) -> Callable[[object, attrs.Attribute[Any], Any], N
 
 @attrs.frozen(kw_only=True)
 class Spec:
-    """What every kind of part declares. `config` is the attrs class whose fields become the part's options."""
+    """The fields that every kind of part declares. `target` is "module:attribute" of the implementation. `config` is the attrs
+    class whose fields become the part's options."""
 
     kind: ClassVar[str] = ""
     hook: ClassVar[str] = ""

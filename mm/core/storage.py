@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written aside, hashed into an index, fsynced, then renamed."""
+"""Folders that are complete or absent: written under a temporary name, hashed into an index, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ _UNWRITABLE = (
 
 
 @contextmanager
-def whole_folder(final: Path, *, index: bool = True, overwrite: bool = True) -> Iterator[Path]:
-    """A temporary folder beside `final`; on leaving it is sealed and takes that name, replacing what stood there.
+def atomic_folder(final: Path, *, index: bool = True, overwrite: bool = True) -> Iterator[Path]:
+    """Yields a temporary folder beside `final`. At the end of the block it is sealed and renamed to `final`, replacing what is
+    there.
 
-    On an error the temporary folder is removed and `final` stays as it was. Without `index` only the files that the
-    caller wrote are in it, for layouts that other programs define. Without `overwrite` a folder that stands there
-    raises OSError.
+    If the block raises, the temporary folder is deleted and `final` stays as it was. Without `index` the folder contains only
+    the files that the caller wrote, for layouts that other programs define. Without `overwrite`, raises OSError if `final`
+    exists and is not empty.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -43,8 +44,8 @@ def whole_folder(final: Path, *, index: bool = True, overwrite: bool = True) -> 
 
 
 @contextmanager
-def writing(folder: Path, cure: str) -> Iterator[None]:
-    """Turn the system's refusal to write (no room, no permission) into a StorageError with the place and the cure."""
+def explain_write_errors(folder: Path, cure: str) -> Iterator[None]:
+    """Turn an OSError of a failed write (no space, no permission, device error) into a StorageError with the path and `cure`."""
     try:
         yield
     except OSError as error:
@@ -54,7 +55,7 @@ def writing(folder: Path, cure: str) -> Iterator[None]:
 
 
 def seal(folder: Path) -> None:
-    """Write the index of every file's size and SHA-256, and flush all to disk."""
+    """Write an index with the size and SHA-256 of every file, and flush the folder to disk."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != INDEX)
     entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": digest(p)} for p in files}
     (folder / INDEX).write_text(json.dumps(entries, indent=1), encoding="utf-8")
@@ -62,20 +63,20 @@ def seal(folder: Path) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Flush a folder and all that it holds to disk."""
+    """Flush a folder and everything in it to disk."""
     for path in (*folder.rglob("*"), folder):
         _fsync(path)
 
 
 def verify(folder: Path) -> None:
-    """Raise CheckpointError naming the first file that is missing or differs from the index."""
+    """Raise CheckpointError naming the first file that is missing or differs from the index, or a damaged index."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         entries = {folder / name: (entry["size"], entry["sha256"]) for name, entry in index.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / INDEX}: {error}") from None
     except (AttributeError, KeyError, TypeError):
-        raise CheckpointError(f"{folder / INDEX} is damaged: it is no list of sizes and hashes.") from None
+        raise CheckpointError(f"{folder / INDEX} is damaged: it is not a table of sizes and hashes.") from None
     for path, (size, sha256) in entries.items():
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
@@ -90,7 +91,7 @@ def digest(path: Path) -> str:
 
 
 def replace(source: Path, final: Path) -> None:
-    """Rename a folder over another: the old one is moved aside first, and removed last."""
+    """Rename folder `source` to `final`. A folder that is there is moved aside first and deleted last."""
     aside = final.with_name(f".{final.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
@@ -101,7 +102,7 @@ def replace(source: Path, final: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder in a way that never leaves a part of it under its name."""
+    """Delete a folder. It is renamed first, so that its name never refers to a part of it."""
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)
@@ -109,12 +110,13 @@ def discard(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clear away what a killed process left half done; what it had moved aside and not yet replaced comes back."""
+    """Delete what a killed process left unfinished in `folder`. A folder that it moved aside but did not replace gets its name
+    back."""
     for path in folder.glob(".*"):
-        found = _LEFT_OVER.fullmatch(path.name)
-        if not found:
+        match = _LEFT_OVER.fullmatch(path.name)
+        if not match:
             continue
-        if found["kind"] == "old" and not (final := folder / found["name"]).exists():
+        if match["kind"] == "old" and not (final := folder / match["name"]).exists():
             os.rename(path, final)
         elif path.is_dir():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The workspace: the folder that holds runs, tokenizers, data and the token cache, and the runs in it."""
+"""The workspace: the folder with runs, tokenizers, data and the token cache. Finding runs, models and adapters in it."""
 
 from __future__ import annotations
 
@@ -15,54 +15,57 @@ import attrs
 
 from mm.core.errors import CheckpointError, UsageError, close_match
 
-ADAPTER = "adapter"  # a model folder's, where it has one
+ADAPTER = "adapter"  # the folder inside a model folder that holds its adapter, if it has one
 
 
 @attrs.frozen
 class RunFolder:
-    """One run's folder. Its manifest says what made it and how it stands."""
+    """The folder of one run. Its manifest records the run's origins and its state."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The run's name: the folder's."""
+        """The run's name, which is the folder's."""
         return self.path.name
 
     @property
     def model(self) -> Path:
-        """The finished model."""
+        """The folder of the finished model."""
         return self.path / "model"
 
     @property
     def best(self) -> Path:
-        """The model with the lowest held-out loss, where `--keep-best` keeps it."""
+        """The folder of the best model so far, which `--keep-best` writes."""
         return self.path / "best"
 
     @property
     def exists_message(self) -> str:
-        """What to say to who would start a run of this name: how to go on, as the run stands."""
+        """The error message for a user who starts another run of this name, with the ways to continue."""
         if self.manifest.get("state") == "finished":
             cure = f"it is finished: choose another --run, or remove it with mm runs rm {self.name}."
         elif checkpoints(self.checkpoints):
-            cure = f"go on with --resume --run {self.name}, or choose another --run."
+            cure = f"resume it with --resume --run {self.name}, or choose another --run."
         else:
             cure = f"it has saved nothing yet: choose another --run, or remove it with mm runs rm {self.name}."
         return f"Run {self.name} exists; {cure}"
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoints, one folder each."""
+        """The folder of the checkpoints, which are one folder each."""
         return self.path / "checkpoints"
 
     @property
     def evals(self) -> Path:
-        """Reports of evaluations, one JSON file each."""
+        """The folder of the reports of evaluations, which are one JSON file each."""
         return self.path / "evals"
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Versions, plugins, data hashes, value sources and the state of the run; empty where there is none."""
+        """The run's state, versions, plugins, hashes of its data, and the origin of each setting; empty if there is no manifest.
+
+        Raises CheckpointError if it is damaged.
+        """
         path = self.path / "manifest.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
@@ -78,28 +81,28 @@ class RunFolder:
 
 @attrs.frozen
 class Workspace:
-    """A folder; `MM_WORKSPACE` or the current one."""
+    """A folder with runs, tokenizers, data and the token cache."""
 
     path: Path
 
     @classmethod
     def here(cls) -> Workspace:
-        """The workspace of this process."""
+        """The workspace of this process: the folder that `MM_WORKSPACE` names, or the current one."""
         return cls(Path(os.environ.get("MM_WORKSPACE", ".")))
 
     @property
     def cache(self) -> Path:
-        """Token caches and stage stamps; may be deleted at any time."""
+        """The folder of token caches and of the record of stages. It may be deleted at any time."""
         return self.path / ".mm"
 
     def run(self, name: str) -> RunFolder:
-        """The folder of that name, whether it exists or not."""
+        """The folder of a run, which need not exist. Raises UsageError for an invalid name."""
         if not name or name != Path(name).name or name.startswith("."):
             raise UsageError(f"--run {name!r}: a run's name is one folder name, without '/'.")
         return RunFolder(self.path / "runs" / name)
 
     def existing(self, name: str) -> RunFolder:
-        """The run of that name. Raises UsageError with close matches when there is none."""
+        """The run of that name. Raises UsageError with close matches if there is none."""
         run = self.run(name)
         if not run.path.is_dir():
             names = [r.name for r in self.runs()]
@@ -107,13 +110,13 @@ class Workspace:
         return run
 
     def runs(self) -> list[RunFolder]:
-        """All runs, the newest first."""
+        """All runs, newest first."""
         folder = self.path / "runs"
-        found = [RunFolder(p) for p in folder.glob("[!.]*") if (p / "manifest.json").exists()] if folder.is_dir() else []
-        return sorted(found, key=lambda r: (r.manifest.get("created", 0), r.name), reverse=True)
+        runs = [RunFolder(p) for p in folder.glob("[!.]*") if (p / "manifest.json").exists()] if folder.is_dir() else []
+        return sorted(runs, key=lambda r: (r.manifest.get("created", 0), r.name), reverse=True)
 
     def newest(self, algorithms: tuple[str, ...]) -> RunFolder | None:
-        """The newest finished run of one of these algorithms, earlier algorithms first."""
+        """The newest finished run of the first of these algorithms that has one, or None."""
         finished = [r for r in self.runs() if (r.model / "config.json").exists()]
         for algorithm in algorithms:
             for run in finished:
@@ -122,7 +125,7 @@ class Workspace:
         return None
 
     def new_name(self, stem: str) -> str:
-        """A free run name: stem-date-number."""
+        """A run name that is not in use: STEM-DATE-NUMBER."""
         day = time.strftime("%Y%m%d")
         number = 1
         while self.run(f"{stem}-{day}-{number}").path.exists():
@@ -131,7 +134,8 @@ class Workspace:
 
 
 def fingerprint(path: Path) -> str:
-    """A hash of a file, or of a folder's files and their content; a model folder's own index stands for its content."""
+    """The SHA-256 of a file, or of the names and contents of the files in a folder. If the folder has an index, only that is
+    hashed, as it contains the hashes of all files."""
     total = hashlib.sha256()
     index = path / "index.json"
     files = [path] if path.is_file() else [index] if index.exists() else sorted(p for p in path.rglob("*") if p.is_file())
@@ -143,7 +147,7 @@ def fingerprint(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing: a temporary file beside it, fsynced, then renamed over it."""
+    """Write a file atomically: to a temporary file beside it, which is flushed to disk and renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -158,7 +162,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a folder. Raises UsageError when there is none."""
+    """The values of a folder's config.json. Raises UsageError if there is none, CheckpointError if it is damaged."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     except FileNotFoundError:
@@ -168,33 +172,34 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_model(text: str, workspace: Workspace) -> Path:
-    """The model folder that a run's name or a path means; a run without a finished model gives its newest checkpoint.
+    """The model folder that a run's name or a path refers to; the newest checkpoint of a run without a finished model.
 
-    `NAME@best` is what `--keep-best` kept, `NAME@STEP` the checkpoint of that step.
+    `NAME@best` is the model that `--keep-best` kept, `NAME@STEP` the checkpoint of that step. Raises UsageError if there is no
+    such model.
     """
     path = Path(text)
     if (path / "config.json").exists():
         return path
-    name, _, mark = text.rpartition("@")
-    if run := _run_of(name, workspace):
-        return _marked(run, mark)
-    run = _run_of(text, workspace)
+    name, _, version = text.rpartition("@")
+    if run := _find_run(name, workspace):
+        return _find_version(run, version)
+    run = _find_run(text, workspace)
     if run is None:
         names = [r.name for r in workspace.runs()]
         raise UsageError(f"No model at {text!r}: neither a run of this workspace nor a model folder.{close_match(text, names)}")
     if (run.model / "config.json").exists():
         return run.model
-    if found := checkpoints(run.checkpoints):
-        return found[-1]
+    if saved := checkpoints(run.checkpoints):
+        return saved[-1]
     raise UsageError(f"Run {run.name} has no model yet.")
 
 
 def find_adapter(text: str, workspace: Workspace) -> Path:
-    """The saved adapter that a run's name (also `NAME@STEP`), a run's or model's folder, or a path means.
+    """The saved adapter that a run's name (also `NAME@STEP`), a run's or model's folder, or a path refers to.
 
-    Raises UsageError when there is nothing of that name; what lies there is for the adapter to judge.
+    Raises UsageError if there is no such run or path. The content is not checked here: the adapter does that when it reads it.
     """
-    named = _run_of(text, workspace) or _run_of(text.rpartition("@")[0], workspace)
+    named = _find_run(text, workspace) or _find_run(text.rpartition("@")[0], workspace)
     folder = find_model(text, workspace) if named else Path(text)
     if not folder.exists():
         near = close_match(text, [run.name for run in workspace.runs()])
@@ -203,31 +208,32 @@ def find_adapter(text: str, workspace: Workspace) -> Path:
 
 
 def run_of(folder: Path) -> RunFolder | None:
-    """The run that a model folder or checkpoint belongs to, or None."""
+    """The run that a model folder or checkpoint is part of, or None."""
     parents = folder.resolve().parents
     return next((RunFolder(path) for path in parents[:2] if (path / "manifest.json").exists()), None)
 
 
-def _run_of(text: str, workspace: Workspace) -> RunFolder | None:
+def _find_run(text: str, workspace: Workspace) -> RunFolder | None:
     path = Path(text).resolve()
     return next((r for r in workspace.runs() if text and (r.name == text or r.path.resolve() == path)), None)
 
 
-def _marked(run: RunFolder, mark: str) -> Path:
-    found = {"best": run.best} if run.best.exists() else {}
-    found |= {str(step_of(path)): path for path in checkpoints(run.checkpoints)}
-    if mark not in found:
-        known = ", ".join(f"{run.name}@{key}" for key in found) or "none"
-        raise UsageError(f"Run {run.name} has no model {run.name}@{mark}. It has: {known}.")
-    return found[mark]
+def _find_version(run: RunFolder, version: str) -> Path:
+    """The folder of `NAME@version`. Raises UsageError that lists the versions of the run."""
+    versions = {"best": run.best} if run.best.exists() else {}
+    versions |= {str(step_of(path)): path for path in checkpoints(run.checkpoints)}
+    if version not in versions:
+        known = ", ".join(f"{run.name}@{key}" for key in versions) or "none"
+        raise UsageError(f"Run {run.name} has no model {run.name}@{version}. It has: {known}.")
+    return versions[version]
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, the oldest first."""
+    """The complete checkpoints in a run's folder of checkpoints, oldest first."""
     return sorted(folder.glob("step-*[0-9]")) if folder.is_dir() else []
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step in a checkpoint's name."""
-    found = re.fullmatch(r"step-(\d+)", checkpoint.name)
-    return int(found.group(1)) if found else 0
+    """The step in a checkpoint's name; 0 if it has none."""
+    match = re.fullmatch(r"step-(\d+)", checkpoint.name)
+    return int(match.group(1)) if match else 0

@@ -435,7 +435,7 @@ def test_foreign_to_native(plugins: PluginManager, tokenizer: Tokenizer, tmp_pat
 def test_what_stands_at_out(plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path) -> None:
     model, workspace = native(tmp_path / "own", make(plugins, SHAPES["llama"], tokenizer)), Workspace(tmp_path)
     for out in (model, str(tmp_path)):
-        with pytest.raises(UsageError, match="holds the model that is to be converted"):
+        with pytest.raises(UsageError, match="holds the model to be converted"):
             convert(plugins, model, out, force=True, workspace=workspace)
     out = tmp_path / "out"
     out.mkdir()
@@ -447,7 +447,7 @@ def test_what_stands_at_out(plugins: PluginManager, tokenizer: Tokenizer, tmp_pa
     assert not (out / "stale").exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").touch()
-    with pytest.raises(UsageError, match="is no model folder"):
+    with pytest.raises(UsageError, match="is not a model folder"):
         convert(plugins, model, tmp_path / "precious", force=True, workspace=workspace)
     with pytest.raises(UsageError, match="Did you mean 'llama'"):
         convert(plugins, model, tmp_path / "new", to="lama", workspace=workspace)

@@ -251,7 +251,7 @@ def test_callbacks_are_asked_one_by_one(install: Install) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("    yield Watch(", "    yield Watch or ("), r"<class .*Watch'>, which is no object of a subclass of .*Callback"),
+        (("    yield Watch(", "    yield Watch or ("), r"<class .*Watch'>, which is not an object of a subclass of .*Callback"),
         (("def __init__", "def on_stp(self): pass\n    def __init__"), "Watch.on_stp: no such event. Did you mean 'on_step'"),
     ],
 )

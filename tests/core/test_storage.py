@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mm.core.errors import CheckpointError
-from mm.core.storage import INDEX, remove_leftovers, verify, whole_folder
+from mm.core.storage import INDEX, atomic_folder, remove_leftovers, verify
 
 
 def write(final: Path, text: str = "hello") -> Path:
-    with whole_folder(final) as folder:
+    with atomic_folder(final) as folder:
         (folder / "inner").mkdir()
         (folder / "a.txt").write_text(text)
         (folder / "inner/b.bin").write_bytes(bytes(range(256)))
@@ -31,11 +31,11 @@ def test_a_folder_is_sealed_and_replaced_as_a_whole(tmp_path: Path) -> None:
     final = write(tmp_path / "deep/model")
     verify(final)
     assert names(tmp_path) == ["deep/model/a.txt", f"deep/model/{INDEX}", "deep/model/inner/b.bin"]
-    with whole_folder(final) as folder:
+    with atomic_folder(final) as folder:
         (folder / "c.txt").write_text("new")
     verify(final)
     assert names(tmp_path) == ["deep/model/c.txt", f"deep/model/{INDEX}"]
-    with whole_folder(final, index=False) as folder:
+    with atomic_folder(final, index=False) as folder:
         (folder / "d.txt").write_text("plain")
     assert names(tmp_path) == ["deep/model/d.txt"]
 
@@ -45,7 +45,7 @@ def test_a_folder_is_sealed_and_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_an_error_leaves_what_stood_there(tmp_path: Path, error: type[BaseException], standing: bool) -> None:
     final = write(tmp_path / "model") if standing else tmp_path / "model"
     before = names(tmp_path)
-    with pytest.raises(error), whole_folder(final) as folder:
+    with pytest.raises(error), atomic_folder(final) as folder:
         (folder / "half.txt").write_text("half")
         raise error
     assert names(tmp_path) == before
@@ -117,7 +117,7 @@ def test_leftovers_of_a_killed_process_are_swept(tmp_path: Path) -> None:
 
 def test_what_stands_is_not_replaced_unless_asked(tmp_path: Path) -> None:
     write(tmp_path / "run")
-    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "run", overwrite=False) as folder:
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "run", overwrite=False) as folder:
         (folder / "a.txt").write_text("other")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert (tmp_path / "run/a.txt").read_text() == "hello"

@@ -17,7 +17,7 @@ from mm.plugins.sources.skills.evaluation import Figure
 from mm.plugins.sources.skills.source import generated
 from mm.runtime.data.corpus import open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
-from mm.runtime.generation.episodes import Player
+from mm.runtime.generation.episodes import EpisodeRunner
 from mm.runtime.generation.tool_use import open_tools
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def _text(
     }  # fmt: skip
 
 
-def player_of(plugins: PluginManager, opened: TextModel) -> Player:
+def player_of(plugins: PluginManager, opened: TextModel) -> EpisodeRunner:
     """The opened model with the tools that the skills' episodes call."""
     tools = open_tools(plugins, evaluation.TOOLS)
-    return Player(engine=opened.engine, tokenizer=opened.loaded.tokenizer, tools=tools)
+    return EpisodeRunner(engine=opened.engine, tokenizer=opened.loaded.tokenizer, tools=tools)
 
 
 def items_digest(settings: EvalSettings) -> str:

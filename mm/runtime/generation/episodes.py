@@ -1,4 +1,4 @@
-"""Episodes: turns of the assistant and, between them, what the tools that it calls answer. Token ids in and out."""
+"""Episodes: turns of the assistant with the results of its tool calls between them, as token ids."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ MAX_TOTAL_TOKENS = 2500
 
 @attrs.define(eq=False, kw_only=True)
 class Episode:
-    """`ids` are all its tokens, the prompt first; they only ever grow at their end, so that each turn continues what the
-    engine's cache holds. `results` has what the calls of each turn gave, for every turn but the last."""
+    """A conversation of a model with its tools.
+
+    `ids` are all tokens, those of the prompt first. They are only ever appended to, so that each turn continues a sequence
+    that the engine's cache holds. `turns` are the texts of the model's turns; `results` are the results of the calls in each
+    turn but the last.
+    """
 
     ids: list[int]
     turns: list[str] = attrs.field(factory=list)
@@ -31,17 +35,17 @@ class Episode:
 
     @property
     def text(self) -> str:
-        """All turns and results as one text."""
+        """All turns and results as one transcript."""
         return transcript(self.turns, self.results)
 
     def extend(self, completion: Completion, text: str) -> None:
-        """Append a turn that was drawn."""
+        """Append a turn that the model generated."""
         self.ids += completion.ids
         self.turns.append(text)
         self.finish_reason = completion.finish_reason
 
     def observe(self, ids: Iterable[int]) -> None:
-        """Append tokens that came from elsewhere: they are read, not drawn."""
+        """Append tokens that the model reads but did not generate, such as the results of its calls."""
         self.ids += ids
 
 
@@ -49,8 +53,8 @@ E = TypeVar("E", bound=Episode)
 
 
 @attrs.frozen(kw_only=True)
-class Player:
-    """Plays episodes with an engine and tools, within `max_turns` of the assistant and `max_total_tokens` of ids."""
+class EpisodeRunner:
+    """Runs episodes with an engine and tools. An episode has at most `max_turns` turns and `max_total_tokens` token ids."""
 
     engine: Engine
     tokenizer: Tokenizer
@@ -58,37 +62,37 @@ class Player:
     max_turns: int = MAX_TURNS
     max_total_tokens: int = MAX_TOTAL_TOKENS
 
-    def play(
+    def run(
         self,
         episodes: Sequence[E],
         request: Callable[[E, int], Request],
-        on_turn: Callable[[int], None] = lambda going: None,
+        on_turn: Callable[[int], None] = lambda active: None,
     ) -> None:
-        """Let every episode take turns until it stops calling, or may not go on: `finish_reason` is then "length" or
-        "turns". All take their next turn together.
+        """Run every episode until a turn calls no tool, or until a bound is reached and `finish_reason` is "length" or "turns".
 
-        `request` is what the engine is asked for an episode in a turn; `on_turn` is told before each turn how many
-        episodes go on.
+        All episodes take their next turn together. `request` returns the engine's request for an episode and a turn (from 0);
+        `on_turn` is called before each turn with the number of episodes that take it.
         """
 
-        def draw(going: Sequence[E], turn: int) -> list[list[Call]]:
-            on_turn(len(going))
-            return self._draw(going, [self._fitting(request(episode, turn)) for episode in going])
+        def generate(active: Sequence[E], turn: int) -> list[list[Call]]:
+            on_turn(len(active))
+            return self._generate(active, [self._within_bound(request(episode, turn)) for episode in active])
 
-        for episode in take_turns(episodes, draw, self._answer, self.tools, self.max_turns):
+        for episode in take_turns(episodes, generate, self._add_results, self.tools, self.max_turns):
             episode.finish_reason = "turns"
 
-    def _fitting(self, asked: Request) -> Request:
-        room = max(0, self.max_total_tokens - len(asked.ids))
-        return attrs.evolve(asked, max_new_tokens=min(asked.max_new_tokens, room))
+    def _within_bound(self, request: Request) -> Request:
+        room = max(0, self.max_total_tokens - len(request.ids))
+        return attrs.evolve(request, max_new_tokens=min(request.max_new_tokens, room))
 
-    def _draw(self, episodes: Sequence[Episode], requests: Sequence[Request]) -> list[list[Call]]:
-        """The calls of each episode's next turn; a turn that was cut off calls nothing."""
+    def _generate(self, episodes: Sequence[Episode], requests: Sequence[Request]) -> list[list[Call]]:
+        """Append each episode's next turn. Returns the calls in each; a turn that was cut off has none."""
         for episode, completion in zip(episodes, self.engine.generate(requests), strict=True):
             episode.extend(completion, self.tokenizer.decode(completion.ids))
         return [read_calls(episode.turns[-1]) if episode.finish_reason == "stop" else [] for episode in episodes]
 
-    def _answer(self, episode: Episode, results: list[str]) -> bool:
+    def _add_results(self, episode: Episode, results: list[str]) -> bool:
+        """Append the results of an episode's calls. Returns False if that leaves no room for another turn."""
         observed = self.tokenizer.encode_reply([Message("tool", result) for result in results])
         if len(episode.ids) + len(observed) >= self.max_total_tokens:
             episode.finish_reason = "length"

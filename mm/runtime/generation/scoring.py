@@ -56,11 +56,11 @@ def score(
     by_name: dict[str, list[Score]] = {}
     failed: list[dict[str, str]] = [{} for _ in completions]
     for name, (reward, _) in rewards.items():
-        by_name[name], reasons = _ask(name, reward, rows, completions, places, skip_failed)
+        by_name[name], reasons = _call(name, reward, rows, completions, places, skip_failed)
         for index, reason in reasons.items():
             failed[index][name] = reason
     if rows and not any(failed) and all(value is None for scores in by_name.values() for value in scores):
-        known = ", ".join(rewards) or "there is none"
+        known = ", ".join(rewards) or "none is selected"
         raise UsageError(f"{places[0]}: no reward applies to this row or any other of its batch ({known}).")
     total = [
         math.fsum(weight * value for name, (_, weight) in rewards.items() if (value := by_name[name][i]) is not None)
@@ -69,44 +69,44 @@ def score(
     return Scores(total=total, by_name=by_name, failed=failed)
 
 
-def _ask(
+def _call(
     name: str, reward: Reward, rows: Sequence[Row], completions: Sequence[str], places: Sequence[str], skip_failed: bool
 ) -> tuple[list[Score], dict[int, str]]:
     """The scores, and the reasons of the failures by index. A batch that fails is scored again one by one, to find the row."""
     try:
-        return _checked(reward(rows, completions), len(completions)), {}
+        return _check_scores(reward(rows, completions), len(completions)), {}
     except Exception as error:
-        whole = error
-    found: list[Score] = []
+        batch_error = error
+    scores: list[Score] = []
     failed: dict[int, str] = {}
     for index, (row, completion, place) in enumerate(zip(rows, completions, places, strict=True)):
         try:
-            found += _checked(reward([row], [completion]), 1)
+            scores += _check_scores(reward([row], [completion]), 1)
         except Exception as error:
             if not skip_failed:
                 raise _failure(name, place, error) from error
-            found.append(None)
+            scores.append(None)
             failed[index] = _reason(error)
     if failed:
-        return found, failed
+        return scores, failed
     if not skip_failed:
-        raise _failure(name, f"{len(rows)} rows from {places[0]} on, though on none of them alone", whole) from whole
-    return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(whole))
+        raise _failure(name, f"{len(rows)} rows from {places[0]} on, but on none of them alone", batch_error) from batch_error
+    return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(batch_error))
 
 
-def _checked(answer: Any, wanted: int) -> list[Score]:
-    scores = list(answer)
-    if len(scores) != wanted:
-        raise ValueError(f"{len(scores)} scores for {wanted} completions")
+def _check_scores(returned: Any, count: int) -> list[Score]:
+    scores = list(returned)
+    if len(scores) != count:
+        raise ValueError(f"{len(scores)} scores for {count} completions")
     return [None if value is None else _finite(value) for value in scores]
 
 
 def _finite(value: Any) -> float:
     if isinstance(value, str):
-        raise TypeError(f"the text {value[:40]!r} is no score")
+        raise TypeError(f"the text {value[:40]!r} is not a score")
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{number} is no score")
+        raise ValueError(f"{number} is not a score")
     return number
 
 
@@ -118,5 +118,5 @@ def _reason(error: Exception) -> str:
 
 def _failure(name: str, place: str, error: Exception) -> MMError:
     return MMError(
-        f"Reward {name!r} failed on {place}: {_reason(error)}. With --skip-failed-rewards such completions are left out."
+        f"Reward {name!r} failed on {place}: {_reason(error)}. With --skip-failed-rewards such completions are skipped."
     )

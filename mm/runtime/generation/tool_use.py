@@ -1,4 +1,4 @@
-"""Running the calls of a model: from a call to the text that the model is told."""
+"""Running a model's tool calls, and the loop of turns with tools."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
-    """Name in the tool's schema -> the tool, with its default settings. Raises UsageError for an unknown name."""
+    """The named tools with their default settings, by the name in their schema. Raises UsageError for an unknown name."""
     found: dict[str, Tool] = {}
     for name in names:
         config = plugins.get(ToolSpec, name).config
@@ -28,56 +28,57 @@ def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
     return found
 
 
-def offered(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:
-    """The tools as a chat template takes them."""
+def template_tools(tools: Mapping[str, Tool]) -> list[dict[str, Any]]:
+    """The tools' schemas in the form that a chat template takes."""
     return [{"type": "function", "function": dict(tool.schema)} for tool in tools.values()]
 
 
-def call(tools: Mapping[str, Tool], asked: Call) -> str:
-    """The result as JSON text. A call that cannot be read, that asks for an unknown tool or does not fit its schema,
-    and arguments that the tool refuses give `{"error": ...}`, so that the model can mend it.
+def call(tools: Mapping[str, Tool], request: Call) -> str:
+    """Run a model's call. Returns the result as JSON text.
 
-    What else a tool raises keeps its traceback and gains a note with the tool's name. Raises MMError for a result that
-    is no JSON value.
+    The result is `{"error": ...}`, so that the model can correct itself, for a call that cannot be parsed, names an unknown
+    tool or does not fit the tool's schema, and if the tool raises ValueError. Any other exception of a tool is raised on,
+    with a note that names the tool and its arguments. Raises MMError if a tool returns something that is not a JSON value.
     """
-    if isinstance(asked, DataError):
-        return _text({"error": asked.reason})
-    fault = call_fault(asked, functions_of(tool.schema for tool in tools.values()))
+    if isinstance(request, DataError):
+        return _text({"error": request.reason})
+    fault = call_fault(request, functions_of(tool.schema for tool in tools.values()))
     if fault:
         return _text({"error": fault})
     try:
-        result = tools[asked.name](asked.arguments)
+        result = tools[request.name](request.arguments)
     except ValueError as error:
         return _text({"error": str(error) or "the tool refuses these arguments"})
     except Exception as error:
-        error.add_note(f"in tool {asked.name!r}, called with {dict(asked.arguments)!r}")
+        error.add_note(f"in tool {request.name!r}, called with {dict(request.arguments)!r}")
         raise
     try:
         return _text(result)
     except (TypeError, ValueError) as error:
-        raise MMError(f"Tool {asked.name!r} gave what is no JSON value: {error}.") from error
+        raise MMError(f"Tool {request.name!r} returned something that is not a JSON value: {error}.") from error
 
 
 def take_turns(
-    talks: Sequence[T],
-    draw: Callable[[Sequence[T], int], Sequence[Sequence[Call]]],
-    answer: Callable[[T, list[str]], bool],
+    conversations: Sequence[T],
+    generate: Callable[[Sequence[T], int], Sequence[Sequence[Call]]],
+    add_results: Callable[[T, list[str]], bool],
     tools: Mapping[str, Tool],
-    most: int,
+    max_turns: int,
 ) -> list[T]:
-    """The one loop of turns with tools: `draw` a turn of each talk, make the calls in it, `answer` with their results.
+    """The one loop of turns with tools: generate a turn of every conversation, run its calls, add their results.
 
-    A talk goes on while its turns call and `answer` says True. Returns those whose turn number `most` still called:
-    these calls are not made.
+    `generate(conversations, turn)` appends a turn to each and returns its calls. `add_results(conversation, results)` returns
+    True if the conversation continues. One whose turn has no calls ends. Returns the conversations that still have calls in
+    turn number `max_turns`; these calls are not run.
     """
-    going = list(talks)
-    for turn in range(most):
-        if not going:
+    active = list(conversations)
+    for turn in range(max_turns):
+        if not active:
             break
-        calling = [(talk, calls) for talk, calls in zip(going, draw(going, turn), strict=True) if calls]
-        if turn == most - 1:
+        calling = [(talk, calls) for talk, calls in zip(active, generate(active, turn), strict=True) if calls]
+        if turn == max_turns - 1:
             return [talk for talk, _ in calling]
-        going = [talk for talk, calls in calling if answer(talk, [call(tools, one) for one in calls])]
+        active = [talk for talk, calls in calling if add_results(talk, [call(tools, one) for one in calls])]
     return []
 
 

@@ -1,4 +1,4 @@
-"""The contract of an adapter: a change to a model's weights that is trained instead of them. Imports no torch."""
+"""The contract of an adapter: parameters that are trained instead of a model's own weights. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,36 +24,42 @@ class Adapter(ABC):
 
     @abstractmethod
     def apply(self, saved: Path | None = None) -> None:
-        """Put the adapter's parameters into the model and freeze all others: those of a folder that `save` wrote or,
-        without one, new ones, with which the model answers as before. Raises CheckpointError for what does not fit."""
+        """Add the adapter's parameters to the model and freeze all others.
+
+        They are read from `saved`, a folder that `save` wrote, or newly initialised so that the model's outputs do not change.
+        Raises CheckpointError if what was saved does not fit the model.
+        """
 
     @abstractmethod
     def restart(self) -> bool:
-        """Put the change, where there is one, into the plain weights for good and begin anew with new parameters, with
-        which the model answers as before, also inside `off`; whether there was one."""
+        """Merge the adapter into the plain weights for good and start over with new parameters.
+
+        The model's outputs do not change, and inside `off` they are then the same. Returns True if there was anything to
+        merge.
+        """
 
     @abstractmethod
     def remove(self) -> None:
-        """Take the adapter's parameters out again; the model is a plain one, all its parameters can be trained."""
+        """Remove the adapter's parameters. The model is then a plain one, and all its parameters are trainable."""
 
     @abstractmethod
     def names(self) -> frozenset[str]:
-        """The names of the adapter's tensors in the model's state; the other names are those of a plain model."""
+        """The names of the adapter's tensors in the model's state dict; all other names are those of the plain model."""
 
     @abstractmethod
     def off(self) -> AbstractContextManager[None]:
-        """Inside, the model answers as without the adapter."""
+        """Inside the block, the model computes without the adapter."""
 
     @abstractmethod
     def merged(self) -> AbstractContextManager[None]:
-        """Inside, the plain model's tensors hold the change, and the adapter adds nothing; afterwards they are bit for
-        bit what they were."""
+        """Inside the block, the adapter is merged into the plain model's tensors and adds nothing itself. Afterwards these are
+        restored bit for bit."""
 
     @abstractmethod
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write the adapter's `tensors` (those of its `names`, perhaps of an earlier moment) into an existing folder, in a
-        layout of its own."""
+        """Write the adapter's `tensors`, by its `names`, into an existing folder, in a layout of the adapter's own. They may be
+        copies from an earlier step."""
 
     def notes(self) -> list[str]:
-        """What is said of how it will be saved, when a run starts and when the finished one stands."""
+        """Lines on how the adapter will be saved, printed when a run starts and when its finished model is written."""
         return []

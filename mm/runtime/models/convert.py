@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
-from mm.core.storage import whole_folder
+from mm.core.storage import atomic_folder
 from mm.core.workspace import Workspace, find_adapter, find_model, read_config
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
 from mm.runtime.models.converter import Converter, Unsupported, refusal
@@ -36,13 +36,13 @@ def convert(
     workspace: Workspace | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Write a model, a run's or a folder's, ours or foreign, in another format; answers the folder. Needs no chip.
+    """Write a model in another format. Returns the written folder. Runs on the CPU.
 
-    `to` is a converter or "native"; without it, "native" for a foreign folder, else the only converter that can hold the
-    model. `dtype` is fp32, bf16 or fp16; the model's (float32) by default. `changes` are settings of the model with other
-    values than the saved ones (see `load_model_folder`). `adapter`, NAME:RUN or NAME:PATH, is a saved one that is merged
-    into the weights. `force` replaces a model folder. `say` is told what was chosen. Raises UsageError, before anything is
-    written, for what cannot be done.
+    `model` is a run's name or a model folder, ours or foreign. `to` is a converter or "native"; by default "native" for a
+    foreign folder, otherwise the only converter that can hold the model. `dtype` is fp32, bf16 or fp16; by default the
+    model's (float32). `changes` replace saved settings of the model (see `load_model_folder`). `adapter`, NAME:RUN or
+    NAME:PATH, is a saved adapter to merge into the weights. `force` replaces an existing model folder. `say` prints the
+    format that was chosen. Raises UsageError, before anything is written, for a conversion that is not possible.
     """
     from mm.runtime.devices.backend import Backend
     from mm.runtime.models.folder import load_model_folder
@@ -56,11 +56,11 @@ def convert(
     if adapter is not None:
         _merge(plugins, loaded, adapter, workspace or Workspace.here())
     name = to or _choose(plugins, loaded, read_config(source), say)
-    wanted = torch_dtype(dtype) if dtype else None
+    new_dtype = torch_dtype(dtype) if dtype else None
     if name == NATIVE:
-        _write_native(plugins, loaded, folder, wanted)
+        _write_native(plugins, loaded, folder, new_dtype)
     else:
-        _accepting(plugins, loaded, name).write(loaded, folder, wanted)
+        _accepting(plugins, loaded, name).write(loaded, folder, new_dtype)
     return folder
 
 
@@ -79,8 +79,8 @@ def _choose(plugins: PluginManager, loaded: LoadedModel, config: Mapping[str, An
         return NATIVE
     able = _able(plugins, loaded)
     if len(able) != 1:
-        found = f"these can hold it: {', '.join(able)}" if able else "no installed converter can hold it"
-        raise UsageError(f"--to is needed: {found}; --to {NATIVE} copies it in our own layout.")
+        reason = f"these can hold it: {', '.join(able)}" if able else "no installed converter can hold it"
+        raise UsageError(f"--to is required: {reason}; --to {NATIVE} copies it in our own layout.")
     say(f"--to {able[0]}: the only format that can hold this model")
     return able[0]
 
@@ -105,9 +105,9 @@ def _write_native(plugins: PluginManager, loaded: LoadedModel, folder: Path, dty
     from mm.runtime.models.folder import load_model_folder, save_model_folder
 
     if dtype:
-        cast(named_tensors(loaded.model), dtype)  # refuses what the type cannot hold
+        cast(named_tensors(loaded.model), dtype)  # raises UsageError for a value out of the type's range
         loaded.model.to(dtype=dtype)
-    with whole_folder(folder) as path:
+    with atomic_folder(folder) as path:
         save_model_folder(path, loaded)
         back = load_model_folder(plugins, path, Backend())
         compare(named_tensors(loaded.model.float()), named_tensors(back.model))
@@ -115,12 +115,12 @@ def _write_native(plugins: PluginManager, loaded: LoadedModel, folder: Path, dty
 
 def _check_out(out: Path, source: Path, force: bool) -> None:
     if out == source or out in source.parents:
-        raise UsageError(f"{out} holds the model that is to be converted: choose another folder.")
+        raise UsageError(f"{out} holds the model to be converted: choose another folder.")
     if out.is_file():
-        raise UsageError(f"{out} is a file: a folder is written.")
+        raise UsageError(f"{out} is a file: name a folder to write.")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not force:
         raise UsageError(f"{out} is not empty: choose another folder, or pass --force to replace it.")
     if not (out / "config.json").exists():
-        raise UsageError(f"{out} is not empty and is no model folder (no config.json): --force replaces only those.")
+        raise UsageError(f"{out} is not empty and is not a model folder (no config.json): --force replaces only model folders.")

@@ -1,4 +1,4 @@
-"""Converters: a strict table of tensors and two readings of a config; reading and writing folders follow from them.
+"""The contract of a converter: a strict table of tensors and a config mapped both ways. Reading and writing follow from them.
 
 Importing this module imports no torch.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
-from mm.core.storage import whole_folder
+from mm.core.storage import atomic_folder
 from mm.core.workspace import read_config
 from mm.runtime.models.hf_files import read_tensors
 from mm.runtime.models.rules import Rules
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 
 class Unsupported(UsageError):
-    """A format cannot hold a model, or a model of that format cannot be held by ours; the message is the reason."""
+    """A format cannot hold a model of ours, or our architecture cannot hold a model of that format. The message is the reason."""
 
 
 class Converter(ABC):
-    """A checkpoint format of one architecture: one table and one config, each read in both directions."""
+    """A checkpoint format of one architecture: a table of tensors and a config, each mapped in both directions."""
 
     @abstractmethod
     def rules(self, config: Any) -> Rules:
-        """The table for a model of this config."""
+        """The table of tensors of a model with this config."""
 
     @abstractmethod
     def read_config(self, hf: Mapping[str, Any]) -> Any:
-        """The architecture's config from a config.json. Raises Unsupported for what ours cannot hold."""
+        """The architecture's config from the values of a config.json. Raises Unsupported for a value that it cannot express."""
 
     @abstractmethod
     def write_config(self, config: Any, tokenizer: Tokenizer) -> dict[str, Any]:
-        """config.json, but for the type of the weights. Raises Unsupported for what the format cannot hold."""
+        """The values of config.json, except the weights' type. Raises Unsupported for a value that the format cannot express."""
 
     def read(self, folder: Path) -> tuple[Any, dict[str, Tensor]]:
-        """(config, state dict in our names and the file's types) of a foreign folder; tied copies are left out.
+        """Read a foreign folder: (config, state dict with our names and the file's types). Tied copies are omitted.
 
         Raises Unsupported, or CheckpointError naming the tensor that is missing, unexpected, misshapen or damaged.
         """
@@ -62,9 +62,9 @@ class Converter(ABC):
             raise CheckpointError(f"{folder}: {error}") from None
 
     def write(self, loaded: LoadedModel, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write a whole foreign folder, its weights in `dtype` (the model's by default), and read it back.
+        """Write a complete foreign folder, its weights in `dtype` (the model's by default), and read it back.
 
-        The folder takes its name only when every tensor came back bit for bit. Raises Unsupported before writing.
+        The folder gets its name only if every tensor is read back bit for bit. Raises Unsupported before anything is written.
         """
         from mm.runtime.models.folder import WEIGHTS, save_weights
 
@@ -73,7 +73,7 @@ class Converter(ABC):
         dtype = dtype or next(iter(own.values())).dtype
         state = cast(self.rules(loaded.config).to_theirs(own), dtype)
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
-        with whole_folder(folder, index=False) as path:
+        with atomic_folder(folder, index=False) as path:
             save_weights(state, path / WEIGHTS)
             _write_json(path / "config.json", config)
             _write_json(path / "generation_config.json", generation_config(loaded.tokenizer))
@@ -83,15 +83,15 @@ class Converter(ABC):
     def _check(self, folder: Path, loaded: LoadedModel, state: dict[str, Tensor]) -> None:
         config, back = self.read(folder)
         if self.write_config(config, loaded.tokenizer) != self.write_config(loaded.config, loaded.tokenizer):
-            raise CheckpointError("The config that was written does not read back as the model's; nothing was kept.")
+            raise CheckpointError("The written config.json does not read back as the model's config; nothing was kept.")
         own = named_tensors(loaded.model)
-        # where the type is kept, what comes back must be the model itself and not only what was written
+        # if the type is unchanged, the tensors read back must equal the model's, not only those that were written
         kept = {tensor.dtype for tensor in own.values()} == {tensor.dtype for tensor in state.values()}
         compare({n: t.cpu() for n, t in own.items()} if kept else self.rules(loaded.config).to_ours(state), back)
 
 
 def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) -> str:
-    """Why a converter cannot write this model; empty when it can."""
+    """The reason why a converter cannot write this model, or "" if it can."""
     if spec.architecture != loaded.architecture:
         return f"it holds {spec.architecture} models and this one is {loaded.architecture}."
     if not spec.writes:
@@ -104,7 +104,7 @@ def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) ->
 
 
 def generation_config(tokenizer: Tokenizer) -> dict[str, int]:
-    """generation_config.json: without the end token's id there, engines generate for ever."""
+    """The values of generation_config.json. Without the end token's id there, engines do not stop at it."""
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     return {name: index for name, index in ids.items() if index is not None}
 

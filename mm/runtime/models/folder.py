@@ -1,4 +1,4 @@
-"""Model folders: config.json, model.safetensors and the tokenizer with its fingerprint; finding and loading them."""
+"""Model folders: config.json, model.safetensors and the tokenizer with its fingerprint; saving and loading them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS = "model.safetensors"
 
 @attrs.frozen(eq=False)
 class LoadedModel:
-    """A model with what belongs to it. `path` is the folder that it came from, or None for a new one."""
+    """A model with its config, tokenizer and adapter. `path` is the folder that it was loaded from (None: a new model)."""
 
     architecture: str
     config: ArchitectureConfig
@@ -44,7 +44,7 @@ class LoadedModel:
 
 
 def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
-    """A model with fresh weights on the CPU, its vocabulary as large as the tokenizer's."""
+    """A model with newly initialised weights on the CPU. Its vocabulary is as large as the tokenizer's."""
     config = attrs.evolve(config, vocab_size=tokenizer.vocab_size)
     return LoadedModel(name, config, build_model(plugins, name, config, backend), tokenizer)
 
@@ -64,9 +64,10 @@ def build_model(plugins: PluginManager, name: str, config: ArchitectureConfig, b
 def save_model_folder(
     folder: Path, loaded: LoadedModel, weights: Mapping[str, torch.Tensor] | None = None, *, merged: bool = False
 ) -> None:
-    """Write a model's files into an existing folder, with `weights` in place of the model's present ones.
+    """Write a model's files into an existing folder. `weights`, if given, are written instead of the model's present ones.
 
-    An adapter is written beside the plain weights; `merged` puts its change into them, so that they stand alone.
+    An adapter is written beside the plain weights. With `merged` it is also merged into them, and config.json does not
+    mention it: the model can then be loaded without it.
     """
     adapter = loaded.adapter
     with adapter.merged() if adapter and merged else nullcontext():
@@ -91,8 +92,8 @@ def save_model_folder(
 def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors to a safetensors file. Equal weights give equal bytes.
 
-    `safetensors.torch.save_model` also notes the tied names, and such notes come in another order each time. The library
-    makes files that only their owner may read; these are like any other file.
+    `safetensors.torch.save_model` would add the names of tied tensors, in another order each time. The library creates files
+    that only their owner can read; this one keeps the usual permissions.
     """
     path.touch()
     mode = path.stat().st_mode
@@ -103,12 +104,12 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 def load_model_folder(
     plugins: PluginManager, folder: Path, backend: Backend, changes: Mapping[str, Any] | None = None, *, merge: bool = True
 ) -> LoadedModel:
-    """A model from its own folder or, through the converter that reads it, from a foreign one; on the CPU, in float32.
+    """Load a model from a folder of ours or, through the converter that reads it, from a foreign one; on the CPU, in float32.
 
-    `changes` are settings marked `on_load` with other values than the saved ones; no tensor depends on them. An adapter
-    that lies beside the weights is merged into them, unless the caller will put it on. Raises CheckpointError for damaged
-    files, missing or unexpected tensors, and a tokenizer that does not belong; UsageError for changes that the model
-    refuses.
+    `changes` replace saved settings that are marked `on_load`; no tensor depends on these. An adapter in the folder is merged
+    into the weights; with `merge=False` it is not read, and the caller applies it. Raises CheckpointError for damaged files,
+    missing or unexpected tensors, and a tokenizer that is not the model's; UsageError for changes that the model does not
+    accept.
     """
     config = read_config(folder)
     if config.get("model_type") != "mm":
@@ -121,7 +122,7 @@ def load_model_folder(
     if tokenizer.fingerprint != config["tokenizer_fingerprint"]:
         raise CheckpointError(
             f"{folder}: the tokenizer there ({tokenizer.fingerprint}) is not the model's "
-            f"({config['tokenizer_fingerprint']}). Put the tokenizer with that fingerprint back."
+            f"({config['tokenizer_fingerprint']}). Restore the tokenizer with the latter fingerprint."
         )
     model = build_model(plugins, spec.name, model_config, backend)
     try:
@@ -162,7 +163,7 @@ def _import_foreign(
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Load a state that holds tied tensors once, under any of their names."""
+    """Load a state dict that has each tied tensor once, under any of its names."""
     incompatible = model.load_state_dict(state, strict=False)
     own = model.state_dict(keep_vars=True)
     filled = {id(tensor) for name, tensor in own.items() if name in state}

@@ -1,4 +1,4 @@
-"""The tensors of a folder in a Hugging Face layout: safetensors or, without running code, a pickled state dict."""
+"""The tensors of a folder in Hugging Face layout: safetensors, or a pickled state dict, read without running its code."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mm.core.records import ConverterSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-# in the order of preference; each may be one file, or shards that `NAME.index.json` lists
+# in the order of preference; each is one file, or shards that `NAME.index.json` lists
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:
-    """The converter that reads a foreign folder with this config.json. Raises UsageError when there is none."""
+    """The converter that reads a foreign folder with this config.json. Raises UsageError if there is none."""
     names = config.get("architectures") or [config.get("model_type", "?")]
     specs = plugins.specs(ConverterSpec)
     for spec in specs:
@@ -32,8 +32,8 @@ def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> C
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a model folder, on the CPU, in the type of the file.
 
-    Raises UsageError when the folder has no weights and CheckpointError for a damaged file or a shard that does not
-    hold what the index says.
+    Raises UsageError if the folder has no weights, and CheckpointError for a damaged file or a shard whose tensors are not
+    those that the index lists.
     """
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
@@ -44,7 +44,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the tensors; empty when there are none."""
+    """The files that hold the tensors; empty if there are none."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a pickled state dict, of which no code is run. Raises CheckpointError."""
+    """The tensors of a safetensors file, or of a pickled state dict without running its code. Raises CheckpointError."""
     import torch
     from safetensors.torch import load_file
 
@@ -63,32 +63,32 @@ def read_file(path: Path) -> dict[str, Tensor]:
         load = lambda file: torch.load(file, map_location="cpu", weights_only=True)  # noqa: E731
     try:
         state = load(path)
-    except Exception as error:  # both libraries raise their own kinds for every sort of damage
+    except Exception as error:  # both libraries raise various exceptions for damaged files
         raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a state dict, names to tensors.")
+        raise CheckpointError(f"{path}: expected a state dict that maps names to tensors.")
     return state
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     weight_map = _weight_map(index)
-    found: dict[str, Tensor] = {}
+    merged: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         tensors = read_file(index.parent / shard)
         listed = {name for name, file in weight_map.items() if file == shard}
         if wrong := sorted(listed ^ tensors.keys()):
             raise CheckpointError(f"{index.parent / shard} and {index.name} do not agree on tensor {wrong[0]}.")
-        found.update(tensors)
-    return found
+        merged.update(tensors)
+    return merged
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        # an index may not reach out of its folder
+        # an index must not name files outside its folder
         wrong = [file for file in weight_map.values() if Path(file).name != file]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of shards ({error!r}).") from None
+        raise CheckpointError(f"{index}: not a valid index of shards ({error!r}).") from None
     if wrong:
         raise CheckpointError(f"{index}: {wrong[0]!r} is not a file name.")
     return weight_map  # type: ignore[no-any-return]

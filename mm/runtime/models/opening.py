@@ -11,12 +11,12 @@ from mm.core.records import BackendSpec
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.tensors import layout, moved_tensors
 
-# before any model asked for fewer
+# torch's own choice: read before any call of set_num_threads
 _THREADS = torch.get_num_threads()
 
 
 def open_backend(plugins: PluginManager, text: str) -> Backend:
-    """The backend of `--backend` text that is no longer "auto", set up."""
+    """Open and set up the backend that `text` names, a value of `--backend` other than "auto"."""
     name, card = backend_name(text)
     backend: Backend = plugins.load(BackendSpec, name)(card)
     backend.setup()
@@ -24,7 +24,7 @@ def open_backend(plugins: PluginManager, text: str) -> Backend:
 
 
 def use_threads(backend: Backend, model: torch.nn.Module, wanted: int | None = None) -> None:
-    """Set the host's threads: those asked for, what the backend finds best for the model, or torch's own choice."""
+    """Set the number of host threads: `wanted`, else the backend's choice for the model, else torch's own."""
     torch.set_num_threads(wanted or backend.threads(sum(p.numel() for p in model.parameters())) or _THREADS)
 
 

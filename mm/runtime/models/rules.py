@@ -1,4 +1,4 @@
-"""The strict table of a checkpoint format: which of our tensors is which of theirs, read in both directions.
+"""The table of a checkpoint format: which of our tensors is which of theirs. It is strict and works in both directions.
 
 Importing this module imports no torch.
 """
@@ -23,17 +23,17 @@ State = Mapping[str, "Tensor"]
 
 
 def identity(tensor: Tensor) -> Tensor:
-    """The tensor as it is."""
+    """Returns the tensor unchanged."""
     return tensor
 
 
 @attrs.frozen
 class Rule:
-    """One of our tensors and what it is called in the foreign format; `{layer}` in a name stands for every layer.
+    """The name of one of our tensors and its name in the foreign format; `{layer}` in a name stands for every layer.
 
-    A placeholder that only `theirs` has (`experts.{expert}.up_proj.weight`) means that ours holds those tensors stacked
-    along a new first dimension. `shape` is ours, without that dimension. `to_theirs` and `to_ours` change one tensor
-    (one piece of a stack) and must be each other's inverse, exactly.
+    A placeholder that only `theirs` has (`experts.{expert}.up_proj.weight`) means that ours is the stack of those tensors
+    along a new first dimension. `shape` is that of our tensor, without this dimension. `to_theirs` and `to_ours` transform one
+    tensor (one piece of a stack); each must be the exact inverse of the other.
     """
 
     ours: str
@@ -45,7 +45,7 @@ class Rule:
 
 @attrs.frozen
 class Constant:
-    """A tensor that their format has and ours lacks: written with this value; a file with another is refused."""
+    """A tensor that their format has and ours lacks. It is written with this value; a file with another value is rejected."""
 
     theirs: str
     shape: tuple[int, ...]
@@ -68,10 +68,10 @@ class _Link:
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """A whole table. `counts` says how many values each placeholder takes: {"layer": 8}, from 0 on.
+    """A complete table. `counts` is the number of values of each placeholder: {"layer": 8} means 0 to 7.
 
-    `repeats` are copies that a file may hold, {their name: the name that it must equal}, as of a tied output layer.
-    `derived` are names of tensors that a file may hold and that follow from the config; they are not read.
+    `repeats` are copies that a file may contain, {their name: the name of the tensor that it must equal}, such as a tied
+    output layer. `derived` are names of tensors that a file may contain and that follow from the config; they are not read.
     """
 
     rules: tuple[Rule, ...]
@@ -81,22 +81,22 @@ class Rules:
     derived: tuple[str, ...] = ()
 
     def to_theirs(self, state: State) -> dict[str, Tensor]:
-        """Our tensors under their names. Raises CheckpointError naming a missing, unexpected or misshapen tensor."""
+        """Convert our state dict to theirs. Raises CheckpointError naming a missing, unexpected or misshapen tensor."""
         import torch
 
         links = self._links()
         _check_names((link.ours for link in links), state)
-        found: dict[str, Tensor] = {}
+        converted: dict[str, Tensor] = {}
         for link in links:
-            tensor = _shaped(state[link.ours], link.shape, link.ours)
+            tensor = _with_shape(state[link.ours], link.shape, link.ours)
             for name, piece in zip(link.theirs, tensor.unbind(0) if link.stacked else (tensor,), strict=True):
-                found[name] = link.rule.to_theirs(piece)
+                converted[name] = link.rule.to_theirs(piece)
         for name, constant in self._constants():
-            found[name] = torch.full(constant.shape, constant.value)
-        return found
+            converted[name] = torch.full(constant.shape, constant.value)
+        return converted
 
     def to_ours(self, state: State) -> dict[str, Tensor]:
-        """Their tensors under our names. Raises CheckpointError as `to_theirs` does."""
+        """Convert their state dict to ours. Raises CheckpointError as `to_theirs` does, and for a wrong constant or repeat."""
         import torch
 
         links, constants = self._links(), list(self._constants())
@@ -105,13 +105,13 @@ class Rules:
         _check_names(expected, {name: t for name, t in state.items() if name not in optional})
         self._check_repeats(state)
         for name, constant in constants:
-            if not bool((_shaped(state[name], constant.shape, name) == constant.value).all()):
+            if not bool((_with_shape(state[name], constant.shape, name) == constant.value).all()):
                 raise CheckpointError(f"{name} is not {constant.value:g} everywhere, and the model has no such tensor.")
-        found: dict[str, Tensor] = {}
+        converted: dict[str, Tensor] = {}
         for link in links:
-            pieces = [_shaped(link.rule.to_ours(state[name]), link.rule.shape, name) for name in link.theirs]
-            found[link.ours] = torch.stack(pieces) if link.stacked else pieces[0]
-        return found
+            pieces = [_with_shape(link.rule.to_ours(state[name]), link.rule.shape, name) for name in link.theirs]
+            converted[link.ours] = torch.stack(pieces) if link.stacked else pieces[0]
+        return converted
 
     def _links(self) -> list[_Link]:
         links = [link for rule in self.rules for link in self._fill_rule(rule)]
@@ -136,7 +136,7 @@ class Rules:
                 yield name, constant
 
     def _fill(self, pattern: str, given: Mapping[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
-        """The names of a pattern, with the numbers that went in; `given` placeholders stay as they are."""
+        """The names that a pattern stands for, each with the values of its placeholders; `given` ones are fixed."""
         free = [field for field in _placeholders(pattern) if field not in given]
         for numbers in product(*(range(self.counts[field]) for field in free)):
             values = {**given, **dict(zip(free, numbers, strict=True))}
@@ -163,7 +163,7 @@ def _check_names(expected: Iterable[str], state: State) -> None:
             raise CheckpointError(f"tensor {first}{more} {what}.")
 
 
-def _shaped(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+def _with_shape(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if tuple(tensor.shape) != shape:
         raise CheckpointError(f"tensor {name} has shape {tuple(tensor.shape)}, not {shape}.")
     return tensor

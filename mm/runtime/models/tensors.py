@@ -1,4 +1,4 @@
-"""Named tensors of a model: taken out, cast without loss of range, compared bit for bit.
+"""A model's tensors by name: read from it, cast without overflow, compared bit for bit.
 
 Importing this module imports no torch.
 """
@@ -19,8 +19,8 @@ _SHOWN = 3
 
 
 def named_tensors(model: nn.Module, *, by_name: bool = False) -> dict[str, Tensor]:
-    """A model's state, detached. Tied tensors appear once, under the first of their names: the first in the state or, with
-    `by_name`, in the alphabet, as our own files have them."""
+    """A model's state dict, detached. A tied tensor appears once, under its first name: first in the state dict or, with
+    `by_name`, in alphabetical order, as in our own files."""
     state = model.state_dict(keep_vars=True)
     names: dict[int, str] = {}
     for name in sorted(state) if by_name else state:
@@ -53,19 +53,19 @@ def moved_tensors(before: Mapping[str, tuple[object, str]], after: Mapping[str, 
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU in that type. Raises UsageError naming a tensor with values beyond its range."""
-    found = {}
+    """Contiguous copies on the CPU in `dtype`. Raises UsageError naming a tensor with values that are not finite in it."""
+    copies = {}
     for name, tensor in tensors.items():
-        found[name] = tensor.to("cpu", dtype).contiguous()
-        if not bool(found[name].isfinite().all()):
+        copies[name] = tensor.to("cpu", dtype).contiguous()
+        if not bool(copies[name].isfinite().all()):
             raise UsageError(f"Tensor {name} has values that are not finite in {dtype}: choose another --dtype.")
-    return found
+    return copies
 
 
-def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError naming the first tensor that is missing, extra or not bit for bit the expected one."""
+def compare(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError naming the first tensor that is missing, unexpected or not equal to the expected one."""
     import torch
 
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in expected or name not in found or not torch.equal(expected[name], found[name]):
+    for name in sorted(expected.keys() | actual.keys()):
+        if name not in expected or name not in actual or not torch.equal(expected[name], actual[name]):
             raise CheckpointError(f"Tensor {name} did not come back as it was written; nothing was kept.")

@@ -13,7 +13,7 @@ from mm.runtime.training.callbacks.best import KeepBest
 from mm.runtime.training.callbacks.early_stopping import EarlyStopping
 from mm.runtime.training.callbacks.profile import Profile
 from mm.runtime.training.callbacks.progress_bar import ProgressBar
-from mm.runtime.training.callbacks.samples import Samples, prompts_from, prompts_of
+from mm.runtime.training.callbacks.samples import Samples, prompts_from_rows, prompts_from_texts
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -76,8 +76,8 @@ def _samples(
     longest = loaded.config.max_position_embeddings
     limit = None if longest is None else longest - settings.sample_tokens
     raw = needs_of(plugins, run).data == TextRow.kind
-    prompts = prompts_of(settings.sample_prompt, tokenizer, raw=raw, limit=limit)
-    prompts += prompts_from(held, settings.samples, tokenizer, limit=limit)
+    prompts = prompts_from_texts(settings.sample_prompt, tokenizer, raw=raw, limit=limit)
+    prompts += prompts_from_rows(held, settings.samples, tokenizer, limit=limit)
     spec = choose_engine(plugins, run.select.backend)
     engine: Engine = plugins.load(EngineSpec, spec.name)(spec.config() if spec.config else None, loaded.model, backend)
     for note in engine.notes():

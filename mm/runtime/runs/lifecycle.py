@@ -1,4 +1,4 @@
-"""A run's folder from start to end: settings and manifest, resuming, the finished model, the final state."""
+"""The life of a run's folder: creation with settings and manifest, resuming, the finished model, the final state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say
-from mm.core.storage import discard, remove_leftovers, whole_folder
+from mm.core.storage import atomic_folder, discard, remove_leftovers
 from mm.core.workspace import RunFolder, Workspace, fingerprint, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
@@ -36,7 +36,7 @@ from mm.runtime.training.trainer import Trainer
 
 @attrs.define(kw_only=True, eq=False)
 class Session:
-    """Everything that one training holds."""
+    """The parts that one training is built of. `evaluation` is the corpus of `--eval-data`, if that is given."""
 
     plugins: PluginManager
     run: Run
@@ -52,7 +52,10 @@ class Session:
 
 @contextmanager
 def exclusive_run(folder: RunFolder) -> Iterator[None]:
-    """Keep every other process from training this run. Raises UsageError when one does; what a killed one left is cleared."""
+    """Lock an existing run for this process and delete what a killed process left unfinished in its folder.
+
+    Raises UsageError if another process trains the run.
+    """
     with _lock(folder, folder.path):
         for path in (folder.path, folder.checkpoints):
             remove_leftovers(path)
@@ -60,15 +63,15 @@ def exclusive_run(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def started(session: Session, resolved: Resolved) -> Iterator[None]:
-    """Make the folder of a new run with its settings and manifest, and hold it. Raises UsageError when it exists.
+def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
+    """Create the folder of a new run with its settings and manifest, and lock it. Raises UsageError if it exists.
 
-    A mistake of the user that shows before the first step leaves no folder.
+    A UsageError inside the block before the first step deletes the folder again.
     """
     folder, run = session.folder, session.run
     with ExitStack() as stack:
         try:
-            with whole_folder(folder.path, index=False, overwrite=False) as path:
+            with atomic_folder(folder.path, index=False, overwrite=False) as path:
                 write_text(path / "run.toml", tomli_w.dumps(run.table()))
                 RunFolder(path).update_manifest(_manifest(session, resolved))
                 stack.enter_context(_lock(folder, path))
@@ -79,7 +82,7 @@ def started(session: Session, resolved: Resolved) -> Iterator[None]:
         try:
             yield
         except UsageError:
-            if not session.trainer.state.step:  # the corrected command may take the name
+            if not session.trainer.state.step:  # the corrected command can then use the same name
                 discard(folder.path)
             raise
 
@@ -111,18 +114,18 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "data": list(corpus.parts),
         "eval_data": list(session.evaluation.parts) if session.evaluation else [],
         "tokenizer": session.loaded.tokenizer.fingerprint,
-        "roles": {name: fingerprint(path) for name, path in _opened(session).items()},
+        "roles": {name: fingerprint(path) for name, path in _frozen_models(session).items()},
         "steps": state.horizon,
     }
 
 
 def versions() -> dict[str, str]:
-    """Of what computes."""
+    """The versions of Python, PyTorch and this package, by name."""
     return {"python": platform.python_version(), "torch": torch.__version__, "mm": metadata.version("minimind-ascend")}
 
 
 def usable_checkpoint(folder: RunFolder, say: Say) -> Path:
-    """The newest undamaged checkpoint; damaged ones are said."""
+    """The newest undamaged checkpoint; each damaged one is reported. Raises CheckpointError if there is none."""
     reports: list[str] = []
     path = newest_checkpoint(folder.checkpoints, reports)
     for report in reports:
@@ -131,54 +134,54 @@ def usable_checkpoint(folder: RunFolder, say: Say) -> Path:
 
 
 def resume(session: Session, checkpoint: Path, say: Say) -> None:
-    """Take back a checkpoint. Raises UsageError when the data or a frozen role's model is not what it was."""
+    """Restore a checkpoint. Raises UsageError if the data or a frozen role's model has changed since the run started."""
     folder = session.folder
-    _same_data(session)
-    _same_roles(session)
+    _check_data(session)
+    _check_frozen_models(session)
     session.world.require_equal("checkpoint", checkpoint.name)
     for line in load_checkpoint(session.trainer.state, checkpoint):
         say(line)
     say(f"resuming {folder.name} at step {session.trainer.state.step} of {session.trainer.state.horizon}")
     if session.world.main:
         folder.update_manifest({"state": "running", "data": list(session.corpus.parts)})
-        _remember_data(session)
+        _save_data_option(session)
 
 
-def _same_data(session: Session) -> None:
-    """Raise UsageError unless the rows are those that the run began with."""
+def _check_data(session: Session) -> None:
+    """Raise UsageError unless rows, their order and the mixing weights are those that the run started with."""
     for key, what, corpus in (("data", "data", session.corpus), ("eval_data", "evaluation data", session.evaluation)):
         parts, digests = session.folder.manifest[key], corpus.digests if corpus else []
         if [part["digest"] for part in parts] == digests:
             continue
         changed = [p["locator"] for p, d in zip_longest(parts, digests) if p and p["digest"] != d]
         raise UsageError(
-            f"The {what} of run {session.folder.name} has changed since it started ({', '.join(changed) or 'there is more'}): "
-            f"a resume needs the same rows in the same order. Put them back, name where they are now with "
-            f"--{key.replace('_', '-')}, or begin a new run with --from {session.folder.name}."
+            f"The {what} of run {session.folder.name} has changed since it started ({', '.join(changed) or 'rows were added'}): "
+            f"a resume needs the same rows in the same order. Restore them, name their present place with "
+            f"--{key.replace('_', '-')}, or start a new run with --from {session.folder.name}."
         )
     before, now = ([part.get("share") for part in parts] for parts in (session.folder.manifest["data"], session.corpus.parts))
     if before != now:
         raise UsageError(f"--data: the weights of run {session.folder.name} cannot change on --resume; it has {before}.")
 
 
-def _opened(session: Session) -> dict[str, Path]:
-    """The folders of the models that a resume reads again: those of frozen roles."""
+def _frozen_models(session: Session) -> dict[str, Path]:
+    """role -> the folder of its model, for each frozen role: a resume reads these models again."""
     return {name: role.path for name, role in session.trainer.state.roles.items() if role.path}
 
 
-def _same_roles(session: Session) -> None:
-    """Raise UsageError unless these hold what they exclusive_run when the run began."""
+def _check_frozen_models(session: Session) -> None:
+    """Raise UsageError unless the folders of the frozen roles' models have the content that they had at the run's start."""
     name, before = session.folder.name, session.folder.manifest.get("roles", {})
-    for role, path in _opened(session).items():
+    for role, path in _frozen_models(session).items():
         if before.get(role) not in (None, fingerprint(path)):
             raise UsageError(
                 f"The {role} of run {name}, {path}, has changed since it started: a resume needs the same model. "
-                f"Put it back, or begin a new run with --from {name}."
+                f"Restore it, or start a new run with --from {name}."
             )
 
 
-def _remember_data(session: Session) -> None:
-    """Data that moved is looked for at its new place by the next resume too."""
+def _save_data_option(session: Session) -> None:
+    """Write the present `--data` into run.toml, so that the next resume finds data that has moved."""
     path, data = session.folder.path / "run.toml", list(session.run.select.data)
     saved = tomllib.loads(path.read_text(encoding="utf-8"))
     if saved.get("data") != data:
@@ -186,32 +189,32 @@ def _remember_data(session: Session) -> None:
 
 
 def finish(session: Session, say: Say) -> None:
-    """Write the finished model and the final state. Raises Interrupted after a signal."""
-    progress, folder = session.trainer.state, session.folder
-    stop = progress.stop
-    again = f"mm train --resume --run {folder.name}"
-    if not stop.done and (number := stop.raised or (signal.SIGTERM if stop.signalled else 0)):
-        close(session, "interrupted", "")
-        raise Interrupted(f"Stopped at step {progress.step} and saved.", number, again=again)
+    """Write the finished model and the final state of the run. Raises Interrupted if a signal stopped it."""
+    training, folder = session.trainer.state, session.folder
+    stop = training.stop
+    command = f"mm train --resume --run {folder.name}"
+    if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
+        record_end(session, "interrupted", "")
+        raise Interrupted(f"Stopped at step {training.step} and saved.", number, again=command)
     if session.world.main:
-        with whole_folder(folder.model) as path:
+        with atomic_folder(folder.model) as path:
             save_model_folder(path, session.loaded, merged=True)
         for note in session.loaded.adapter.notes() if session.loaded.adapter else ():
             say(f"adapter: {note}")
-    finished = stop.done or progress.step >= progress.horizon
-    close(session, "finished" if finished else "stopped", "")
-    where = f"at step {progress.step} of {progress.horizon}"
+    finished = stop.done or training.step >= training.horizon
+    record_end(session, "finished" if finished else "stopped", "")
+    where = f"at step {training.step} of {training.horizon}"
     if not finished:
-        say(f"stopped {where}, {stop.reason}; go on with: {again}")
+        say(f"stopped {where}, {stop.reason}; resume with: {command}")
     elif stop.done:
         say(f"finished {where}, {stop.reason}")
 
 
-def close(session: Session, state: str, error: str) -> None:
-    """Write how the run stands into its manifest."""
+def record_end(session: Session, state: str, error: str) -> None:
+    """Write the state in which the run ended, its step, totals and reason into the manifest. `error` is "" without one."""
     if session.world.main:
-        progress = session.trainer.state
-        values = {"state": state, "step": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        reached = progress.step >= progress.horizon
-        values["stop_reason"] = error or progress.stop.reason or ("the end of the schedule" if reached else "")
+        training = session.trainer.state
+        values = {"state": state, "step": training.step, "tokens": training.tokens, "seconds": round(training.seconds, 3)}
+        reached = training.step >= training.horizon
+        values["stop_reason"] = error or training.stop.reason or ("the end of the schedule" if reached else "")
         session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})

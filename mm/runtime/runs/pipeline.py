@@ -1,4 +1,4 @@
-"""`mm run`: stages in the order of what they need and give, each skipped while its inputs and output stand."""
+"""`mm run`: stages in the order of their needs. A stage is skipped if its inputs are unchanged and its output exists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mm.runtime.runs.stage import Stage, StageResult
 
 @attrs.define
 class Outcome:
-    """How one stage went: "done", "up to date", "planned", "interrupted" or "failed"."""
+    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"."""
 
     stage: str
     state: str
@@ -45,11 +45,11 @@ def run_stages(
     say: Say,
     report: Callable[[list[Outcome]], None] | None = None,
 ) -> dict[str, Path]:
-    """Run the named stages and presets; answers the artifacts by name.
+    """Run the named stages and presets. Returns the path of every artifact by its name.
 
-    In the layers bare options go to every stage that has them, `STAGE_option` to that stage. Raises UsageError for an
-    unknown stage or option, and for a stage whose needs no stage has given. `report` gets the outcomes, also when a
-    stage fails.
+    In the layers a bare option is for every stage that has it, `STAGE_option` for that stage only. Raises UsageError for an
+    unknown stage or option, and for a stage whose needs are neither there nor given by a stage before it. `report` is
+    called with the outcomes, also if a stage fails.
     """
     specs = ordered(expand(plugins, names))
     _check_options(specs, plugins, layers)
@@ -67,7 +67,7 @@ def run_stages(
     outcomes: list[Outcome] = []
     try:
         for stage in stages:
-            with _broken_off(stage.spec.name, outcomes):
+            with _record_failure(stage.spec.name, outcomes):
                 outcomes.append(_run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say))
     finally:
         if report:
@@ -76,8 +76,8 @@ def run_stages(
 
 
 @contextmanager
-def _broken_off(name: str, outcomes: list[Outcome]) -> Iterator[None]:
-    """Add the outcome of a stage that does not come to its end, with the time that it took."""
+def _record_failure(name: str, outcomes: list[Outcome]) -> Iterator[None]:
+    """Add the outcome of a stage that fails or is interrupted inside the block, with the time that it took."""
     started = time.monotonic()
     try:
         yield
@@ -91,23 +91,23 @@ def expand(plugins: PluginManager, names: Iterable[str]) -> list[StageSpec]:
     """The stages that names, aliases and presets mean, each once. Raises UsageError with close matches."""
     known = plugins.specs(StageSpec)
     presets = {preset for spec in known for preset in spec.presets}
-    found: dict[str, StageSpec] = {}
+    stages: dict[str, StageSpec] = {}
     for name in names:
         matching = [s for s in known if name == s.name or name in s.aliases] or [s for s in known if name in s.presets]
         if not matching:
-            plugins_know = [s.name for s in known] + sorted(presets)
+            choices = [s.name for s in known] + sorted(presets)
             raise UsageError(
-                f"Unknown stage {name!r}.{close_match(name, plugins_know)} "
+                f"Unknown stage {name!r}.{close_match(name, choices)} "
                 f"Stages: {', '.join(s.name for s in known)}. Presets: {', '.join(sorted(presets))}."
             )
-        found.update({s.name: s for s in matching})
-    return list(found.values())
+        stages.update({s.name: s for s in matching})
+    return list(stages.values())
 
 
 def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
-    """Stages after those that give what they need or wait for; stages that are free of each other keep their order.
+    """The stages in an order in which each runs after those that give what it needs or waits for.
 
-    Raises UsageError when they wait for each other in a circle.
+    Stages that do not depend on each other keep their order. Raises UsageError if stages need each other in a circle.
     """
     waiting, done = list(specs), []
     while waiting:
@@ -120,35 +120,35 @@ def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
 
 
 def _waits(stage: StageSpec, other: StageSpec) -> bool:
-    """Whether `other` gives something that `stage` needs, or that a pattern of its `after` means."""
+    """True if `other` gives an artifact that `stage` needs, or that matches a pattern in its `after`."""
     return any(given in stage.needs or any(fnmatchcase(given, p) for p in stage.after) for given in other.gives)
 
 
 @attrs.define
 class Ledger:
-    """What each stage gave, and from which inputs: one small file, safe to delete."""
+    """The record of the artifacts of each stage and a hash of its inputs, in one small file that may be deleted."""
 
     path: Path
 
     def read(self) -> dict[str, Any]:
-        """stage -> {inputs, artifacts}."""
+        """stage -> {inputs, artifacts, summary}."""
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}  # type: ignore[no-any-return]
 
     def artifacts(self) -> dict[str, Path]:
         """Every artifact that still exists."""
-        found = {n: Path(p) for entry in self.read().values() for n, p in entry["artifacts"].items()}
-        return {name: path for name, path in found.items() if path.exists()}
+        recorded = {n: Path(p) for entry in self.read().values() for n, p in entry["artifacts"].items()}
+        return {name: path for name, path in recorded.items() if path.exists()}
 
     def current(self, stage: str, inputs: str) -> dict[str, Path] | None:
-        """The artifacts of a stage that has run on these inputs and whose output stands, or None."""
+        """The artifacts of a stage, if it has run on these inputs and all of them still exist; otherwise None."""
         entry = self.read().get(stage)
         if entry is None or entry["inputs"] != inputs:
             return None
-        found = {name: Path(path) for name, path in entry["artifacts"].items()}
-        return found if all(path.exists() for path in found.values()) else None
+        artifacts = {name: Path(path) for name, path in entry["artifacts"].items()}
+        return artifacts if all(path.exists() for path in artifacts.values()) else None
 
     def write(self, stage: str, inputs: str, result: StageResult) -> None:
-        """Remember what a stage gave."""
+        """Record the result of a stage."""
         entry = {"inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}, "summary": result.summary}
         write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
 
@@ -161,9 +161,9 @@ def _run_one(
         say(f"[{spec.name}] {stage.plan(artifacts)}")
         return Outcome(spec.name, "planned", 0.0, "")
     inputs = digest(stage.inputs(artifacts))
-    standing = None if force else ledger.current(spec.name, inputs)
-    if standing is not None:
-        artifacts.update(standing)
+    current = None if force else ledger.current(spec.name, inputs)
+    if current is not None:
+        artifacts.update(current)
         summary = ledger.read()[spec.name]["summary"]
         say(f"[{spec.name}] up to date")
         return Outcome(spec.name, "up to date", 0.0, summary)
@@ -176,7 +176,7 @@ def _run_one(
 
 
 def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Layer:
-    """A layer's options for one stage: bare ones that it has, over which its own (`sft_epochs`) stand."""
+    """A layer's values for one stage: the bare options that it has, overridden by its own (`sft_epochs`)."""
     prefix, keys = _prefix(spec.name), {o.key for o in options}
     bare = {k: v for k, v in layer.values.items() if k in keys}
     own = {k.removeprefix(prefix): v for k, v in layer.values.items() if k.startswith(prefix)}
@@ -186,7 +186,7 @@ def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Laye
 
 
 def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[str]) -> None:
-    """Every stage's needs stand already or are given by a stage before it."""
+    """Raise UsageError unless each need of a stage exists or is given by a stage before it."""
     for spec in specs:
         for need in spec.needs:
             if need not in have:
@@ -196,7 +196,7 @@ def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[s
 
 
 def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = None) -> dict[str, Option]:
-    """What may be given for stages (all of them by default), bare (`epochs`) and for one (`sft_epochs`)."""
+    """The options of stages (of all of them by default) by key: bare (`epochs`), and for one stage (`sft_epochs`)."""
     found: dict[str, Option] = {}
     for spec in plugins.specs(StageSpec) if specs is None else specs:
         for option in plugins.load(StageSpec, spec.name).options(spec, plugins):
@@ -205,7 +205,7 @@ def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = No
 
 
 def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
-    """Every option must be taken by a stage that is named; a file may also have tables for stages that are not."""
+    """Raise UsageError for an option that none of these stages has. A file may also have tables for other stages."""
     known = stage_options(plugins, specs)
     others = [s for s in plugins.specs(StageSpec) if s not in specs]
     elsewhere = stage_options(plugins, others)
@@ -223,5 +223,5 @@ def _prefix(stage: str) -> str:
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """A hash of a stage's inputs."""
+    """The SHA-256 of a stage's inputs."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -14,7 +14,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
 from mm.core.say import Say, is_main
-from mm.core.storage import writing
+from mm.core.storage import explain_write_errors
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
 from mm.runtime.data.order import held_out
@@ -30,7 +30,7 @@ from mm.runtime.training.callbacks.watchdog import Watchdog
 from mm.runtime.training.distributed import join_world
 from mm.runtime.training.feed import Feed
 from mm.runtime.training.held_out import HeldOut, evaluate
-from mm.runtime.training.memory import explained
+from mm.runtime.training.memory import explain_out_of_memory
 from mm.runtime.training.positions import check_positions
 from mm.runtime.training.roles import Role
 from mm.runtime.training.saver import Saver
@@ -47,7 +47,7 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
     Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
     """
     folder = workspace.run(resolved.run.select.run)
-    with writing(workspace.path, _WRITABLE), ExitStack() as stack:
+    with explain_write_errors(workspace.path, _WRITABLE), ExitStack() as stack:
         if resume and is_main():
             stack.enter_context(lifecycle.exclusive_run(folder))
         checkpoint = lifecycle.usable_checkpoint(folder, say) if resume else None
@@ -55,13 +55,13 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
         if checkpoint:
             lifecycle.resume(session, checkpoint, say)
         elif is_main():
-            stack.enter_context(lifecycle.started(session, resolved))
+            stack.enter_context(lifecycle.create_run_folder(session, resolved))
         try:
             session.trainer.fit()
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk is what may have ended it
-                lifecycle.close(session, state, str(error) or type(error).__name__)
+                lifecycle.record_end(session, state, str(error) or type(error).__name__)
             raise
         lifecycle.finish(session, say)
     return folder
@@ -75,7 +75,7 @@ def build(
     With a `checkpoint` the model is read from there instead of made or read as the run's settings say.
     """
     backend = open_backend(plugins, run.select.backend)
-    with explained(backend, lambda: _TOO_LARGE):
+    with explain_out_of_memory(backend, lambda: _TOO_LARGE):
         return _build(plugins, run, workspace, backend, say=say, checkpoint=checkpoint)
 
 

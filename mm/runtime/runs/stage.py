@@ -1,4 +1,4 @@
-"""A step of `mm run`."""
+"""The contract of a stage, a step of `mm run`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class StageResult:
-    """What a stage did: artifact name -> path, and one line for the summary."""
+    """The result of a stage: artifact name -> path, and one line for the summary."""
 
     artifacts: Mapping[str, Path]
     summary: str = ""
 
 
 class Stage(ABC):
-    """A step of `mm run`. `layers` are the options given for it (highest first), all of them in `options`; `say` prints."""
+    """A step of `mm run`. `layers` hold the values given for its `options`, the highest layer first; `say` prints a line."""
 
     def __init__(
         self, spec: StageSpec, plugins: PluginManager, workspace: Workspace, layers: Sequence[Layer], say: Callable[[str], None]
@@ -39,19 +39,19 @@ class Stage(ABC):
         return []
 
     def check(self) -> None:  # noqa: B027  a stage without options has nothing to check
-        """Raise UsageError for an option's value that cannot be; called for every stage before the first one runs."""
+        """Raise UsageError for an invalid option value. Called for every stage before the first one runs."""
 
     @abstractmethod
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """What the output depends on, as JSON values; the stage is skipped while they and its output stand.
+        """Everything that the output depends on, as JSON values: the stage is skipped if it is unchanged and the output exists.
 
-        Raises UsageError for settings that cannot be.
+        Raises UsageError for invalid settings.
         """
 
     @abstractmethod
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """What `run` would do, for `--dry-run`. Touches nothing; artifacts of planned stages may not exist yet."""
+        """A description of what `run` would do, for `--dry-run`. Writes nothing. Artifacts of earlier stages may be missing."""
 
     @abstractmethod
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Do it."""
+        """Run the stage. `artifacts` holds what was given so far, by name."""

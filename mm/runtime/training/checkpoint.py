@@ -1,4 +1,4 @@
-"""Checkpoints: the model's folder with the training state beside it, whole or not there."""
+"""Checkpoints: a model folder with the training state inside it, written so that a folder `step-N` is always complete."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from mm.runtime.training.state import TrainState
 
 STATE = "state"
 
-# one process that saves alone is what is meant
+# a single process saves without torch.distributed on purpose
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 
 @attrs.frozen(eq=False)
 class Snapshot:
-    """What the checkpoint of a step holds on this rank: each model file's tensors, and the training state."""
+    """This rank's part of the checkpoint of a step. `weights` maps a file name to its tensors (main rank only, else empty);
+    `state` is the training state that every rank writes."""
 
     step: int
     weights: Mapping[str, Mapping[str, Tensor]]
@@ -43,27 +44,30 @@ class Snapshot:
 
 
 def capture(state: TrainState, *, copy: bool) -> Snapshot:
-    """The present state; as a `copy` in host memory when training goes on while it is written."""
+    """Take a snapshot of the present state. With `copy` its tensors are copies in host memory, so that training can continue
+    while they are written; without, they are the training's own tensors."""
 
-    def taken(tensor: Tensor) -> Tensor:
+    def take(tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", copy=True) if copy else tensor
 
     files: dict[str, Mapping[str, Tensor]] = {}
     for role in state.roles.values():
         if state.world.main and role.trainable:
-            files[_file(role.name)] = {name: taken(tensor) for name, tensor in named_tensors(role.model, by_name=True).items()}
-    return Snapshot(state.step, files, tree_map_only(Tensor, taken, _resume_state(state)))
+            tensors = named_tensors(role.model, by_name=True)
+            files[_weights_file(role.name)] = {name: take(tensor) for name, tensor in tensors.items()}
+    return Snapshot(state.step, files, tree_map_only(Tensor, take, _resume_state(state)))
 
 
 def write(snapshot: Snapshot, loaded: LoadedModel, folder: Path, keep: int, world: World) -> Path:
-    """Write `step-N` under `folder`, from every rank at once, and drop the oldest beyond `keep`.
+    """Write the folder `step-N` under `folder` and delete the oldest checkpoints beyond `keep`. Every rank must call this.
 
-    Raises StorageError on every rank when one cannot write; then nothing of it is left, and the others stand.
+    Returns the path of `step-N`. Raises StorageError on every rank if one of them cannot write; the unfinished folder is
+    then removed, and the earlier checkpoints are kept.
     """
     final = folder / f"step-{snapshot.step:08d}"
     temporary = folder / f".{final.name}.tmp"
 
-    def begin() -> None:
+    def prepare() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         (temporary / STATE).mkdir(parents=True)
         save_model_folder(temporary, loaded, snapshot.weights.get(WEIGHTS))
@@ -74,31 +78,31 @@ def write(snapshot: Snapshot, loaded: LoadedModel, folder: Path, keep: int, worl
         state, alone = dict(snapshot.state), world.size == 1
         dcp.save(state, checkpoint_id=temporary / STATE, no_dist=alone, process_group=world.cpu_group)
 
-    def end() -> None:
+    def complete() -> None:
         seal(temporary)
         replace(temporary, final)
         _prune(folder, snapshot.step, keep)
 
     try:
-        _together(world, begin if world.main else None)
-        _together(world, save_state)
-        _together(world, end if world.main else None)
+        _on_every_rank(world, prepare if world.main else None)
+        _on_every_rank(world, save_state)
+        _on_every_rank(world, complete if world.main else None)
     except StorageError as error:
         if world.main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(_not_saved(folder, snapshot.step, error)) from None
+        raise StorageError(_failure_message(folder, snapshot.step, error)) from None
     return final
 
 
-def _together(world: World, part: Callable[[], None] | None) -> None:
-    """Do this rank's part of a save. Raises StorageError on every rank when it fails on one."""
+def _on_every_rank(world: World, part: Callable[[], None] | None) -> None:
+    """Run this rank's `part` of a save, if it has one. Raises StorageError on every rank if it fails on any of them."""
     problem = ""
     try:
         if part:
             part()
-    except BaseException as error:  # what the checkpoint library raises is no Exception
+    except BaseException as error:  # CheckpointException derives from BaseException
         problem = _reason(error)
-    if problems := [found for found in world.gather(problem) if found]:
+    if problems := [reason for reason in world.gather(problem) if reason]:
         raise StorageError(problems[0])
 
 
@@ -106,38 +110,42 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     cause: BaseException | None = error
-    while cause and not isinstance(cause, OSError):  # a full disk is what torch's "unexpected pos" came out of
+    while cause and not isinstance(cause, OSError):  # on a full disk torch raises "unexpected pos" from OSError
         cause = cause.__context__
     return f"{type(cause or error).__name__}: {cause or error}"
 
 
-def _not_saved(folder: Path, step: int, error: Exception) -> str:
-    run, standing = folder.parent, checkpoints(folder)
-    last = f"The last whole checkpoint is {standing[-1].name}" if standing else "There is no earlier checkpoint"
+def _failure_message(folder: Path, step: int, error: Exception) -> str:
+    run, earlier = folder.parent, checkpoints(folder)
+    last = f"The last complete checkpoint is {earlier[-1].name}" if earlier else "There is no earlier checkpoint"
     return (
-        f"Step {step} could not be saved in {folder}: {error}. {last}. Make room there and see that the folder may be "
-        f"written, or copy {run} into the folder runs of another workspace; then: mm train --resume --run {run.name}"
+        f"Step {step} could not be saved in {folder}: {error}. {last}. Free space there and make sure that the "
+        f"folder is writable, or copy {run} into the folder runs of another workspace; then: mm train --resume --run {run.name}"
     )
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
-    standing = checkpoints(folder)
-    # a later one was damaged, or the run would have been resumed from there
-    kept = [path for path in standing if step_of(path) <= step][-keep:]
-    for path in standing:
+    """Delete all checkpoints except the newest `keep` of those up to `step`."""
+    present = checkpoints(folder)
+    # one of a later step is damaged, as the run would otherwise have been resumed from it
+    kept = [path for path in present if step_of(path) <= step][-keep:]
+    for path in present:
         if path not in kept:
             discard(path)
 
 
 def newest_checkpoint(folder: Path, report: list[str]) -> Path:
-    """The newest undamaged checkpoint; each damaged one is reported. Raises CheckpointError when none is left."""
-    run, found = folder.parent, checkpoints(folder)
-    if not found:
+    """The newest undamaged checkpoint in `folder`. Adds a line to `report` for each damaged one that is skipped.
+
+    Raises CheckpointError if no undamaged one is left.
+    """
+    run, candidates = folder.parent, checkpoints(folder)
+    if not candidates:
         raise CheckpointError(
-            f"Run {run.name} ended before its first checkpoint (--save-interval says how often one is written): remove "
-            f"it with mm runs rm {run.name} and begin again, or begin under another --run."
+            f"Run {run.name} ended before its first checkpoint (--save-interval sets how often one is written): remove "
+            f"it with mm runs rm {run.name} and start again, or choose another --run."
         )
-    for path in reversed(found):
+    for path in reversed(candidates):
         try:
             verify(path)
         except CheckpointError as error:
@@ -148,12 +156,12 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
 
 
 def load_checkpoint(state: TrainState, path: Path) -> list[str]:
-    """Restore everything that `write` saved; a role without a file of its own has the policy's weights.
+    """Restore a training from the checkpoint at `path`. The policy's weights are not read: its model was opened from there.
 
-    Returns a line for each callback whose state was not found, and for each saved state that no callback of this run has.
+    Returns a line for each callback whose state is missing, and for each saved state that belongs to no callback of this run.
     """
     for role in state.roles.values():
-        weights = path / _file(role.name)
+        weights = path / _weights_file(role.name)
         if role.trainable and weights.name != WEIGHTS:
             load_model(role.model, weights, strict=True, device=str(state.device))
     saved = _resume_state(state)
@@ -168,13 +176,13 @@ def load_checkpoint(state: TrainState, path: Path) -> list[str]:
     return lines
 
 
-def _file(role: str) -> str:
+def _weights_file(role: str) -> str:
     return WEIGHTS if role == "policy" else f"{role}.safetensors"
 
 
 def _resume_state(state: TrainState) -> dict[str, Any]:
-    """What a resume needs beside the model files: host state and each trained role's optimizer."""
-    host = {**state.host_state(), "callbacks": {name: c.state_dict() for name, c in _named(state.callbacks).items()}}
+    """The state for a resume beside the model files: this rank's host state and the optimizers of each trained role."""
+    host = {**state.host_state(), "callbacks": {name: c.state_dict() for name, c in _by_name(state.callbacks).items()}}
     saved: dict[str, Any] = {f"host.{state.world.rank}": _pickle(host)}
     for role in (r for r in state.roles.values() if r.trainable):
         saved[f"optimizer.{role.name}"] = get_optimizer_state_dict(role.model, tuple(state.updates.optimizers[role.name]))
@@ -182,11 +190,11 @@ def _resume_state(state: TrainState) -> dict[str, Any]:
 
 
 def _restore_callbacks(callbacks: list[Callback], saved: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Give each callback the state saved under its name. Returns a line for every state that found no owner, and for every
-    callback with a state that found none."""
+    """Load each callback's state, saved under its name. Returns a line for each callback whose state is missing, and for each
+    saved state that belongs to no callback."""
     lines, remaining = [], dict(saved)
-    for name, callback in _named(callbacks).items():
-        key = name if name in remaining else next((k for k in remaining if _is_former_key(k, name, callback)), None)
+    for name, callback in _by_name(callbacks).items():
+        key = name if name in remaining else next((k for k in remaining if _is_old_key(k, name, callback)), None)
         if key is not None:
             callback.load_state_dict(remaining.pop(key))
         elif callback.state_dict():
@@ -195,21 +203,21 @@ def _restore_callbacks(callbacks: list[Callback], saved: Mapping[str, Mapping[st
     return lines + [f"callback {key}: its state in the checkpoint belongs to no callback of this run" for key in unclaimed]
 
 
-def _named(callbacks: list[Callback]) -> dict[str, Callback]:
-    """Callbacks by name and number: a resumed run may have other trackers than the one that saved, in another order."""
+def _by_name(callbacks: list[Callback]) -> dict[str, Callback]:
+    """Callbacks by `name#number`, numbered among those of the same name: a resumed run may have other trackers than the run
+    that saved, or the same ones in another order."""
     names = [c.name or type(c).__qualname__ for c in callbacks]
-    return {f"{name}#{names[:place].count(name)}": c for place, (name, c) in enumerate(zip(names, callbacks, strict=True))}
+    return {f"{name}#{names[:index].count(name)}": c for index, (name, c) in enumerate(zip(names, callbacks, strict=True))}
 
 
-def _is_former_key(key: str, name: str, callback: Callback) -> bool:
-    """True if `key` is how a checkpoint names this callback that was written when modules' paths stood in the keys:
-    `module.Class#number`."""
+def _is_old_key(key: str, name: str, callback: Callback) -> bool:
+    """True if `key` names this callback in an old checkpoint, whose keys are `module.Class#number`."""
     path, _, number = key.rpartition("#")
     return path.endswith(f".{type(callback).__qualname__}") and number == name.rpartition("#")[2]
 
 
 def _pickle(value: Any) -> bytes:
-    """One opaque value, so that nothing in it has to keep its size between saving and loading."""
+    """The value as one bytes object, which `dcp.load` replaces as a whole: no size in it must be equal on saving and loading."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

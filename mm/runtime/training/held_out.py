@@ -1,4 +1,4 @@
-"""Measuring on the held-out part: the algorithm's own metrics, and perplexity and bits per byte where it gives nll."""
+"""Evaluation on the held-out rows: the algorithm's metrics, and perplexity and bits per byte if `nll` is one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from mm.runtime.data.order import partition
 from mm.runtime.nn.batch import Packed, pack
 from mm.runtime.training.metrics import Meter
-from mm.runtime.training.roles import unwrapped
+from mm.runtime.training.roles import without_ddp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,32 +22,35 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class HeldOut:
-    """The rows of a store that a run is measured on; `token_bytes` are the lengths of the vocabulary's tokens."""
+    """The rows of `store` on which a run is evaluated. `token_bytes` is the length in bytes of each token id, shape (V,)."""
 
     store: Store
     rows: list[int]
     token_bytes: np.ndarray
 
 
-def evaluate(state: TrainState, held: HeldOut) -> dict[str, float]:
-    """Means over the held-out rows. From a metric `nll` (summed over its tokens) come perplexity = exp(nll / tokens)
-    and bits per byte = nll / (ln 2 x bytes of the predicted tokens)."""
-    rows, store = held.rows, held.store
+def evaluate(state: TrainState, held_out: HeldOut) -> dict[str, float]:
+    """The mean of each metric over the held-out rows of all ranks; empty if no row is held out.
+
+    A metric `nll` (in nats, summed over its tokens) also gives `perplexity` = exp(nll / tokens) and `bits_per_byte` =
+    nll / (ln 2 * bytes of the predicted tokens).
+    """
+    rows, store = held_out.rows, held_out.store
     if not rows:
         return {}
     mine = partition([int(store.lengths[i]) for i in rows], state.world.size)[state.world.rank]
-    meter, size = Meter(), torch.from_numpy(held.token_bytes)
+    meter, token_bytes = Meter(), torch.from_numpy(held_out.token_bytes)
     units = [store.unit(rows[i]) for i in mine]
     for role in state.roles.values():
         role.train(False)
     with torch.no_grad(), state.algorithm.context.reading(store):
         with state.backend.autocast(state.dtype):
-            own = state.algorithm.evaluate(units)
-        meter.add(own or {})
-        # an empty pack fixes the names of the metrics on a rank without rows
-        for batch in (state.micro_batches(units) or [pack([])]) if own is None else []:
+            metrics = state.algorithm.evaluate(units)
+        meter.add(metrics or {})
+        # an empty pack gives a rank without rows the same names of metrics as the others
+        for batch in (state.micro_batches(units) or [pack([])]) if metrics is None else []:
             _measure(state, batch, meter)
-            meter.add({"bytes": (float(size[batch.targets].sum()), 1.0)})
+            meter.add({"bytes": (float(token_bytes[batch.targets].sum()), 1.0)})
     for role in state.roles.values():
         role.train(True)
     sums = meter.sums(state.world)
@@ -59,15 +62,15 @@ def evaluate(state: TrainState, held: HeldOut) -> dict[str, float]:
 
 
 def perplexity(nll: float, tokens: float) -> float:
-    """exp(nll / tokens), with a bound that a float holds; `nll` is a sum in nats."""
+    """exp(nll / tokens), where `nll` is a sum in nats. The exponent is limited to 700, which a float can still hold."""
     return math.exp(min(nll / max(1.0, tokens), 700.0))
 
 
 def bits_per_byte(nll: float, size: float) -> float:
-    """nll / (ln 2 * size in bytes); unlike the perplexity, comparable between tokenizers."""
+    """nll / (ln 2 * size), with `nll` in nats and `size` in bytes. Unlike perplexity, comparable between tokenizers."""
     return nll / math.log(2) / max(1.0, size)
 
 
 def _measure(state: TrainState, batch: Packed, meter: Meter) -> None:
-    with unwrapped(state.roles.values()):
+    with without_ddp(state.roles.values()):
         meter.add(state.loss(batch, state.objective.totals([batch]))[1])

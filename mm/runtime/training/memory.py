@@ -1,4 +1,4 @@
-"""Out of memory: who held what, and which settings to lower."""
+"""Out-of-memory errors: the memory of each part of a training, and the settings that reduce it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _MIB = 2**20
 
 
 @contextmanager
-def explained(backend: Backend, report: Callable[[], str]) -> Iterator[None]:
-    """Turn the backend's out-of-memory error into an MMError: what was asked for, the memory there is, and `report`."""
+def explain_out_of_memory(backend: Backend, report: Callable[[], str]) -> Iterator[None]:
+    """Turn the backend's out-of-memory error into an MMError with the first line of it, the memory in use, and `report()`."""
     try:
         yield
     except Exception as error:
@@ -28,32 +28,32 @@ def explained(backend: Backend, report: Callable[[], str]) -> Iterator[None]:
             raise
         memory = backend.memory()
         total = f" of {memory['total'] / _MIB:,.0f} MiB" if "total" in memory else ""
-        asked = str(error).partition("\n")[0] or type(error).__name__
-        found = f"Out of memory on {backend.device_type} ({memory['peak'] / _MIB:,.0f} MiB used at most{total}): {asked}"
-        raise MMError(f"{found.rstrip('.')}. {report()}") from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        message = f"Out of memory on {backend.device_type} (peak {memory['peak'] / _MIB:,.0f} MiB{total}): {reason}"
+        raise MMError(f"{message.rstrip('.')}. {report()}") from None
 
 
 def memory_report(state: TrainState) -> str:
-    """What each part of a training holds, and the settings that make it less, with their present values."""
+    """The memory of each part of a training, and the settings that reduce it, with their present values."""
     parameters = [p for role in state.roles.values() for p in role.model.parameters()]
-    optimizers = [o for found in state.updates.optimizers.values() for o in found]
+    optimizers = [o for of_role in state.updates.optimizers.values() for o in of_role]
     parts = {
         "parameters": _size(parameters),
         "gradients": _size(p.grad for p in parameters if p.grad is not None),
         "optimizer state": _size(tree_leaves([dict(o.state) for o in optimizers])),
     }
     rest = state.backend.memory()["peak"] - sum(parts.values())
-    parts["activations and all else"] = max(0, rest)
+    parts["activations and the rest"] = max(0, rest)
     shares = ", ".join(f"{name} {size / _MIB:,.0f} MiB" for name, size in parts.items())
-    return f"Held in step {state.step + 1}: {shares}. {_cure(state)}"
+    return f"Memory in step {state.step + 1}: {shares}. {_advice(state)}"
 
 
-def _cure(state: TrainState) -> str:
+def _advice(state: TrainState) -> str:
     settings = state.settings
     lower = [f"--micro-batch-tokens ({settings.micro_batch_tokens})", f"--max-length ({settings.max_length})"]
     more = ["switch on --activation-checkpointing"] if not settings.activation_checkpointing else []
     more += ["use --dtype bf16"] if state.dtype == "fp32" else []
-    return f"Lower {' or '.join(lower)}{''.join(f', or {cure}' for cure in more)}; a new run may begin from this one with --from."
+    return f"Lower {' or '.join(lower)}{''.join(f', or {way}' for way in more)}; a new run can start from this one with --from."
 
 
 def _size(tensors: Iterable[Any]) -> int:

@@ -1,4 +1,4 @@
-"""Metrics on the device, means or the largest, brought to the host once a log interval; the files they are written to."""
+"""Metrics, accumulated on the device and read by the host once per log interval, and the files they are written to."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Pair = tuple[Tensor | float, Tensor | float]
 
 
 class Meter:
-    """Sums, or the largest, of metrics since the last `read`. Adding never synchronises."""
+    """Accumulates metrics since the last `read`: a sum and a count, or a maximum. `add` never synchronises."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Pair] = {}
 
     def add(self, metrics: Mapping[str, Pair]) -> None:
-        """Add detached (sum, count) pairs, or keep the `Largest`."""
+        """Add detached (sum, count) pairs. Of a metric that is a `Largest`, keep the maximum."""
         for name, pair in metrics.items():
             old = self._sums.get(name)
             if isinstance(pair, Largest):
@@ -32,46 +32,47 @@ class Meter:
                 self._sums[name] = (old[0] + pair[0], old[1] + pair[1]) if old else pair
 
     def read(self, world: World) -> dict[str, float]:
-        """The mean, or the largest, of each metric over all ranks (one synchronisation), starting anew."""
+        """The mean or the maximum of each metric over all ranks, with one synchronisation; then the meter is empty."""
         sums = self.sums(world)
         return {name: total / count for name, (total, count) in sums.items() if count}
 
     def sums(self, world: World) -> dict[str, tuple[float, float]]:
-        """The sums and counts over all ranks, starting anew; the largest has the count 1 if there was any."""
+        """(sum, count) of each metric over all ranks; then the meter is empty. A `Largest` gives (maximum, 1), or (0, 0) if
+        no rank has added one."""
         names = sorted(self._sums)
         host = _to_host([v for n in names for v in self._sums[n]])
         pairs = dict(zip(names, zip(host[::2], host[1::2], strict=True), strict=True))
         largest = {n: pairs.pop(n) for n in names if isinstance(self._sums[n], Largest)}
         self._sums = {}
         totals = world.sum({f"{n}\0{i}": value for n, pair in pairs.items() for i, value in enumerate(pair)})
-        found = {n: (totals[f"{n}\0{0}"], totals[f"{n}\0{1}"]) for n in pairs}
-        every = world.gather(largest) if largest else []
+        merged = {n: (totals[f"{n}\0{0}"], totals[f"{n}\0{1}"]) for n in pairs}
+        by_rank = world.gather(largest) if largest else []
         for name in largest:
-            values = [part[name][0] for part in every if part[name][1]]
-            found[name] = (max(values, default=0.0), float(bool(values)))
-        return {name: found[name] for name in names}
+            values = [pairs_of_rank[name][0] for pairs_of_rank in by_rank if pairs_of_rank[name][1]]
+            merged[name] = (max(values, default=0.0), float(bool(values)))
+        return {name: merged[name] for name in names}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far, and which are the largest: a log interval may be cut in two by a stop."""
+        """The pairs so far, each with whether it is a `Largest`. A stop may fall into the middle of a log interval."""
         return {name: [*pair, isinstance(pair, Largest)] for name, pair in self._sums.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned, on `device`."""
         for name, (total, count, largest) in state.items():
-            pair = _on(total, device), _on(count, device)
+            pair = _to_device(total, device), _to_device(count, device)
             self._sums[name] = Largest(*pair) if largest else pair  # type: ignore[arg-type]
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    """One JSON object more."""
+    """Append `values` to the file as a line of JSON."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
 def rewind_lines(path: Path, step: int) -> None:
-    """Drop the lines of later steps, which a resumed run makes again."""
+    """Delete the lines of steps after `step`, which a resumed run writes again."""
     if path.exists():
-        # what stands after the last line end was cut off by a crash; its step is made again
+        # text after the last newline is a line that a crash cut off; the resumed run repeats its step
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
         path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
@@ -82,12 +83,12 @@ def _larger(one: Largest, other: Largest) -> Largest:
     return Largest(torch.maximum(one.value, other.value), one.size + other.size)
 
 
-def _on(value: Tensor | float, device: torch.device) -> Tensor | float:
+def _to_device(value: Tensor | float, device: torch.device) -> Tensor | float:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _to_host(values: list[Tensor | float]) -> list[float]:
-    """All values as floats with one transfer for those on a device."""
+    """All values as floats; the tensors are fetched in one transfer."""
     tensors = [v for v in values if isinstance(v, Tensor)]
     fetched = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else [])
     return [next(fetched) if isinstance(v, Tensor) else float(v) for v in values]

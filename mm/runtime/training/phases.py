@@ -1,4 +1,4 @@
-"""The phases of a training step, as a trace shows them."""
+"""The phases of a training step, as a profiler trace shows them."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ PHASE_PREFIX = "mm."
 
 
 def phase(name: str) -> AbstractContextManager[Any]:
-    """Marks a part of a step in a trace: data, forward, backward, optimizer, evaluation, checkpoint. Free without one."""
+    """Mark a part of a step in a trace: data, forward, backward, optimizer, evaluation or checkpoint. Does nothing if no
+    profiler runs."""
     return torch.profiler.record_function(PHASE_PREFIX + name) if torch.autograd._profiler_enabled() else nullcontext()

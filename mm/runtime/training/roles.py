@@ -131,7 +131,7 @@ def _predicting(hidden: Tensor, batch: Packed) -> Tensor:
 
 
 @contextmanager
-def unwrapped(roles: Iterable[Role]) -> Iterator[None]:
+def without_ddp(roles: Iterable[Role]) -> Iterator[None]:
     """Inside the block roles run their models without what wraps them for several ranks: these may then run unequally
     many forwards, and no gradient is reduced."""
     wrapped = [(role, role.module) for role in roles]

@@ -1,4 +1,4 @@
-"""Saving beside the training: the state is copied between two steps, and a thread of its own writes it."""
+"""Saving in the background: the state is copied between two steps, and a separate thread writes the copy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ THREAD = "mm-save"
 class Saver:
     """Writes the checkpoints of a run into `folder`, at most one at a time.
 
-    Every rank has one and calls it at the same steps. The thread's collectives run on a group of their own, so that
-    they cannot meet those of a training step.
+    Every rank has one and calls it at the same steps. The thread's collectives use a process group of their own, so that
+    they cannot be matched with those of a training step.
     """
 
     def __init__(self, loaded: LoadedModel, folder: Path, world: World) -> None:
@@ -31,11 +31,11 @@ class Saver:
 
     @property
     def failed(self) -> bool:
-        """Whether a save has failed since `finished` was last asked."""
+        """True if a save failed and `pop_completed` has not raised its error yet."""
         return self._error is not None
 
     def start(self, state: TrainState) -> None:
-        """Take the present state and begin to write it; without `--background-save` it stands on return."""
+        """Take a snapshot of the present state and start writing it. Without `--background-save`, return when it is written."""
         background, keep = state.settings.background_save, state.settings.keep_checkpoints
         snapshot = capture(state, copy=background)
         # a daemon: a second interrupt ends the process without waiting for the disk
@@ -44,9 +44,12 @@ class Saver:
         if not background:
             self._thread.join()
 
-    def finished(self, *, wait: bool = False) -> Path | None:
-        """A checkpoint that came to stand since this was last asked. `wait` lets a save under way end, and raises
-        StorageError for one that failed: on every rank alike, where a rank that only looks may know of it first."""
+    def pop_completed(self, *, wait: bool = False) -> Path | None:
+        """The checkpoint completed since the last call, if any.
+
+        With `wait`, waits for a save that is under way and raises StorageError if it failed. Without, a failure is not
+        raised: a rank may learn of it before the others, and all of them must raise at the same step.
+        """
         if self._thread and (wait or not (self._thread.is_alive() or self.failed)):
             self._thread.join()
             self._thread = None

@@ -1,6 +1,6 @@
-"""Stopping early, by a signal, a limit or a callback: the ranks agree, the step is finished, a checkpoint is saved.
+"""Early stops, by a signal, a limit or a callback: the ranks agree, finish the step and save a checkpoint.
 
-A second SIGINT stops at once.
+A second SIGINT interrupts at once.
 """
 
 from __future__ import annotations
@@ -15,35 +15,39 @@ from mm.runtime.training.distributed import World
 
 
 class StopFlag:
-    """`raised` is the signal that this process got (0: none); `agreed` is set when any rank wants to stop,
-    `signalled` when one of them got a signal. `reason` says why, and `done` that nothing is left to be resumed."""
+    """Requests to stop, of this process and of all ranks.
+
+    `received` is the number of the signal that this process got (0: none). `reason` is why it wants to stop (empty: it does
+    not), and `done` says that nothing is left to resume. `agree` sets `agreed` if any rank wants to stop and `signalled` if
+    any got a signal.
+    """
 
     def __init__(self) -> None:
-        self.raised = 0
+        self.received = 0
         self.agreed = False
         self.signalled = False
         self.reason = ""
         self.done = False
 
     def ask(self, reason: str, *, done: bool = False) -> None:
-        """Ask that the run stop after the step or the evaluation at hand; the first reason stands."""
+        """Ask to stop after the present step or evaluation. The first reason is kept."""
         self.reason, self.done = self.reason or reason, self.done or done
 
     def agree(self, world: World, *, failed: bool = False) -> bool:
-        """Decide on every rank alike whether to stop; the reason is that of the first rank which has one.
+        """Decide with all ranks whether to stop. The reason is that of the first rank that has one.
 
-        Answers whether anything has `failed` on any rank.
+        Returns True if any rank passed `failed`.
         """
-        mine = {"stop": bool(self.reason), "signal": bool(self.raised), "failed": failed}
+        mine = {"stop": bool(self.reason), "signal": bool(self.received), "failed": failed}
         total = world.sum({name: float(value) for name, value in mine.items()})
         self.agreed, self.signalled = total["stop"] > 0, total["signal"] > 0
         if self.agreed:
-            self.reason, self.done = next(found for found in world.gather((self.reason, self.done)) if found[0])
+            self.reason, self.done = next(request for request in world.gather((self.reason, self.done)) if request[0])
         return total["failed"] > 0
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Catch both signals inside the block; elsewhere than in the main thread signals stay as they are."""
+        """Handle SIGTERM and SIGINT inside the block. Outside the main thread, where Python allows no handler, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -55,7 +59,7 @@ class StopFlag:
                 signal.signal(number, handler)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.raised and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.raised = number
+        self.received = number
         self.ask(signal.Signals(number).name)

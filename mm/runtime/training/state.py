@@ -1,4 +1,4 @@
-"""What a training step reads and changes, without the loop that runs it."""
+"""The state of a training, without the loop that advances it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from mm.runtime.training.updates import Updates
 
 
 class TrainState:
-    """One training as it stands. The trainer runs the loop over it, checkpoints save it, callbacks see it as a `TrainingView`.
+    """Everything that a training step reads and changes. The trainer runs the loop over it, checkpoints save it, callbacks read
+    it as a `TrainingView`.
 
-    `step` counts optimizer steps and `horizon` is where the schedule ends; `evaluated` is the step of the last evaluation
-    (-1: none), `tokens` and `seconds` are totals of the run. `pending` are mini-batches that `prepare` made and no step has
-    used yet.
+    `step` counts optimizer steps; `horizon` is the step at which the schedule ends; `evaluated` is the step of the last
+    evaluation (-1: none). `tokens` and `seconds` are totals of the run. `pending` are mini-batches that
+    `Algorithm.prepare` returned and no step has used yet.
     """
 
     def __init__(
@@ -55,22 +56,21 @@ class TrainState:
         self.pending: list[list[Unit]] = []
 
     def micro_batches(self, units: list[Unit]) -> list[Packed]:
-        """The packs of a mini-batch, on the host."""
+        """The packs of a mini-batch, on the host: at most `--micro-batch-tokens` tokens each, or one longer unit."""
         return [pack(group) for group in split_by_tokens(units, self.settings.micro_batch_tokens)]
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The objective's loss of a micro-batch, on the device and in the precision of the run."""
+        """The objective's loss and metrics of a micro-batch, computed on the run's device and in its precision."""
         with self.backend.autocast(self.dtype):
             return self.objective.loss(batch.to(self.device), totals)
 
     def evaluation_scheduled(self) -> bool:
-        """True if this step is evaluated however the run is broken up: the first, the last, and each interval between."""
+        """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
         interval = self.settings.eval_interval
         return self.step in (0, self.horizon) or bool(interval and self.step % interval == 0)
 
     def host_state(self) -> dict[str, Any]:
-        """What an exact resume needs beside weights and optimizers: plain values, bytes and tensors. The callbacks' states
-        are not in it."""
+        """The state that an exact resume needs beside weights, optimizers and callbacks: plain values, bytes and tensors."""
         return {
             "step": self.step,
             "evaluated": self.evaluated,
@@ -86,7 +86,7 @@ class TrainState:
         }
 
     def load_host_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `host_state` returned, but for the generators: see `Backend.set_rng_state`."""
+        """Restore what `host_state` returned, except the random generators: `Backend.set_rng_state` restores these."""
         self.step, self.evaluated, self.horizon = state["step"], state["evaluated"], state["horizon"]
         self.tokens, self.seconds = state["tokens"], state["seconds"]
         self.pending = [[_unit_from_dict(unit) for unit in mini_batch] for mini_batch in state["pending"]]

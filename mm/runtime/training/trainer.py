@@ -15,7 +15,7 @@ from mm.runtime.nn.batch import Packed, Unit, pack
 from mm.runtime.nn.optimizers import learning_rate
 from mm.runtime.training.distributed import accumulate
 from mm.runtime.training.measures import Totals
-from mm.runtime.training.memory import explained, memory_report
+from mm.runtime.training.memory import explain_out_of_memory, memory_report
 from mm.runtime.training.nonfinite import explain
 from mm.runtime.training.phases import phase
 from mm.runtime.training.saver import Saver
@@ -38,7 +38,7 @@ class Trainer:
         """Train to the horizon, or until something stops the run. Saves at the end, and before a signal ends it."""
         state, error = self.state, None
         try:
-            with state.stop.watch(), explained(state.backend, lambda: memory_report(state)):
+            with state.stop.watch(), explain_out_of_memory(state.backend, lambda: memory_report(state)):
                 self.emit("on_start")
                 if state.evaluation_scheduled():  # at the start, or one that a signal cut off
                     self.evaluate()
@@ -181,7 +181,7 @@ class Trainer:
 
     def _finish_save(self, *, wait: bool = False) -> None:
         """Tell the callbacks of a completed checkpoint. `wait`: wait for one under way; raises StorageError if it failed."""
-        if self.saver and (path := self.saver.finished(wait=wait)):
+        if self.saver and (path := self.saver.pop_completed(wait=wait)):
             self.emit("on_save", path)
 
     def emit(self, event: str, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""What an optimizer step does to the weights: clipping, the rate, and no update once a gradient was not finite."""
+"""The update of the weights: gradient clipping, the learning rate, and no update once a gradient was not finite."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mm.runtime.nn.optimizers import build_optimizers, learning_rate
 from mm.runtime.training.measures import Metrics
 from mm.runtime.training.roles import Role
 
-# a scaler halves its scale at each overflow: this small, no scale would have helped
+# a scaler halves its scale at each overflow; once it is below this, no scale helps
 _SMALLEST_SCALE = 2**-14
 
 
 class Updates:
-    """The optimizers of each trainable role. Without a scaler and with fused optimizers `apply` never synchronises."""
+    """The optimizers of each trainable role. `apply` never synchronises if they are fused and there is no scaler."""
 
     def __init__(
         self,
@@ -30,14 +30,17 @@ class Updates:
         notes: list[str],
     ) -> None:
         self.scaler, self.roles = scaler, {name: role for name, role in roles.items() if role.trainable}
-        # the run's settings with the role's own above them
+        # the run's settings, overridden by the role's own
         self.settings = {name: attrs.evolve(settings, **role.settings) for name, role in self.roles.items()}
         self.optimizers = {name: build_optimizers(role.model, self.settings[name], notes) for name, role in self.roles.items()}
-        self._bad = torch.zeros((), device=device)
-        self._bad_step = torch.full((), -1, device=device)
+        self._failed = torch.zeros((), device=device)
+        self._failed_step = torch.full((), -1, device=device)
 
     def apply(self, step: int, horizon: int) -> Metrics:
-        """One update of every role with the present gradients, which are then dropped. Returns their norms."""
+        """Update every role with the accumulated gradients, then clear these. Returns each role's gradient norm before clipping.
+
+        `step` counts from 0 and, with `horizon`, sets the learning rate.
+        """
         metrics: Metrics = {}
         for name, optimizers in self.optimizers.items():
             settings = self.settings[name]
@@ -45,9 +48,9 @@ class Updates:
             weights = [p for p in self.roles[name].model.parameters() if p.requires_grad]
             norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm or float("inf")).detach()
             finite = torch.isfinite(norm).float()
-            # a step that the scaler skips has no norm
+            # a step that the scaler skips has a count of 0: it adds nothing to the mean
             metrics[f"{name}/grad_norm" if len(self.optimizers) > 1 else "grad_norm"] = (norm.nan_to_num(0, 0, 0), finite)
-            self._note(finite, step, metrics)
+            self._record(finite, step, metrics)
         for optimizer in (o for optimizers in self.optimizers.values() for o in optimizers):
             self._step(optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -56,13 +59,13 @@ class Updates:
         return metrics
 
     def failed_step(self, done: int) -> int | None:
-        """The first step (from 0) of which nothing was learned because a gradient was not finite; synchronises.
+        """The first step (from 0) that was not applied because a gradient was not finite, or None. Synchronises.
 
-        `done` is the number of steps so far. A scaler passes over single ones: it fails when no scale helps.
+        `done` is the number of steps so far. With a scaler, which skips single steps, it is the last step if no scale helps.
         """
         if self.scaler:
             return done - 1 if self.scaler.get_scale() < _SMALLEST_SCALE else None
-        return int(self._bad_step.item()) if self._bad.item() else None
+        return int(self._failed_step.item()) if self._failed.item() else None
 
     def _prepare(self, optimizers: list[torch.optim.Optimizer], rate: float) -> None:
         for optimizer in optimizers:
@@ -71,21 +74,22 @@ class Updates:
             if self.scaler:
                 self.scaler.unscale_(optimizer)
 
-    def _note(self, finite: Tensor, step: int, metrics: Metrics) -> None:
-        """Remember the first non-finite step on the device; from then on no update is applied. A scaler skips its own."""
-        bad = 1 - finite
+    def _record(self, finite: Tensor, step: int, metrics: Metrics) -> None:
+        """Record the first non-finite step on the device; no update is applied from there on. A scaler skips its steps itself,
+        which are then only counted as `overflow`."""
+        overflow = 1 - finite
         if self.scaler:
-            metrics["overflow"] = (bad, 1.0)
+            metrics["overflow"] = (overflow, 1.0)
             return
-        self._bad_step = torch.where((self._bad == 0) & (bad > 0), step, self._bad_step)
-        self._bad = torch.maximum(self._bad, bad)
+        self._failed_step = torch.where((self._failed == 0) & (overflow > 0), step, self._failed_step)
+        self._failed = torch.maximum(self._failed, overflow)
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.scaler:
             self.scaler.step(optimizer)
         elif optimizer.defaults.get("fused"):
-            # the fused kernel leaves everything as it is where found_inf is 1, without asking the host
-            optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+            # the fused kernel changes nothing if found_inf is 1, without a synchronisation
+            optimizer.found_inf = self._failed  # type: ignore[attr-defined]
             optimizer.step()
-        elif self._bad.item() == 0:
+        elif self._failed.item() == 0:
             optimizer.step()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mm.core.plugins import PluginManager
-from mm.core.storage import whole_folder
+from mm.core.storage import atomic_folder
 from mm.core.workspace import RunFolder
 from mm.plugins.architectures.dense import DenseConfig
 from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
@@ -35,7 +35,7 @@ def workspace(tokenizer: Tokenizer, mm_workspace: Path, installed: PluginManager
     loaded = new_model(installed, "dense", CONFIG, tokenizer, Backend())
     run = RunFolder(mm_workspace / "runs" / "first")
     for folder in (run.model, run.checkpoints / "step-00000007"):
-        with whole_folder(folder) as path:
+        with atomic_folder(folder) as path:
             save_model_folder(path, loaded)
     run.update_manifest({"algorithm": "pretrain", "state": "finished", "step": 9})
     return mm_workspace

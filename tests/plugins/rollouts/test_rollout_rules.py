@@ -230,7 +230,7 @@ def test_a_reward_that_owes_an_answer_is_told_from_one_that_does_not_apply(mm_tr
     assert not any("failed_rewards" in note for note in run.manifest["notes"])
     rows[1] = {"prompt": "say nan"}
     options = {"rows": rows, "reward": "picky", "global_batch_size": 2, "max_steps": 1}
-    with pytest.raises(MMError, match=r"Reward 'picky' failed on .*tiny_rows\.jsonl:2: ValueError: nan is no score"):
+    with pytest.raises(MMError, match=r"Reward 'picky' failed on .*tiny_rows\.jsonl:2: ValueError: nan is not a score"):
         mm_train(workspace=tmp_path / "nan", **options)
     run = mm_train(workspace=tmp_path / "skipped", skip_failed_rewards=True, **options)
     assert (series(run, "reward/picky/none"), series(run, "failed_rewards")) == ([0.5], [0.5])

@@ -188,7 +188,7 @@ def mm_tools() -> Iterable[ToolSpec]:
 def test_a_tool_that_fails_is_named() -> None:
     tools = open_tools(plugin_manager(__name__), ["careless"])
     for give in ("nan", "set"):
-        with pytest.raises(MMError, match="'careless' gave what is no JSON value"):
+        with pytest.raises(MMError, match="'careless' returned something that is not a JSON value"):
             call(tools, ToolCall("careless", {"give": give}))
     with pytest.raises(KeyError) as raised:
         call(tools, ToolCall("careless", {}))

@@ -15,7 +15,7 @@ from mm.core.plugins import PluginManager
 from mm.plugins.sources.skills import calls, corpus, evaluation
 from mm.plugins.sources.skills.splits import HELD_OUT
 from mm.plugins.sources.skills.turns import asked
-from mm.runtime.generation.episodes import Episode, Player
+from mm.runtime.generation.episodes import Episode, EpisodeRunner
 from mm.runtime.generation.tool_use import open_tools
 from mm.runtime.text.tokenizer import Tokenizer
 
@@ -48,9 +48,9 @@ class Speaking(Engine):
         raise AssertionError
 
 
-def player(speak: Speaker, **bounds: int) -> Player:
+def player(speak: Speaker, **bounds: int) -> EpisodeRunner:
     tools = open_tools(PluginManager.discover(environ={}), evaluation.TOOLS)
-    return Player(engine=Speaking(speak), tokenizer=TOKENIZER, tools=tools, **bounds)
+    return EpisodeRunner(engine=Speaking(speak), tokenizer=TOKENIZER, tools=tools, **bounds)
 
 
 def call(name: str, arguments: dict[str, str]) -> str:
@@ -139,7 +139,7 @@ def played(lines: list[str], **bounds: int) -> tuple[Episode, int]:
     left = iter(lines)
     scripted = player(lambda prompt: next(left), **bounds)
     episode = Episode(ids=TOKENIZER.encode_prompt([{"role": "user", "content": "six times seven?"}]))
-    scripted.play([episode], lambda e, turn: Request(ids=tuple(e.ids), max_new_tokens=64, stop=(TOKENIZER.eos_id,)))
+    scripted.run([episode], lambda e, turn: Request(ids=tuple(e.ids), max_new_tokens=64, stop=(TOKENIZER.eos_id,)))
     return episode, len(scripted.engine.batches)  # type: ignore[attr-defined]
 
 

@@ -71,8 +71,9 @@ def fails_at(bad: str, how: Any) -> By:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (KeyError("answer"), r"KeyError: 'answer' \(test_scoring.py:\d+\)"), (math.nan, "ValueError: nan is no score"),
-        (math.inf, "ValueError: inf is no score"), ("1", "TypeError: the text '1' is no score"), ([1.0], "TypeError: float.*"),
+        (KeyError("answer"), r"KeyError: 'answer' \(test_scoring.py:\d+\)"), (math.nan, "ValueError: nan is not a score"),
+        (math.inf, "ValueError: inf is not a score"), ("1", "TypeError: the text '1' is not a score"),
+        ([1.0], "TypeError: float.*"),
     ],
 )  # fmt: skip
 def test_a_failure_names_the_reward_and_the_row(how: Any, said: str) -> None:

@@ -117,7 +117,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_elsewhere(mm_train: Train, tmp_
     assert child.returncode == 1 and "Traceback" not in child.stderr, child.stderr
     (message,) = [line for line in child.stderr.splitlines() if line.startswith("mm: ")]
     assert "Step 3 could not be saved in" in message and "File too large" in message
-    assert "The last whole checkpoint is step-00000002." in message and "mm train --resume --run a" in message
+    assert "The last complete checkpoint is step-00000002." in message and "mm train --resume --run a" in message
     stopped = Workspace(tmp_path / "full").existing("a")
     assert [p.name for p in stopped.checkpoints.iterdir()] == ["step-00000002"]
     assert hidden(stopped.path) == []
@@ -306,8 +306,8 @@ def test_out_of_memory_says_who_holds_it_and_what_to_lower(mm_train: Train, tmp_
     assert child.returncode == 1 and "Traceback" not in child.stderr, child.stderr
     (message,) = [line for line in child.stderr.splitlines() if line.startswith("mm: ")]
     number = r"[\d,]+ MiB"
-    assert re.search(rf"Out of memory on cpu \({number} used at most of {number}\): .*allocate", message), message
-    parts = rf"parameters {number}, gradients {number}, optimizer state {number}, activations and all else {number}"
-    assert re.search(rf"Held in step 1: {parts}\. Lower --micro-batch-tokens \(1000000\) or --max-length \(64\)", message)
+    assert re.search(rf"Out of memory on cpu \(peak {number} of {number}\): .*allocate", message), message
+    parts = rf"parameters {number}, gradients {number}, optimizer state {number}, activations and the rest {number}"
+    assert re.search(rf"Memory in step 1: {parts}\. Lower --micro-batch-tokens \(1000000\) or --max-length \(64\)", message)
     assert "--dtype bf16" in message
     assert Workspace(tmp_path).existing("big").manifest["state"] == "failed"

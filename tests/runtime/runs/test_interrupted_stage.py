@@ -41,7 +41,7 @@ def test_an_interrupted_training_is_resumed(tmp_path: Path) -> None:
     output = interrupted(tmp_path)
     (run,) = Workspace(tmp_path).runs()
     assert run.manifest["state"] == "interrupted"
-    assert "Go on with: the same 'mm run' line" in output and "mm train --resume" not in output
+    assert "Resume with: the same 'mm run' line" in output and "mm train --resume" not in output
     assert re.search(r"pretrain +interrupted +\d:\d\d", output), output
 
     again = start(tmp_path)

@@ -279,7 +279,7 @@ def test_documents_are_continued_from_their_beginning(mm_train: Train, tmp_path:
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_written(mm_train: Train, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--sample-prompt 'word word .*tokens, and the model's positions leave 24"):
+    with pytest.raises(UsageError, match=r"--sample-prompt 'word word .*tokens, but the model's positions leave room for 24"):
         mm_train(sample_prompt="word " * 40, sample_tokens=40, dense_max_position_embeddings=64, max_length=64)
     assert not (tmp_path / "runs").exists()
 

@@ -65,7 +65,7 @@ def test_what_must_not_change_is_refused(mm_train: Train, tmp_path: Path) -> Non
         mm_train(resume=True)
     mm_train(stop_after_steps=2)
     before = (tmp_path / "runs/a/manifest.json").read_bytes()
-    with pytest.raises(UsageError, match=r"Run a exists; go on with --resume --run a"):
+    with pytest.raises(UsageError, match=r"Run a exists; resume it with --resume --run a"):
         mm_train()
     with pytest.raises(UsageError, match=r"--learning-rate is 0.01 in this run and cannot change"):
         mm_train(resume=True, learning_rate=2e-2)
@@ -137,7 +137,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(number: int, cod
     run = Workspace(tmp_path).existing("a")
     step = run.manifest["step"]
     assert run.manifest["state"] == "interrupted"
-    assert f"Stopped at step {step} and saved. Go on with: mm train --resume --run a" in said
+    assert f"Stopped at step {step} and saved. Resume with: mm train --resume --run a" in said
     assert (run.checkpoints / f"step-{step:08d}" / "index.json").exists()
     import mm
 

@@ -150,7 +150,7 @@ def test_a_failed_save_ends_the_run_with_one_message(
     message = str(raised.value)
     assert message.startswith(f"Step 4 could not be saved in {tmp_path}/runs/a/checkpoints: ")
     assert "No space left on device" in message and "mm train --resume --run a" in message
-    assert "The last whole checkpoint is step-00000002." in message
+    assert "The last complete checkpoint is step-00000002." in message
     run = Workspace(tmp_path).existing("a")
     assert [p.name for p in run.checkpoints.iterdir()] == ["step-00000002"]
     assert (run.manifest["state"], run.manifest["error"]) == ("failed", message)

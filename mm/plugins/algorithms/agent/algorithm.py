@@ -8,7 +8,7 @@ from itertools import groupby
 from mm.contracts import Sample
 from mm.plugins.algorithms.agent import AgentConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
-from mm.runtime.generation.episodes import Player
+from mm.runtime.generation.episodes import EpisodeRunner
 from mm.runtime.text.tool_schema import functions_of
 from mm.runtime.training.rollouts.sampling import request_turn
 
@@ -21,11 +21,11 @@ class Agent(Grpo):
     def complete(self, samples: Sequence[Sample]) -> None:
         """Turns until an episode stops calling, or reaches a limit. Its text is the transcript that rewards read."""
         self._warn_of_missing_tools(samples)
-        player = Player(
+        runner = EpisodeRunner(
             engine=self.engine, tokenizer=self.context.tokenizer, tools=self.context.tools,
             max_turns=self.config.max_turns, max_total_tokens=self.config.max_total_tokens,
         )  # fmt: skip
-        player.play(samples, lambda sample, turn: request_turn(sample, turn, self.config, self.context))
+        runner.run(samples, lambda sample, turn: request_turn(sample, turn, self.config, self.context))
 
     def remaining_tokens(self, sample: Sample) -> int:
         """How many more tokens the longest turn, or the whole episode, could have had."""

@@ -80,13 +80,13 @@ class Conversation:
     def _draw(self, talks: Sequence[list[Any]], turn: int) -> list[list[Call]]:
         """Append the model's next turn; the calls in it."""
         from mm.runtime.generation.text_model import answer
-        from mm.runtime.generation.tool_use import offered
+        from mm.runtime.generation.tool_use import template_tools
         from mm.runtime.text.replies import with_calls
 
         (asked,) = talks
         # every turn draws anew: with one seed, a question asked again would get its very answer again
         found = self.model.generate(
-            asked, seed=self.seed + len(asked), on_text=dialogue.write, tools=offered(self.tools) or None, **self.options
+            asked, seed=self.seed + len(asked), on_text=dialogue.write, tools=template_tools(self.tools) or None, **self.options
         )
         click.echo()
         dialogue.say(f"({dialogue.summary(found)})")

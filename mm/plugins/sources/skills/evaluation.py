@@ -11,7 +11,7 @@ from mm.contracts import Request, Sampling
 from mm.plugins.sources.skills import LOCATOR
 from mm.plugins.sources.skills.checks import interval, score
 from mm.plugins.sources.skills.source import Skills
-from mm.runtime.generation.episodes import Episode, Player
+from mm.runtime.generation.episodes import Episode, EpisodeRunner
 from mm.runtime.text.messages import parse_conversation
 from mm.runtime.text.tokenizer import Tokenizer
 
@@ -66,7 +66,7 @@ class Answer(Episode):
 
 
 def evaluate(
-    player: Player, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
+    player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
 ) -> list[Figure]:
     """Ask the items and score the answers; `on_item` is called as each one ends."""
     counted: dict[tuple[str, str], list[bool]] = {}
@@ -76,7 +76,7 @@ def evaluate(
 
 
 def answers(
-    player: Player, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
+    player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
 ) -> list[Answer]:
     """The model's answer to each item, in their order. The player has the tools (`TOOLS`)."""
     found = [
@@ -92,12 +92,12 @@ def answers(
             on_item()
         ended = len(episodes) - going
 
-    player.play(episodes, lambda answer, turn: _request(answer, player.tokenizer, turn), count)
+    player.run(episodes, lambda answer, turn: _request(answer, player.tokenizer, turn), count)
     count(0)
     return found
 
 
-def _reply(player: Player, asked: Sequence[Answer], on_item: Callable[[], None]) -> None:
+def _reply(player: EpisodeRunner, asked: Sequence[Answer], on_item: Callable[[], None]) -> None:
     """One turn each, in which nothing is called."""
     requests = [_request(answer, player.tokenizer) for answer in asked]
     left = [request.max_new_tokens for request in requests]

@@ -1,2 +1,4 @@
-"""The callbacks that come with the loop: progress bar, early stopping, best model, samples, profile, watchdog. Imports what
-`runtime.training` imports, and its modules."""
+"""The callbacks that come with the training loop: progress bar, early stopping, best model, samples, profile, watchdog.
+
+Imports what `mm.runtime.training` imports, and its modules.
+"""

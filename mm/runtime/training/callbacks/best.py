@@ -1,4 +1,4 @@
-"""Keeping the best model: that with the lowest held-out loss or, where an algorithm has none, the highest reward."""
+"""Keeping the best model: by the lowest held-out loss or, for an algorithm that reports none, the highest reward."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import attrs
 
 from mm.core.callback import Callback
 from mm.core.errors import UsageError
-from mm.core.storage import whole_folder
+from mm.core.storage import atomic_folder
 from mm.core.workspace import RunFolder
 from mm.runtime.models.folder import LoadedModel, save_model_folder
 
@@ -23,21 +23,21 @@ _SIGNS = {"loss": 1, "reward": -1}
 
 
 def is_comparable(run: TrainingView) -> bool:
-    """Whether evaluations are compared here: not before the first step, and not where only a stop made one, for the run
-    that was never stopped has none there."""
+    """True if the evaluation at this step is compared with others. Not before the first step, and not if it is made only
+    because the run stops here: a run that is never stopped makes none."""
     return run.step > 0 and run.evaluation_scheduled()
 
 
 @attrs.frozen
-class Figure:
-    """What evaluations are compared by; of its `cost` less is better."""
+class ComparedMetric:
+    """The metric by which evaluations are compared. A lower `cost` is better: it is the value, negated for a reward."""
 
     name: str
     cost: float
 
     @classmethod
-    def of(cls, metrics: Mapping[str, float], option: str) -> Figure:
-        """The held-out loss, or the reward of an algorithm that draws. Raises UsageError when there is neither."""
+    def of(cls, metrics: Mapping[str, float], option: str) -> ComparedMetric:
+        """The held-out loss or, without one, the reward. Raises UsageError naming `option` if `metrics` has neither."""
         for name, sign in _SIGNS.items():
             if name in metrics:
                 return cls(name, sign * metrics[name])
@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def value(self) -> float:
-        """The figure itself."""
+        """The value of the metric."""
         return _SIGNS[self.name] * self.cost
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class Figure:
 
 
 class KeepBest(Callback):
-    """Writes the model to `folder.best` whenever its held-out figure is the best so far; stands on the main rank.
+    """Writes the model to `folder.best` whenever its held-out loss or reward is the best so far. Only on the main rank.
 
-    The folder says what it holds, so a resumed run goes on from there: steps that are made again give the same figures,
-    which are not better. It is a model without the state of a training, a third of a checkpoint.
+    The folder holds the evaluation too, from which a resumed run takes the best value: repeated steps give equal values,
+    which are not better. It is a model without training state, a third of a checkpoint's size.
     """
 
     name = "keep-best"
@@ -66,22 +66,22 @@ class KeepBest(Callback):
         self.best = math.inf
 
     def on_start(self, run: TrainingView) -> None:
-        """Read what an earlier part of the run has kept."""
+        """On a resume, read the value of the best model so far."""
         path = self.folder.best / _EVALUATION
         if path.exists():
-            self.best = Figure.of(json.loads(path.read_text(encoding="utf-8")), "--keep-best").cost
+            self.best = ComparedMetric.of(json.loads(path.read_text(encoding="utf-8")), "--keep-best").cost
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """Keep the model where it is better than the one that is kept."""
-        if not is_comparable(run) or not (figure := Figure.of(metrics, "--keep-best")).cost < self.best:
+        """Write the model if it is better than the one that was kept."""
+        if not is_comparable(run) or not (metric := ComparedMetric.of(metrics, "--keep-best")).cost < self.best:
             return
-        self.best, step = figure.cost, run.step
-        with whole_folder(self.folder.best) as path:
+        self.best, step = metric.cost, run.step
+        with atomic_folder(self.folder.best) as path:
             save_model_folder(path, self.loaded, merged=True)
             (path / _EVALUATION).write_text(json.dumps({"step": step, **metrics}, indent=2), encoding="utf-8")
-        self.folder.update_manifest({"best": {"step": step, figure.name: figure.value, "model": f"{self.folder.name}@best"}})
+        self.folder.update_manifest({"best": {"step": step, metric.name: metric.value, "model": f"{self.folder.name}@best"}})
 
     def on_end(self, run: TrainingView, error: BaseException | None) -> None:
-        """Say which one it was."""
+        """Report the step and value of the best model."""
         if best := self.folder.manifest.get("best"):
-            self.say(f"best: {Figure.of(best, '--keep-best')} at step {best['step']}, kept as {best['model']}")
+            self.say(f"best: {ComparedMetric.of(best, '--keep-best')} at step {best['step']}, kept as {best['model']}")

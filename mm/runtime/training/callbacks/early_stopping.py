@@ -1,4 +1,4 @@
-"""Ending a training that no longer improves."""
+"""Early stopping: ends a training that no longer improves."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mm.core.callback import Callback
-from mm.runtime.training.callbacks.best import Figure, is_comparable
+from mm.runtime.training.callbacks.best import ComparedMetric, is_comparable
 
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
 
 
 class EarlyStopping(Callback):
-    """Ends the training after `patience` evaluations in a row whose figure is not better than the best by more than
-    `min_delta`.
+    """Ends the training after `patience` evaluations in a row that do not improve the best value by more than `min_delta`.
 
-    Stands on every rank; evaluations give all of them the same figures.
+    On every rank: an evaluation gives all ranks the same values.
     """
 
     name = "early-stopping"
@@ -27,22 +26,23 @@ class EarlyStopping(Callback):
         self.best, self.step, self.waited = math.inf, 0, 0
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """Count, and ask to stop where the patience is at its end."""
+        """Count evaluations without an improvement, and ask to stop after `patience` of them."""
         if not is_comparable(run):
             return
-        figure = Figure.of(metrics, "--patience")
-        if figure.cost < self.best - self.min_delta:
-            self.best, self.step, self.waited = figure.cost, run.step, 0
+        metric = ComparedMetric.of(metrics, "--patience")
+        if metric.cost < self.best - self.min_delta:
+            self.best, self.step, self.waited = metric.cost, run.step, 0
         else:
             self.waited += 1
         if self.waited >= self.patience:
-            why = f"nothing better than {Figure(figure.name, self.best)} (step {self.step}) in {self.waited} evaluations"
+            best = ComparedMetric(metric.name, self.best)
+            why = f"nothing better than {best} (step {self.step}) in {self.waited} evaluations"
             run.stop.ask(f"early stopping: {why}", done=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure's cost, its step, and the evaluations since."""
+        """The best cost, its step, and the number of evaluations since."""
         return {"best": self.best, "step": self.step, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.best, self.step, self.waited = state["best"], state["step"], state["waited"]

@@ -1,4 +1,4 @@
-"""`--profile`: a trace of some steps, and tables of where their time and memory went."""
+"""`--profile`: a trace of some steps, and tables of their time and memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _WARM_UP = 2
 
 
 class Profile(Callback):
-    """Traces the steps that the text of `--profile` names into `folder`; on the main rank.
+    """Traces the steps that the value of `--profile` names, into `folder`. Only on the main rank.
 
-    Waits for the device before the first and after the last of them, which a callback otherwise never does.
+    Synchronises with the device before the first and after the last of them, which other callbacks never do.
     """
 
     name = "profile"
@@ -31,31 +31,31 @@ class Profile(Callback):
         self.text, self.folder, self.say = text, folder, say
         self.first, self.count = first_and_count(text)
         self.profiler: torch.profiler.profile | None = None
-        self.begun = 0
+        self.traced_from = 0
 
     def on_start(self, run: TrainingView) -> None:
-        """Know the first step to trace, which may be the next one."""
+        """Determine the first step to trace, and start if it is the next one."""
         self.first = self.first or run.step + 1 + _WARM_UP
         self.on_step(run)
 
     def on_step(self, run: TrainingView) -> None:
-        """Begin before the first of the steps, end after the last."""
+        """Start before the first of the steps, stop after the last."""
         step = run.step
-        if self.profiler and step == self.begun + self.count - 1:
+        if self.profiler and step == self.traced_from + self.count - 1:
             self._finish(run)
-        elif not self.begun and step + 1 == self.first:
+        elif not self.traced_from and step + 1 == self.first:
             run.backend.synchronize()
-            self.begun = step + 1
+            self.traced_from = step + 1
             self.profiler = torch.profiler.profile(activities=run.backend.profiler_activities(), profile_memory=True)
             self.profiler.start()
 
     def on_end(self, run: TrainingView, error: BaseException | None) -> None:
-        """Write what was traced of a run that ended before the last of the steps."""
-        if self.profiler and run.step >= self.begun:
+        """Write the trace of a run that ended before the last of the steps, or report that there is none."""
+        if self.profiler and run.step >= self.traced_from:
             self._finish(run)
         elif self.profiler:
             self.profiler.stop()
-        if not self.begun or run.step < self.begun:
+        if not self.traced_from or run.step < self.traced_from:
             self.say(f"--profile {self.text}: nothing was traced, the run was at step {run.step} when it ended")
 
     def _finish(self, run: TrainingView) -> None:
@@ -64,10 +64,10 @@ class Profile(Callback):
         backend.synchronize()
         self.profiler.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
-        trace = self.folder / f"steps-{self.begun}-{last}.json"
+        trace = self.folder / f"steps-{self.traced_from}-{last}.json"
         self.profiler.export_chrome_trace(str(trace))
-        title = f"steps {self.begun} to {last} on {backend.device(run.world.local_rank).type}"
-        table = summarise(self.profiler, trace, last - self.begun + 1, title)
+        title = f"steps {self.traced_from} to {last} on {backend.device(run.world.local_rank).type}"
+        table = summarise(self.profiler, trace, last - self.traced_from + 1, title)
         trace.with_suffix(".txt").write_text(table + "\n", encoding="utf-8")
         self.say(f"{table}\n\nprofile: {trace} (open it in ui.perfetto.dev), {trace.with_suffix('.txt').name}")
         self.profiler = None

@@ -1,4 +1,4 @@
-"""Where the time and the memory of a step go: phases of the loop, and tables made of a torch.profiler trace."""
+"""Tables of the time and memory of training steps, by phase and by kind of operator, from a torch.profiler trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mm.runtime.training.phases import PHASE_PREFIX
 if TYPE_CHECKING:
     from torch.profiler import profile
 
-# the first pattern that is found in an operator's name says its group
+# an operator belongs to the first group whose pattern is found in its name
 _PATTERNS = {
     "communication": r"[a-z]ccl|gloo|c10d|all_?reduce|all_?gather|reduce_?scatter|barrier",
     "optimizer": r"adam|_foreach_|muon|Optimizer\.",
@@ -46,20 +46,20 @@ def group_of(operator: str) -> str:
 
 @attrs.define
 class Cost:
-    """Microseconds on the host and on the device, and bytes: of a group those allocated, of a phase the peak."""
+    """Microseconds on the host and on the device, and bytes: those that a group of operators allocated, or a phase's peak."""
 
     host: float = 0.0
     device: float = 0.0
     memory: float = 0.0
 
     def add(self, host: float, device: float, memory: float) -> None:
-        """One operator more."""
+        """Add the cost of an operator."""
         self.host, self.device, self.memory = self.host + host, self.device + device, self.memory + memory
 
 
 @attrs.frozen
 class Spans:
-    """The phases of a trace as intervals in its time, which never overlap."""
+    """The phases of a trace as intervals of time that do not overlap."""
 
     starts: list[float]
     ends: list[float]
@@ -67,20 +67,20 @@ class Spans:
 
     @classmethod
     def of(cls, intervals: Iterable[tuple[float, float, str]]) -> Spans:
-        """From (start, end, name)."""
+        """Spans from triples (start, end, name)."""
         starts, ends, names = zip(*sorted(intervals), strict=True)
         return cls(list(starts), list(ends), list(names))
 
     def at(self, moment: float) -> str:
-        """The phase of a moment; what lies between phases is "other"."""
-        found = bisect_right(self.starts, moment) - 1
-        return self.names[found] if found >= 0 and moment <= self.ends[found] else "other"
+        """The phase at a moment, or "other" between phases."""
+        index = bisect_right(self.starts, moment) - 1
+        return self.names[index] if index >= 0 and moment <= self.ends[index] else "other"
 
 
 def summarise(profiler: profile, trace: Path, steps: int, title: str) -> str:
-    """The two tables, by phase and by group of operators, of what a stopped profiler saw and exported to `trace`.
+    """Two tables, by phase and by group of operators, from a stopped profiler and the file `trace` that it exported.
 
-    Operators are those of the steps themselves, without an evaluation or a checkpoint between them.
+    The second table has the operators of the steps only, not those of an evaluation or a checkpoint between them.
     """
     events = [e for e in profiler.events() or [] if e.device_type == torch.autograd.DeviceType.CPU]
     marked = [e for e in events if e.name.startswith(PHASE_PREFIX)]
@@ -102,31 +102,32 @@ def summarise(profiler: profile, trace: Path, steps: int, title: str) -> str:
     phases.setdefault("other", Cost()).host = wall - sum(c.host for name, c in phases.items() if name != "other")
     for name, peak in peaks(trace).items():
         phases.setdefault(name, Cost()).memory = peak
-    lines = [f"{title}: {wall / 1000 / steps:.1f} ms a step, all told, while traced (which slows small operators down)"]
+    lines = [f"{title}: {wall / 1000 / steps:.1f} ms per step in total, while traced (which slows small operators down)"]
     lines += _table(("phase", "peak MiB"), phases, steps, per_step=False)
     lines += _table(("operators", "MiB"), dict(sorted(groups.items(), key=lambda g: -max(g[1].device, g[1].host))), steps)
     return "\n".join(lines)
 
 
 def peaks(trace: Path) -> dict[str, float]:
-    """For each phase the most bytes allocated beyond what was when the trace began, on the device where there is one."""
+    """The peak of the bytes allocated in each phase, above those at the start of the trace; on the device, or on the host if
+    the trace has no device."""
     events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     marks = [e for e in events if e.get("cat") == "user_annotation" and e["name"].startswith(PHASE_PREFIX)]
     spans = Spans.of((e["ts"], e["ts"] + e["dur"], e["name"].removeprefix(PHASE_PREFIX)) for e in marks)
     records = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
     kinds = {e["args"]["Device Type"] for e in records}
-    held = 0
-    found: dict[str, float] = defaultdict(float)
+    allocated = 0
+    peak: dict[str, float] = defaultdict(float)
     for event in records:
         if event["args"]["Device Type"] == max(kinds):  # 0 is the host
-            held += event["args"]["Bytes"]
+            allocated += event["args"]["Bytes"]
             name = spans.at(event["ts"])
-            found[name] = max(found[name], held)
-    return dict(found)
+            peak[name] = max(peak[name], allocated)
+    return dict(peak)
 
 
 def _table(heads: tuple[str, str], rows: Mapping[str, Cost], steps: int, *, per_step: bool = True) -> Sequence[str]:
-    """Rows with milliseconds a step, shares of the column that matters, and mebibytes."""
+    """Lines with milliseconds per step, the share of the device's time (of the host's without a device), and MiB."""
     device = sum(cost.device for cost in rows.values())
     total = device or sum(cost.host for cost in rows.values())
     lines = ["", f"{heads[0]:<32}{'host ms':>10}{'device ms':>11}{'share':>8}{heads[1]:>10}"]

@@ -1,4 +1,4 @@
-"""The live progress bar, and plain lines where there is no terminal; both also go to log.txt."""
+"""The live progress bar, or plain lines without a terminal; both are also written to log.txt."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from mm.core.say import Say, silent
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
 
-# shown first and in this order; everything else an algorithm measures follows by name
+# shown first, in this order; an algorithm's other metrics follow by name
 _ORDER = ("loss", "perplexity", "bits_per_byte")
 _HIDDEN = ("step", "learning_rate", "tokens", "nll")
 
 
 class ProgressBar(Callback):
-    """Loss, tokens/s, share of the matrix-product peak, memory and time left. `flops`: training FLOPs a token."""
+    """Shows metrics, tokens/s, the share of the device's peak for matrix products, memory and time left.
+
+    `flops` are the training FLOPs per token.
+    """
 
     name = "progress-bar"
 
@@ -33,7 +36,7 @@ class ProgressBar(Callback):
         self._since = (0.0, 0)
 
     def on_start(self, run: TrainingView) -> None:
-        """Show the bar on a terminal."""
+        """Show the bar if stderr is a terminal."""
         self._since = (time.monotonic(), run.tokens)
         if self.console.is_terminal and self.say is not silent:
             columns = (
@@ -45,12 +48,12 @@ class ProgressBar(Callback):
             self.bar.add_task("", total=run.horizon, completed=run.step)
 
     def on_step(self, run: TrainingView) -> None:
-        """Move the bar; reads no tensor."""
+        """Advance the bar. Reads no tensor."""
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=run.step)
 
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """Metrics and speed of the interval."""
+        """Show the metrics and the speed of the interval."""
         now, tokens = time.monotonic(), run.tokens
         rate = (tokens - self._since[1]) / max(1e-9, now - self._since[0])
         self._since = (now, tokens)
@@ -63,16 +66,16 @@ class ProgressBar(Callback):
             self._write(f"step {run.step}/{run.horizon} {text} {_clock(left)} left")
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One line an evaluation."""
+        """One line per evaluation."""
         self._write(f"held out, step {run.step}: {_format(metrics)}")
         self._since = (time.monotonic(), run.tokens)
 
     def on_save(self, run: TrainingView, path: Path) -> None:
-        """One line a checkpoint, in the log only."""
+        """One line per checkpoint, in the log only."""
         self._write(f"saved {path.name}", show=False)
 
     def on_end(self, run: TrainingView, error: BaseException | None) -> None:
-        """Take the bar away."""
+        """Stop the bar."""
         if self.bar:
             self.bar.stop()
 

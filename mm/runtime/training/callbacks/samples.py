@@ -1,4 +1,4 @@
-"""Generations at each evaluation: what the model says by now."""
+"""Sample completions at each evaluation."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     from mm.core.callback import TrainingView
     from mm.runtime.text.tokenizer import Tokenizer
 
-# tokens of a document that is learned from its first one on; a conversation gives what stands before its first answer
+# tokens of the prompt from a document, all of which is learned; the prompt from a conversation ends before its first answer
 _BEGINNING = 16
 
 
 @attrs.frozen(kw_only=True)
 class Prompt:
-    """What is continued, as shown and as read."""
+    """A text to continue, and the token ids that the model reads for it."""
 
     text: str
     ids: tuple[int, ...]
 
 
 class Samples(Callback):
-    """Continues each prompt greedily, so that what differs between two evaluations is the model; on the main rank.
+    """Continues each prompt at each evaluation, appends the completions to `path` and prints them. Only on the main rank.
 
-    Adds lines to `path` and says them. The engine's memory is freed each time.
+    Decoding is greedy, so that completions differ between evaluations only because the model does. The engine's memory is
+    freed after each evaluation.
     """
 
     name = "samples"
@@ -46,11 +47,11 @@ class Samples(Callback):
         self.loaded, self.engine, self.say = loaded, engine, say
 
     def on_start(self, run: TrainingView) -> None:
-        """On a resume, drop the lines of steps that will be made again."""
+        """On a resume, delete the lines of steps that will be repeated."""
         rewind_lines(self.path, run.step)
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One line a prompt."""
+        """One line per prompt."""
         tokenizer, model, step = self.loaded.tokenizer, self.loaded.model, run.step
         stop = tuple({tokenizer.eos_id, tokenizer.pad_id})
         requests = [
@@ -60,39 +61,44 @@ class Samples(Callback):
         training = model.training
         model.eval()
         try:
-            found = self.engine.generate(requests)
+            completions = self.engine.generate(requests)
         finally:
             self.engine.release()
             model.train(training)
-        for prompt, completion in zip(self.prompts, found, strict=True):
+        for prompt, completion in zip(self.prompts, completions, strict=True):
             text = tokenizer.decode(completion.ids)
             line = {"step": step, "prompt": prompt.text, "text": text, "finish_reason": completion.finish_reason}
             append_line(self.path, line)
             self.say(f"sample, step {step}: {prompt.text!r} -> {text!r}")
 
 
-def prompts_of(texts: Sequence[str], tokenizer: Tokenizer, *, raw: bool, limit: int | None) -> list[Prompt]:
-    """The user's prompts: documents to continue (`raw`), or turns to answer, of at most `limit` tokens."""
-    found = []
+def prompts_from_texts(texts: Sequence[str], tokenizer: Tokenizer, *, raw: bool, limit: int | None) -> list[Prompt]:
+    """The prompts of `--sample-prompt`: documents to continue (`raw`) or user turns to answer.
+
+    Raises UsageError for a prompt of more than `limit` tokens.
+    """
+    prompts = []
     for text in texts:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         ids = begin + tokenizer.encode(text, plain=True) if raw else tokenizer.encode_prompt([{"role": "user", "content": text}])
         if limit is not None and len(ids) > limit:
-            raise UsageError(f"--sample-prompt {text[:40]!r}...: {len(ids)} tokens, and the model's positions leave {limit}.")
-        found.append(Prompt(text=text, ids=tuple(ids)))
-    return found
+            room = f"but the model's positions leave room for {limit}"
+            raise UsageError(f"--sample-prompt {text[:40]!r}...: {len(ids)} tokens, {room}.")
+        prompts.append(Prompt(text=text, ids=tuple(ids)))
+    return prompts
 
 
-def prompts_from(held: HeldOut, count: int, tokenizer: Tokenizer, *, limit: int | None) -> list[Prompt]:
-    """The beginnings of the first `count` held-out rows that fit: up to what is learned, or the first tokens of a document."""
-    found: list[Prompt] = []
-    for row in held.rows:
-        if len(found) == count:
+def prompts_from_rows(held_out: HeldOut, count: int, tokenizer: Tokenizer, *, limit: int | None) -> list[Prompt]:
+    """Prompts from the first `count` held-out rows whose prompt has at most `limit` tokens: everything before the first
+    learned token or, of a document, its first 16 tokens but at most half of it."""
+    prompts: list[Prompt] = []
+    for row in held_out.rows:
+        if len(prompts) == count:
             break
-        sequence = held.store.unit(row).sequences[0]
+        sequence = held_out.store.unit(row).sequences[0]
         learned = sequence.fields["learn"].nonzero()
         first = int(learned[0]) if len(learned) else len(sequence)
         ids = sequence.ids[: first if first > 1 else min(_BEGINNING, max(1, len(sequence) // 2))].tolist()
         if limit is None or len(ids) <= limit:
-            found.append(Prompt(text=tokenizer.decode(ids, skip_special=False), ids=tuple(ids)))
-    return found
+            prompts.append(Prompt(text=tokenizer.decode(ids, skip_special=False), ids=tuple(ids)))
+    return prompts

@@ -1,4 +1,4 @@
-"""Says it when a metric leaves the range that its algorithm calls well."""
+"""Warns when a metric leaves the range that its algorithm declares healthy."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 
 class Watchdog(Callback):
-    """Looks at each log interval's metrics. `watched` are the healthy ranges by metric; `warn` says a text once a run."""
+    """Checks the metrics of each log interval. `watched` maps a metric to its healthy range; `warn` prints a text, once
+    per run."""
 
     name = "watchdog"
 
     def __init__(self, watched: Mapping[str, Watch], warn: Callable[[str], None]) -> None:
         self.watched, self.warn = watched, warn
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One warning for each metric, the first time that it is out of its range."""
+        """Warn of each metric the first time that it is out of its range."""
         for name, watch in self.watched.items():
             value = metrics.get(name)
-            if value is not None and not watch.low <= value <= watch.high and name not in self._said:
-                self._said.add(name)
+            if value is not None and not watch.low <= value <= watch.high and name not in self._warned:
+                self._warned.add(name)
                 self.warn(f"step {run.step}: {name} is {value:.3g}: {watch.meaning}")
