@@ -52,7 +52,7 @@ def test_plan_and_info_tell_the_active_parameters(tmp_path: Path, capsys: pytest
     assert "198,416,640, 63,936,768 active a token" in str(plan)
     run = tiny_run(tmp_path, "pretrain", run="base", **SMALL, preset="tiny", max_steps=1)
     assert command(["info", str(run.model)]) == 0
-    assert "active a token" in capsys.readouterr().out
+    assert "active per token" in capsys.readouterr().out
     assert command(["info", str(run.model), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     idle = 2 * 2 * 3 * 32 * 32  # layers, experts, matrices

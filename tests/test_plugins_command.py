@@ -24,7 +24,7 @@ def test_plugins_new_refuses(tmp_path: Path) -> None:
     assert "taken by minimind-ascend:algorithm.pretrain" in invoke("pretrain", "--kind", "algorithm")
     (tmp_path / "mm-fresh").mkdir()
     assert "exists" in invoke("fresh", "--kind", "backend")
-    assert "--json goes with the list" in str(
+    assert "--json applies to the list" in str(
         CliRunner().invoke(mm, ["plugins", "--json", "cpu"], obj=PluginManager.discover(environ={})).exception
     )
 

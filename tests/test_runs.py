@@ -17,7 +17,7 @@ from mm import cli
 from mm.core.locks import exclusive
 from mm.core.workspace import RunFolder
 from mm.plugins.evaluations.pictures import fonts_for
-from mm.plugins.evaluations.plot import plot_runs, telling
+from mm.plugins.evaluations.plot import default_metrics, plot_runs
 from mm.testing import tiny_run
 
 SMALL = {
@@ -125,7 +125,7 @@ def test_runs_are_removed_after_a_question(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = stand_in(workspace, "one"), stand_in(workspace, "two")
-    for answer, said in (("n\n", "Nothing was removed."), ("", "where nobody can be asked, pass --yes")):
+    for answer, said in (("n\n", "Nothing was removed."), ("", "the question was not answered. Pass --yes")):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         assert cli.run(["runs", "rm", "one", "two"]) == 2
         shown = capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_letters_that_no_font_has_are_named_once(
     (odd / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert cli.run(["runs", "plot", odd.name, "first", "--out", str(tmp_path / "odd.png")]) == 0
     said = capsys.readouterr().err
-    assert said.count("no installed font has \U0010fffd;") == 1 and len(said.splitlines()) == 1
+    assert said.count("no installed font has the characters \U0010fffd;") == 1 and len(said.splitlines()) == 1
     assert not recwarn.list
     shutil.rmtree(odd)
 
@@ -199,8 +199,8 @@ def test_a_plot_shows_what_tells_most(logged: list[list[str]], shown: tuple[str,
         # the first line of a run has only held-out figures
         lines = [{"step": 0, "held_out/loss": 1.0}, {"step": 1, **dict.fromkeys(names, 0.5)}]
         (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert telling(runs) == shown
-    assert plot_runs(runs, telling(runs), tmp_path / "a.png").stat().st_size > 5000
+    assert default_metrics(runs) == shown
+    assert plot_runs(runs, default_metrics(runs), tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_a_plot_is_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
