@@ -42,7 +42,7 @@ def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
 def measure(
     plugins: PluginManager, model: TextModel, settings: EvalSettings, cache: Path, say: Say
 ) -> dict[str, list[dict[str, Any]]]:
-    """The results: {"text": one entry per source, "skills": one entry per suite and tier}, each only if it was measured.
+    """Measure what the settings ask for. Returns {"text": one entry per source, "skills": one entry per suite and tier}.
 
     Encoded rows are cached in the folder `cache`.
     """

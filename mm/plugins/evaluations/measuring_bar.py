@@ -40,7 +40,7 @@ class MeasuringBar:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the bar was created."""
         return time.monotonic() - self._started
 
     def add(self, count: int = 1) -> None:

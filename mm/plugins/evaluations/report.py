@@ -98,7 +98,7 @@ def check_name(models: list[Path], name: str) -> None:
 def save(report: dict[str, Any], name: str) -> Path | None:
     """Write a report into its model's run, and return the path; None if the model belongs to no run.
 
-    If `name` is empty, it is called `default_name`, with a number behind it if that name is taken.
+    The report is called `name`, or `default_name` if that is empty. If that name is taken, a number is appended.
     """
     model, settings = Path(report["model"]["path"]), EvalSettings(**report["settings"])
     stem, number = name or default_name(settings), 1

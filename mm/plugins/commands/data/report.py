@@ -18,8 +18,8 @@ _LONGEST = 300  # most characters of a reason that are printed: it may quote the
 
 @attrs.define
 class Counts:
-    """Counts over all files: rows read, rows with an error, rows that `--fix` omits, rows per file. `formats` maps a file to
-    its format; `errors` and `warnings` count findings per problem."""
+    """Counts over all files: `rows` read, `bad` rows with an error, and rows that `--fix` has `omitted`. `files` has the number
+    of rows and `formats` the format of each file; `errors` and `warnings` count findings per problem."""
 
     rows: int = 0
     bad: int = 0
