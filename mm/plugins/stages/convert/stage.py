@@ -30,7 +30,7 @@ class Convert(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
-        """The options above."""
+        """The options of `ConvertOptions`."""
         return options_of(ConvertOptions, section="convert")
 
     def check(self) -> None:
