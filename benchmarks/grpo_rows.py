@@ -115,8 +115,7 @@ def ours(args: argparse.Namespace) -> None:
 
 
 def llama(args: argparse.Namespace) -> Any:
-    """transformers' Llama with the same weights. Its completions have the lengths `Work.lengths`: a logits processor forces the
-    end token there and forbids it before."""
+    """transformers' Llama with the same weights; a logits processor ends its completions at the lengths `Work.lengths`."""
     import torch
     from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
@@ -171,11 +170,8 @@ def padded(args: argparse.Namespace) -> None:
 
 
 def sample(tokenizer: Any, policy: Any, args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Sample completions of all prompts. Prompts are padded on the left, completions on the right.
-
-    Returns ids (N, P + C), the attention mask (N, P + C), and the mask of the real completion tokens (N, C), for N sequences
-    with at most P prompt and C completion tokens.
-    """
+    """Sample completions of all prompts, padded to P prompt tokens (on the left) and C completion tokens (on the right).
+    Returns ids (N, P + C), the attention mask (N, P + C), and the mask of the real completion tokens (N, C)."""
     import torch
 
     chats = [[{"role": "user", "content": text}] for text in prompts(args) for _ in range(GENERATIONS)]
