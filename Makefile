@@ -3,7 +3,7 @@ PIP = .venv/bin/pip install -q -c constraints.txt
 
 .PHONY: demo test test-slow test-peers lint benchmarks
 
-# torch is installed first: unpinned, another package would bring its newest build
+# torch is installed first, so that no other package chooses its build
 .venv/installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(PIP) torch
@@ -23,7 +23,7 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	.venv/bin/python -m pytest -m slow
 
-# TRL brings 1.5 GB of its own, and its versions must not decide about ours
+# a separate environment: TRL installs 1.5 GB of its own, and must not determine the versions of the main environment
 .venv-peers/installed: setup.py constraints.txt
 	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install -q -c constraints.txt torch

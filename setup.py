@@ -1,4 +1,4 @@
-"""Metadata and entry points. Every built-in part is a plugin: one entry point, named kind.name."""
+"""Package metadata and entry points. Every built-in part is a plugin with one entry point, named kind.name."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ PARTS = {
 
 
 def entry_points() -> list[str]:
-    """`kind.name = package.name` for every part; in a module's name `-` is `_`."""
+    """The entry point `kind.name = package.name` of every part. In the module's name, `-` is replaced by `_`."""
     return [
         f"{kind}.{name} = {package}.{name.replace('-', '_')}"
         for kind, packages in PARTS.items()

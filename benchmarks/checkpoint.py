@@ -1,10 +1,11 @@
-"""How long a checkpoint holds up the training, written beside it and waited for.
+"""How long a checkpoint delays the training, when it is written in the background and when training waits for it.
 
     python benchmarks/checkpoint.py [--preset minimind2-small] [--rounds 5] [--threads 2] [--folder DIR]
 
-Rounds in turn: some plain steps, one save that is waited for, one in the background and the steps that run beside it.
-`held up` is the time between two steps that the save took; `steps beside it` is how much longer those steps were
-altogether than plain ones. Figures are medians; `--folder` chooses the disk.
+Each round has some plain steps, one save that is waited for, and one save in the background with the steps that run during
+it. "held up" is the time that a save takes between two steps. "steps beside it longer" is the extra time, in all, of the steps
+that run during a background save, compared to plain steps. All values are medians over the rounds. `--folder` chooses the
+disk.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from mm.runtime.nn.batch import Unit
     from mm.runtime.training.trainer import Trainer
 
-PLAIN = 6
+PLAIN = 6  # plain steps per round
 
 
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]]:
-    """A training of a new model, and the batch of each of its steps."""
+    """The trainer of a new model after three steps, and the units that every step uses."""
     from mm.core.plugins import PluginManager
     from mm.core.workspace import Workspace
     from mm.runtime.runs import api, session
@@ -50,7 +51,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]
 
 
 def timed_step(trainer: Trainer, units: list[Unit]) -> float:
-    """Seconds of one step."""
+    """Run one step. Returns its seconds."""
     started = time.perf_counter()
     trainer.train_step(units)
     trainer.state.backend.synchronize()
@@ -58,7 +59,7 @@ def timed_step(trainer: Trainer, units: list[Unit]) -> float:
 
 
 def save(trainer: Trainer, *, background: bool) -> float:
-    """Seconds that beginning a save holds up the training."""
+    """Save a checkpoint, or start to save it in the background. Returns the seconds until training can continue."""
     trainer.state.settings = attrs.evolve(trainer.state.settings, background_save=background, keep_checkpoints=1)
     started = time.perf_counter()
     trainer.save()
@@ -66,23 +67,25 @@ def save(trainer: Trainer, *, background: bool) -> float:
 
 
 def one_round(trainer: Trainer, units: list[Unit]) -> dict[str, float]:
-    """The figures of a round in seconds."""
+    """The times of one round in seconds: a plain step, a save that is waited for, the start of a background save, the extra
+    time of the steps during it, and the time until it is complete."""
     step = statistics.median(timed_step(trainer, units) for _ in range(PLAIN))
     waited = save(trainer, background=False)
-    held, beside = save(trainer, background=True), []
+    started_save, steps_during = save(trainer, background=True), []
     started = time.perf_counter()
     while trainer.saver and trainer.saver.pop_completed() is None:
-        beside.append(timed_step(trainer, units))
-    written = time.perf_counter() - started
-    return {"step": step, "waited": waited, "held": held, "beside": sum(beside) - step * len(beside), "written": written}
+        steps_during.append(timed_step(trainer, units))
+    complete = time.perf_counter() - started
+    extra = sum(steps_during) - step * len(steps_during)
+    return {"step": step, "waited": waited, "started": started_save, "extra": extra, "complete": complete}
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", default="minimind2-small")
     parser.add_argument("--backend", default="cpu")
-    parser.add_argument("--rows", type=int, default=8, help="documents of 256 tokens a step")
+    parser.add_argument("--rows", type=int, default=8, help="documents of 256 tokens per step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where checkpoints are written; by default a temporary folder")
@@ -91,14 +94,14 @@ def main() -> None:
         trainer, units = prepare(args, Path(name))
         rounds = [one_round(trainer, units) for _ in range(args.rounds)]
         size = sum(f.stat().st_size for f in Path(name).rglob("checkpoints/*/**/*") if f.is_file())
-    found = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
-    print(f"a step {found['step'] * 1e3:.0f} ms, a checkpoint {size / 2**20:.0f} MiB")
-    print(f"  waited for      held up {found['waited'] / found['step']:6.2f} steps")
-    print(f"  in background   held up {found['held'] / found['step']:6.2f} steps")
-    print(f"                  steps beside it longer by {found['beside'] / found['step']:.2f} steps in all")
-    print(f"                  stands after {found['written'] / found['step']:.2f} steps")
-    total = found["held"] + found["beside"]
-    print(f"  background holds up {found['held'] / found['waited']:.2f} of waiting, costs {total / found['waited']:.2f} of it")
+    median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+    print(f"one step {median['step'] * 1e3:.0f} ms, one checkpoint {size / 2**20:.0f} MiB")
+    print(f"  waited for      held up {median['waited'] / median['step']:6.2f} steps")
+    print(f"  in background   held up {median['started'] / median['step']:6.2f} steps")
+    print(f"                  steps beside it longer by {median['extra'] / median['step']:.2f} steps in all")
+    print(f"                  complete after {median['complete'] / median['step']:.2f} steps")
+    total = median["started"] + median["extra"]
+    print(f"  relative to waiting: held up {median['started'] / median['waited']:.2f}, in all {total / median['waited']:.2f}")
 
 
 if __name__ == "__main__":

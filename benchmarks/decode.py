@@ -1,9 +1,10 @@
-"""Generated tokens a second, reading the prompt included, beside transformers' Llama with the same weights.
+"""Generated tokens per second, including the prefill, compared to transformers' Llama with the same weights.
 
     python benchmarks/decode.py --rounds 7
 
-Greedy, all rows of the same lengths, no stop token. The rounds go through the rows of the table in turn, so that a busy
-machine slows all of them; a ratio is one of medians. The baseline is transformers' `generate` as it comes, in float32.
+Decoding is greedy, all sequences have the same length, and there is no stop token. Each round measures every row of the table
+in turn, so that other load on the machine slows all of them; ratios are ratios of medians. The baseline is transformers'
+`generate` with its default settings, in float32.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ def main() -> None:
     torch.manual_seed(0)
     backend = CpuBackend()
     model = Dense(DenseConfig(**PRESETS[options.preset]), backend.kernels()).eval().requires_grad_(False)
-    ways = {BASELINE: theirs(model)}
-    backend.setup()  # after it, float32 products go through oneDNN; the baseline switches that off for itself
-    ways |= ours(model, backend, options)
+    generators = {BASELINE: theirs(model)}
+    backend.setup()  # from here on, float32 products may go through oneDNN; the baseline switches that off for its own calls
+    generators |= ours(model, backend, options)
     print(f"{options.preset}, {options.prompt} prompt tokens, {options.new} new, {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}")
     print(f"median of {options.rounds} interleaved rounds\n")
     print(f"{'tokens/s':<26}" + "".join(f"{f'batch {size}':>18}" for size in options.batch))
-    columns = {size: measure(ways, size, model.config.vocab_size, options) for size in options.batch}
-    for name in ways:
+    columns = {size: measure(generators, size, model.config.vocab_size, options) for size in options.batch}
+    for name in generators:
         cells = [f"{column[name]:8.0f} ({column[name] / column[BASELINE]:5.2f}x)" for column in columns.values()]
         print(f"{name:<26}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def arguments() -> Any:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=[n for n, p in PRESETS.items() if not p.get("qk_norm")], default="minimind2-small")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
@@ -60,37 +61,37 @@ def arguments() -> Any:
     parser.add_argument("--new", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
-    parser.add_argument("--sampled", action="store_true", help="ours with temperature 0.8 and top-p 0.9")
+    parser.add_argument("--sampled", action="store_true", help="add a row of mm with temperature 0.8 and top-p 0.9")
     return parser.parse_args()
 
 
-def measure(ways: dict[str, Generate], size: int, vocabulary: int, options: Any) -> dict[str, float]:
-    """Median tokens a second of each way, after a first round that is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+def measure(generators: dict[str, Generate], size: int, vocabulary: int, options: Any) -> dict[str, float]:
+    """The median tokens per second of each generator at a batch of `size` prompts, after a first round that is not counted."""
+    speeds: dict[str, list[float]] = {name: [] for name in generators}
     for round in range(options.rounds + 1):
         prompts = torch.randint(vocabulary, (size, options.prompt))
-        for name, generate in ways.items():
+        for name, generate in generators.items():
             start = time.perf_counter()
             ids = generate(prompts, options.new)
             seconds = time.perf_counter() - start
             assert [len(row) for row in ids] == [options.new] * size
             if round:
-                found[name].append(size * options.new / seconds)
-    return {name: statistics.median(values) for name, values in found.items()}
+                speeds[name].append(size * options.new / seconds)
+    return {name: statistics.median(values) for name, values in speeds.items()}
 
 
 def ours(model: Dense, backend: CpuBackend, options: Any) -> dict[str, Generate]:
-    """The local engine in two types; `--sampled` adds what drawing costs."""
+    """The local engine in float32 and bfloat16; with `--sampled` also in bfloat16 with sampling."""
     half = copy.deepcopy(model).to(torch.bfloat16)
     half.tie()
-    ways = {"mm, float32": way(model, backend, 0.0), "mm, bfloat16": way(half, backend, 0.0)}
+    generators = {"mm, float32": local_engine(model, backend, 0.0), "mm, bfloat16": local_engine(half, backend, 0.0)}
     if options.sampled:
-        ways["mm, bfloat16, sampled"] = way(half, backend, 0.8)
-    return ways
+        generators["mm, bfloat16, sampled"] = local_engine(half, backend, 0.8)
+    return generators
 
 
-def way(model: Dense, backend: CpuBackend, temperature: float) -> Generate:
-    """An engine as a function. It forgets its cache between calls by itself: the prompts are new each round."""
+def local_engine(model: Dense, backend: CpuBackend, temperature: float) -> Generate:
+    """The local engine as a function. Nothing has to be reset between calls, as the prompts are new in each round."""
     engine = LocalEngine(LocalConfig(slots=64), model, backend)
     sampling = Sampling(temperature=temperature, top_p=0.9)
 
@@ -104,7 +105,7 @@ def way(model: Dense, backend: CpuBackend, temperature: float) -> Generate:
 
 
 def theirs(model: Dense) -> Generate:
-    """transformers' Llama with the same weights."""
+    """`generate` of transformers' Llama with the same weights, as a function."""
     config = model.config
     llama = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(

@@ -1,4 +1,4 @@
-"""The rows of grpo_speed.py, each run as a process of its own: `mm train`, transformers with a padded update, TRL."""
+"""The workers of grpo_speed.py, one process for each row of its table: `mm train`, transformers with a padded update, TRL."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ WORDS = ("the", "sea", "stone", "river", "light", "house", "green", "under", "sm
 
 @attrs.define
 class Work:
-    """What a worker is to do, and what it found out about the round under way."""
+    """The arguments of a worker, and its measurements of the present round."""
 
     args: argparse.Namespace
     clock: Clock = attrs.field(factory=Clock)
-    figures: dict[str, float] = attrs.field(factory=dict)
+    measured: dict[str, float] = attrs.field(factory=dict)
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each completion, in every round."""
+        """The length of each completion in tokens, the same in every round."""
         return spread(GENERATIONS * self.args.prompts, self.args.new, self.args.fill, seed=0)
 
     def rollout(self, action: Callable[[], Any]) -> Any:
-        """Its answer; its time counts as the rollout's."""
+        """Run `action` and return its result. Its time is added to that of the rollout."""
         start = now()
-        answer = action()
+        result = action()
         for name, before, after in zip(("rollout_wall", "rollout_cpu"), start, now(), strict=True):
-            self.figures[name] = self.figures.get(name, 0.0) + after - before
-        return answer
+            self.measured[name] = self.measured.get(name, 0.0) + after - before
+        return result
 
-    def turn(self) -> None:
-        """One round ends, the next one begins."""
-        self.clock.turn(**self.figures)
-        self.figures = {}
+    def next_round(self) -> None:
+        """End the present round, report its measurements, and wait for the next one."""
+        self.clock.next_round(**self.measured)
+        self.measured = {}
 
 
 def prompts(args: argparse.Namespace) -> list[str]:
@@ -53,35 +53,35 @@ def prompts(args: argparse.Namespace) -> list[str]:
     return [" ".join(WORDS[(i * 7 + n * n) % len(WORDS)] for n in range(args.prompt + i % 8)) for i in range(args.prompts)]
 
 
-# ---- mm: a real run, whose engine is told where completions end. This file is also the plugin that gives it
+# ---- mm: a real run with an engine that ends completions at the given lengths. This file is also the plugin that declares it
 
 
-class RoundEnds(Callback):
-    """Tells the clock where steps end."""
+class StepRounds(Callback):
+    """Makes each training step one round."""
 
     def on_start(self, trainer: Any) -> None:
-        """The first round begins."""
-        WORK.turn()
+        """Wait for the first round."""
+        WORK.next_round()
 
     def on_step(self, trainer: Any) -> None:
-        """The next one."""
-        WORK.turn()
+        """End the round and wait for the next one."""
+        WORK.next_round()
 
 
 @hookimpl
 def mm_callbacks(run: Any) -> Iterable[Callback]:
-    """The clock."""
-    yield RoundEnds()
+    """The callback that counts rounds."""
+    yield StepRounds()
 
 
 @hookimpl
 def mm_engines() -> Iterable[EngineSpec]:
-    """The local engine with set lengths."""
+    """The local engine with given completion lengths."""
     yield EngineSpec(name="set-lengths", summary="For benchmarks.", target=f"{__name__}:set_lengths", config=LocalConfig)
 
 
 def set_lengths(config: LocalConfig, model: Any, backend: Any) -> Any:
-    """The local engine; its completions end where the round's rule says."""
+    """A local engine whose completions have the lengths `Work.lengths`."""
     from mm.plugins.engines.local.engine import LocalEngine
 
     class SetLengths(LocalEngine):
@@ -91,15 +91,15 @@ def set_lengths(config: LocalConfig, model: Any, backend: Any) -> Any:
         def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
             ends = zip(requests, WORK.lengths, strict=True)
             cut = [attrs.evolve(request, max_new_tokens=length, stop=()) for request, length in ends]
-            found: list[Completion] = WORK.rollout(lambda: LocalEngine.generate(self, cut, on_token))
-            WORK.figures |= {"read": sum(len(r.ids) for r in requests), "drawn": sum(len(c.ids) for c in found)}
-            return found
+            completions: list[Completion] = WORK.rollout(lambda: LocalEngine.generate(self, cut, on_token))
+            WORK.measured |= {"read": sum(len(r.ids) for r in requests), "drawn": sum(len(c.ids) for c in completions)}
+            return completions
 
     return SetLengths(config, model, backend)
 
 
 def ours(args: argparse.Namespace) -> None:
-    """`mm train` until the last round."""
+    """`mm train --algo grpo`, until there are no more rounds."""
     import mm
     from mm.testing import plugin_manager
 
@@ -115,7 +115,7 @@ def ours(args: argparse.Namespace) -> None:
 
 
 def llama(args: argparse.Namespace) -> Any:
-    """transformers' Llama of the same weights; its completions end where the round's rule says, by the token that ends."""
+    """transformers' Llama with the same weights; a logits processor ends its completions at the lengths `Work.lengths`."""
     import torch
     from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
@@ -136,16 +136,16 @@ def llama(args: argparse.Namespace) -> Any:
             end = self.generation_config.eos_token_id
             ends = LogitsProcessorList([Ends(end)])
             ids = WORK.rollout(lambda: LlamaForCausalLM.generate(self, *inputs, logits_processor=ends, **options))
-            asked = options["attention_mask"]
-            places = (ids[:, asked.shape[1] :] == end).int().argmax(1)
-            WORK.figures |= {"read": int(asked.sum()), "drawn": int((places + 1).sum())}
+            prompt_mask = options["attention_mask"]
+            last = (ids[:, prompt_mask.shape[1] :] == end).int().argmax(1)
+            WORK.measured |= {"read": int(prompt_mask.sum()), "drawn": int((last + 1).sum())}
             return ids
 
     return Llama.from_pretrained(args.folder / "llama", dtype=torch.float32)
 
 
 def padded(args: argparse.Namespace) -> None:
-    """Steps as MiniMind's trainer makes them: `generate`, log-probabilities of both models over padded rows, an update."""
+    """GRPO steps as in MiniMind's trainer: `generate`, log-probabilities of policy and reference over padded rows, an update."""
     import torch
     from transformers import AutoTokenizer
 
@@ -153,57 +153,58 @@ def padded(args: argparse.Namespace) -> None:
     policy, reference = llama(args).train(), llama(args).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE)
     while True:
-        WORK.turn()
-        ids, mask, kept = drawn(tokenizer, policy, args)
+        WORK.next_round()
+        ids, mask, kept = sample(tokenizer, policy, args)
         texts = tokenizer.batch_decode(ids[:, -kept.shape[1] :], skip_special_tokens=True)
         rewards = torch.tensor([len(text) / 100 for text in texts]).view(-1, GENERATIONS)
         advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).view(-1, 1)
         with torch.no_grad():
-            expected = logprobs(reference, ids, mask, kept.shape[1])
-        found = logprobs(policy, ids, mask, kept.shape[1])
-        gap = expected - found
-        each = -(found - found.detach()).exp() * advantages + KL * (gap.exp() - gap - 1)
-        ((each * kept).sum(1) / kept.sum(1)).mean().backward()
+            reference_logprobs = logprobs(reference, ids, mask, kept.shape[1])
+        policy_logprobs = logprobs(policy, ids, mask, kept.shape[1])
+        gap = reference_logprobs - policy_logprobs
+        losses = -(policy_logprobs - policy_logprobs.detach()).exp() * advantages + KL * (gap.exp() - gap - 1)
+        ((losses * kept).sum(1) / kept.sum(1)).mean().backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
 
-def drawn(tokenizer: Any, policy: Any, args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Prompts with their completions, left and right padded: (ids, attention mask, which completion tokens count)."""
+def sample(tokenizer: Any, policy: Any, args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Sample completions of all prompts, padded to P prompt tokens (on the left) and C completion tokens (on the right).
+    Returns ids (N, P + C), the attention mask (N, P + C), and the mask of the real completion tokens (N, C)."""
     import torch
 
     chats = [[{"role": "user", "content": text}] for text in prompts(args) for _ in range(GENERATIONS)]
-    asked = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
     )
     policy.eval()
-    ids = policy.generate(**asked, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=args.new)
+    ids = policy.generate(**encoded, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=args.new)
     policy.train()
-    width = asked["input_ids"].shape[1]
+    width = encoded["input_ids"].shape[1]
     ends = (ids[:, width:] == tokenizer.eos_token_id).int().argmax(1)
     kept = torch.arange(ids.shape[1] - width) <= ends[:, None]
-    return ids, torch.cat((asked["attention_mask"], kept.long()), 1), kept.float()
+    return ids, torch.cat((encoded["attention_mask"], kept.long()), 1), kept.float()
 
 
 def logprobs(model: Any, ids: Any, mask: Any, count: int) -> Any:
-    """Of the last `count` tokens of each row."""
+    """The log-probabilities of the last `count` tokens of each row."""
     logits = model(ids, attention_mask=mask, logits_to_keep=count + 1, use_cache=False).logits[:, :-1]
     return logits.log_softmax(-1).gather(2, ids[:, -count:, None]).squeeze(2)
 
 
 def trl(args: argparse.Namespace) -> None:
-    """TRL's trainer until the last round."""
+    """TRL's GRPOTrainer, until there are no more rounds."""
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     class Ends(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *arguments: Any, **more: Any) -> None:
-            WORK.turn()
+            WORK.next_round()
 
         def on_step_end(self, *arguments: Any, **more: Any) -> None:
-            WORK.turn()
+            WORK.next_round()
 
     config = GRPOConfig(
         output_dir=str(args.folder / "trl"), use_cpu=True, bf16=args.worker == "trl-bf16", gradient_checkpointing=False,
@@ -219,19 +220,19 @@ def trl(args: argparse.Namespace) -> None:
 
 
 def sizes() -> argparse.ArgumentParser:
-    """The options of the table that its rows need too."""
+    """A parser with the options of grpo_speed.py that the workers need too."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--prompts", type=int, default=1, help="prompts a step")
-    parser.add_argument("--prompt", type=int, default=24, help="words of a prompt")
+    parser.add_argument("--prompts", type=int, default=1, help="prompts per step")
+    parser.add_argument("--prompt", type=int, default=24, help="words per prompt")
     parser.add_argument("--new", type=int, default=128, help="longest completion, in tokens")
     parser.add_argument("--fill", type=float, default=0.6, help="mean completion length, as a share of the longest")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true", help="of our row")
+    parser.add_argument("--compile", action="store_true", help="compile the model of mm's row")
     return parser
 
 
 def main() -> None:
-    """Measure one row until there are no more rounds."""
+    """Measure one row of the table, round by round, until there are no more rounds."""
     global WORK
     import torch
 

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py --preset minimind2-small --tokens 8192
 
-The peak is what three steps of `mm train` add to a process that has loaded torch; a step has several micro-batches of at most
-`--tokens`, of documents of at most `--length`. Time is the process's CPU time in the steps after the first, which neighbours
-disturb less than the clock.
+The peak is the memory that three steps of `mm train` add to a process that has imported torch. A step has several
+micro-batches of at most `--tokens` tokens, of documents of at most `--length` tokens. The time is the CPU time of the process
+in the steps after the first; other load on the machine changes it less than wall time.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ ROWS = {"kept": "activations kept", "again": "--activation-checkpointing"}
 STEPS = 3
 
 
-class Clock(Callback):
-    """Notes the CPU time at the end of each step."""
+class StepTimes(Callback):
+    """Records the CPU time at the end of each step."""
 
     ends: list[float]
 
     def __init__(self) -> None:
-        Clock.ends = []
+        StepTimes.ends = []
 
     def on_step(self, run: Any) -> None:
-        """One more."""
+        """Record the CPU time."""
         self.ends.append(time.process_time())
 
 
 @hookimpl
 def mm_callbacks(run: Any) -> Iterable[Callback]:
-    """This file is also the plugin that watches its runs."""
-    yield Clock()
+    """The callback above: this file is also the plugin that adds it."""
+    yield StepTimes()
 
 
 def work(args: argparse.Namespace) -> None:
-    """Train one row; prints the peak in bytes, seconds a step and the last loss."""
+    """Train for one row of the table. Prints the peak in bytes, the CPU seconds per step and the last loss, as JSON."""
     import torch
 
     import mm
@@ -63,12 +63,12 @@ def work(args: argparse.Namespace) -> None:
             activation_checkpointing=args.worker == "again", plugins=plugin_manager(sys.modules[__name__]),
         )  # fmt: skip
         last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
-    seconds = (Clock.ends[-1] - Clock.ends[0]) / (STEPS - 1)
+    seconds = (StepTimes.ends[-1] - StepTimes.ends[0]) / (STEPS - 1)
     print(json.dumps({"seconds": seconds, "peak": peak_bytes() - before, "loss": last["loss"]}))
 
 
 def main() -> None:
-    """Parse the command line; print the table."""
+    """Parse the command line, measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="minimind2-small")
     parser.add_argument("--tokens", type=int, default=8192)
@@ -79,15 +79,15 @@ def main() -> None:
     if args.worker:
         return work(args)
     options = [f"--{name}={getattr(args, name)}" for name in ("preset", "tokens", "length", "threads")]
-    found = {}
+    results = {}
     for row in ROWS:
         command = [sys.executable, __file__, f"--worker={row}", *options]
-        found[row] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
-    assert found["kept"]["loss"] == found["again"]["loss"], "the two rows must compute the same"
+        results[row] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+    assert results["kept"]["loss"] == results["again"]["loss"], "the losses of the two rows must be equal"
     print(f"{args.preset}, micro-batches of {args.tokens} tokens in documents of {args.length}\n")
-    print("| row | peak, MiB | to kept | CPU s a step | to kept |\n|---|---|---|---|---|")
-    for row, values in found.items():
-        peak, seconds = (values[name] / found["kept"][name] for name in ("peak", "seconds"))
+    print("| row | peak, MiB | to kept | CPU s per step | to kept |\n|---|---|---|---|---|")
+    for row, values in results.items():
+        peak, seconds = (values[name] / results["kept"][name] for name in ("peak", "seconds"))
         print(f"| {ROWS[row]} | {values['peak'] / 2**20:.0f} | {peak:.2f} | {values['seconds']:.1f} | {seconds:.2f} |")
 
 

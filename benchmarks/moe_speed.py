@@ -1,10 +1,10 @@
-"""Forward and backward of a mixture of experts, real tokens a second of CPU time on one thread, beside transformers.
+"""Forward and backward of a mixture of experts: real tokens per second of CPU time on one thread, compared to transformers.
 
     python benchmarks/moe_speed.py --rounds 5
 
-The baseline is transformers' Qwen2MoeForCausalLM of the same sizes on padded rows, its experts as a loop over boolean
-masks ("eager"), as MiniMind computes them, or through grouped products. Rows of the table take turns in one process, and
-ratios are ratios of medians.
+Real tokens do not count padding. The baseline is transformers' Qwen2MoeForCausalLM of the same sizes on padded rows. Its
+experts are computed in a loop over boolean masks ("eager"), as in MiniMind, or with grouped matrix products. Each round
+measures every row of the table in turn, in one process, and ratios are ratios of medians.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.nn.heads import linear_cross_entropy
 
 ROWS = ("(a) mask loop, padded, float32", "(b) mask loop, padded, bf16", "(c) grouped, padded, bf16", "mm, float32", "mm, bf16")
-UNCUT = "mm, bf16, one product an expert"  # whatever its number of rows
+UNCUT = "mm, bf16, one product per expert"  # not cut into a multiple of 64 rows and the rest
 
 
 def theirs(config: MoEConfig, experts: str) -> Any:
-    """transformers' model of these sizes, with the load-balancing loss on."""
+    """transformers' model of these sizes, with the load-balancing loss. `experts` is its implementation of the experts."""
     from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
     return Qwen2MoeForCausalLM(
@@ -46,7 +46,7 @@ def theirs(config: MoEConfig, experts: str) -> Any:
 
 
 def padded(model: Any, task: str, bf16: bool) -> Callable[[int], int]:
-    """A forward and backward over padded rows."""
+    """A function that runs forward and backward over padded rows and returns the number of real tokens."""
 
     def step(seed: int) -> int:
         rows = documents(task, seed, model.config.vocab_size)
@@ -65,7 +65,7 @@ def padded(model: Any, task: str, bf16: bool) -> Callable[[int], int]:
 
 
 def packed(model: MoE, task: str, bf16: bool) -> Callable[[int], int]:
-    """The same over packs."""
+    """The same for our model, over packed documents."""
 
     def step(seed: int) -> int:
         rows = documents(task, seed, model.config.vocab_size)
@@ -83,7 +83,7 @@ def packed(model: MoE, task: str, bf16: bool) -> Callable[[int], int]:
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure every row, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(TASKS), default="pretrain")
     parser.add_argument("--hidden-size", type=int, default=512)
@@ -103,7 +103,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = {row: [] for row in steps}
     for number in range(args.rounds + 1):
         for row, step in steps.items():
-            # what the backend chooses is ours; the baseline is what transformers does without being told
+            # our rows use the precision that the backend sets, the baseline transformers' default
             torch.set_float32_matmul_precision(ours if row.startswith("mm") else "highest")
             grouped.BLOCK = 1 << 30 if row == UNCUT else block
             start = time.process_time()
@@ -114,9 +114,9 @@ def main() -> None:
     print(f"{versions}, {args.task}, {args.hidden_size}x8, 4 experts, top-2, shared; 1 thread, {args.rounds} rounds")
     print("; ".join((f"mm's float32 products: {ours} precision", *backend.notes)) + "\n")
     print("| row | real tokens/s of CPU time | to (a) |\n|---|---|---|")
-    middle = {row: statistics.median(values) for row, values in speeds.items()}
-    for row, speed in middle.items():
-        print(f"| {row} | {speed:.0f} | {speed / middle[ROWS[0]]:.2f} |")
+    medians = {row: statistics.median(values) for row, values in speeds.items()}
+    for row, speed in medians.items():
+        print(f"| {row} | {speed:.0f} | {speed / medians[ROWS[0]]:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""A needle in a haystack, at the trained length and beyond, with and without YaRN.
+"""Needle in a haystack: retrieval at the trained length and beyond it, with and without YaRN.
 
     python benchmarks/needle.py --seed 0
 
-A document is random characters in which a key occurs, each time followed by that document's value. A tiny model learns
-to continue such documents, whose keys recur, at 16 to 64 characters. It is then asked with `--rope-scaling-factor`:
-the key and its value stand once, at a random place, and the document ends in the key. What comes next is right or wrong;
-guessing is right one time in 32. Everything goes through `mm.train`, `mm.load` and the engine, as a user's model does.
+A document consists of random characters, in which a key occurs several times, each time followed by the same character, the
+document's value. A tiny model is trained to continue such documents, of 16 to 64 characters. It is then tested with several
+values of `--rope-scaling-factor`: the key and its value occur once, at a random position, the document ends in the key, and
+the next character is right or wrong. Guessing is right one time in 32. Everything goes through `mm.train`, `mm.load` and the
+engine, as for a user's model.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ SHORTEST, TRAINED = 16, 64
 FACTORS = (None, 2.0, 4.0, 8.0)
 
 
-def document(draw: random.Random, length: int, value: str, needles: int) -> str:
-    """`length` random characters, the last of them KEY, with KEY and the value at `needles` places before."""
-    characters = draw.choices(VALUES, k=length - 1)
-    for place in draw.sample(range(0, length - 3, 2), needles):
-        characters[place : place + 2] = KEY, value
+def document(rng: random.Random, length: int, value: str, needles: int) -> str:
+    """`length` random characters: the last one is KEY, and KEY followed by the value is at `needles` positions before it."""
+    characters = rng.choices(VALUES, k=length - 1)
+    for position in rng.sample(range(0, length - 3, 2), needles):
+        characters[position : position + 2] = KEY, value
     return "".join(characters) + KEY
 
 
 def train(workspace: Path, *, steps: int, seed: int = 0, threads: int = 1) -> RunFolder:
-    """A model of 0.1M parameters that has seen documents of up to TRAINED tokens."""
-    draw, rows = random.Random(f"{seed}/train"), []
+    """Train a model of 0.1M parameters on documents of up to TRAINED tokens."""
+    rng, rows = random.Random(f"{seed}/train"), []
     for _ in range(steps * 64):
-        value, length = draw.choice(VALUES), draw.randint(SHORTEST, TRAINED - 1)
-        rows.append({"text": document(draw, length, value, draw.randint(1, length // 4)) + value})
+        value, length = rng.choice(VALUES), rng.randint(SHORTEST, TRAINED - 1)
+        rows.append({"text": document(rng, length, value, rng.randint(1, length // 4)) + value})
     (workspace / "train.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     train_tokenizer([KEY + VALUES] * 4, TrainingOptions(vocab_size=400)).save(workspace / "tokenizer")
     return mm.train(
@@ -55,28 +56,28 @@ def train(workspace: Path, *, steps: int, seed: int = 0, threads: int = 1) -> Ru
 
 
 def accuracy(model: TextModel, length: int, *, asked: int = 200, seed: int = 0) -> float:
-    """The share of needles that are found in documents of `length` tokens."""
-    draw = random.Random(f"{seed}/ask/{length}")
-    values = draw.choices(VALUES, k=asked)
+    """The share of `asked` documents of `length` tokens in which the model retrieves the value."""
+    rng = random.Random(f"{seed}/ask/{length}")
+    values = rng.choices(VALUES, k=asked)
     begin = 0 if model.loaded.tokenizer.bos_id is None else 1
-    prompts = [document(draw, length - 1 - begin, value, 1) for value in values]
-    found: Any = model.generate(prompts, raw=True, max_new_tokens=1, temperature=0)
-    return sum(f.text == value for f, value in zip(found, values, strict=True)) / asked
+    prompts = [document(rng, length - 1 - begin, value, 1) for value in values]
+    generations: Any = model.generate(prompts, raw=True, max_new_tokens=1, temperature=0)
+    return sum(generation.text == value for generation, value in zip(generations, values, strict=True)) / asked
 
 
 def table(workspace: Path, lengths: Sequence[int], asked: int) -> dict[float | None, dict[int, float]]:
-    """Accuracy by factor and length, as far as a factor's positions reach."""
-    found: dict[float | None, dict[int, float]] = {}
+    """The accuracy by factor (None: without YaRN) and length, for lengths within the positions that the factor gives."""
+    accuracies: dict[float | None, dict[int, float]] = {}
     for factor in FACTORS:
         changes = {} if factor is None else {"rope_scaling_factor": factor, "rope_original_positions": TRAINED}
         model = mm.load("needle", workspace=workspace, backend="cpu", dtype="fp32", **changes)
         reach = [length for length in lengths if length <= model.loaded.config.max_position_embeddings]
-        found[factor] = {length: accuracy(model, length, asked=asked) for length in reach}
-    return found
+        accuracies[factor] = {length: accuracy(model, length, asked=asked) for length in reach}
+    return accuracies
 
 
 def main() -> None:
-    """Train, ask, print."""
+    """Train the model, test it, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--asked", type=int, default=200)
@@ -88,9 +89,9 @@ def main() -> None:
         run = train(Path(folder), steps=options.steps, seed=options.seed, threads=options.threads)
         manifest = run.manifest
         print(f"{manifest['parameters']:,} parameters, trained {manifest['seconds']:.0f} s on up to {TRAINED} tokens")
-        found = table(Path(folder), lengths, options.asked)
+        accuracies = table(Path(folder), lengths, options.asked)
     print(f"{'tokens':<12}" + "".join(f"{length:>7}" for length in lengths))
-    for factor, row in found.items():
+    for factor, row in accuracies.items():
         name = "no YaRN" if factor is None else f"factor {factor:g}"
         print(f"{name:<12}" + "".join(f"{row[n]:7.2f}" if n in row else f"{'-':>7}" for n in lengths))
 

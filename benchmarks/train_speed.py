@@ -1,15 +1,15 @@
-"""Real training tokens a second, optimizer step included, beside transformers' Llama of the same size.
+"""Real training tokens per second, including the optimizer step, compared to transformers' Llama of the same size.
 
     python benchmarks/train_speed.py --task all --rounds 5
 
-Each row of the table runs in a process of its own, with its own settings and peak memory. The rounds go through the
-rows in turn, so that a busy machine slows all of them, and ratios are ratios of medians. A round in which the process
-did not have its threads' cores to itself ("cores" below 95% of --threads) is measured again, up to ten times. With
---threads 1 the clock is the process's CPU time, which neighbours hardly touch.
+Real tokens do not count padding. Each row of the table runs in a process of its own, with its own settings and peak memory.
+Each round measures every row in turn, so that other load on the machine slows all of them, and ratios are ratios of medians.
+A round in which the process did not have a core per thread to itself ("cores" below 95% of --threads) is measured again, up to
+ten times. With --threads 1, times are CPU times of the process, which other load hardly changes.
 
-Baselines: (a) documents padded to the task's length, float32, AdamW as torch makes it; (b) the same under bfloat16
-autocast with fused AdamW. Neither is given an attention mask (right padding needs none), which lets both use torch's
-causal kernel.
+Baselines: (a) documents padded to the task's length, float32, torch's AdamW with default settings; (b) the same under bfloat16
+autocast with fused AdamW. Neither gets an attention mask (right padding needs none), so that both can use torch's causal
+kernel.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
-from rounds import WARM_UP, Clock, Round, interleaved
+from rounds import WARM_UP, Clock, Round, measure_in_turn
 
-# documents a step, padded length, fill, whether only the second half of each document is learned
+# documents per step, padded length, fill (mean length / padded length), True if only each document's second half is learned
 TASKS = {
     "pretrain": (8, 340, 0.74, False),
     "sft340": (8, 340, 0.47, True),
@@ -39,35 +39,36 @@ ROWS = {
     "eager": "mm",
     "compiled": "mm --compile",
 }
-STEPS = 2
+STEPS = 2  # per round
 
 
 def spread(count: int, longest: int, fill: float, seed: int) -> list[int]:
-    """Lengths spread evenly over longest * u ** (1 / fill - 1), whose mean is the fill, in a seeded order."""
-    draw = random.Random(seed)
-    drawn = [max(2, round(longest * ((i + draw.random()) / count) ** (1 / fill - 1))) for i in range(count)]
-    draw.shuffle(drawn)
-    return drawn
+    """`count` random lengths of at least 2, in random order. Their mean is about fill * longest: they are
+    longest * u ** (1 / fill - 1) for stratified uniform u in [0, 1)."""
+    rng = random.Random(seed)
+    lengths = [max(2, round(longest * ((i + rng.random()) / count) ** (1 / fill - 1))) for i in range(count)]
+    rng.shuffle(lengths)
+    return lengths
 
 
 def documents(task: str, seed: int, vocab_size: int) -> list[tuple[Any, Any]]:
-    """(ids, learned positions) of one step's documents."""
+    """(ids, mask of learned positions) of each document of one step; both have the document's length."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    pairs = []
     count, longest, fill, half = TASKS[task]
     for length in spread(count, longest, fill, seed):
         learned = torch.arange(length) >= (length // 2 if half else 0)
-        found.append((torch.randint(vocab_size, (length,), generator=generator), learned))
-    return found
+        pairs.append((torch.randint(vocab_size, (length,), generator=generator), learned))
+    return pairs
 
 
 # ---- the rows, each in its own process
 
 
 def padded(args: argparse.Namespace) -> Callable[[int], int]:
-    """A step of transformers' Llama on padded documents."""
+    """A function that trains transformers' Llama for one step on padded documents; it returns the number of real tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -101,7 +102,7 @@ def padded(args: argparse.Namespace) -> Callable[[int], int]:
 
 
 def packed(args: argparse.Namespace) -> Callable[[int], int]:
-    """A step of our Trainer: packs, next-token loss, clipping, optimizer."""
+    """The same for our Trainer: packing, next-token loss, gradient clipping, optimizer step."""
     from mm.backends.cpu.backend import CpuBackend
     from mm.core.settings import TrainSettings
     from mm.plugins.algorithms.next_token import NextToken
@@ -130,46 +131,46 @@ def packed(args: argparse.Namespace) -> Callable[[int], int]:
         rows = documents(args.task, seed, config.vocab_size)
         trainer.train_step([Unit((Tokens(ids, {"learn": learned}),)) for ids, learned in rows])
         if math.isnan(state.meter.read(state.world)["loss"]):
-            raise SystemExit("the loss is not a number")
+            raise SystemExit("the loss is NaN")
         return sum(len(ids) for ids, _ in rows)
 
     return step
 
 
 def dense_config(args: argparse.Namespace) -> Any:
-    """The preset's sizes."""
+    """The config of the preset."""
     from mm.plugins.architectures.dense import PRESETS, DenseConfig
 
     return DenseConfig(**PRESETS[args.preset])
 
 
 def work(args: argparse.Namespace) -> None:
-    """Measure round after round."""
+    """Measure round after round, until there are no more."""
     import torch
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     step = (padded if args.worker in "ab" else packed)(args)
     clock = Clock()
-    number = clock.turn()
+    number = clock.next_round()
     while True:
         tokens = sum(step(number * STEPS + index) for index in range(STEPS))
-        number = clock.turn(tokens=tokens)
+        number = clock.next_round(tokens=tokens)
 
 
 # ---- the table
 
 
 def command(args: argparse.Namespace, task: str, row: str) -> list[str]:
-    """A row's process."""
+    """The command line of a row's worker."""
     options = {"worker": row, "task": task, "threads": args.threads, "preset": args.preset, "optimizer": args.optimizer}
     return [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
 
 
-def report(task: str, clock: str, found: dict[str, list[Round]]) -> Iterator[str]:
-    """The table's lines; `clock` is "wall" or "cpu"."""
+def report(task: str, clock: str, results: dict[str, list[Round]]) -> Iterator[str]:
+    """The lines of the table; `clock` is "wall" or "cpu"."""
     count, longest, _, half = TASKS[task]
-    measured = {row: rounds[WARM_UP:] for row, rounds in found.items()}
+    measured = {row: rounds[WARM_UP:] for row, rounds in results.items()}
     tokens = statistics.mean(r["tokens"] for rounds in measured.values() for r in rounds) / STEPS
     yield f"{task}: {count} documents x {longest}, fill {tokens / count / longest:.2f}" + ", half learned" * half
     speeds = {row: statistics.median(r["tokens"] / r[clock] for r in rounds) for row, rounds in measured.items()}
@@ -178,12 +179,12 @@ def report(task: str, clock: str, found: dict[str, list[Round]]) -> Iterator[str
     for row, rounds in measured.items():
         ratios = [f"{speeds[row] / speeds[b]:.2f}" if b in speeds else "" for b in "ab"]
         cores = statistics.median(r["cpu"] / r["wall"] for r in rounds)
-        rest = f"{cores:.2f} | {rounds[-1]['peak'] / 2**20:.0f} | {found[row][0]['wall']:.1f}"
+        rest = f"{cores:.2f} | {rounds[-1]['peak'] / 2**20:.0f} | {results[row][0]['wall']:.1f}"
         yield f"| {ROWS[row]} | {speeds[row]:.0f} | {' | '.join(ratios)} | {rest} |"
 
 
 def main() -> None:
-    """Parse the command line; print a table for each task."""
+    """Parse the command line, and print a table for each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=[*TASKS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=5)
@@ -199,8 +200,8 @@ def main() -> None:
     print(f"python {platform.python_version()}, {versions}, {args.preset}, {args.threads} threads, {args.rounds} rounds\n")
     clock = "cpu" if args.threads == 1 else "wall"
     for task in [t for t in TASKS if t != "short"] if args.task == "all" else [args.task]:
-        found = interleaved({row: command(args, task, row) for row in args.rows}, args.rounds, args.threads)
-        print("\n".join(report(task, clock, found)) + "\n", flush=True)
+        results = measure_in_turn({row: command(args, task, row) for row in args.rows}, args.rounds, args.threads)
+        print("\n".join(report(task, clock, results)) + "\n", flush=True)
 
 
 if __name__ == "__main__":

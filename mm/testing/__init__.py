@@ -1,4 +1,4 @@
-"""For authors of plugins: the conformance kit of each kind, and tiny models, tokenizers and runs to test with.
+"""For authors of plugins: the conformance checks of each kind of part, and tiny models, tokenizers and runs for tests.
 
     def test_conformance():
         spec = plugin_manager("mm_focal").get(AlgorithmSpec, "focal")

@@ -1,4 +1,4 @@
-"""The conformance kit of each kind of part. Importing this module imports no torch."""
+"""The functions that run the conformance checks of a part, one for each kind. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
-    """The checks of a chip; after the declaration they are skipped where its probe says that it is absent.
+    """Run the checks of a backend. If its probe reports no usable chip, all but those of the declaration are skipped.
 
-    `module` is where the part is declared, when that cannot be seen from its record.
+    `module` is the module (or file) that declares the part, if it cannot be derived from the record.
     """
     from mm.testing.suites.backend import BackendSuite
 
@@ -39,7 +39,7 @@ def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check
 def check_architecture(
     spec: ArchitectureSpec, *, plugins: PluginManager | None = None, module: str | None = None
 ) -> list[Check]:
-    """The checks of a model, on the smallest of its presets."""
+    """Run the checks of an architecture, on its smallest preset."""
     from mm.testing.suites.architecture import ArchitectureSuite
 
     make_engine = _make_engine(plugins or PluginManager.discover())
@@ -54,14 +54,15 @@ def check_algorithm(
     plugins: PluginManager | None = None,
     module: str | None = None,
 ) -> list[Check]:
-    """The checks of an algorithm on tiny models; `rows` are JSON rows, which a kind of the author's own needs."""
+    """Run the checks of an algorithm, on tiny models. `rows` are JSON rows to train on; they are needed if the algorithm takes
+    a kind of row that is not built in."""
     from mm.testing.suites.algorithm import AlgorithmSuite
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
     module = module or _declaring(manager, spec)
     try:
         kind = spec.needs(spec.config() if spec.config else None).data
-    except Exception:  # check_needs raises it again, and reports it
+    except Exception:  # `check_needs` calls `needs` again and reports the error
         kind = ""
     typed = tiny_typed_rows(kind, rows=rows, plugins=manager)
     units = None if typed is None else units_of(typed, tokenizer)
@@ -79,7 +80,7 @@ def check_adapter(
     spec: AdapterSpec, *, architecture: str = "dense", config: Any = None, plugins: PluginManager | None = None,
     module: str | None = None,
 ) -> list[Check]:  # fmt: skip
-    """The checks of an adapter, on a tiny model; with the defaults of its settings unless `config` is given."""
+    """Run the checks of an adapter, on a tiny model. `config` replaces the default settings."""
     from mm.testing.suites.adapter import AdapterSuite
 
     manager = plugins or PluginManager.discover()
@@ -89,7 +90,7 @@ def check_adapter(
 def check_converter(
     spec: ConverterSpec, *, plugins: PluginManager | None = None, module: str | None = None
 ) -> list[Check]:
-    """The checks of a checkpoint format, on the smallest preset that it can hold."""
+    """Run the checks of a converter, on the smallest preset that its format can hold."""
     from mm.testing.suites.converter import ConverterSuite
 
     architecture = (plugins or PluginManager.discover()).get(ArchitectureSpec, spec.architecture)
@@ -100,26 +101,28 @@ def check_reward(
     spec: RewardSpec, *, rows: Sequence[Mapping[str, Any]] | None = None, config: Any = None,
     plugins: PluginManager | None = None, module: str | None = None,
 ) -> list[Check]:  # fmt: skip
-    """The checks of a reward, on a few prompts and episodes or on `rows` (JSON rows of prompts); one whose defaults do not
-    suffice is skipped without a `config`."""
+    """Run the checks of a reward, on a few prompts and episodes, or on `rows` (JSON rows of prompts). `config` replaces the
+    default settings; without it, a reward that cannot be made from its defaults is skipped."""
     from mm.testing.suites.reward import RewardSuite
 
     manager = plugins or PluginManager.discover()
-    asked = {"prompt": rows} if rows is not None else {kind: ROWS[kind] for kind in ("prompt", "episode")}
-    parsed = [row for kind, found in asked.items() for row in parse_rows(kind, found, manager)]
+    by_kind = {"prompt": rows} if rows is not None else {kind: ROWS[kind] for kind in ("prompt", "episode")}
+    parsed = [row for kind, raw in by_kind.items() for row in parse_rows(kind, raw, manager)]
     return list(RewardSuite(spec, parsed, config, module).run())
 
 
 def check_tool(spec: ToolSpec, *, module: str | None = None) -> list[Check]:
-    """The checks of a tool."""
+    """Run the checks of a tool."""
     from mm.testing.suites.tool import ToolSuite
 
     return list(ToolSuite(spec, module).run())
 
 
 def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
-    """The checks of a part of any kind; those without a kit of their own get the declaration's. `plugins` tells where it is
-    declared; `module` if that is elsewhere."""
+    """Run the checks of a part of any kind. A kind without checks of its own gets those of the declaration.
+
+    `plugins` knows the declaring module; `module` names it if it is another.
+    """
     module = module or (_declaring(plugins, spec) if plugins else None)
     if isinstance(spec, BackendSpec):
         return check_backend(spec, module=module)
@@ -144,7 +147,7 @@ def _declaring(plugins: PluginManager, spec: Spec) -> str | None:
 
 
 def _run(suite: Suite) -> list[Check]:
-    """On one thread: the models are so small that a second one only waits."""
+    """Run a suite on one thread: the models are so small that a second thread only waits."""
     import torch
 
     before = torch.get_num_threads()
@@ -171,6 +174,6 @@ def _make_engine(plugins: PluginManager) -> Callable[[Model], Engine] | None:
 
 
 def assert_passed(checks: Iterable[Check]) -> None:
-    """Raise AssertionError listing the checks that failed."""
+    """Raise AssertionError with the failed checks, if there are any."""
     failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
     assert not failed, "\n".join(failed)

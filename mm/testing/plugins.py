@@ -1,4 +1,4 @@
-"""Plugins that need not be installed."""
+"""Plugin managers and distributions for tests, without an installation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mm.core.plugins import PluginManager
 
 
 def plugin_manager(*modules: str | ModuleType, options: Sequence[str] = ()) -> PluginManager:
-    """A manager with everything that is installed and these modules (or .py files), which need not be installed.
+    """A manager with all installed plugins, and with these modules (or .py files), which need not be installed.
 
-    Raises AssertionError with the traceback when one of them is broken.
+    `options` are values of `-p`, such as "no:NAME". Raises AssertionError with the traceback if one of them is broken.
     """
     names = [module if isinstance(module, str) else module.__name__ for module in modules]
     manager = PluginManager.discover([*options, *names], environ={})
@@ -24,9 +24,10 @@ def plugin_manager(*modules: str | ModuleType, options: Sequence[str] = ()) -> P
 def fake_distribution(
     folder: Path, name: str, version: str, entry_points: Mapping[str, str], files: Mapping[str, str] | None = None
 ) -> Path:
-    """Write what an installed distribution leaves: a dist-info folder with `entry_points`, and source `files`.
+    """Write the files of an installed distribution: a dist-info folder with `entry_points` (name -> module), and the source
+    `files` (path -> text).
 
-    Answers `folder`, which takes effect once it is on `sys.path` (`monkeypatch.syspath_prepend`).
+    Returns `folder`. The distribution is found once that is on `sys.path` (`monkeypatch.syspath_prepend`).
     """
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
-    """A byte-level tokenizer of a few merges; equal each time."""
+    """A byte-level tokenizer with a few merges; the same one each time."""
     from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
 
     texts = [row["text"] for row in ROWS["text"]] + [turn["content"] for row in ROWS["chat"] for turn in row["messages"]]
@@ -29,7 +29,7 @@ def tiny_tokenizer(vocab_size: int = 300) -> Tokenizer:
 def tiny_model(
     architecture: str = "dense", vocab_size: int = 300, seed: int = 0, *, plugins: PluginManager | None = None
 ) -> Model:
-    """The smallest preset of an architecture with fresh weights, on the CPU in float32."""
+    """The smallest preset of an architecture with new weights, initialised from `seed`, on the CPU in float32."""
     from mm.testing.suites.model import small_model
 
     spec = (plugins or PluginManager.discover()).get(ArchitectureSpec, architecture)
@@ -37,7 +37,7 @@ def tiny_model(
 
 
 def tiny_rows(kind: str) -> list[dict[str, Any]]:
-    """JSON rows of a built-in kind: text, chat, preference, unpaired, prompt or episode; none for another."""
+    """JSON rows of a built-in kind: text, chat, preference, unpaired, prompt or episode. Empty for any other kind."""
     return list(ROWS.get(kind, []))
 
 
@@ -48,7 +48,7 @@ def tiny_units(
     rows: Sequence[Mapping[str, Any]] | None = None,
     plugins: PluginManager | None = None,
 ) -> list[Unit] | None:
-    """Rows of a kind as units, read by the format that gives it; None when there is no such format or no rows."""
+    """Rows of a kind, encoded to units; see `tiny_typed_rows`, which also explains None."""
     typed = tiny_typed_rows(kind, rows=rows, plugins=plugins)
     return None if typed is None else units_of(typed, tokenizer)
 
@@ -56,29 +56,34 @@ def tiny_units(
 def tiny_typed_rows(
     kind: str, *, rows: Sequence[Mapping[str, Any]] | None = None, plugins: PluginManager | None = None
 ) -> list[Row] | None:
-    """Rows of a kind as the format that gives it reads them; None when there is no such format or no rows."""
+    """Rows of a kind, parsed by the formats of that kind. `rows` are JSON rows, by default those of `tiny_rows`.
+
+    None if there are no rows, or no format of that kind.
+    """
     return parse_rows(kind, tiny_rows(kind) if rows is None else rows, plugins or PluginManager.discover()) or None
 
 
 def units_of(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Unit]:
+    """The rows encoded to units, each sequence at most 512 tokens long; `row_index` is the index in `rows`."""
     import torch
 
     from mm.runtime.nn.batch import Tokens, Unit
 
     units = []
-    for number, row in enumerate(rows):
+    for row_index, row in enumerate(rows):
         encoded = row.encode(tokenizer, 512)
         for index, unit in enumerate(encoded.units):
             values = encoded.values[index] if encoded.values else {}
             sequences = tuple(Tokens(torch.tensor(ids), {"learn": torch.tensor(learn)}) for ids, learn in unit)
-            units.append(Unit(sequences, row_index=number, values=values))
+            units.append(Unit(sequences, row_index=row_index, values=values))
     return units
 
 
 def tiny_run(
     workspace: Path, algo: str, *, plugins: PluginManager | None = None, rows: Any = None, resume: bool = False, **options: Any
 ) -> RunFolder:
-    """Train two steps of a new tiny dense model on the CPU, as `mm.train` does; `options` change or add settings."""
+    """Train a new tiny dense model for two steps on the CPU, as `mm.train` does. `options` are further settings, which replace
+    these defaults; `rows` are JSON rows, by default those of the algorithm's kind."""
     import json
 
     from mm.core.layers import environment_layer
@@ -88,8 +93,8 @@ def tiny_run(
 
     manager = plugins or PluginManager.discover()
     spec = manager.get(AlgorithmSpec, algo)
-    tiny_tokenizer().save(_made(workspace / "tiny_tokenizer"))
-    data = _made(workspace) / "tiny_rows.jsonl"
+    tiny_tokenizer().save(_make_folder(workspace / "tiny_tokenizer"))
+    data = _make_folder(workspace) / "tiny_rows.jsonl"
     rows = rows or tiny_rows(spec.needs(spec.config() if spec.config else None).data)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tiny = {
@@ -102,6 +107,6 @@ def tiny_run(
     return api.start(manager, layers, Workspace(workspace), resume=resume, say=silent)
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder

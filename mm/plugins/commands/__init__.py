@@ -1,2 +1,4 @@
-"""The commands of `mm`, a folder each; modules beside them are shared by several. The only plugins that import click; they may
-import everything below the command line."""
+"""The commands of `mm`, one folder each. Modules beside the folders are shared by several commands.
+
+Commands are the only plugins that import click, and they may import everything below the command line.
+"""

@@ -1,4 +1,4 @@
-"""What the commands that open a trained model share: their options, opening it, printing text as it appears."""
+"""Shared by the commands that open a trained model: their options, opening the model, printing text while it is generated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import click
 from attrs import frozen
 from attrs.validators import ge
 
-from mm.core.config import load_settings as inference
-from mm.core.config.load_settings import Inference, InferenceSelection
+from mm.core.config.load_settings import (
+    Inference,
+    InferenceSelection,
+    inference_sections,
+    likely_selection,
+    resolve_inference,
+)
 from mm.core.layers import Layer
 from mm.core.options import option, options_of
 from mm.core.workspace import Workspace
@@ -21,44 +26,45 @@ if TYPE_CHECKING:
 
 
 @frozen(kw_only=True)
-class Answering:
-    """How answers are generated; what `TextModel.generate` takes, and the system message."""
+class GenerationOptions:
+    """The options of `TextModel.generate`, and the system message."""
 
     max_new_tokens: int = option(256, help="Longest answer, in tokens.", validator=ge(1))
-    temperature: float = option(0.7, help="0 always takes the likeliest token.")
-    top_p: float = option(0.9, help="Draw from the likeliest tokens of this share; 1 is off.")
-    top_k: int = option(0, help="Draw from this many likeliest tokens; 0 is off.")
+    temperature: float = option(0.7, help="Sampling temperature; 0 always takes the likeliest token.")
+    top_p: float = option(0.9, help="Draw from the likeliest tokens whose probabilities sum to this; 1 is off.")
+    top_k: int = option(0, help="Draw from this many of the likeliest tokens; 0 is off.")
     seed: int = option(0, help="Seed of the draws.")
-    thinking: bool | None = option(None, help="Open a think block, or close it at once; else the model decides.")
+    thinking: bool | None = option(None, help="Open a think block, or close it at once; by default the model decides.")
     system: str = option("", help="A system message before the conversation.")
 
-    def messages(self) -> list[dict[str, str]]:
-        """What a conversation begins with."""
+    def first_messages(self) -> list[dict[str, str]]:
+        """The messages that a conversation starts with: the system message, if there is one."""
         return [{"role": "system", "content": self.system}] if self.system else []
 
-    def sampling(self) -> dict[str, Any]:
-        """The keywords of `TextModel.generate`."""
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments of `TextModel.generate`."""
         names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "thinking")
         return {name: getattr(self, name) for name in names}
 
 
 class ModelCommand(PartsCommand):
-    """A command that opens models: its own `settings` (a config class), those of opening a model, and the engine's."""
+    """A command that opens models. Its options are its own `settings` (a config class), those for opening a model, and the
+    engine's."""
 
     def __init__(self, *args: Any, settings: type, **values: Any) -> None:
         super().__init__(*args, **values)
         self.extra = ((values.get("name") or settings.__name__.lower(), settings),)
 
     def select(self, plugins: PluginManager, args: list[str]) -> Selected:
-        """See `PartsCommand`; nothing stands below the line."""
+        """See `PartsCommand`. There are no layers below the command line: neither environment nor settings file."""
         layers = [Layer(origin=COMMAND_LINE, values=peek(args, options_of(InferenceSelection, section="select")), textual=True)]
-        selection = inference.likely_selection(plugins, layers)
-        return Selected(selection, inference.inference_sections(plugins, selection, self.extra), [])
+        selection = likely_selection(plugins, layers)
+        return Selected(selection, inference_sections(plugins, selection, self.extra), [])
 
     def resolve(self, ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
-        """How models are opened, and an instance of `settings`, from a parsed line."""
-        found, settings = inference.resolve_inference(ctx.obj, given_layers(ctx, values), self.extra)
-        return found, settings[self.extra[0][0]]
+        """From a parsed line: how models are opened, and an instance of `settings`."""
+        inference, configs = resolve_inference(ctx.obj, given_layers(ctx, values), self.extra)
+        return inference, configs[self.extra[0][0]]
 
 
 def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
@@ -67,34 +73,34 @@ def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]
     return ctx.command.resolve(ctx, values)
 
 
-def activate(plugins: PluginManager, how: Inference) -> None:
-    """Set the chosen backend's environment; says on stderr what was chosen."""
+def activate(plugins: PluginManager, inference: Inference) -> None:
+    """Set the environment of the chosen backend, and report the choice on stderr."""
     from mm.runtime.runs import api
 
-    api.activate(plugins, how.backend, say)
-    for line in how.messages:
+    api.activate(plugins, inference.backend, say)
+    for line in inference.messages:
         say(line)
 
 
-def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
-    """Load a model after the chosen backend's environment is set."""
-    activate(plugins, how)
+def open_model(plugins: PluginManager, model: str, inference: Inference) -> TextModel:
+    """Load a model after setting the environment of the chosen backend."""
+    activate(plugins, inference)
     from mm.runtime.generation import text_model
 
-    return text_model.load(plugins, model, Workspace.here(), how, say)
+    return text_model.load(plugins, model, Workspace.here(), inference, say)
 
 
 def say(line: str) -> None:
-    """A line for the user, apart from what is generated."""
+    """Print a line for the user on stderr: stdout is for the generated text."""
     click.echo(line, err=True)
 
 
 def write(text: str) -> None:
-    """A piece of the answer, shown at once."""
+    """Print a piece of generated text on stdout, at once."""
     click.echo(text, nl=False)  # echo flushes
 
 
-def summary(found: Generation) -> str:
-    """`12 tokens, 150.1 tokens/s`, and why it ended where that was not the model's choice."""
-    cut = "" if found.finish_reason == "stop" else ", cut at --max-new-tokens"
-    return f"{len(found.ids)} tokens, {found.tokens_per_second:.1f} tokens/s{cut}"
+def summary(generation: Generation) -> str:
+    """`12 tokens, 150.1 tokens/s`, and a note if the answer was cut instead of ended by the model."""
+    cut = "" if generation.finish_reason == "stop" else ", cut at --max-new-tokens"
+    return f"{len(generation.ids)} tokens, {generation.tokens_per_second:.1f} tokens/s{cut}"

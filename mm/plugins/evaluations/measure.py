@@ -1,4 +1,4 @@
-"""Measuring one opened model as the settings say: plain values, ready for a report."""
+"""Measuring one opened model according to the settings. The results are JSON values, ready for a report."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mm.core.errors import UsageError
 from mm.core.say import Say
 from mm.core.settings import TrainSettings
-from mm.plugins.evaluations.progress import Counting
+from mm.plugins.evaluations.measuring_bar import MeasuringBar
 from mm.plugins.evaluations.settings import EvalSettings
-from mm.plugins.sources.skills import evaluation
-from mm.plugins.sources.skills.evaluation import Figure
+from mm.plugins.sources.skills import held_out_items
+from mm.plugins.sources.skills.held_out_items import Figure
 from mm.plugins.sources.skills.source import generated
 from mm.runtime.data.corpus import open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
@@ -31,30 +31,33 @@ T = TypeVar("T")
 _KINDS = ("text", "chat")
 
 
-def check(plugins: PluginManager, settings: EvalSettings) -> None:
-    """Raise UsageError when there is nothing to measure, or a source that has no such rows; before a model is opened."""
+def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
+    """Raise UsageError if there is nothing to measure, or a source has no text or chat rows. Needs no opened model."""
     if not settings.data and not settings.skills:
-        raise UsageError("Nothing to measure: give --data FILE (its perplexity), --skills (the held-out items), or both.")
+        raise UsageError("Nothing to measure: give --data FILE (for its perplexity), --skills (the held-out items), or both.")
     for locator in settings.data:
         kind_of(plugins, locator)
 
 
 def measure(
-    plugins: PluginManager, opened: TextModel, settings: EvalSettings, cache: Path, say: Say
+    plugins: PluginManager, model: TextModel, settings: EvalSettings, cache: Path, say: Say
 ) -> dict[str, list[dict[str, Any]]]:
-    """{"text": one entry a source, "skills": one a suite and tier}; tokens are cached in the folder `cache`."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Measure what the settings ask for. Returns {"text": one entry per source, "skills": one entry per suite and tier}.
+
+    Encoded rows are cached in the folder `cache`.
+    """
+    results: dict[str, list[dict[str, Any]]] = {}
     if settings.data:
-        found["text"] = [_text(plugins, opened, locator, settings, cache, say) for locator in settings.data]
+        results["text"] = [_measure_text(plugins, model, locator, settings, cache, say) for locator in settings.data]
     if settings.skills:
-        found["skills"] = [figure.as_dict() for figure in _skills(plugins, opened, settings)]
-    return found
+        results["skills"] = [share.as_dict() for share in _measure_skills(plugins, model, settings)]
+    return results
 
 
 def kind_of(plugins: PluginManager, locator: str) -> str:
-    """The kind of row whose perplexity is taken: text before chat where a built-in source has both.
+    """The kind of row to measure the perplexity of: "text" or "chat". A built-in source that has both is read as text.
 
-    Raises UsageError for a file without rows, or with rows of another kind.
+    Raises UsageError if a file has no rows, or rows of another kind.
     """
     if provided := [kind for kind in _KINDS if kind in kinds_of(plugins, locator)]:
         return provided[0]
@@ -62,45 +65,45 @@ def kind_of(plugins: PluginManager, locator: str) -> str:
     if row is None:
         raise UsageError(f"--data {locator}: no rows.")
     if row.kind not in _KINDS:
-        raise UsageError(f"--data {locator}: it holds {row.kind} rows; perplexity is taken of {' and '.join(_KINDS)} rows.")
+        raise UsageError(f"--data {locator}: it has {row.kind} rows; perplexity is measured on {' and '.join(_KINDS)} rows.")
     return row.kind
 
 
-def _text(
-    plugins: PluginManager, opened: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say
+def _measure_text(
+    plugins: PluginManager, model: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say
 ) -> dict[str, Any]:
     from mm.plugins.evaluations.perplexity import score_text
     from mm.runtime.training.held_out import bits_per_byte, perplexity
 
-    loaded = opened.loaded
+    loaded = model.loaded
     positions = loaded.config.max_position_embeddings
     if positions is not None and settings.max_length > positions:
         raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
     kind = kind_of(plugins, locator)
-    how = TrainSettings(max_length=settings.max_length)
-    found = open_corpus(plugins, (locator,), kind, loaded.tokenizer, how, cache, say)
-    rows = _limited(range(len(found.store)), settings)
-    with Counting(locator, int(found.store.lengths[list(rows)].sum()), "tokens") as counting:
+    train = TrainSettings(max_length=settings.max_length)
+    corpus = open_corpus(plugins, (locator,), kind, loaded.tokenizer, train, cache, say)
+    rows = _limited(range(len(corpus.store)), settings)
+    with MeasuringBar(locator, int(corpus.store.lengths[list(rows)].sum()), "tokens") as bar:
         score = score_text(
-            loaded.model, found.store, rows, loaded.tokenizer.token_bytes, device=opened.backend.device(),
-            batch_tokens=settings.batch_tokens, on_tokens=counting.add,
+            loaded.model, corpus.store, rows, loaded.tokenizer.token_bytes, device=model.backend.device(),
+            batch_tokens=settings.batch_tokens, on_tokens=bar.add,
         )  # fmt: skip
     return {
-        "data": locator, "digest": found.digests[0], "kind": kind, "documents": score.documents, "tokens": score.tokens,
+        "data": locator, "digest": corpus.digests[0], "kind": kind, "documents": score.documents, "tokens": score.tokens,
         "bytes": score.bytes, "nll": score.nll, "perplexity": perplexity(score.nll, score.tokens),
         "bits_per_byte": bits_per_byte(score.nll, score.bytes),
-        "truncated": found.parts[0]["truncated"], "seconds": round(counting.seconds, 3),
+        "truncated": corpus.parts[0]["truncated"], "seconds": round(bar.seconds, 3),
     }  # fmt: skip
 
 
-def player_of(plugins: PluginManager, opened: TextModel) -> EpisodeRunner:
-    """The opened model with the tools that the skills' episodes call."""
-    tools = open_tools(plugins, evaluation.TOOLS)
-    return EpisodeRunner(engine=opened.engine, tokenizer=opened.loaded.tokenizer, tools=tools)
+def player_of(plugins: PluginManager, model: TextModel) -> EpisodeRunner:
+    """A runner of episodes with the model's engine and the tools that the items of the skills corpus call."""
+    tools = open_tools(plugins, held_out_items.TOOLS)
+    return EpisodeRunner(engine=model.engine, tokenizer=model.loaded.tokenizer, tools=tools)
 
 
 def items_digest(settings: EvalSettings) -> str:
-    """A hash of the items that are asked: a corpus that has changed asks others."""
+    """A SHA-256 hash of the items that are asked. It changes if the corpus, or the selection of items, changes."""
     return hashlib.sha256(json.dumps(list(_items(settings)), ensure_ascii=False).encode()).hexdigest()
 
 
@@ -108,16 +111,16 @@ def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
     return _limited(generated(settings.skills_seed)[settings.split], settings)
 
 
-def _skills(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[Figure]:
+def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[Figure]:
     items = _items(settings)
-    with Counting(f"skills {settings.split}", len(items), "items") as counting:
-        return evaluation.evaluate(player_of(plugins, opened), items, seed=settings.seed, on_item=counting.add)
+    with MeasuringBar(f"skills {settings.split}", len(items), "items") as bar:
+        return held_out_items.evaluate(player_of(plugins, model), items, seed=settings.seed, on_item=bar.add)
 
 
-def _limited(found: Sequence[T], settings: EvalSettings) -> Sequence[T]:
-    """All of them, or as many as --limit says, in their order."""
-    if settings.limit is None or settings.limit >= len(found):
-        return found
+def _limited(elements: Sequence[T], settings: EvalSettings) -> Sequence[T]:
+    """All elements, or the random subset of `settings.limit` of them that `settings.seed` selects; the order is kept."""
+    if settings.limit is None or settings.limit >= len(elements):
+        return elements
     from mm.runtime.data.order import permutation
 
-    return [found[i] for i in sorted(permutation(len(found), settings.seed, 0)[: settings.limit].tolist())]
+    return [elements[i] for i in sorted(permutation(len(elements), settings.seed, 0)[: settings.limit].tolist())]

@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte of encoded rows: what the model makes of the tokens that training would learn."""
+"""Perplexity and bits per byte of encoded rows, over the tokens that a training would learn."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
     from mm.runtime.data.store import Store
 
-# units that are packed together: enough to fill packs, and few enough to hold
+# units read at a time and packed together: enough to fill packs well, few enough to hold in memory
 _WINDOW = 1024
 
 
 @attrs.define(kw_only=True)
 class TextScore:
-    """Sums over learned tokens: `nll` in nats, `bytes` of text that they stand for (a special token for none)."""
+    """The number of documents (units), and sums over their learned tokens: the number of tokens, the bytes of text that they
+    stand for (0 for a special token), and the negative log-likelihood `nll` in nats."""
 
     documents: int = 0
     tokens: int = 0
@@ -42,9 +43,10 @@ def score_text(
     batch_tokens: int,
     on_tokens: Callable[[int], None] = lambda count: None,
 ) -> TextScore:
-    """Score the units `rows` of a store, packed to at most `batch_tokens` tokens a forward pass.
+    """Score the units with the indices `rows` of a store, packed to at most `batch_tokens` tokens per forward pass.
 
-    `token_bytes` (V,) are the bytes of each id. The result does not depend on how units are packed, but for rounding.
+    `token_bytes` (V,) is the length of each token in bytes. `on_tokens` is called with the number of tokens after each pass.
+    Up to rounding, the result does not depend on how units are packed.
     """
     sizes, score = torch.from_numpy(token_bytes), TextScore(documents=len(rows))
     for start in range(0, len(rows), _WINDOW):

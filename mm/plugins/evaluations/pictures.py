@@ -1,4 +1,4 @@
-"""Pictures without a display, and with letters that their fonts have."""
+"""Plots without a display, in fonts that have the glyphs of their texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm.core.say import on_stderr
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files."""
+    """matplotlib's pyplot, set up to write files and open no window."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,9 +20,10 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, out: Path) -> Path:
-    """Write a figure and close it. Returns `out`.
+    """Write a matplotlib figure to a file and close it. Returns `out`.
 
-    matplotlib's own font has no Chinese letters: other installed fonts give what it lacks. What none has is said once.
+    matplotlib's own font has no Chinese characters, so missing glyphs are taken from other installed fonts. Characters that
+    no font has are reported once on stderr.
     """
     from matplotlib.text import Text
 
@@ -31,7 +32,7 @@ def save(figure: Any, out: Path) -> Path:
     for text in texts:
         text.set_family(families)
     if missing:
-        on_stderr(f"{out}: no installed font has {missing}; with one, such as Noto Sans CJK, they will be drawn")
+        on_stderr(f"{out}: no installed font has the characters {missing}; install one that has, such as Noto Sans CJK")
     out.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
@@ -42,26 +43,27 @@ def save(figure: Any, out: Path) -> Path:
 
 
 def fonts_for(text: str) -> tuple[list[str], str]:
-    """Families to be tried in turn, matplotlib's first, and the letters that none has."""
+    """The font families to try in turn for a text, matplotlib's own first, and the characters that none of them has."""
     from matplotlib import font_manager
 
     own = font_manager.findfont("DejaVu Sans")
-    families, missing = ["DejaVu Sans"], {ord(letter) for letter in text if not letter.isspace()} - _letters(own)
-    # the plainest weight first: a family's name does not say which of its fonts is drawn
+    families, missing = ["DejaVu Sans"], {ord(character) for character in text if not character.isspace()} - _glyphs(own)
+    # regular fonts first: a family is named, and its name does not say which of its styles and weights will be used
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda e: (e.style != "normal", str(e.weight) != "400", e.name)):
         if not missing:
             break
-        # that font draws a box for every letter there is
-        if not entry.name.startswith("Last Resort") and (found := missing & _letters(entry.fname)):
+        # the font "Last Resort" has a placeholder box for every character
+        if not entry.name.startswith("Last Resort") and (supplied := missing & _glyphs(entry.fname)):
             families.append(entry.name)
-            missing -= found
+            missing -= supplied
     return families, "".join(map(chr, sorted(missing)))
 
 
-def _letters(path: str) -> set[int]:
+def _glyphs(path: str) -> set[int]:
+    """The code points that a font file has glyphs for."""
     from matplotlib import font_manager
 
     try:
         return set(font_manager.get_font(path).get_charmap())
-    except (OSError, RuntimeError):  # pictures of letters, and fonts that are gone
+    except (OSError, RuntimeError):  # a bitmap font, or a file that was deleted
         return set()

@@ -1,4 +1,5 @@
-"""The report of an evaluation: what was measured on which model, how and when; kept with the model's run."""
+"""The report of an evaluation: the model, the settings, the machine, the date and the results. It is saved in the model's
+run."""
 
 from __future__ import annotations
 
@@ -25,36 +26,36 @@ if TYPE_CHECKING:
 
 def evaluate(
     plugins: PluginManager,
-    model: str,
-    opened: TextModel,
-    how: Inference,
+    name: str,
+    model: TextModel,
+    inference: Inference,
     settings: EvalSettings,
     workspace: Workspace,
     say: Say,
 ) -> dict[str, Any]:
-    """Measure an opened model and answer the report, as JSON values; `model` is what the user called it."""
+    """Measure an opened model. Returns the report as JSON values; `name` is the model's name in it, as the user wrote it."""
     started = time.time()
-    about = describe(model, opened, how, settings)
-    figures = measure(plugins, opened, settings, workspace.cache, say)
+    conditions = conditions_of(name, model, inference, settings)
+    results = measure(plugins, model, settings, workspace.cache, say)
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
-    return {"date": date, "seconds": round(time.time() - started, 3), **about, **figures}
+    return {"date": date, "seconds": round(time.time() - started, 3), **conditions, **results}
 
 
-def describe(model: str, opened: TextModel, how: Inference, settings: EvalSettings) -> dict[str, Any]:
-    """The part of a report that stands before anything is measured: what its figures depend on."""
+def conditions_of(name: str, model: TextModel, inference: Inference, settings: EvalSettings) -> dict[str, Any]:
+    """The part of a report that is known before anything is measured: everything that the results depend on."""
     from mm.runtime.runs.lifecycle import versions
 
-    loaded = opened.loaded
+    loaded = model.loaded
     assert loaded.path is not None
     return {
         "model": {
-            "name": model, "path": str(loaded.path), "fingerprint": fingerprint(loaded.path),
+            "name": name, "path": str(loaded.path), "fingerprint": fingerprint(loaded.path),
             "architecture": loaded.architecture, "parameters": sum(p.numel() for p in loaded.model.parameters()),
-            "tokenizer": loaded.tokenizer.fingerprint, "changes": dict(how.changes),
+            "tokenizer": loaded.tokenizer.fingerprint, "changes": dict(inference.changes),
         },
         "backend": {
-            "name": how.backend, "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
-            "engine": how.engine, **opened.backend.capabilities(),
+            "name": inference.backend, "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+            "engine": inference.engine, **model.backend.capabilities(),
         },
         "settings": attrs.asdict(settings),
         "versions": versions(),
@@ -62,42 +63,43 @@ def describe(model: str, opened: TextModel, how: Inference, settings: EvalSettin
     }  # fmt: skip
 
 
-def known(about: dict[str, Any]) -> dict[str, Any] | None:
-    """The kept report of this very model, asked the same in the same way, under the name that it has now; or None.
-
-    `about` is what `describe` gave.
-    """
-    run, wanted = run_of(Path(about["model"]["path"])), _decisive(about)
+def saved_report(conditions: dict[str, Any]) -> dict[str, Any] | None:
+    """A saved report of the same model under the same conditions, with the model's present name and path; None if there is
+    none. `conditions` is the result of `conditions_of`."""
+    run, wanted = run_of(Path(conditions["model"]["path"])), _comparison_key(conditions)
     for path in sorted(run.evals.glob("*.json")) if run else ():
-        with suppress(ValueError, KeyError):  # a file that is no report
+        with suppress(ValueError, KeyError):  # the file is not a report
             report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if _decisive(report) == wanted:
-                return {**report, "model": about["model"]}
+            if _comparison_key(report) == wanted:
+                return {**report, "model": conditions["model"]}
     return None
 
 
-def _decisive(report: dict[str, Any]) -> Any:
-    """What the figures depend on, as JSON has it; not what the model is called or where it lies."""
+def _comparison_key(report: dict[str, Any]) -> Any:
+    """The conditions as they read back from JSON, without the model's name and path, which do not change the results."""
     model = {key: value for key, value in report["model"].items() if key not in ("name", "path")}
     return json.loads(json.dumps([model, *(report[key] for key in ("backend", "settings", "versions")), report.get("items")]))
 
 
 def default_name(settings: EvalSettings) -> str:
-    """What was measured, as the name of a file: `texts+skills-test`."""
+    """A report's name, made from the data and the split: `texts+skills-test`."""
     parts = [Path(locator).name.partition(".")[0] for locator in settings.data]
     parts += [f"skills-{settings.split}"] if settings.skills else []
     return re.sub(r"[^\w+.-]+", "-", "+".join(parts))
 
 
 def check_name(models: list[Path], name: str) -> None:
-    """Raise UsageError when a report of that name stands already, before anything is measured."""
+    """Raise UsageError if one of the models has a report of that name already. Called before anything is measured."""
     for path in (_path(model, name) for model in models if name):
         if path is not None and path.exists():
             raise UsageError(f"--name {name}: {path} exists; choose another name.")
 
 
-def keep(report: dict[str, Any], name: str) -> Path | None:
-    """Write a report into its model's run, under `name` or a free name that says what was measured; None without a run."""
+def save(report: dict[str, Any], name: str) -> Path | None:
+    """Write a report into its model's run, and return the path; None if the model belongs to no run.
+
+    The report is called `name`, or `default_name` if that is empty. If that name is taken, a number is appended.
+    """
     model, settings = Path(report["model"]["path"]), EvalSettings(**report["settings"])
     stem, number = name or default_name(settings), 1
     path = _path(model, stem)

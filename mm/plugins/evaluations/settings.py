@@ -1,4 +1,4 @@
-"""What is measured, and on how much of it."""
+"""The settings of an evaluation: the data, its amount, and the skills."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mm.core.options import option
 class EvalSettings:
     """Settings of an evaluation."""
 
-    data: tuple[str, ...] = option((), help="Text or chat rows to take the perplexity of; may be given several times.")
+    data: tuple[str, ...] = option((), help="Text or chat rows to measure the perplexity on; may be given several times.")
     skills: bool = option(False, help="Ask the held-out items of the skills corpus.")
-    split: str = option("test", help="Items of the skills corpus that are asked.", choices=("dev", "test"))
-    skills_seed: int = option(0, help="Seed of the skills corpus that the model learned from.")
+    split: str = option("test", help="Split of the skills corpus whose items are asked.", choices=("dev", "test"))
+    skills_seed: int = option(0, help="Seed of the skills corpus that the model was trained on.")
     max_length: int = option(
-        512, help="Longest document in tokens: text is split there, chats are cut at a turn.", validator=gt(1)
+        512, help="Longest document in tokens: longer text is split, longer chats are cut at a turn.", validator=gt(1)
     )
-    batch_tokens: int = option(8192, help="Tokens in one forward pass over --data.", validator=gt(0))
+    batch_tokens: int = option(8192, help="Most tokens in one forward pass over --data.", validator=gt(0))
     limit: int | None = option(
-        None, help="Most documents of each --data, and most items of the skills, drawn with --seed.", validator=optional(ge(1))
+        None, help="Most documents of each --data, and most skill items; --seed selects them.", validator=optional(ge(1))
     )
-    seed: int = option(0, help="Seed of sampled answers and of what --limit draws.")
+    seed: int = option(0, help="Seed of sampled answers and of the selection by --limit.")

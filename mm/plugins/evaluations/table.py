@@ -1,4 +1,4 @@
-"""Reports of several models side by side, as one table."""
+"""Tables of evaluation reports: several models side by side, and the effects of stages."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Report = dict[str, Any]
-_NAMED = 4  # suites at most that a row names
-_MOVED = "what each stage moved: n new items of the suites that its data teaches; rest: those of all other suites"
+_MOST_NAMED = 4  # a row names its suites if it has at most so many
+_EFFECTS_TITLE = "effect of each stage: n new items of the suites that its data teaches; rest: those of all other suites"
 
 
 def table_of(reports: Sequence[Report]) -> Table:
-    """A row for each figure, a column for each report; shares with Wilson's 95% interval."""
+    """A row for each metric, a column for each report; shares with Wilson's 95% interval."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("figure")
+    table.add_column("metric")
     table.add_column("items", justify="right")
     for report in reports:
         table.add_column(report["model"]["name"], justify="right")
     for index, text in enumerate(reports[0].get("text", ())):
-        found = [report["text"][index] for report in reports]
+        results = [report["text"][index] for report in reports]
         table.add_row(f"{text['data']}", f"{text['documents']:,}", *["" for _ in reports])
-        table.add_row("  perplexity", "", *(f"{t['perplexity']:.4g}" for t in found))
-        table.add_row("  bits per byte", "", *(f"{t['bits_per_byte']:.4f}" for t in found))
-        table.add_row("  learned tokens", "", *(f"{t['tokens']:,}" for t in found))
+        table.add_row("  perplexity", "", *(f"{t['perplexity']:.4g}" for t in results))
+        table.add_row("  bits per byte", "", *(f"{t['bits_per_byte']:.4f}" for t in results))
+        table.add_row("  learned tokens", "", *(f"{t['tokens']:,}" for t in results))
     if "skills" in reports[0]:
         table.add_row(f"skills, {reports[0]['settings']['split']} split", "", *["" for _ in reports])
-    for index, figure in enumerate(reports[0].get("skills", ())):
-        tier = f"{figure['tier']} (recall)" if figure["tier"] == "seen" else figure["tier"]
-        cells = [_share(report["skills"][index]) for report in reports]
-        table.add_row(f"  {figure['suite']}, {tier}", str(figure["total"]), *cells)
+    for index, share in enumerate(reports[0].get("skills", ())):
+        tier = f"{share['tier']} (recall)" if share["tier"] == "seen" else share["tier"]
+        cells = [_share_text(report["skills"][index]) for report in reports]
+        table.add_row(f"  {share['suite']}, {tier}", str(share["total"]), *cells)
     return table
 
 
 def notes_of(reports: Sequence[Report]) -> list[str]:
-    """What the reader of the table should know."""
+    """Notes below the table: metrics that cannot be compared, and rows that were cut."""
     notes = []
     if "text" in reports[0] and len({r["model"]["tokenizer"] for r in reports}) > 1:
         notes.append("The models have different tokenizers: compare bits per byte, not perplexities.")
@@ -49,7 +49,7 @@ def notes_of(reports: Sequence[Report]) -> list[str]:
 
 
 def print_reports(reports: Sequence[Report], *, stderr: bool = False) -> None:
-    """The table and its notes."""
+    """Print the table and its notes."""
     from rich.console import Console
 
     console = Console(stderr=stderr)
@@ -58,20 +58,20 @@ def print_reports(reports: Sequence[Report], *, stderr: bool = False) -> None:
         console.print(note, highlight=False)
 
 
-def print_moved(lines: Sequence[dict[str, Any]], stages: Sequence[str]) -> None:
-    """What each stage moved, on stderr; `stages` are all, of which some may have no line."""
+def print_stage_effects(effects: Sequence[dict[str, Any]], stages: Sequence[str]) -> None:
+    """Print the effect of each stage on stderr; `stages` are the names of all stages, of which some may have no entry."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if lines:
-        console.print(f"\n{_MOVED}", soft_wrap=True)
-        console.print(moved_table(lines))
-    if missing := [stage for stage in stages if stage not in {line["stage"] for line in lines}]:
-        console.print(f"Not on rows of this skills corpus, so without a line: {', '.join(missing)}.", highlight=False)
+    if effects:
+        console.print(f"\n{_EFFECTS_TITLE}", soft_wrap=True)
+        console.print(stage_effects_table(effects))
+    if missing := [stage for stage in stages if stage not in {effect["stage"] for effect in effects}]:
+        console.print(f"Not trained on this skills corpus, so not listed: {', '.join(missing)}.", highlight=False)
 
 
-def moved_table(lines: Sequence[dict[str, Any]]) -> Table:
-    """A row a stage."""
+def stage_effects_table(effects: Sequence[dict[str, Any]]) -> Table:
+    """A row for each stage."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -79,13 +79,13 @@ def moved_table(lines: Sequence[dict[str, Any]]) -> Table:
     table.add_column("teaches", overflow="fold")
     for column in ("n", "before", "after", "rest", "after"):
         table.add_column(column, justify="right", no_wrap=True)
-    for line in lines:
-        suites = ", ".join(line["suites"]) if len(line["suites"]) <= _NAMED else f"{len(line['suites'])} suites"
-        others = [f"{f['share']:.2f}" if f else "-" for f in (line["others_before"], line["others_after"])]
-        shares = [_share(f) if f else "-" for f in (line["before"], line["after"])]
-        table.add_row(line["stage"], suites, str(line["after"]["total"]), *shares, *others)
+    for effect in effects:
+        suites = ", ".join(effect["suites"]) if len(effect["suites"]) <= _MOST_NAMED else f"{len(effect['suites'])} suites"
+        others = [f"{share['share']:.2f}" if share else "-" for share in (effect["others_before"], effect["others_after"])]
+        shares = [_share_text(share) if share else "-" for share in (effect["before"], effect["after"])]
+        table.add_row(effect["stage"], suites, str(effect["after"]["total"]), *shares, *others)
     return table
 
 
-def _share(figure: dict[str, Any]) -> str:
-    return f"{figure['share']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+def _share_text(share: dict[str, Any]) -> str:
+    return f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}]"

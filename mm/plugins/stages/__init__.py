@@ -1,2 +1,4 @@
-"""The stages of `mm run`, a folder each, and what those that train share. They import contracts, runtime, core
-and evaluations."""
+"""The stages of `mm run`, one folder each, and training.py, the class of all training stages.
+
+They import contracts, runtime, core and evaluations.
+"""

@@ -1,4 +1,4 @@
-"""A stage that trains with the algorithm that its record names."""
+"""The stage class that trains with the algorithm named in its record."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from mm.runtime.data.corpus import open_source
 from mm.runtime.runs import api
 from mm.runtime.runs.pipeline import digest
 
-# the stage decides these
+# the options that the stage sets itself
 _FIXED = ("algo", "from", "run", "tokenizer")
 
 
 class TrainStage(Stage):
-    """Trains in a run of its own, from the model or the tokenizer that earlier stages gave."""
+    """Trains in a run of its own, starting from the model, or for pretraining the tokenizer, of an earlier stage."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
-        """Those of a training with this algorithm, and of every architecture for a stage that makes a model."""
+        """The options of a training with this algorithm, and those of every architecture if the stage makes a new model."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
-        # a bare --preset means the stage that makes the model, not those that continue it
+        # a bare --preset applies to the stage that makes the model, not to those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
         sections = compose(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})])
         if algorithm.new_model:
@@ -43,38 +43,40 @@ class TrainStage(Stage):
         return [o for section in sections for o in section.options if o.key not in fixed]
 
     def check(self) -> None:
-        """The options are well typed."""
+        """Raise UsageError if an option is invalid."""
         check_values(self.plugins, self._layers({}))
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """The resolved settings, the rows, and the model or tokenizer to start from."""
+        """The resolved settings, the digests of the rows, and the fingerprints of the model or tokenizer to start from and of
+        other models that are used, such as the teacher."""
         resolved = self._resolve(artifacts)
         values = resolved.run.values()
         kind = needs_of(self.plugins, resolved.run).data
         run = resolved.run
         digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
-        taken = [artifacts[self.spec.needs[0]], *self._taken(artifacts).values()]
-        # logging, saving and where it ran do not change what comes out; where it stops does
+        models = [artifacts[self.spec.needs[0]], *self._artifact_settings(artifacts).values()]
+        # logging, saving and the backend do not change the result of a training; the options that end it do
         ending = (*api.STOPPING, *(["eval_interval"] if run.train.patience else []))
-        idle = {o.key for o in run.options if o.info.on_resume} - set(ending) | set(_FIXED)
-        return {**{k: v for k, v in values.items() if k not in idle}, "data": digests, "start": [*map(fingerprint, taken)]}
+        ignored = {o.key for o in run.options if o.info.on_resume} - set(ending) | set(_FIXED)
+        return {**{k: v for k, v in values.items() if k not in ignored}, "data": digests, "start": [*map(fingerprint, models)]}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """The plan of the training, as far as what it starts from exists."""
+        """The plan of the training; one line if a model or tokenizer that it needs does not exist yet."""
         if any(need not in artifacts for need in self.spec.needs):
-            return f"mm train --algo {self.spec.algorithm}, from what {', '.join(self.spec.needs)} will be"
+            return f"mm train --algo {self.spec.algorithm}, from {', '.join(self.spec.needs)} once that exists"
         return api.plan(self.plugins, self._layers(artifacts), self.workspace, say=lambda line: None)
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Train; a training of the same inputs that was interrupted is resumed, or taken if it was finished by hand."""
+        """Train. If this stage has started a run with the same inputs before, that run is resumed; if it has been finished
+        with `mm train --resume` meanwhile, it is used."""
         inputs = digest(self.inputs(artifacts))
-        run = self._started(inputs)
+        run = self._started_run(inputs)
         if run is None:
             run = self.workspace.run(self._resolve(artifacts).run.select.run)
             write_text(self._note, json.dumps({"inputs": inputs, "run": run.name}))
             self._train(run.name, self._layers(artifacts), resume=False)
         elif run.manifest["state"] == "finished":
-            self.say(f"run {run.name} was finished meanwhile: taken as it is")
+            self.say(f"run {run.name} was finished meanwhile: it is used")
         else:
             self._train(run.name, [*map(_resumable, self.layers)], resume=True)
         self._note.unlink()
@@ -83,18 +85,19 @@ class TrainStage(Stage):
         return StageResult({self.spec.gives[0]: run.model}, summary)
 
     def _train(self, name: str, layers: list[Layer], *, resume: bool) -> None:
-        named = Layer(origin=f"stage {self.spec.name}", values={"run": name})
+        run_layer = Layer(origin=f"stage {self.spec.name}", values={"run": name})
         try:
-            api.start(self.plugins, [named, *layers], self.workspace, resume=resume, say=self.say)
-        except Interrupted as error:  # the pipeline goes on with it, and with the stages after it
+            api.start(self.plugins, [run_layer, *layers], self.workspace, resume=resume, say=self.say)
+        except Interrupted as error:  # 'mm run' resumes this training and then runs the later stages
             raise Interrupted(error.message, error.signal_number, again="the same 'mm run' line") from None
 
     @property
     def _note(self) -> Path:
+        """The file in which the stage notes the run that it has started, until that run is finished."""
         return self.workspace.cache / f"started-{self.spec.name}.json"
 
-    def _started(self, inputs: str) -> RunFolder | None:
-        """The run of these inputs that this stage has begun: finished since then, or with a checkpoint to go on from."""
+    def _started_run(self, inputs: str) -> RunFolder | None:
+        """The run that this stage has started with these inputs, if it is finished or has a checkpoint to resume from."""
         note = json.loads(self._note.read_text(encoding="utf-8")) if self._note.exists() else {}
         if note.get("inputs") != inputs:
             return None
@@ -109,24 +112,24 @@ class TrainStage(Stage):
         fixed = {"algo": self.spec.algorithm}
         if self.spec.needs[0] in artifacts:
             fixed[key] = str(artifacts[self.spec.needs[0]])
-        taken = {name: str(path) for name, path in self._taken(artifacts).items()}
+        from_artifacts = {name: str(path) for name, path in self._artifact_settings(artifacts).items()}
         return [
             Layer(origin=f"stage {self.spec.name}", values=fixed),
             *self.layers,
-            Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **taken}),
+            Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **from_artifacts}),
         ]
 
-    def _taken(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
-        """The artifacts that fill settings which the user has left open."""
+    def _artifact_settings(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
+        """The settings that the record fills with artifacts (`takes`, such as the teacher), unless the user has set them."""
         given = {key for layer in self.layers for key in layer.values}
-        found = {k: next((artifacts[n] for n in names if n in artifacts), None) for k, names in self.spec.takes.items()}
-        return {key: path for key, path in found.items() if path is not None and key not in given}
+        first = {k: next((artifacts[n] for n in names if n in artifacts), None) for k, names in self.spec.takes.items()}
+        return {key: path for key, path in first.items() if path is not None and key not in given}
 
     def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
         return api.new_run(self.plugins, self._layers(artifacts), self.workspace, lambda line: None)
 
 
 def _resumable(layer: Layer) -> Layer:
-    """A layer's options that a resume takes."""
+    """The layer with only those options that may change on a resume."""
     allowed = {o.key for name, config in COMMON for o in options_of(config, section=name) if o.info.on_resume}
     return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})

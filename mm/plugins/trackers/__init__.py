@@ -1,1 +1,1 @@
-"""Recorders of metrics. Each folder imports contracts, runtime and core."""
+"""Trackers, which record the metrics of a run. Each folder imports contracts, runtime and core."""

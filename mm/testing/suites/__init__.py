@@ -1,1 +1,1 @@
-"""The conformance suite of each kind of part: what it must hold to. Imports `mm.core` and `mm.runtime`, and no part."""
+"""The conformance suites: the checks that every part of a kind must pass. Imports `mm.core` and `mm.runtime`, and no part."""

@@ -1,4 +1,4 @@
-"""What every adapter must hold to."""
+"""The checks that every adapter must pass."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from mm.runtime.nn.model import Model
 from mm.testing.suites.suite import Suite
 from mm.testing.suites.tensors import assert_near, documents
 
-_NEAR = 1e-4
+_NEAR = 1e-4  # relative to the largest logit
 
 
 class AdapterSuite(Suite):
-    """`make_model()` makes the same plain model each time; `config` is the part's, its defaults without."""
+    """The checks of an adapter. `make_model()` returns a new model with the same weights each time; `config` replaces the
+    default settings."""
 
     contract = Adapter
 
@@ -32,7 +33,8 @@ class AdapterSuite(Suite):
         self.make_model, self.config = make_model, config or (spec.config() if spec.config else None)
 
     def make(self, *, trained: bool = False, saved: Path | None = None) -> Adapter:
-        """The adapter in a fresh model; `trained`: its parameters as if it had learned something."""
+        """The adapter, applied to a new model, with parameters from `saved` if given. `trained` adds random values to the
+        parameters, as if they had been trained."""
         adapter: Adapter = self.spec.load()(self.spec.name, self.config, self.make_model())
         adapter.apply(saved)
         if trained:
@@ -43,82 +45,83 @@ class AdapterSuite(Suite):
         return adapter
 
     def logits(self, model: Model) -> Tensor:
-        """Of two documents of random ids."""
+        """The logits of two documents of random ids, (14, V)."""
         batch = pack(documents((5, 9), model.config.vocab_size))
         with torch.no_grad():
-            found: Tensor = model(batch)[0]
-        return found
+            logits_TV: Tensor = model(batch)[0]
+        return logits_TV
 
     def check_applying_changes_nothing(self) -> None:
-        """A new adapter leaves the model's answers as they were."""
+        """A new adapter does not change the logits."""
         assert_near(self.logits(self.make().model), self.logits(self.make_model()), 1e-6, "the logits with a new adapter")
 
     def check_names(self) -> str:
-        """Its tensors are those of `names`; all others have a plain model's names and are frozen."""
+        """`names` are the adapter's tensors; all other tensors have the names of a plain model and are frozen."""
         adapter = self.make()
         names, state = adapter.names(), adapter.model.state_dict().keys()
         assert names and names <= state, f"{sorted(names - state)[:1]} is not in the model's state"
         assert state - names == self.make_model().state_dict().keys(), "the other names are not those of a plain model"
         trained = {name for name, p in adapter.model.named_parameters() if p.requires_grad}
-        assert trained and trained <= names, f"{sorted(trained - names)[:1]} is trained and not the adapter's"
+        assert trained and trained <= names, f"{sorted(trained - names)[:1]} is trained but does not belong to the adapter"
         return f"{len(trained)} trained tensors"
 
     def check_off(self) -> None:
-        """Inside `off` the model answers as a plain one, to the bit; afterwards as before."""
+        """Inside `off` the logits are those of a plain model, bit for bit; afterwards the adapter is on again."""
         adapter = self.make(trained=True)
         with adapter.off():
             off = self.logits(adapter.model)
         plain, on = self.logits(self.make_model()), self.logits(adapter.model)
-        assert off.equal(plain), "the model does not answer as without the adapter"
+        assert off.equal(plain), "inside `off` the logits are not those of a plain model"
         assert not on.allclose(plain), "the adapter has no effect"
 
     def check_merging(self) -> str:
-        """Merged, the plain tensors alone answer as the adapted model; afterwards they are bit for bit what they were."""
+        """Inside `merged` the plain tensors alone give the logits of the adapted model; afterwards they are restored, bit for
+        bit."""
         adapter, plain = self.make(trained=True), self.make_model()
         before = {name: tensor.clone() for name, tensor in adapter.model.state_dict().items()}
         expected = self.logits(adapter.model)
         with adapter.merged():
             inside = self.logits(adapter.model)
             plain.load_state_dict({k: v for k, v in adapter.model.state_dict().items() if k not in adapter.names()})
-        assert inside.equal(self.logits(plain)), "while merged, the adapter still adds something"
-        error = assert_near(inside, expected, _NEAR, "the logits when merged")
+        assert inside.equal(self.logits(plain)), "inside `merged`, the adapter still changes the logits"
+        error = assert_near(inside, expected, _NEAR, "the logits inside `merged`")
         for name, tensor in adapter.model.state_dict().items():
-            assert tensor.equal(before[name]), f"{name} is not what it was before merging"
+            assert tensor.equal(before[name]), f"{name} was not restored after merging"
         return f"largest error {error:.1g}"
 
     def check_restarting(self) -> str:
-        """Begun anew, the model answers as before, with the adapter on and off alike; a new adapter is left as it is."""
+        """`restart` does not change the logits, with the adapter on or off. A new adapter has nothing to merge."""
         adapter = self.make(trained=True)
         expected = self.logits(adapter.model)
-        assert adapter.restart(), "a trained adapter says that there was no change"
+        assert adapter.restart(), "`restart` of a trained adapter returns False"
         on = self.logits(adapter.model)
-        error = assert_near(on, expected, _NEAR, "the logits when begun anew")
+        error = assert_near(on, expected, _NEAR, "the logits after `restart`")
         with adapter.off():
             assert_near(self.logits(adapter.model), on, 1e-6, "the logits with the adapter off")
-        assert not adapter.restart() and not self.make().restart(), "a new adapter says that there was a change"
+        assert not adapter.restart() and not self.make().restart(), "`restart` of a new adapter returns True"
         return f"largest error {error:.1g}"
 
     def check_saving(self) -> None:
-        """Another instance takes back what was saved, to the bit."""
+        """Another instance loads the saved parameters, bit for bit, and has the same logits."""
         adapter = self.make(trained=True)
         with tempfile.TemporaryDirectory() as folder:
             state = adapter.model.state_dict()
             adapter.save(Path(folder), {name: state[name] for name in adapter.names()})
             again = self.make(saved=Path(folder))
         for name, tensor in adapter.model.state_dict().items():
-            assert tensor.equal(again.model.state_dict()[name]), f"{name} did not come back as it was saved"
-        assert self.logits(again.model).equal(self.logits(adapter.model)), "the model answers differently after loading"
+            assert tensor.equal(again.model.state_dict()[name]), f"{name} differs after saving and loading"
+        assert self.logits(again.model).equal(self.logits(adapter.model)), "the logits differ after saving and loading"
 
     def check_removing(self) -> None:
-        """Afterwards the model is a plain one, to the bit, and everything in it can be trained."""
+        """After `remove` the model is a plain one, with the same logits bit for bit, and all its parameters are trainable."""
         adapter, plain = self.make(trained=True), self.make_model()
         adapter.remove()
         assert adapter.model.state_dict().keys() == plain.state_dict().keys(), "the names are not those of a plain model"
-        assert self.logits(adapter.model).equal(self.logits(plain)), "the model does not answer as a plain one"
+        assert self.logits(adapter.model).equal(self.logits(plain)), "the logits are not those of a plain model"
         assert all(p.requires_grad for p in adapter.model.parameters()), "some parameters are still frozen"
 
     def check_gradients(self) -> None:
-        """Only the adapter's parameters get a gradient, and every one of them does."""
+        """All parameters of the adapter get a gradient, and no other parameter does."""
         adapter = self.make(trained=True)
         adapter.model(pack(documents((7,), adapter.model.config.vocab_size)))[0].square().sum().backward()
         for name, parameter in adapter.model.named_parameters():

@@ -1,4 +1,4 @@
-"""What every converter must hold to."""
+"""The checks that every converter must pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mm.testing.suites.tensors import assert_near, documents
 
 
 class ConverterSuite(Suite):
-    """`architecture` is the record of the one that the converter names."""
+    """The checks of a converter; `architecture` is the record of the architecture that the converter's record names."""
 
     contract = Converter
 
@@ -37,15 +37,15 @@ class ConverterSuite(Suite):
 
     @cached_property
     def converter(self) -> Converter:
-        """The converter."""
-        found: Converter = self.record.load()()
-        return found
+        """An instance of the converter."""
+        converter: Converter = self.record.load()()
+        return converter
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """A model of the smallest preset that the format can hold, its weights all different."""
+        """A model of the smallest preset that the format can hold, with random weights everywhere."""
         if not self.record.writes:
-            raise Skip("it only reads")
+            raise Skip("the converter only reads")
         for config in configs_of(self.architecture).values():
             config = attrs.evolve(config, vocab_size=self.tokenizer.vocab_size)
             try:
@@ -53,58 +53,58 @@ class ConverterSuite(Suite):
             except Unsupported:
                 continue
             model = self.architecture.load()(config, Kernels()).eval()
-            _scatter(model)
+            _randomise_vectors(model)
             return LoadedModel(self.architecture.name, config, model, self.tokenizer)
         raise AssertionError(f"no preset of {self.architecture.name} can be written")
 
     @cached_property
     def theirs(self) -> dict[str, Tensor]:
-        """The model under the format's names."""
+        """The model's tensors under the format's names."""
         return self.converter.rules(self.loaded.config).to_theirs(named_tensors(self.loaded.model))
 
     def check_record_names(self) -> None:
-        """What it writes, it also reads."""
+        """The record names a format, and a format that can be written can also be read."""
         reads, writes = self.record.reads, self.record.writes
-        assert reads or writes, "the record names nothing that it reads or writes"
+        assert reads or writes, "the record has neither `reads` nor `writes`"
         assert not writes or writes in reads, f"it writes {writes} but reads {', '.join(reads) or 'nothing'}"
 
     def check_table_round_trip(self) -> str:
-        """Tensors come back bit for bit through the table."""
+        """Tensors that are mapped to the format's names and back are equal, bit for bit."""
         own = named_tensors(self.loaded.model)
         compare(own, self.converter.rules(self.loaded.config).to_ours(self.theirs))
         return f"{len(own)} tensors"
 
     def check_missing_tensor_is_refused(self) -> None:
-        """A file without one of its tensors is an error that names it."""
+        """A missing tensor raises CheckpointError with its name."""
         name = sorted(self.theirs)[0]
-        self._refused({k: v for k, v in self.theirs.items() if k != name}, name)
+        self._assert_refused({k: v for k, v in self.theirs.items() if k != name}, name)
 
     def check_extra_tensor_is_refused(self) -> None:
-        """A file with a tensor that the table does not know is an error that names it."""
-        self._refused({**self.theirs, "surplus.weight": torch.zeros(2)}, "surplus.weight")
+        """A tensor that the table does not have raises CheckpointError with its name."""
+        self._assert_refused({**self.theirs, "surplus.weight": torch.zeros(2)}, "surplus.weight")
 
     def check_misshapen_tensor_is_refused(self) -> None:
-        """A tensor of another shape is an error that names it."""
+        """A tensor of another shape raises CheckpointError with its name."""
         name = sorted(self.theirs)[0]
-        self._refused({**self.theirs, name: torch.zeros(3, 1, 1, 1)}, name)
+        self._assert_refused({**self.theirs, name: torch.zeros(3, 1, 1, 1)}, name)
 
     def check_folder_round_trip(self) -> str:
-        """A folder that was written reads back as the same config and tensors, and says what it is."""
+        """A written folder reads back as the same config and tensors, and its config.json has the record's `writes`."""
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "out"
             loaded = self.loaded
             self.converter.write(loaded, folder)
             names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-            assert names == [self.record.writes], f"config.json says {names}, the record {self.record.writes!r}"
+            assert names == [self.record.writes], f"config.json has {names}, the record {self.record.writes!r}"
             config, state = self.converter.read(folder)
-            assert type(config) is type(loaded.config), f"read_config answers {type(config).__name__}"
+            assert type(config) is type(loaded.config), f"read_config returns a {type(config).__name__}"
             compare(named_tensors(loaded.model), state)
             return ", ".join(sorted(path.name for path in folder.iterdir()))
 
     def check_transformers_computes_the_same(self) -> str:
-        """Where transformers has the class, it loads the folder and gives the same logits."""
+        """If transformers has the class, it loads the folder and computes the same logits."""
         if not self.record.writes:
-            raise Skip("it only reads")
+            raise Skip("the converter only reads")
         import transformers
 
         if not hasattr(transformers, self.record.writes):
@@ -117,7 +117,7 @@ class ConverterSuite(Suite):
             theirs = model(unit.sequences[0].ids[None]).logits[0]
             return f"largest error {assert_near(loaded.model(pack([unit]))[0], theirs, 1e-4, 'logits'):.1g}"
 
-    def _refused(self, state: dict[str, Tensor], name: str) -> None:
+    def _assert_refused(self, state: dict[str, Tensor], name: str) -> None:
         try:
             self.converter.rules(self.loaded.config).to_ours(state)
         except CheckpointError as error:
@@ -126,8 +126,8 @@ class ConverterSuite(Suite):
         raise AssertionError("it was accepted")
 
 
-def _scatter(model: torch.nn.Module) -> None:
-    """Give vectors values of their own: norms of ones would hide one that is swapped or left out."""
+def _randomise_vectors(model: torch.nn.Module) -> None:
+    """Set vectors to random values: norm weights are initialised to ones, which would hide swapped or omitted ones."""
     torch.manual_seed(5)
     for parameter in model.parameters():
         if parameter.dim() == 1:

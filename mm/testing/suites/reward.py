@@ -1,4 +1,4 @@
-"""What a reward must hold to."""
+"""The checks that every reward must pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm.runtime.generation.scoring import score
 from mm.runtime.text.rows import Row
 from mm.testing.suites.suite import Skip, Suite
 
-# right ones, empty ones, tags in every disorder, other languages, something long
+# right answers, empty ones, misplaced and unclosed tags, other languages, a long text
 _COMPLETIONS = (
     "The answer is 12.", "", " \n", "<think>\na\n</think>\n<answer>\n12\n</answer>", "</answer><answer></think><think>",
     "答案是12。", "<tool_call>", '<tool_call>{"name": "x", "arguments": {}}</tool_call>', "\ufffd\u200b🙂", "\\boxed{\\frac{1}",
@@ -21,7 +21,7 @@ _COMPLETIONS = (
 
 
 class RewardSuite(Suite):
-    """Checks on rows; a reward whose defaults do not suffice is checked with the `config` given."""
+    """The checks of a reward, on typed rows. `config` replaces the default settings."""
 
     contract: ClassVar[type | None] = Reward
 
@@ -30,25 +30,25 @@ class RewardSuite(Suite):
         self.rows, self.config = rows, config
 
     def check_scores(self) -> str:
-        """One finite number or None for each completion, whatever it holds; a batch of none gives none."""
+        """The reward returns one finite number or None per completion, whatever its text, and nothing for an empty batch."""
         reward = self._reward()
         for row in self.rows:
             try:
                 score({self.spec.name: (reward, 1.0)}, [row] * len(_COMPLETIONS), _COMPLETIONS)
-            except UsageError:  # it does not apply to this row, which may be
+            except UsageError:  # the reward applies to no completion of this row, which is allowed
                 continue
             except MMError as error:
                 raise AssertionError(str(error)) from error
-        assert list(reward([], [])) == [], "no completions give scores"
+        assert list(reward([], [])) == [], "an empty batch has scores"
         return f"{len(self.rows)} rows, {len(_COMPLETIONS)} completions each"
 
     def check_repeats(self) -> None:
-        """Asked again it says the same: a run could not be resumed exactly otherwise."""
+        """The same completions get the same scores again: otherwise a run could not be resumed exactly."""
         reward = self._reward()
         for row in self.rows:
             rows = [row] * len(_COMPLETIONS)
             first, second = list(reward(rows, _COMPLETIONS)), list(reward(rows, _COMPLETIONS))
-            assert first == second, f"{first} at first, then {second}"
+            assert first == second, f"first {first}, then {second}"
 
     def _reward(self) -> Reward:
         config = self.config or (self.spec.config() if self.spec.config else None)

@@ -1,4 +1,4 @@
-"""A few rows of every built-in kind, to check parts with."""
+"""A few rows of every built-in kind, for the checks of parts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def parse_rows(kind: str, rows: Sequence[Mapping[str, Any]], plugins: PluginManager) -> list[Row]:
-    """Rows as the format of that kind types them; none without such a format. Raises DataError."""
+    """JSON rows, parsed by the formats of that kind; empty if there is no such format. Raises DataError for a bad row."""
     formats = [spec for spec in plugins.specs(FormatSpec) if spec.row == kind]
     if not formats:
         return []

@@ -1,4 +1,4 @@
-"""A suite of named checks, and those that every kind shares: the declaration. Imports no torch."""
+"""The base class of the suites, with the checks of the declaration, which every kind shares. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ kind, name, module = sys.argv[1:4]
 record = next(r for r in getattr(import_plugin(module), KINDS[kind].hook)() if r.name == name)
 if hasattr(record, "probe"):
     if not isinstance(record.probe(), Probe):
-        sys.exit("probe() answers something that is no Probe")
+        sys.exit("probe() does not return a Probe")
 heavy = [m for m in sys.argv[4:] if m in sys.modules]
 if heavy:
     sys.exit(f"declaring it (or its probe) imports {', '.join(heavy)}")
@@ -33,7 +33,7 @@ if heavy:
 
 @attrs.frozen
 class Check:
-    """One result. `detail` says what was measured, why it failed, or why it was skipped."""
+    """The result of one check. `detail` is a measurement, or the reason why it failed or was skipped."""
 
     name: str
     ok: bool
@@ -41,13 +41,13 @@ class Check:
 
 
 class Skip(Exception):
-    """Raised in a check that cannot be made here; the message says why."""
+    """Raised by a check that cannot be run here, with the reason as its message."""
 
 
 class Suite:
-    """Checks of one part. Every method `check_x` is one, passed unless it raises; its answer is the detail.
+    """The checks of one part. Every method `check_x` is one check: it passes unless it raises, and returns the detail.
 
-    `module` is the declaring module (or file); without it, it is found from the record.
+    `module` is the module (or file) that declares the part; by default it is derived from the record.
     """
 
     contract: ClassVar[type | None] = None
@@ -57,7 +57,7 @@ class Suite:
         self.module = module or declaring_module(spec)
 
     def run(self) -> Iterator[Check]:
-        """Every check in the order of writing, those of the base class first."""
+        """Run every check, in the order of their definition, those of the base class first."""
         methods = [name for cls in reversed(type(self).__mro__) for name in vars(cls) if name.startswith("check_")]
         for method in dict.fromkeys(methods):
             name = method.removeprefix("check_").replace("_", " ")
@@ -71,27 +71,27 @@ class Suite:
                 yield Check(name, False, f"{type(error).__name__}: {error}")
 
     def check_declaration_is_light(self) -> None:
-        """Declaring the part (and probing a chip) imports no torch, transformers, numpy or pandas."""
+        """Declaring the part (and the probe of a backend) imports no torch, transformers, numpy or pandas."""
         words = (self.spec.kind, self.spec.name, self.module, *HEAVY)
         done = subprocess.run([sys.executable, "-c", _DECLARE, *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr.strip().rpartition("\n")[2]
 
     def check_record(self) -> None:
-        """The summary is a sentence, and the name can stand in an option."""
+        """The summary is one sentence on one line, and the name can be used in options: it has no `_`."""
         summary = self.spec.summary
-        assert summary and summary == summary.strip() and "\n" not in summary, "the summary is one line"
-        assert summary.endswith("."), "the summary ends with a full stop"
-        assert "_" not in self.spec.name, "a name has '-' between words, not '_'"
+        assert summary and summary == summary.strip() and "\n" not in summary, "the summary must be one line"
+        assert summary.endswith("."), "the summary must end with a full stop"
+        assert "_" not in self.spec.name, "a name must have '-' between words, not '_'"
 
     def check_options(self) -> str:
-        """The config is frozen, every field is an option with a default and a help text that is a sentence."""
+        """The config class is frozen, and every field is an option with a default and a sentence of help."""
         options = options_of_part(self.spec)
         if not options:
             return "no options"
         assert self.spec.config is not None
         self.spec.config()
         for option in options:
-            assert option.info.help.endswith("."), f"{option.flag}: its help ends with a full stop"
+            assert option.info.help.endswith("."), f"{option.flag}: its help must end with a full stop"
         first = attrs.fields(self.spec.config)[0].name
         try:
             setattr(self.spec.config(), first, None)
@@ -100,20 +100,20 @@ class Suite:
         raise AssertionError(f"{self.spec.config.__qualname__} is not attrs.frozen")
 
     def check_target(self) -> str:
-        """The implementation imports, and is what the kind's contract says."""
-        found = self.spec.load()
+        """The implementation can be imported, and is a subclass of the kind's contract."""
+        implementation = self.spec.load()
         if self.contract is not None:
-            assert issubclass(found, self.contract), f"{self.spec.target} is no {self.contract.__name__}"
+            assert issubclass(implementation, self.contract), f"{self.spec.target} is not a {self.contract.__name__}"
         return self.spec.target
 
 
 def options_of_part(spec: Spec) -> list[Option]:
-    """The options of a part as the command line has them. Raises TypeError for a field without help."""
+    """The options of a part, as on the command line. Raises TypeError if a field of its config has no help."""
     return section_of(spec).options if spec.config else []
 
 
 def declaring_module(spec: Spec) -> str:
-    """Where the part is declared: the module of a function or class in its record, else the package of its target."""
+    """The module that declares the part: that of a function or class in its record, or else the package of its target."""
     for value in _values(spec).values():
         module = getattr(value, "__module__", "")
         if callable(value) and module and not module.startswith("mm.core."):
@@ -126,6 +126,6 @@ def _values(spec: Spec) -> Mapping[str, Any]:
 
 
 def host_numbers(counts: Mapping[str, Any]) -> None:
-    """Raise unless every count is a Python number: a tensor would make the trainer wait for the device."""
+    """Raise AssertionError if a count is not a Python number: reading a tensor would make the trainer wait for the device."""
     for name, value in counts.items():
         assert isinstance(value, int | float), f"count {name!r} is {type(value).__name__}, not a host number"

@@ -1,4 +1,4 @@
-"""What a tool must hold to."""
+"""The checks that every tool must pass."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _EXAMPLES: dict[str, Any] = {"string": "1", "integer": 1, "number": 1.5, "boolea
 
 
 class ToolSuite(Suite):
-    """Checks of a tool with its default settings."""
+    """The checks of a tool with its default settings."""
 
     contract: ClassVar[type | None] = Tool
 
     def check_schema(self) -> str:
-        """A function schema: a name that can be called, a description, parameters that are a JSON schema of an object."""
+        """The function schema has a valid name, a description, and parameters that are a JSON schema of an object."""
         schema = self._tool().schema
         name = schema.get("name")
         assert isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w-]{0,63}", name), f"name {name!r}: expected [A-Za-z0-9_-]"
-        assert isinstance(schema.get("description"), str) and schema["description"], "a model reads the description"
+        assert isinstance(schema.get("description"), str) and schema["description"], "the model needs a description"
         parameters = schema.get("parameters")
-        assert isinstance(parameters, dict) and parameters.get("type") == "object", "parameters have the type object"
+        assert isinstance(parameters, dict) and parameters.get("type") == "object", "the type of parameters must be object"
         argument_fault({}, parameters, name)
         json.dumps(schema)
         return name
 
     def check_a_call_is_answered(self) -> None:
-        """Arguments that fit the schema give JSON, or an error that the model is told; nothing is raised."""
+        """Every call returns JSON: a result or an error for the model to read. No exception is raised, whatever the arguments."""
         tool = self._tool()
         properties = tool.schema.get("parameters", {}).get("properties", {})
         for arguments in (_example(properties), {}, {"surely no argument of it": None}):

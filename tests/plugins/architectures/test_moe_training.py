@@ -49,9 +49,9 @@ def test_a_resumed_run_is_the_one_that_never_stopped(tmp_path: Path) -> None:
 
 def test_plan_and_info_tell_the_active_parameters(mm_cli: CommandLine, tmp_path: Path) -> None:
     plan = mm.plan("pretrain", arch="moe", preset="minimind3-moe", data="classics:en", backend="cpu", workspace=tmp_path)
-    assert "198,416,640, 63,936,768 active a token" in str(plan)
+    assert "198,416,640, 63,936,768 active per token" in str(plan)
     run = tiny_run(tmp_path, "pretrain", run="base", **SMALL, preset="tiny", max_steps=1)
-    assert "active a token" in mm_cli("info", run.model).out
+    assert "active per token" in mm_cli("info", run.model).out
     facts = json.loads(mm_cli("info", run.model, "--json").out)
     idle = 2 * 2 * 3 * 32 * 32  # layers, experts, matrices
     assert facts["parameters"] - facts["active_parameters"] == idle

@@ -57,8 +57,8 @@ LINES: list[tuple[Any, str, str, str]] = [
     (chat(ASKED, calling(), tools=[WEATHER], system="Be short."), "tool call", "error", "turn 2: weather: 'city' is a required"),
     (chat(ASKED, calling("wether"), tools=[WEATHER]), "tool call", "error", "turn 2: calls 'wether', which is not among"),
     (chat(ASKED, calling(city="Oslo"), tools=[WEATHER]), "", "", ""),
-    (LONG, "too long", "warning", "longer than 800 tokens: what does not fit is not learned"),
-    (chat({"role": "user", "content": "hi " * 900}, SAID), "nothing learned", "warning", "nothing of it can be used within 800"),
+    (LONG, "too long", "warning", "longer than 800 tokens: the rest is cut off and not learned"),
+    (chat({"role": "user", "content": "hi " * 900}, SAID), "nothing learned", "warning", "nothing to learn within 800"),
     ({"text": "x"}, "missing field", "error", "the conversation is missing"),
 ]
 BAD = {number for number, line in enumerate(LINES, 1) if line[2] == "error"}
@@ -128,9 +128,9 @@ def test_the_good_rows_are_written(run: Any, rows: Path, tmp_path: Path) -> None
 
 def test_nothing_that_exists_is_overwritten(run: Any, rows: Path, tmp_path: Path) -> None:
     before = rows.read_bytes()
-    with pytest.raises(UsageError, match="is what is checked"):
+    with pytest.raises(UsageError, match="is one of the checked files"):
         run("check", rows, "--fix", rows)
-    with pytest.raises(UsageError, match="is what is checked"):
+    with pytest.raises(UsageError, match="is one of the checked files"):
         run("check", tmp_path, "--fix", tmp_path / ".." / tmp_path.name / "rows.jsonl")
     (tmp_path / "other.jsonl").write_text("mine")
     with pytest.raises(UsageError, match="exists"):
@@ -142,7 +142,7 @@ def test_nothing_that_exists_is_overwritten(run: Any, rows: Path, tmp_path: Path
 
 def test_rows_of_two_formats_do_not_go_into_one_file(run: Any, tmp_path: Path) -> None:
     first, second = write_rows(tmp_path / "a.jsonl", [GOOD]), write_rows(tmp_path / "b.jsonl", [{"text": "x"}])
-    with pytest.raises(UsageError, match="has text rows, those before were chat"):
+    with pytest.raises(UsageError, match="has text rows, but those before it are chat"):
         run("check", first, second, "--fix", tmp_path / "out.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
 

@@ -155,7 +155,7 @@ def test_built_in_files_are_made(tmp_path: Path) -> None:
 
 
 def test_only_some_sources_make_files() -> None:
-    with pytest.raises(UsageError, match=r"'files' makes no files\. Those that do: greetings"):
+    with pytest.raises(UsageError, match=r"'files' makes no files\. Sources that do: greetings"):
         run(data, "make", "files")
     with pytest.raises(UsageError, match="Unknown source 'nope'"):
         run(data, "make", "nope")

@@ -19,7 +19,7 @@ def test_plugins_new_refuses(mm_cli: CommandLine, tmp_path: Path) -> None:
     assert "taken by minimind-ascend:algorithm.pretrain" in invoke("pretrain", "--kind", "algorithm")
     (tmp_path / "mm-fresh").mkdir()
     assert "exists" in invoke("fresh", "--kind", "backend")
-    assert "--json goes with the list" in mm_cli("plugins", "--json", "cpu", code=2).err
+    assert "--json applies to the list" in mm_cli("plugins", "--json", "cpu", code=2).err
 
 
 def test_plugins_check_fails_on_a_part_that_breaks_its_contract(mm_cli: CommandLine, tmp_path: Path) -> None:

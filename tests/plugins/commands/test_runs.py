@@ -16,7 +16,7 @@ from sizes import sizes
 from mm.core.locks import exclusive
 from mm.core.workspace import RunFolder
 from mm.plugins.evaluations.pictures import fonts_for
-from mm.plugins.evaluations.plot import plot_runs, telling
+from mm.plugins.evaluations.plot import default_metrics, plot_runs
 from mm.testing import tiny_run
 from mm.testing.pytest_plugin import CommandLine
 
@@ -111,7 +111,7 @@ def stand_in(workspace: Path, name: str) -> Path:
 
 def test_runs_are_removed_after_a_question(mm_cli: CommandLine, workspace: Path) -> None:
     one, two = stand_in(workspace, "one"), stand_in(workspace, "two")
-    for answer, said in (("n\n", "Nothing was removed."), ("", "where nobody can be asked, pass --yes")):
+    for answer, said in (("n\n", "Nothing was removed."), ("", "the question was not answered. Pass --yes")):
         shown = mm_cli("runs", "rm", "one", "two", stdin=answer, code=2).err
         assert "one: stopped, " in shown and said in shown and one.exists() and two.exists()
     # nothing of a wrong line is done
@@ -147,7 +147,7 @@ def test_letters_that_no_font_has_are_named_once(
     odd = stand_in(workspace, "nobody\U0010fffddraws")
     (odd / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     said = mm_cli("runs", "plot", odd.name, "first", "--out", tmp_path / "odd.png").err
-    assert said.count("no installed font has \U0010fffd;") == 1 and len(said.splitlines()) == 1
+    assert said.count("no installed font has the characters \U0010fffd;") == 1 and len(said.splitlines()) == 1
     assert not recwarn.list
     shutil.rmtree(odd)
 
@@ -179,8 +179,8 @@ def test_a_plot_shows_what_tells_most(logged: list[list[str]], shown: tuple[str,
         # the first line of a run has only held-out figures
         lines = [{"step": 0, "held_out/loss": 1.0}, {"step": 1, **dict.fromkeys(names, 0.5)}]
         (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert telling(runs) == shown
-    assert plot_runs(runs, telling(runs), tmp_path / "a.png").stat().st_size > 5000
+    assert default_metrics(runs) == shown
+    assert plot_runs(runs, default_metrics(runs), tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_a_plot_is_a_picture(mm_cli: CommandLine, tmp_path: Path) -> None:

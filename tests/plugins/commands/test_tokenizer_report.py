@@ -14,7 +14,7 @@ from tokenizers import normalizers
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.workspace import Workspace
-from mm.plugins.commands.tokenizer.report import samples
+from mm.plugins.commands.tokenizer.report import held_out_texts
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import new_model, save_model_folder
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER, Tokenizer
@@ -36,7 +36,7 @@ def reports(mm_cli: CommandLine, *words: str) -> list[dict[str, Any]]:
 def assert_counts_are_those_of_transformers(report: dict[str, Any], folder: Path) -> None:
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert report["vocab_size"] == max(theirs.get_vocab().values()) + 1
-    for sample, texts in samples().items():
+    for sample, texts in held_out_texts().items():
         figures = report["samples"][sample]
         ids = [theirs(text, add_special_tokens=False, split_special_tokens=True).input_ids for text in texts]
         assert figures["tokens"] == sum(map(len, ids))
@@ -47,8 +47,8 @@ def assert_counts_are_those_of_transformers(report: dict[str, Any], folder: Path
 
 
 def test_the_samples_are_of_four_kinds_and_stay_the_same() -> None:
-    found = samples()
-    assert list(found) == ["zh", "en", "code", "digits"] and found == samples()
+    found = held_out_texts()
+    assert list(found) == ["zh", "en", "code", "digits"] and found == held_out_texts()
     assert all(sum(map(len, texts)) > 500 for texts in found.values())
     han = sum("\u4e00" <= c <= "\u9fff" for c in "".join(found["zh"]))
     assert han > 0.8 * len("".join(found["zh"])) and "".join(found["en"]).isascii()
@@ -86,7 +86,7 @@ def test_a_runs_tokenizer_can_be_named(mm_cli: CommandLine, workspace: Workspace
     run.update_manifest({"name": "mine"})
     (report,) = reports(mm_cli, "mine")
     assert report["fingerprint"] == tokenizer.fingerprint != Tokenizer.load().fingerprint
-    assert "No tokenizer at 'yours': neither 'default'" in mm_cli("tokenizer", "report", "yours", code=2).err
+    assert "No tokenizer at 'yours': it is neither 'default'" in mm_cli("tokenizer", "report", "yours", code=2).err
 
 
 @pytest.mark.slow
@@ -102,4 +102,4 @@ def test_a_public_tokenizer_is_read_as_transformers_reads_it(mm_cli: CommandLine
     own, public = reports(mm_cli, "default", str(folder))
     assert_counts_are_those_of_transformers(public, folder)
     assert public["vocab_size"] > 20 * own["vocab_size"]
-    assert all(public["samples"][s]["bytes_per_token"] >= own["samples"][s]["bytes_per_token"] for s in samples())
+    assert all(public["samples"][s]["bytes_per_token"] >= own["samples"][s]["bytes_per_token"] for s in held_out_texts())

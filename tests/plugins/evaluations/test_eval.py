@@ -138,7 +138,7 @@ def test_models_stand_side_by_side_and_reports_are_kept(call: Any, workspace: Wo
     assert code == 0
     reports = [json.loads((workspace.run(name).evals / "both.json").read_text()) for name in ("first", "second")]
     lines = out.splitlines()
-    assert lines[0].split() == ["figure", "items", "first", "second"]
+    assert lines[0].split() == ["metric", "items", "first", "second"]
     for index in range(2):
         row = lines[2 + 4 * index].split()
         assert row == ["perplexity", *(f"{r['text'][index]['perplexity']:.4g}" for r in reports)]
@@ -159,7 +159,7 @@ def test_models_stand_side_by_side_and_reports_are_kept(call: Any, workspace: Wo
     for file in workspace.run("first").model.iterdir():
         (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
     code, _, err = call(str(tmp_path / "copy"), "--data", "texts.jsonl", "--max-length", "256")
-    assert code == 0 and "not kept" in err
+    assert code == 0 and "not saved" in err
 
 
 class HalfRight(Engine):
@@ -231,9 +231,9 @@ def test_errors_say_what_is_wrong(words: list[str], said: str, call: Any, worksp
 def test_progress_is_counted_where_there_is_no_terminal(
     workspace: Workspace, plugins: PluginManager, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mm.plugins.evaluations import progress
+    from mm.plugins.evaluations import measuring_bar
 
-    monkeypatch.setattr(progress, "_INTERVAL", -1.0)
+    monkeypatch.setattr(measuring_bar, "_INTERVAL", -1.0)
     how = Inference(backend="cpu", dtype="fp32", engine="local", engine_config=None)
     opened = text_model.load(plugins, "first", workspace, how)
     settings = EvalSettings(data=(str(workspace.path / "texts.jsonl"),), max_length=128, batch_tokens=1)

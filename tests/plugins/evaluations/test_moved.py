@@ -10,8 +10,8 @@ import pytest
 
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
-from mm.plugins.evaluations.moved import Trained, moved
-from mm.plugins.evaluations.table import print_moved
+from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
+from mm.plugins.evaluations.table import print_stage_effects
 from mm.plugins.sources.skills import corpus
 from mm.plugins.sources.skills.suites import SUITES, TEACHES
 from mm.plugins.sources.skills.turns import asked
@@ -24,7 +24,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def run(workspace: Workspace, name: str, start: str, data: Parts) -> Trained:
+def run(workspace: Workspace, name: str, start: str, data: Parts) -> TrainedModel:
     """A finished run that says what it was trained on (locator, format) and from, without weights."""
     folder = workspace.run(name)
     folder.model.mkdir(parents=True)
@@ -32,17 +32,17 @@ def run(workspace: Workspace, name: str, start: str, data: Parts) -> Trained:
     (folder.path / "run.toml").write_text(f'from = "{start}"\n')
     parts = [{"locator": locator, "format": form} for locator, form in data]
     folder.update_manifest({"name": name, "created": 1, "data": parts})
-    return Trained.of(folder.model, name)
+    return TrainedModel.of(folder.model, name)
 
 
-def report(one: Trained, **right: int) -> dict[str, Any]:
+def report(one: TrainedModel, **right: int) -> dict[str, Any]:
     """Ten items of the tier `new` for each suite, of which so many are right; the other tiers must not count."""
     skills = [{"suite": suite, "tier": "new", "right": right.get(suite, 0), "total": 10} for suite in SUITES]
     skills += [{"suite": suite, "tier": tier, "right": 10, "total": 10} for suite in SUITES for tier in ("seen", "never")]
     return {"model": {"name": one.name}, "skills": skills}
 
 
-def base(workspace: Workspace) -> list[Trained]:
+def base(workspace: Workspace) -> list[TrainedModel]:
     pretrain = run(workspace, "pretrain", "", [("skills:7", "text"), ("classics", "text")])
     return [pretrain, run(workspace, "sft", str(pretrain.model), [("skills:7", "chat")])]
 
@@ -69,7 +69,7 @@ def test_the_suites_that_data_teaches(
 ) -> None:
     trained = [*base(workspace), run(workspace, "more", start, data)]
     reports = {one.model: report(one) for one in trained}
-    lines = {line["stage"]: line for line in moved(plugins, workspace, trained, reports, 7)}
+    lines = {line["stage"]: line for line in stage_effects(plugins, workspace, trained, reports, 7)}
     assert lines["pretrain"]["suites"] == ("cloze",) and lines["pretrain"]["start"] is None
     assert lines["sft"]["suites"] == TEACHES["sft"] and lines["sft"]["start"] == "pretrain"
     if suites is None:
@@ -85,7 +85,7 @@ def test_figures_are_pooled_over_new_items(workspace: Workspace, plugins: Plugin
         pretrain.model: report(pretrain, cloze=8), sft.model: report(sft, max=5, sort=4, chat=9),
         grpo.model: report(grpo, max=9, sort=8, reverse=10, chat=3),
     }  # fmt: skip
-    first, _, last = moved(plugins, workspace, [pretrain, sft, grpo], reports, 7)
+    first, _, last = stage_effects(plugins, workspace, [pretrain, sft, grpo], reports, 7)
     assert first["before"] is None and first["others_before"] is None
     assert (first["after"]["right"], first["after"]["total"]) == (8, 10)
     rest = 10 * (len(SUITES) - 4)
@@ -98,13 +98,13 @@ def test_figures_are_pooled_over_new_items(workspace: Workspace, plugins: Plugin
 def test_a_start_that_is_gone(workspace: Workspace, plugins: PluginManager) -> None:
     one = run(workspace, "dpo", "runs/gone/model", [("skills", "preference")])
     assert one.start(workspace) is None and one.seed() == 0
-    (line,) = moved(plugins, workspace, [one], {one.model: report(one, polite=7)}, 0)
+    (line,) = stage_effects(plugins, workspace, [one], {one.model: report(one, polite=7)}, 0)
     assert line["before"] is None and line["after"]["right"] == 7
 
 
 def test_a_model_that_no_run_has_made(tmp_path: Path, plugins: PluginManager) -> None:
-    foreign = Trained.of(tmp_path / "somewhere", "mine")
-    assert moved(plugins, Workspace(tmp_path), [foreign], {}, 0) == [] and foreign.seed() is None
+    foreign = TrainedModel.of(tmp_path / "somewhere", "mine")
+    assert stage_effects(plugins, Workspace(tmp_path), [foreign], {}, 0) == [] and foreign.seed() is None
 
 
 def test_the_table_fits_and_names_who_is_missing(
@@ -114,9 +114,9 @@ def test_the_table_fits_and_names_who_is_missing(
     trained = [*base(workspace), run(workspace, "reason", "sft", [("skills:reason:7", "chat")])]
     trained.append(run(workspace, "lora", "sft", [("mine.jsonl", "chat")]))
     reports = {one.model: report(one, reason_longer=10, facts=10) for one in trained}
-    print_moved(moved(plugins, workspace, trained, reports, 7), [one.name for one in trained])
+    print_stage_effects(stage_effects(plugins, workspace, trained, reports, 7), [one.name for one in trained])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith("without a line: lora.")
+    assert lines[-1].endswith("not listed: lora.")
     (row,) = [line for line in lines if line.startswith("reason")]
     assert row.split() == ["reason", "reason_longer", "10", "1.00", "[0.72,", "1.00]", "1.00", "[0.72,", "1.00]", "0.08", "0.08"]
     assert max(map(len, lines[2:-1])) <= 80

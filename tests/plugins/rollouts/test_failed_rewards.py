@@ -15,7 +15,7 @@ from run_files import lines, logged
 from mm.contracts import Reward
 from mm.core.hooks import hookimpl
 from mm.core.records import RewardSpec
-from mm.plugins.commands.runs.samples import described
+from mm.plugins.commands.runs.rollout_samples import sample_text
 from mm.runtime.nn.batch import Unit
 from mm.runtime.text.rows import Row
 from mm.runtime.training.rollouts import rollout
@@ -61,7 +61,7 @@ def test_nothing_is_learned_from_a_completion_whose_reward_failed(
     failed, fine = ([s for s in samples if bool(s["failed"]) == wanted] for wanted in (True, False))
     assert {s["step"] for s in failed} == {0, 1} and len(samples) == 48
     assert all(re.match(r"ValueError: an odd number \(test_failed_rewards.py:\d+\)", s["failed"]["touchy"]) for s in failed)
-    assert "touchy failed" in described(failed[0]) and not any(s["advantage"] for s in failed)
+    assert "touchy failed" in sample_text(failed[0]) and not any(s["advantage"] for s in failed)
     assert learned == [sum(s["step"] == step for s in fine) for step in (0, 1)]
     line = logged(run)[0]
     assert line["reward"] == pytest.approx(mean(s["reward"] for s in fine if s["step"] == 0))

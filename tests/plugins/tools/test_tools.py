@@ -288,7 +288,7 @@ def test_chat_tells_the_model_what_was_wrong(talk: Any) -> None:
 
 def test_chat_ends_calls_that_do_not_end(talk: Any) -> None:
     result, asked = talk([CALLS] * 20, "six?\n/exit\n", "--tool", "calculate")
-    assert len(asked) == 8 and "called tools in 8 turns running" in result.stderr
+    assert len(asked) == 8 and "called tools in 8 turns in a row" in result.stderr
 
 
 def test_chat_without_tools_makes_no_calls(talk: Any) -> None:

@@ -226,7 +226,7 @@ def test_chat_survives_a_turn_that_does_not_fit(call: Any, model: TextModel) -> 
 
 def test_chat_without_any_model(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
-    assert "No model to talk with" in str(call(chat).exception)
+    assert "No model to chat with" in str(call(chat).exception)
 
 
 def test_an_untrained_models_bytes_never_break_the_stream(model: TextModel) -> None:

@@ -252,17 +252,17 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     found = mm.run(["lora", "eval"], workspace=tmp_path, **adapted)
     shown = capsys.readouterr().err
-    assert [word for word in shown.split("\n") if word.endswith((" is asked", " was measured before"))] == [
-        f"pretrain: {artifacts['run:pretrain'].parent.name} was measured before",
-        f"sft: {third['run:sft'].parent.name} is asked", f"lora: {found['run:lora'].parent.name} is asked",
+    assert [line for line in shown.split("\n") if ": measuring " in line or line.endswith("saved report is used")] == [
+        f"pretrain: {artifacts['run:pretrain'].parent.name} is unchanged, so its saved report is used",
+        f"sft: measuring {third['run:sft'].parent.name}", f"lora: measuring {found['run:lora'].parent.name}",
     ]  # fmt: skip
-    assert "without a line: pretrain, sft, lora." in shown
+    assert "not listed: pretrain, sft, lora." in shown
     report = json.loads(found["report"].read_text())
     assert [r["model"]["name"] for r in report["reports"]] == ["pretrain", "sft", "lora"]
     assert report["pictures"] == [str(tmp_path / "reports" / f"{name}.png") for name in ("loss", "lora")]
     assert all(Path(picture).exists() for picture in report["pictures"])
     mm.run(["eval"], workspace=tmp_path, eval_limit=9)
-    assert capsys.readouterr().err.count(" is asked") == 3
+    assert capsys.readouterr().err.count(": measuring ") == 3
 
 
 def test_a_mixture_of_experts_goes_through_the_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

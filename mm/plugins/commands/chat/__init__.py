@@ -9,4 +9,4 @@ from mm.core.records import CommandSpec
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
     """`mm chat`."""
-    yield CommandSpec(name="chat", summary="Talk with a model.", target="mm.plugins.commands.chat.command:chat")
+    yield CommandSpec(name="chat", summary="Chat with a model.", target="mm.plugins.commands.chat.command:chat")

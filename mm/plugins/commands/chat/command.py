@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from mm.runtime.generation.text_model import TextModel
     from mm.runtime.text.replies import Call
 
-_TURNS = 8  # of the model's, for one of the user's
-_HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)", "/help": "this list"}
+_TURNS = 8  # most turns of the model for one turn of the user
+_HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)", "/help": "print this list"}
 
 
 @frozen(kw_only=True)
-class ChatSettings(dialogue.Answering):
-    """How answers are generated, and what may be called for them."""
+class ChatSettings(dialogue.GenerationOptions):
+    """The options of the generation, and the tools that the model may call."""
 
     tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
 
@@ -34,16 +34,16 @@ class ChatSettings(dialogue.Answering):
 @click.argument("model", required=False)
 @click.pass_context
 def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
-    """Talk with MODEL, a run's name or a model folder; without it, with the newest run that has a model.
+    """Chat with MODEL, a run's name or a model folder; by default with the newest run that has a model.
 
-    Each line is a turn; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends the conversation.
+    Each line is a turn; /help lists the commands. Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
     from mm.runtime.generation.tool_use import open_tools
 
     name = model or _newest(Workspace.here())
-    how, answering = dialogue.resolve(ctx, values)
-    tools = open_tools(ctx.obj, answering.tool)
-    conversation = Conversation(dialogue.open_model(ctx.obj, name, how), answering, tools)
+    inference, settings = dialogue.resolve(ctx, values)
+    tools = open_tools(ctx.obj, settings.tool)
+    conversation = Conversation(dialogue.open_model(ctx.obj, name, inference), settings, tools)
     for line in _lines():
         if line.startswith("/"):
             if not conversation.command(line.strip()):
@@ -53,66 +53,67 @@ def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
 
 
 class Conversation:
-    """The turns so far, and the options that answers are generated with. With `tools` the model's calls are made."""
+    """The messages so far, and the options that answers are generated with. If there are `tools`, the model may call them."""
 
-    def __init__(self, model: TextModel, answering: dialogue.Answering, tools: Mapping[str, Tool] | None = None) -> None:
-        self.model, self.options, self.tools = model, answering.sampling(), dict(tools or {})
-        self.seed = self.options.pop("seed")
-        self.start: list[Any] = list(answering.messages())
+    def __init__(
+        self, model: TextModel, options: dialogue.GenerationOptions, tools: Mapping[str, Tool] | None = None
+    ) -> None:
+        self.model, self.keywords, self.tools = model, options.keywords(), dict(tools or {})
+        self.seed = self.keywords.pop("seed")
+        self.start: list[Any] = list(options.first_messages())
         self.messages = list(self.start)
 
     def turn(self, text: str) -> None:
-        """Answer a turn of the user's; one that fails or is interrupted leaves no trace in the conversation."""
+        """Answer one turn of the user. If that fails or is interrupted, the conversation stays as it was before the turn."""
         from mm.runtime.generation.tool_use import take_turns
 
-        asked = [*self.messages, {"role": "user", "content": text}]
+        messages = [*self.messages, {"role": "user", "content": text}]
         try:
-            if take_turns([asked], self._draw, _answer, self.tools, _TURNS):
-                dialogue.say(f"stopped: the model has called tools in {_TURNS} turns running")
+            if take_turns([messages], self._model_turn, _add_results, self.tools, _TURNS):
+                dialogue.say(f"stopped: the model has called tools in {_TURNS} turns in a row")
         except UsageError as error:
             dialogue.say(f"{error}\n/reset forgets the conversation.")
         except KeyboardInterrupt:
             click.echo()
             dialogue.say("stopped; this turn is forgotten")
         else:
-            self.messages = asked
+            self.messages = messages
 
-    def _draw(self, talks: Sequence[list[Any]], turn: int) -> list[list[Call]]:
-        """Append the model's next turn; the calls in it."""
+    def _model_turn(self, conversations: Sequence[list[Any]], turn: int) -> list[list[Call]]:
+        """Generate the model's next turn and append it. Returns the tool calls in it, as `take_turns` expects them."""
         from mm.runtime.generation.text_model import answer
         from mm.runtime.generation.tool_use import template_tools
         from mm.runtime.text.replies import with_calls
 
-        (asked,) = talks
-        # every turn draws anew: with one seed, a question asked again would get its very answer again
-        found = self.model.generate(
-            asked, seed=self.seed + len(asked), on_text=dialogue.write, tools=template_tools(self.tools) or None, **self.options
-        )
+        (messages,) = conversations
+        # another seed for each turn: with the same one, a repeated question would get the same answer, word for word
+        seed, tools = self.seed + len(messages), template_tools(self.tools) or None
+        generation = self.model.generate(messages, seed=seed, on_text=dialogue.write, tools=tools, **self.keywords)
         click.echo()
-        dialogue.say(f"({dialogue.summary(found)})")
-        said = answer(found.text, self.options["thinking"])
-        said, calls = with_calls(said) if self.tools else (said, [])
-        asked.append(said)
+        dialogue.say(f"({dialogue.summary(generation)})")
+        message = answer(generation.text, self.keywords["thinking"])
+        message, calls = with_calls(message) if self.tools else (message, [])
+        messages.append(message)
         return [calls]
 
     def command(self, line: str) -> bool:
-        """Do what a line that begins with '/' says; False to leave."""
+        """Carry out a line that begins with '/'. Returns False if the user wants to leave."""
         if line == "/reset":
             self.messages = list(self.start)
-            dialogue.say("forgotten")
+            dialogue.say("the conversation is forgotten")
         elif line == "/help":
-            for name, what in _HELP.items():
-                dialogue.say(f"{name:<8} {what}")
+            for name, description in _HELP.items():
+                dialogue.say(f"{name:<8} {description}")
         elif line != "/exit":
-            dialogue.say(f"There is no {line.split()[0]}.{close_match(line, _HELP)} /help lists what there is.")
+            dialogue.say(f"Unknown command {line.split()[0]}.{close_match(line, _HELP)} /help lists the commands.")
         return line != "/exit"
 
 
-def _answer(asked: list[Any], results: list[str]) -> bool:
-    """Show the model and the user what its calls gave."""
+def _add_results(messages: list[Any], results: list[str]) -> bool:
+    """Print the results of the model's calls and append them to the conversation. True: the model goes on with them."""
     for result in results:
         click.echo(f"<tool_response> {result}")
-        asked.append({"role": "tool", "content": result})
+        messages.append({"role": "tool", "content": result})
     return True
 
 
@@ -121,11 +122,11 @@ def _newest(workspace: Workspace) -> str:
         if (run.model / "config.json").exists() or checkpoints(run.checkpoints):
             dialogue.say(f"model: run {run.name}, the newest")
             return run.name
-    raise UsageError(f"No model to talk with: {workspace.path / 'runs'} has none. Name one, or train one with 'mm run'.")
+    raise UsageError(f"No model to chat with: {workspace.path / 'runs'} has none. Name one, or train one with 'mm run'.")
 
 
 def _lines() -> Iterator[str]:
-    """The user's lines until the end of input: at a terminal after a prompt, from a pipe as they are."""
+    """The user's lines until the end of input, with a prompt if the input is a terminal."""
     if not sys.stdin.isatty():
         yield from (line.removesuffix("\n") for line in sys.stdin)
         return

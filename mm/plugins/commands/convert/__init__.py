@@ -1,4 +1,4 @@
-"""`mm convert`: a model in another format."""
+"""`mm convert`: write a model in another format."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from mm.core.records import CommandSpec
 
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
-    """The part."""
+    """`mm convert`."""
     yield CommandSpec(
         name="convert",
-        summary="Write a model in another format, from ours or to ours.",
+        summary="Write a model in another format, from our own layout or to it.",
         target="mm.plugins.commands.convert.command:convert",
     )

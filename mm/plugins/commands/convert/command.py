@@ -14,7 +14,7 @@ from mm.runtime.devices.dtypes import DTYPES
 
 
 class ConvertCommand(PartsCommand):
-    """Has the settings that a trained model may be loaded with."""
+    """A command with the settings that may be changed when a trained model is loaded, such as YaRN's."""
 
     def select(self, plugins: PluginManager, args: list[str]) -> Selected:
         """See `PartsCommand`."""
@@ -26,8 +26,8 @@ class ConvertCommand(PartsCommand):
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", metavar="NAME", help="A converter (mm plugins --kind converter), or 'native' for our own layout.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Type of the weights; by default the model's, fp32.")
-@click.option("--adapter", metavar="NAME:WHERE", help="Merge a run's or file's adapter first, as in lora:my-run.")
-@click.option("--force", is_flag=True, help="Replace the model folder that OUT is.")
+@click.option("--adapter", metavar="NAME:WHERE", help="First merge the adapter of a run or file, as in lora:my-run.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is a model folder.")
 @click.pass_context
 def convert(
     ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool,
@@ -35,8 +35,8 @@ def convert(
 ) -> None:
     """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
 
-    Without --to: from a foreign folder into our own layout, else into the only format that can hold the model. What was
-    written is read back and compared bit for bit before OUT takes its name.
+    Without --to, a folder in a foreign format becomes one in our own layout, and a model of ours goes into the only format
+    that can hold it. The written files are read back and compared bit for bit before the folder gets the name OUT.
     """
     from mm.runtime.runs import api
 

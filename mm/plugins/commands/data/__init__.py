@@ -1,4 +1,4 @@
-"""`mm data`: check and count rows, make a built-in source's files, look at rows as the model sees them."""
+"""`mm data`: check and count rows, write the files of a built-in source, show rows as the model sees them."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from mm.core.records import CommandSpec
 
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
-    """The part."""
+    """`mm data`."""
     yield CommandSpec(
         name="data",
-        summary="Check and count rows; make built-in data; show rows token by token.",
+        summary="Check and count rows; write built-in data; show rows token by token.",
         target="mm.plugins.commands.data.command:data",
     )

@@ -1,4 +1,4 @@
-"""Whether the calls of a conversation fit the schemas of its tools."""
+"""Checking the tool calls of a conversation against the schemas of its tools."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["SchemaFault", "call_faults"]
 
 
 def call_faults(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], first: int = 1) -> Iterator[str]:
-    """What is wrong with the calls, turn by turn; `first` is the number of the first one. A row without tools has nothing
-    that its calls could contradict, and an argument that a schema does not name is no fault unless the schema says so.
+    """The faults of the calls, in the order of the turns; `first` is the number of the first turn.
 
-    Raises SchemaFault.
+    The calls of a row without tools are not checked. An argument that a schema does not name is a fault only if the schema
+    forbids it (`additionalProperties`). Raises SchemaFault if a schema is itself invalid.
     """
     functions = functions_of(tools)
     for number, message in enumerate(messages, first):

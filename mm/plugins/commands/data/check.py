@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
-@click.option("--kind", default="", help="Kind of row that is meant, where a file could be of several.")
+@click.option("--kind", default="", help="Kind of row, for a file that can be read as several.")
 @click.option("--fix", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the good rows to this .jsonl file.")
 @click.option("--warnings", type=click.IntRange(min=0), default=10, show_default=True,
-              help="Rows named for each kind of warning; 0 names all.")  # fmt: skip
+              help="Rows listed for each kind of warning; 0 lists all.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.pass_obj
 def check(
     plugins: PluginManager, files: tuple[str, ...], folder: Path | None, max_length: int, kind: str, out: Path | None,
     warnings: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Name every bad row of FILE... with its line and what is wrong, and count them. Ends with 1 when there is one.
+    """List every bad row of FILE... with its line and the reason, and count the reasons. Exits with 1 if there is a bad row.
 
-    Rows that are too long, give nothing to learn or are repeated are warnings. --fix leaves out what is bad, repeated or
-    gives nothing to learn, and keeps what is only too long.
+    Rows that are too long, that have nothing to learn, or that are repeated are warnings. --fix omits bad and repeated rows
+    and those with nothing to learn; rows that are only too long are kept.
     """
     from mm.plugins.commands.data.checking import Checker
     from mm.plugins.commands.data.fixing import fixed_file
-    from mm.plugins.commands.data.progress import read_with_bar
+    from mm.plugins.commands.data.reading_bar import read_with_bar
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
     from mm.runtime.data.sources import kinds_of, open_rows
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
@@ -53,7 +53,7 @@ def check(
                 _check(entry, reader, checker, report, counts, fixed)
     report.end(counts)
     if fixed:
-        click.echo(f"{out}: {fixed.rows:,} rows, {counts.left_out:,} left out", err=as_json)
+        click.echo(f"{out}: {fixed.rows:,} rows written, {counts.omitted:,} omitted", err=as_json)
     if counts.errors:
         sys.exit(1)
 
@@ -61,22 +61,22 @@ def check(
 def _check(
     entry: Entry, reader: RowReader, checker: Checker, report: TextReport | JsonReport, counts: Counts, fixed: FixedFile | None
 ) -> None:
-    found = checker.findings(entry)
+    findings = checker.findings(entry)
     path, whole_file = entry.position.path, entry.error is not None and entry.error.line is None
     counts.rows += not whole_file
     counts.files[path] += not whole_file
-    for finding in found:
+    for finding in findings:
         report.finding(finding)
         (counts.warnings if finding.warning else counts.errors)[finding.problem] += 1
     if entry.row is not None and entry.raw is not None:
         counts.formats[path] = reader.spec(entry.position, entry.raw).name
     if not whole_file:
-        _count(entry, found, counts, fixed)
+        _count(entry, findings, counts, fixed)
 
 
-def _count(entry: Entry, found: list[Finding], counts: Counts, fixed: FixedFile | None) -> None:
-    counts.bad += any(not finding.warning for finding in found)
-    if any(finding.useless for finding in found):
-        counts.left_out += 1
+def _count(entry: Entry, findings: list[Finding], counts: Counts, fixed: FixedFile | None) -> None:
+    counts.bad += any(not finding.warning for finding in findings)
+    if any(finding.omit for finding in findings):
+        counts.omitted += 1
     elif fixed and entry.raw is not None:
         fixed.write(entry.raw, counts.formats[entry.position.path], entry.position.path)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Check and count rows; make built-in data; show rows token by token."""
+    """Check and count rows; write built-in data; show rows token by token."""
 
 
 data.add_command(check)
@@ -37,10 +37,10 @@ data.add_command(stats)
 @click.pass_obj
 def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None:
     """Write the files of the built-in source NAME."""
-    source = _maker(plugins, name)
+    source = _generated_source(plugins, name)
     if source is None:
-        makers = [spec.name for spec in plugins.specs(SourceSpec) if _maker(plugins, spec.name) is not None]
-        raise UsageError(f"Source {name!r} makes no files. Those that do: {', '.join(makers) or 'none'}.")
+        names = [spec.name for spec in plugins.specs(SourceSpec) if _generated_source(plugins, spec.name) is not None]
+        raise UsageError(f"Source {name!r} makes no files. Sources that do: {', '.join(names) or 'none'}.")
     folder = out or Path("data") / name
     click.echo(f"{folder}:")
     for file, rows in source.make(folder, seed).items():  # type: ignore[attr-defined]
@@ -49,13 +49,13 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
 
 @data.command()
 @click.argument("file")
-@click.option("--row", "number", type=click.IntRange(min=1), default=1, show_default=True, help="Which row, counted from 1.")
+@click.option("--row", "number", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the row, from 1.")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
 @click.pass_obj
 def show(plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int, kind: str) -> None:
-    """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned."""
+    """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned (in the loss)."""
     from rich.console import Console
 
     from mm.runtime.data.sources import kinds_of, open_rows
@@ -81,7 +81,8 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
             console.print(_table(tokenizer, sequence))
 
 
-def _maker(plugins: PluginManager, name: str) -> object | None:
+def _generated_source(plugins: PluginManager, name: str) -> object | None:
+    """The source of that name, if it can write its own files (has `make`); None otherwise."""
     spec = plugins.get(SourceSpec, name)
     source = plugins.load(SourceSpec, name)(spec.config() if spec.config else None, name, "")
     return source if hasattr(source, "make") else None
@@ -96,12 +97,13 @@ def _table(tokenizer: Tokenizer, sequence: TokenSequence) -> Table:
 
     ids, learn = sequence
     table = Table(box=box.SIMPLE_HEAD, caption=f"{len(ids)} tokens, {sum(learn[1:])} learned", caption_justify="left")
-    for name in ("place", "id"):
+    for name in ("position", "id"):
         table.add_column(name, justify="right")
     table.add_column("token")
     table.add_column("learned")
-    for place, (index, learned) in enumerate(zip(ids, learn, strict=True)):
+    for position, (token_id, learned) in enumerate(zip(ids, learn, strict=True)):
         style = "bold green" if learned else "dim"
-        shown = Text(readable(tokenizer.id_bytes[index]), style=style)
-        table.add_row(str(place), str(index), shown, "yes" if learned and place else "", style=style)
+        text = Text(readable(tokenizer.id_bytes[token_id]), style=style)
+        # the first token is never a target, as nothing precedes it
+        table.add_row(str(position), str(token_id), text, "yes" if learned and position else "", style=style)
     return table

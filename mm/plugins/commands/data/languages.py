@@ -1,9 +1,9 @@
-"""Which language a text is in, by a rule about its characters that anybody can check by eye.
+"""The language of a text, by a rule about its characters that can be checked by eye.
 
-`code` when of the characters that are no spaces at least one in fifteen, and at least five, are among `{}[]();=_\\|&`.
-Otherwise whichever is most: Han characters (zh), ASCII letters (en), other letters (other). Characters of Chinese,
-Japanese and Korean count three times, as one of them says about as much as three letters. So any language in Latin
-letters counts as en, and Japanese as other where its kana outweigh its Han characters.
+A text is `code` if at least five of its characters, and at least one in fifteen of those that are not white space, are among
+`{}[]();=_\\|&`. Otherwise the most frequent kind of character decides: Han characters (zh), ASCII letters (en), or other
+letters (other). A character of Chinese, Japanese or Korean counts three times, as it carries about as much as three letters.
+So every language in Latin letters counts as en, and Japanese counts as other if its kana outweigh its Han characters.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def language_of(text: str) -> str:
-    """One of `LANGUAGES`; `other` also for a text without letters."""
+    """One of `LANGUAGES`. A text without letters is `other`."""
     signs = _count(_SIGNS, text)
     if signs >= 5 and 15 * signs >= len("".join(text.split())):
         return "code"
     han, latin, kana = (_count(pattern, text) for pattern in (_HAN, _LATIN, _KANA_HANGUL))
     rest = _count(_LETTER, text) - han - latin - kana
     weights = {"zh": 3 * han, "en": latin, "other": rest + 3 * kana}
-    found = max(weights, key=lambda name: weights[name])
-    return found if weights[found] else "other"
+    language = max(weights, key=lambda name: weights[name])
+    return language if weights[language] else "other"
 
 
 def _count(pattern: re.Pattern[str], text: str) -> int:

@@ -1,4 +1,4 @@
-"""What is in a file of rows, counted while it is read."""
+"""Statistics of the rows of a file, counted while it is read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from mm.runtime.text.tokenizer import Tokenizer
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
-_WHOLE = 1 << 40  # a length that nothing reaches
+_UNLIMITED = 1 << 40  # tokens: longer than any sequence
 
 
 class Statistics:
-    """Lengths are tokens of a whole sequence: a text, a conversation, a prompt, each answer of a preference."""
+    """Counts rows, lengths, roles and languages. A length is that of one whole sequence in tokens: of a text, a conversation,
+    a prompt, or of each answer of a preference."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -30,14 +31,14 @@ class Statistics:
         self.languages: Counter[str] = Counter({name: 0 for name in LANGUAGES})
 
     def add(self, row: Row, format: str) -> None:
-        """One row more. Raises DataError for one that cannot be encoded."""
-        whole = row.encode(self.tokenizer, _WHOLE)
-        sizes = [len(ids) for ids, _ in _sequences(whole)]
-        # encoded again only where the limit matters, as that is most of the work
-        kept = row.encode(self.tokenizer, self.max_length) if max(sizes, default=0) > self.max_length else whole
+        """Count one row. Raises DataError if it cannot be encoded."""
+        whole = row.encode(self.tokenizer, _UNLIMITED)
+        lengths = [len(ids) for ids, _ in _sequences(whole)]
+        # encoded a second time only if a sequence exceeds the limit, as encoding is most of the work
+        kept = row.encode(self.tokenizer, self.max_length) if max(lengths, default=0) > self.max_length else whole
         self.rows += 1
         self.formats[format] += 1
-        self.lengths.extend(sizes)
+        self.lengths.extend(lengths)
         self.learned += _learned(whole)
         self.learned_kept += _learned(kept)
         self.kept += sum(len(ids) for ids, _ in _sequences(kept))
@@ -46,7 +47,7 @@ class Statistics:
         self._count_text(row)
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures; shares are between 0 and 1, `tokens` those of whole sequences."""
+        """All statistics as JSON values. Shares are between 0 and 1; `tokens` counts whole sequences, before any cut."""
         import numpy as np
 
         lengths = np.array(self.lengths, dtype=np.int64)
@@ -76,15 +77,16 @@ class Statistics:
 
     def _count_text(self, row: Row) -> None:
         texts = []
-        for role, text in _said(row):
+        for role, text in _turns(row):
             self.turns[role] += 1
             self.characters[role] += len(text)
-            texts += [text] if role != "tool" else []  # a result is data, whatever language is spoken
+            texts += [text] if role != "tool" else []  # a tool's result is data and tells nothing about the language
         if texts:
             self.languages[language_of("\n".join(texts))] += 1
 
 
-def _said(row: Row) -> Iterator[tuple[str, str]]:
+def _turns(row: Row) -> Iterator[tuple[str, str]]:
+    """(role, text) of each turn; a text row is one turn of the role `text`."""
     if isinstance(row, TextRow):
         yield "text", row.text
     for message in getattr(row, "messages", ()):
@@ -97,4 +99,5 @@ def _sequences(encoded: Encoded) -> Iterator[tuple[list[int], list[bool]]]:
 
 
 def _learned(encoded: Encoded) -> int:
+    """The number of learned tokens. The first token of a sequence is never a target."""
     return sum(sum(learn[1:]) for _, learn in _sequences(encoded))

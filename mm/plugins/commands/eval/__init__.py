@@ -1,4 +1,4 @@
-"""`mm eval`: figures of one or several models."""
+"""`mm eval`: measure one or several models."""
 
 from collections.abc import Iterable
 

@@ -15,30 +15,30 @@ from mm.plugins.evaluations.settings import EvalSettings
 
 @click.command("eval", cls=dialogue.ModelCommand, settings=EvalSettings)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--name", default="", metavar="NAME", help="Name of the report; by default what is measured.")
+@click.option("--name", default="", metavar="NAME", help="Name of the report; by default made from the data and split.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 @click.pass_context
 def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json: bool, **values: Any) -> None:
-    """Measure each MODEL, a run's name or a folder of any readable format, and show them side by side.
+    """Measure each MODEL, a run's name or a folder of any readable format, and show the models side by side.
 
-    --data gives perplexity and bits per byte over the tokens that training on those rows would learn; --skills gives the
-    share of right answers with 95% intervals. The report of a run's model is kept in runs/RUN/evals/.
+    --data gives perplexity and bits per byte, over the tokens that training on those rows would learn. --skills gives the
+    share of right answers, with 95% intervals. The report of a run's model is saved in runs/RUN/evals/.
     """
-    how, settings = dialogue.resolve(ctx, values)
-    measure.check(ctx.obj, settings)
+    inference, settings = dialogue.resolve(ctx, values)
+    measure.check_settings(ctx.obj, settings)
     workspace = Workspace.here()
     report.check_name([find_model(model, workspace) for model in models], name)
-    dialogue.activate(ctx.obj, how)
+    dialogue.activate(ctx.obj, inference)
     from mm.runtime.generation import text_model
 
-    def one(model: str) -> dict[str, Any]:
-        opened = text_model.load(ctx.obj, model, workspace, how)
-        found = report.evaluate(ctx.obj, model, opened, how, settings, workspace, dialogue.say)
-        path = report.keep(found, name)
-        dialogue.say(f"report: {path}" if path else f"report: not kept, {model} belongs to no run; --json prints it")
-        return found
+    def evaluate_and_save(model: str) -> dict[str, Any]:
+        text = text_model.load(ctx.obj, model, workspace, inference)
+        result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, dialogue.say)
+        path = report.save(result, name)
+        dialogue.say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
+        return result
 
-    reports = [one(model) for model in models]
+    reports = [evaluate_and_save(model) for model in models]
     if as_json:
         click.echo(json.dumps(reports, indent=1, ensure_ascii=False))
     else:

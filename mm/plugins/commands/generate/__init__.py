@@ -1,4 +1,4 @@
-"""`mm generate`: one answer."""
+"""`mm generate`: answer one prompt."""
 
 from collections.abc import Iterable
 

@@ -11,7 +11,7 @@ from mm.core.errors import UsageError
 from mm.plugins.commands import dialogue
 
 
-@click.command(cls=dialogue.ModelCommand, settings=dialogue.Answering)
+@click.command(cls=dialogue.ModelCommand, settings=dialogue.GenerationOptions)
 @click.argument("model")
 @click.argument("prompt", nargs=-1)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as the beginning of a document, without the chat template.")
@@ -19,21 +19,21 @@ from mm.plugins.commands import dialogue
 def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bool, **values: Any) -> None:
     """Answer PROMPT with MODEL, a run's name or a model folder.
 
-    The words of PROMPT are joined by spaces; as '-', or when it is left out in a pipe, it is read from standard input.
-    The text goes to standard output as it appears, the speed to standard error.
+    The words of PROMPT are joined by spaces. If PROMPT is '-', or is omitted and the input is a pipe, it is read from
+    standard input. The text goes to standard output while it is generated, the speed to standard error.
     """
-    text = _read(prompt)
-    how, answering = dialogue.resolve(ctx, values)
-    if raw and (answering.system or answering.thinking is not None):
-        raise UsageError("--raw uses no chat template: --system, --thinking and --no-thinking do nothing there.")
-    messages = text if raw else [*answering.messages(), {"role": "user", "content": text}]
-    opened = dialogue.open_model(ctx.obj, model, how)
-    found = opened.generate(messages, raw=raw, on_text=dialogue.write, **answering.sampling())
+    text = _prompt_text(prompt)
+    inference, options = dialogue.resolve(ctx, values)
+    if raw and (options.system or options.thinking is not None):
+        raise UsageError("--raw uses no chat template: --system, --thinking and --no-thinking have no effect with it.")
+    messages = text if raw else [*options.first_messages(), {"role": "user", "content": text}]
+    text_model = dialogue.open_model(ctx.obj, model, inference)
+    generation = text_model.generate(messages, raw=raw, on_text=dialogue.write, **options.keywords())
     click.echo()
-    dialogue.say(dialogue.summary(found))
+    dialogue.say(dialogue.summary(generation))
 
 
-def _read(words: tuple[str, ...]) -> str:
+def _prompt_text(words: tuple[str, ...]) -> str:
     if words == ("-",) or (not words and not sys.stdin.isatty()):
         text = sys.stdin.read().removesuffix("\n")
     else:

@@ -1,4 +1,4 @@
-"""`mm info`: what a model is and where it comes from."""
+"""`mm info`: describe a model, and where it comes from."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from mm.core.records import CommandSpec
 
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
-    """The part."""
+    """`mm info`."""
     yield CommandSpec(
         name="info", summary="Describe a model: sizes, tokenizer, origin.", target="mm.plugins.commands.info.command:info"
     )

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--context", type=click.IntRange(min=1), default=512, show_default=True, help="Document length for the FLOPs.")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--context", type=click.IntRange(min=1), default=512, show_default=True,
+              help="Document length for the FLOPs, in tokens.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> None:
     """Describe MODEL, a run's name or a folder of any readable format. Reads no weights."""
@@ -36,19 +37,19 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     weights, tokenizer, origin = facts["weights"], facts["tokenizer"], facts["origin"]
     stored = f"{weights['bytes'] / 1e6:,.1f} MB in {len(weights['files'])} files"
     ids = f"{tokenizer['vocab_size']:,} tokens, fingerprint {tokenizer['fingerprint']}" if tokenizer else "none"
-    found = [
+    lines = [
         ("model", facts["path"]),
         ("format", facts["format"]),
         ("architecture", facts["architecture"]),
         ("parameters", _parameters(facts["parameters"], facts["active_parameters"])),
-        ("FLOPs/token", f"{facts['flops_per_token']:.4g} in training, documents of {facts['context']} tokens"),
+        ("FLOPs/token", f"{facts['flops_per_token']:.4g} in training, on documents of {facts['context']} tokens"),
         ("weights", f"{stored}, {', '.join(weights['dtypes']) or 'type not known'}"),
         ("tokenizer", ids),
         ("from", ", ".join(f"{name} {value}" for name, value in origin.items()) or "not a run of this program"),
     ]
-    return found + [(f"  {name}", str(value)) for name, value in facts["config"].items()]
+    return lines + [(f"  {name}", str(value)) for name, value in facts["config"].items()]
 
 
 def _parameters(total: int, active: int) -> str:
     shown = f"{total:,} ({total / 1e6:.2f}M)"
-    return shown if active == total else f"{shown}, {active:,} ({active / 1e6:.2f}M) active a token"
+    return shown if active == total else f"{shown}, {active:,} ({active / 1e6:.2f}M) active per token"

@@ -1,4 +1,4 @@
-"""What is known of a model folder without reading its weights, and without importing torch."""
+"""The facts about a model folder that can be had without reading its weights, and without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mm.runtime.text.tokenizer import Tokenizer
 
 
 def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, Any]:
-    """Facts as JSON values; FLOPs of training on documents of `context` tokens."""
+    """The facts as JSON values. `flops_per_token` is that of training on documents of `context` tokens."""
     form, architecture, config = _config(plugins, folder)
     return {
         "path": str(folder),
@@ -67,10 +67,13 @@ def _tokenizer(folder: Path) -> dict[str, Any] | None:
 
 
 def _origin(folder: Path) -> dict[str, Any]:
-    """The run whose folder this lies in; a checkpoint's step is in its name."""
+    """Name, step, algorithm and state of the run that this folder lies in; empty outside of a run.
+
+    The step of a checkpoint is read from its folder's name.
+    """
     for parent in folder.parents[:2]:
         if manifest := RunFolder(parent).manifest:
-            told = {"run": parent.name, "step": step_of(folder) or manifest.get("step")}
-            told |= {name: manifest.get(name) for name in ("algorithm", "state")}
-            return {name: value for name, value in told.items() if value is not None}
+            origin = {"run": parent.name, "step": step_of(folder) or manifest.get("step")}
+            origin |= {name: manifest.get(name) for name in ("algorithm", "state")}
+            return {name: value for name, value in origin.items() if value is not None}
     return {}

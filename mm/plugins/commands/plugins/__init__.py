@@ -1,4 +1,4 @@
-"""`mm plugins`: what is installed, what is wrong with it, and how to write and check one's own."""
+"""`mm plugins`: list and describe the installed plugins, write a new one, check one."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from mm.core.records import CommandSpec
 
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
-    """The part."""
+    """`mm plugins`."""
     yield CommandSpec(
         name="plugins", summary="List, describe, write and check plugins.", target="mm.plugins.commands.plugins.command:plugins"
     )

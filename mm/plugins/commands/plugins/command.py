@@ -1,4 +1,4 @@
-"""The command `mm plugins`: a list by default, a part's details by its name, and `new` and `check`."""
+"""The command `mm plugins`: by default the list of parts, with a name the details of a part; and `new` and `check`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mm.plugins.commands.plugins import listing, scaffold
 
 
 class NameOrCommand(click.Group):
-    """A group whose words that are no subcommand are names of plugins."""
+    """A group in which a word that is not a subcommand is the name of a part or plugin."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's; any other word goes to `show`."""
+        """As in click, but a word that is not a subcommand is passed to `show`."""
         if args and args[0] not in self.commands:
             return "show", show, args
         return super().resolve_command(ctx, args)
@@ -30,14 +30,14 @@ class NameOrCommand(click.Group):
 def plugins(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     """List the installed parts, or describe one.
 
-    NAME is a part (sft), a kind and a part (algorithm.sft) or a plugin (minimind-ascend:algorithm.sft); for a broken
-    plugin its traceback is shown.
+    NAME is a part (sft), a kind and a part (algorithm.sft) or a plugin (minimind-ascend:algorithm.sft). For a broken
+    plugin, the traceback is printed.
     """
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--kind {kind}: no such kind.{close_match(kind, KINDS)} Known: {', '.join(KINDS)}.")
     if ctx.invoked_subcommand is not None:
         if kind or as_json:
-            raise UsageError(f"--{'kind' if kind else 'json'} goes with the list, not with {ctx.invoked_subcommand!r}.")
+            raise UsageError(f"--{'kind' if kind else 'json'} applies to the list, not to {ctx.invoked_subcommand!r}.")
         return
     rows = [row for row in listing.rows(ctx.obj) if kind in (None, row.kind)]
     click.echo(json.dumps(listing.as_json(rows), indent=2) if as_json else listing.as_table(rows))
@@ -55,8 +55,8 @@ def show(manager: PluginManager, name: str) -> None:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--kind", required=True, type=click.Choice(scaffold.KINDS), help="What the package adds.")
-@click.option("--out", default=".", metavar="DIR", help="Folder that the package's own folder is made in.  [default: .]")
+@click.option("--kind", required=True, type=click.Choice(scaffold.KINDS), help="Kind of the part that the package adds.")
+@click.option("--out", default=".", metavar="DIR", help="Folder in which the package's folder is created.  [default: .]")
 @click.pass_obj
 def new(manager: PluginManager, name: str, kind: str, out: str) -> None:
     """Write a package with a working part called NAME, its tests and a README."""
@@ -69,7 +69,7 @@ def new(manager: PluginManager, name: str, kind: str, out: str) -> None:
 @click.argument("name")
 @click.pass_obj
 def check(manager: PluginManager, name: str) -> None:
-    """Run the conformance checks of the part called NAME; exits with 1 when one fails."""
+    """Run the conformance checks of the part called NAME. Exits with 1 if one fails."""
     from mm.testing import check_part
 
     failed = 0

@@ -1,4 +1,4 @@
-"""Everything about a part: its record, its options, or why it is not there."""
+"""The description of a part: its record and its options, or the reason why it is not available."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
 from mm.core.spec import Spec
-from mm.plugins.commands.plugins.listing import names_of, part_names, unknown
+from mm.plugins.commands.plugins.listing import names_of, part_names, unknown_message
 
 _SHOWN = ("name", "summary", "config")
 
 
 def describe(manager: PluginManager, name: str) -> str:
-    """Text for every part and plugin of that name. Raises UsageError when there is none."""
+    """The description of every part and plugin of that name. Raises UsageError if there is none."""
     texts = []
     for plugin in manager.plugins:
         texts += [_part(plugin, spec) for spec in plugin.records if name in names_of(plugin, spec)]
@@ -34,9 +34,9 @@ def describe(manager: PluginManager, name: str) -> str:
         if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
             texts.append(_lines(f"{plugin.name} is broken.", _origin(plugin)) + f"\n\n{plugin.error.strip()}")
         elif plugin.state == "active" and not plugin.records and not plugin.blocked and name in part_names(plugin, plugin.entry):
-            texts.append(_lines(f"{plugin.name} brings no part.", _origin(plugin)))
+            texts.append(_lines(f"{plugin.name} provides no part.", _origin(plugin)))
     if not texts:
-        raise UsageError(unknown(manager, name))
+        raise UsageError(unknown_message(manager, name))
     return "\n\n".join(texts)
 
 
@@ -94,5 +94,5 @@ def _option(option: Option) -> str:
 
 def _lines(title: str, facts: Mapping[str, str]) -> str:
     width = max(len(name) for name in facts)
-    found: Iterable[str] = (f"  {name:<{width}}  {value}" for name, value in facts.items() if value)
-    return "\n".join((title, *found))
+    lines: Iterable[str] = (f"  {name:<{width}}  {value}" for name, value in facts.items() if value)
+    return "\n".join((title, *lines))

@@ -1,4 +1,4 @@
-"""The list of parts: active ones, those claimed twice, blocked and broken ones with the reason."""
+"""The list of all parts: active ones, and those in conflict, blocked or broken, with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from mm.core.spec import Spec
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """One line. `state` is active, conflict (claimed twice), blocked or broken; `reason` says why it is not active."""
+    """One line of the list. `state` is active, conflict (two plugins provide a part of this name), blocked or broken; `reason`
+    explains a state that is not active."""
 
     kind: str
     name: str
@@ -32,59 +33,62 @@ class Row:
 
 
 def rows(manager: PluginManager) -> list[Row]:
-    """Every part of every plugin, by kind and name; a plugin without parts has a line of its own."""
-    found = [row for plugin in manager.plugins for row in _rows_of(plugin)]
-    claims = Counter((row.kind, row.name) for row in found if row.state == "active" and row.kind in KINDS)
-    marked = [_in_conflict(row, found) if claims[row.kind, row.name] > 1 and row.state == "active" else row for row in found]
+    """Every part of every plugin, sorted by kind and name. A plugin without parts has one row."""
+    listed = [row for plugin in manager.plugins for row in _rows_of(plugin)]
+    claims = Counter((row.kind, row.name) for row in listed if row.state == "active" and row.kind in KINDS)
+    marked = [_in_conflict(row, listed) if claims[row.kind, row.name] > 1 and row.state == "active" else row for row in listed]
     order = {kind: number for number, kind in enumerate(KINDS)}
     return sorted(marked, key=lambda row: (order.get(row.kind, len(order)), row.name, row.plugin))
 
 
 def find(manager: PluginManager, name: str) -> list[tuple[Plugin, Spec]]:
-    """The parts that a name means: `name`, `kind.name` or a whole plugin. Raises UsageError when there is none."""
-    found = [(plugin, spec) for plugin in manager.plugins for spec in plugin.records if name in names_of(plugin, spec)]
-    if not found:
-        raise UsageError(unknown(manager, name))
-    return found
+    """The active parts called `name`, `kind.name`, or by their plugin's name. Raises UsageError if there is none."""
+    parts = [(plugin, spec) for plugin in manager.plugins for spec in plugin.records if name in names_of(plugin, spec)]
+    if not parts:
+        raise UsageError(unknown_message(manager, name))
+    return parts
 
 
-def unknown(manager: PluginManager, name: str) -> str:
-    """The message for a name that means nothing active, with what is near it and why it may be missing."""
+def unknown_message(manager: PluginManager, name: str) -> str:
+    """The error message for a name that no active part has: why the part is unavailable, or else the closest names."""
     for plugin in manager.plugins:
         if plugin.state == "active" and not plugin.records and name in part_names(plugin, plugin.entry):
-            return f"{name!r} brings no part: there is nothing to check."
+            return f"{name!r} provides no part: there is nothing to check."
         if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
-            return f"{name!r} is broken: mm plugins {name} shows the traceback."
+            return f"{name!r} is broken: 'mm plugins {name}' prints the traceback."
         for part, block in plugin.blocked.items():
             if name in part_names(plugin, part):
                 return f"{name!r} is blocked by {block}."
     known = {n for row in rows(manager) for n in (row.name, f"{row.kind}.{row.name}", row.plugin)}
-    return f"No part or plugin is called {name!r}.{close_match(name, known)} mm plugins lists all."
+    return f"No part or plugin is called {name!r}.{close_match(name, known)} 'mm plugins' lists all."
 
 
 def names_of(plugin: Plugin, spec: Spec) -> set[str]:
-    """What an active part answers to."""
+    """The names by which a user may call an active part."""
     return part_names(plugin, f"{spec.kind}.{spec.name}")
 
 
 def part_names(plugin: Plugin, part: str) -> set[str]:
-    """What a part `kind.name` of a plugin answers to; one of a file also to the file, as it may be written."""
+    """The names by which a user may call the part `kind.name` of a plugin.
+
+    A part from a file may also be called by the file: its name, its stem, its relative path with or without `./`.
+    """
     names = {part, plugin.name, plugin.entry}
-    if part != plugin.value:  # which has dots of its own
+    if part != plugin.value:  # a module's name has dots too, but is not `kind.name`
         names.add(part.partition(".")[2] or part)
     if is_path(plugin.value):
-        near = os.path.relpath(plugin.value)
-        names |= {Path(near).name, Path(near).stem, near, os.path.join(".", near)}
+        relative = os.path.relpath(plugin.value)
+        names |= {Path(relative).name, Path(relative).stem, relative, os.path.join(".", relative)}
     return names
 
 
-def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """One object a row."""
-    return [attrs.asdict(row) for row in found]
+def as_json(listed: Sequence[Row]) -> list[dict[str, Any]]:
+    """One object per row."""
+    return [attrs.asdict(row) for row in listed]
 
 
-def as_table(found: Sequence[Row]) -> str:
-    """A table as wide as the terminal, or as wide as it needs where the output is no terminal."""
+def as_table(listed: Sequence[Row]) -> str:
+    """The rows as a table, as wide as the terminal, or unlimited if stdout is not a terminal."""
     import io
     import shutil
     import sys
@@ -94,7 +98,7 @@ def as_table(found: Sequence[Row]) -> str:
     from rich.table import Table
 
     table = Table("kind", "name", "summary", "state", "distribution", "version", box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in found:
+    for row in listed:
         text = row.summary if row.state == "active" else " - ".join(part for part in (row.summary, row.reason) if part)
         table.add_row(row.kind, row.name, text, row.state, row.distribution, row.version)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
@@ -105,21 +109,20 @@ def as_table(found: Sequence[Row]) -> str:
 
 def _rows_of(plugin: Plugin) -> list[Row]:
     shared = {"distribution": plugin.distribution, "version": plugin.version, "plugin": plugin.name}
-    found = [Row(kind=s.kind, name=s.name, summary=s.summary, **shared) for s in plugin.records]
+    listed = [Row(kind=s.kind, name=s.name, summary=s.summary, **shared) for s in plugin.records]
     for part, block in plugin.blocked.items():
-        found.append(Row(**_entry(part), state="blocked", reason=f"blocked by {block}", **shared))
+        listed.append(Row(**_kind_and_name(part), state="blocked", reason=f"blocked by {block}", **shared))
     if plugin.state == "broken":
-        reason = plugin.reason
-        found.append(Row(**_entry(plugin.entry), state="broken", reason=reason, **shared))
-    return found or [Row(kind="-", name=plugin.entry, summary=f"Implements {', '.join(plugin.hooks)}.", **shared)]
+        listed.append(Row(**_kind_and_name(plugin.entry), state="broken", reason=plugin.reason, **shared))
+    return listed or [Row(kind="-", name=plugin.entry, summary=f"Implements {', '.join(plugin.hooks)}.", **shared)]
 
 
-def _entry(entry: str) -> dict[str, str]:
+def _kind_and_name(entry: str) -> dict[str, str]:
     kind, _, name = entry.partition(".")
     return {"kind": kind, "name": name} if kind in KINDS else {"kind": "-", "name": entry}
 
 
-def _in_conflict(row: Row, found: Sequence[Row]) -> Row:
-    same = [r for r in found if (r.kind, r.name) == (row.kind, row.name) and r.plugin != row.plugin]
+def _in_conflict(row: Row, listed: Sequence[Row]) -> Row:
+    same = [r for r in listed if (r.kind, r.name) == (row.kind, row.name) and r.plugin != row.plugin]
     others = ", ".join(r.distribution if r.distribution != row.distribution else r.plugin for r in same)
     return attrs.evolve(row, state="conflict", reason=f"also in {others}; block one with -p no:DISTRIBUTION")

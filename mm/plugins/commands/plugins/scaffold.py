@@ -18,29 +18,30 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def write(manager: PluginManager, name: str, kind: str, out: Path) -> Path:
-    """Write the package and answer its folder, `out/mm-NAME`.
+    """Write the package. Returns its folder, `out/mm-NAME`.
 
-    Raises UsageError for a name that is invalid or taken, and for a folder that exists.
+    Raises UsageError if the name is invalid or taken, or if the folder exists.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r}: a name is lower-case letters and digits, with single '-' between words.")
+        raise UsageError(f"{name!r}: a name consists of lower-case letters and digits, with single '-' between words.")
     taken = [row for row in rows(manager) if (row.kind, row.name) == (kind, name)]
     if taken:
         raise UsageError(f"{kind} {name!r} is taken by {taken[0].plugin}: choose another name.")
-    words = _words(name, kind)
-    if importlib.util.find_spec(words["module"]) is not None:
-        raise UsageError(f"Python already has a module {words['module']}: choose another name.")
-    folder = out / words["distribution"]
+    names = _placeholders(name, kind)
+    if importlib.util.find_spec(names["module"]) is not None:
+        raise UsageError(f"Python already has a module {names['module']}: choose another name.")
+    folder = out / names["distribution"]
     if folder.exists():
         raise UsageError(f"{folder} exists: choose another name or another --out.")
     for group in ("common", kind):
         for template in sorted((_TEMPLATES / group).glob("*.tmpl")):
-            text = Template(template.read_text(encoding="utf-8")).substitute(words)
-            write_text(folder / _place(template.name.removesuffix(".tmpl"), words["module"]), text)
+            text = Template(template.read_text(encoding="utf-8")).substitute(names)
+            write_text(folder / _target_path(template.name.removesuffix(".tmpl"), names["module"]), text)
     return folder
 
 
-def _words(name: str, kind: str) -> dict[str, str]:
+def _placeholders(name: str, kind: str) -> dict[str, str]:
+    """The values of the placeholders in the templates."""
     return {
         "name": name,
         "kind": kind,
@@ -50,8 +51,8 @@ def _words(name: str, kind: str) -> dict[str, str]:
     }
 
 
-def _place(template: str, module: str) -> Path:
-    """Where a template's text goes: the package's own files at its root, the test in tests, the rest in the module."""
+def _target_path(template: str, module: str) -> Path:
+    """The file that is made from a template, relative to the package's folder."""
     if template in ("pyproject.toml", "README.md"):
         return Path(template)
     if template == "test.py":

@@ -1,4 +1,4 @@
-"""The commands `mm runs`, and `show`, `diff`, `plot` and `rm` under it; `samples` has a module of its own."""
+"""The commands `mm runs`, `list`, `show`, `diff`, `plot` and `rm`. `mm runs samples` is in rollout_samples.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder, Workspace
-from mm.plugins.commands.runs.samples import samples
+from mm.plugins.commands.runs.rollout_samples import samples
 from mm.runtime.runs import reading
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -21,7 +21,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @as_json
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
-    """List the runs of this workspace, the newest first."""
+    """List the runs of this workspace, newest first."""
     if not ctx.invoked_subcommand:
         _list(as_json)
 
@@ -29,31 +29,31 @@ def runs(ctx: click.Context, as_json: bool) -> None:
 @runs.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """List the runs, as `mm runs` alone does."""
+    """List the runs: the same as `mm runs`."""
     _list(as_json)
 
 
 def _list(as_json: bool) -> None:
-    found = Workspace.here().runs()
+    folders = Workspace.here().runs()
     if as_json:
-        _print_json([run.manifest for run in found])
-    elif not found:
+        _print_json([run.manifest for run in folders])
+    elif not folders:
         click.echo(f"No runs in {Workspace.here().path / 'runs'}.")
     else:
-        _print_table(found)
+        _print_table(folders)
 
 
 @runs.command()
 @click.argument("name")
 @as_json
 def show(name: str, as_json: bool) -> None:
-    """Show a run: figures, what it was made of, notes, and every setting with where its value came from."""
+    """Show a run: its metrics, parts, data, notes, and every setting with where its value came from."""
     run = Workspace.here().existing(name)
-    settings, figures, manifest = reading.settings(run), reading.figures(run), run.manifest
+    settings, metrics, manifest = reading.settings(run), reading.figures(run), run.manifest
     if as_json:
-        _print_json({**manifest, "settings": settings, "figures": figures})
+        _print_json({**manifest, "settings": settings, "figures": metrics})
         return
-    for key, value in figures.items():
+    for key, value in metrics.items():
         click.echo(f"{key:<24} {_text(value)}")
     for key, value in reading.origins(run).items():
         if not key.endswith("data") and value is not None:
@@ -76,13 +76,13 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("second")
 @as_json
 def diff(first: str, second: str, as_json: bool) -> None:
-    """Show the settings and figures in which two runs differ."""
+    """Show the settings, parts and metrics in which two runs differ."""
     workspace = Workspace.here()
-    found = reading.differences(workspace.existing(first), workspace.existing(second))
+    differences = reading.differences(workspace.existing(first), workspace.existing(second))
     if as_json:
-        _print_json(found)
+        _print_json(differences)
         return
-    for title, rows in found.items():
+    for title, rows in differences.items():
         click.echo(f"{title}: {'no difference' if not rows else ''}".rstrip())
         for name, (one, other) in rows.items():
             click.echo(f"  {name:<30} {_text(one)} | {_text(other)}")
@@ -92,53 +92,54 @@ def diff(first: str, second: str, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @click.option(
     "--metric", "metrics", multiple=True,
-    help="Metric with its held-out values; several times.  [default: reward, accuracy and margin, or loss]",
+    help="Metric to plot, with its held-out values; may be given several times.  "
+    "[default: reward, accuracy and margin, or loss]",
 )  # fmt: skip
-@click.option("--apart", is_flag=True, help="Draw each run in a panel of its own.")
+@click.option("--apart", is_flag=True, help="Plot each run in a panel of its own.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
 def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path) -> None:
-    """Draw metrics of one or several runs over their steps."""
-    from mm.plugins.evaluations.plot import plot_runs, telling
+    """Plot metrics of one or several runs over their steps."""
+    from mm.plugins.evaluations.plot import default_metrics, plot_runs
 
-    found = [Workspace.here().existing(name) for name in names]
-    click.echo(plot_runs(found, metrics or telling(found), out, apart=apart))
+    folders = [Workspace.here().existing(name) for name in names]
+    click.echo(plot_runs(folders, metrics or default_metrics(folders), out, apart=apart))
 
 
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(names: tuple[str, ...], yes: bool) -> None:
-    """Remove runs with everything in their folders; one that is in progress is refused."""
+    """Remove runs with everything in their folders. A run that is in progress is refused."""
     from mm.plugins.commands.runs.remove import remove, size
 
-    found = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
-    for run in found:
+    folders = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
+    for run in folders:
         click.echo(f"{run.name}: {run.manifest.get('state', 'no manifest')}, {size(run) / 2**20:,.1f} MiB", err=True)
-    if not yes and not _agreed(f"Remove {len(found)} run{'s' * (len(found) > 1)} for ever?"):
+    if not yes and not _confirm(f"Remove {len(folders)} run{'s' * (len(folders) > 1)} permanently?"):
         raise UsageError("Nothing was removed.")
-    for run in found:
+    for run in folders:
         remove(run)
         click.echo(f"removed {run.name}")
 
 
-def _agreed(question: str) -> bool:
+def _confirm(question: str) -> bool:
     try:
         return click.confirm(question, err=True)
     except click.Abort:
-        raise UsageError("Nothing was removed: where nobody can be asked, pass --yes.") from None
+        raise UsageError("Nothing was removed: the question was not answered. Pass --yes to remove without asking.") from None
 
 
 runs.add_command(samples)
 
 
-def _print_table(found: list[RunFolder]) -> None:
+def _print_table(folders: list[RunFolder]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for column in ("run", "algorithm", "state", "step", "parameters", "created"):
         table.add_column(column, justify="right" if column in ("step", "parameters") else "left", no_wrap=column == "run")
-    for run in found:
+    for run in folders:
         m = run.manifest
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m.get("created", 0)))
         step = f"{m.get('step', 0)}/{m.get('steps', '?')}"

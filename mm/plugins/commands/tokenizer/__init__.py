@@ -1,4 +1,4 @@
-"""`mm tokenizer`: train a tokenizer, look into one, compare them."""
+"""`mm tokenizer`: train, show and compare tokenizers."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from mm.core.records import CommandSpec
 
 @hookimpl
 def mm_commands() -> Iterable[CommandSpec]:
-    """The part."""
+    """`mm tokenizer`."""
     yield CommandSpec(
         name="tokenizer",
-        summary="Train a tokenizer; look into one; compare them.",
+        summary="Train, show and compare tokenizers.",
         target="mm.plugins.commands.tokenizer.command:tokenizer",
     )

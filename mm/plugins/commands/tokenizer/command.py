@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @click.group()
 def tokenizer() -> None:
-    """Train a tokenizer; look into one; compare them."""
+    """Train, show and compare tokenizers."""
 
 
 @tokenizer.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--vocab-size", type=int, default=6400, show_default=True, help="Number of tokens.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
-@click.option("--split-digits/--merge-digits", default=True, show_default=True, help="Whether every digit stands alone.")
-@click.option("--split-han/--merge-han", default=True, show_default=True, help="Whether every Han character stands alone.")
-@click.option("--min-frequency", type=click.IntRange(min=1), default=2, show_default=True, help="Rarest pair to be merged.")
+@click.option("--split-digits/--merge-digits", default=True, show_default=True, help="Never merge a digit with others.")
+@click.option("--split-han/--merge-han", default=True, show_default=True, help="Never merge a Han character with others.")
+@click.option("--min-frequency", type=click.IntRange(min=1), default=2, show_default=True, help="Least count of a merged pair.")
 @click.option("--template", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Chat template (Jinja) to use.")
-@click.option("--force", is_flag=True, help="Replace a tokenizer that is there.")
+@click.option("--force", is_flag=True, help="Replace a tokenizer that exists.")
 @click.pass_obj
 def train(
     plugins: PluginManager, files: tuple[str, ...], vocab_size: int, out: Path, split_digits: bool, split_han: bool,
@@ -41,61 +41,63 @@ def train(
     from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
 
     if (out / "tokenizer.json").exists() and not force:
-        raise UsageError(f"{out} holds a tokenizer; models trained with it need it. Choose another --out, or pass --force.")
+        raise UsageError(
+            f"{out} already holds a tokenizer, and models trained with it need it. Choose another --out, or pass --force."
+        )
     source = template.read_text(encoding="utf-8") if template else None
     options = TrainingOptions(vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency)
-    texts, held = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
-    made = train_tokenizer(texts, options, source)
-    made.save(out)
-    click.echo(f"{out}: {made.vocab_size} tokens, fingerprint {made.fingerprint}")
-    if made.vocab_size < vocab_size:
+    texts, held_out = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
+    trained = train_tokenizer(texts, options, source)
+    trained.save(out)
+    click.echo(f"{out}: {trained.vocab_size} tokens, fingerprint {trained.fingerprint}")
+    if trained.vocab_size < vocab_size:
         click.echo(f"The texts have too few pairs for --vocab-size {vocab_size} at --min-frequency {min_frequency}.")
-    if held:
-        fit = bytes_per_token(made, held)
-        click.echo(f"{fit:.2f} bytes per token on {len(held)} texts held out of {len(held) + len(texts)}")
+    if held_out:
+        ratio = bytes_per_token(trained, held_out)
+        click.echo(f"{ratio:.2f} bytes per token on {len(held_out)} held-out texts of {len(held_out) + len(texts)}")
 
 
 @tokenizer.command()
 @click.argument("text", required=False)
 @click.option("--tokenizer", "name", default="default", show_default=True, help="A folder, a run or a model.")
 def show(text: str | None, name: str) -> None:
-    """Describe a tokenizer, and how it cuts TEXT."""
+    """Describe a tokenizer, and list the tokens of TEXT."""
     from mm.plugins.commands.tokenizer.report import open_tokenizer
     from mm.runtime.text.vocabulary import readable
 
-    found = open_tokenizer(name, Workspace.here())
-    names = {found.bos_id: "begin", found.eos_id: "end", found.pad_id: "padding"}
-    click.echo(f"{name}: {found.vocab_size} tokens, fingerprint {found.fingerprint}")
-    click.echo(f"chat template {found.template_digest if found.template else 'none'}")
+    opened = open_tokenizer(name, Workspace.here())
+    names = {opened.bos_id: "begin", opened.eos_id: "end", opened.pad_id: "padding"}
+    click.echo(f"{name}: {opened.vocab_size} tokens, fingerprint {opened.fingerprint}")
+    click.echo(f"chat template {opened.template_digest if opened.template else 'none'}")
     for index, name in sorted((i, name) for i, name in names.items() if i is not None):
-        click.echo(f"{index:>6}  {found.id_bytes[index].decode()}  ({name})")
+        click.echo(f"{index:>6}  {opened.id_bytes[index].decode()}  ({name})")
     if text:
-        ids = found.encode(text)
+        ids = opened.encode(text)
         click.echo(f"{len(ids)} tokens for {len(text.encode())} bytes, {len(text.encode()) / len(ids):.2f} bytes per token")
         for index in ids:
-            click.echo(f"{index:>6}  {readable(found.id_bytes[index])}")
+            click.echo(f"{index:>6}  {readable(opened.id_bytes[index])}")
 
 
 @tokenizer.command()
 @click.argument("tokenizers", nargs=-1, metavar="[TOKENIZER]...")
 @click.option("--data", multiple=True, metavar="FILE", help="Also measure on these rows; may be given several times.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str, ...], as_json: bool) -> None:
     """Compare TOKENIZERs on held-out Chinese, English, code and digits; "default" is the one that comes with mm.
 
-    A TOKENIZER is a folder with a tokenizer.json, or a run or model, whose tokenizer is meant. More bytes per token are
-    shorter sequences; they cost a larger vocabulary.
+    A TOKENIZER is a folder with a tokenizer.json, or a run or model whose tokenizer is taken. More bytes per token mean
+    shorter sequences; the cost is a larger vocabulary.
     """
     from rich.console import Console
 
-    from mm.plugins.commands.tokenizer.report import open_tokenizer, report_of, samples, table_of
+    from mm.plugins.commands.tokenizer.report import held_out_texts, open_tokenizer, report_of, table_of
     from mm.runtime.data.tokenizer_training import texts_of
 
     workspace = Workspace.here()
     opened = {name: open_tokenizer(name, workspace) for name in tokenizers or ("default",)}
-    texts = samples() | {locator: list(texts_of(_rows(plugins, locator))) for locator in data}
-    reports = [report_of(name, found, texts) for name, found in opened.items()]
+    texts = held_out_texts() | {locator: list(texts_of(_rows(plugins, locator))) for locator in data}
+    reports = [report_of(name, one, texts) for name, one in opened.items()]
     if as_json:
         click.echo(json.dumps(reports, indent=1, ensure_ascii=False))
     else:
@@ -107,6 +109,6 @@ def _rows(plugins: PluginManager, locator: str) -> Iterator[tuple[Position, Row]
     from mm.runtime.text.rows import ChatRow, TextRow
 
     provided = kinds_of(plugins, locator)
-    # a built-in source is read for every kind that gives text; a file holds one kind, whichever it is
+    # a built-in source is read once for each kind of row that has text; a file has one kind, which "" leaves open
     for kind in [k for k in (TextRow.kind, ChatRow.kind) if k in provided] or [""]:
         yield from read_rows(plugins, locator, kind)

@@ -8,7 +8,7 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The trained model as a Hugging Face folder."""
+    """Exports the model of `sft` to a Hugging Face folder."""
     yield StageSpec(
         name="convert",
         summary="Export the trained model to a Hugging Face folder.",

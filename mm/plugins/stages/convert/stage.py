@@ -1,4 +1,4 @@
-"""Exporting what the pipeline trained."""
+"""The stage that exports the model of `sft`."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from mm.runtime.runs import api
 
 @frozen(kw_only=True)
 class ConvertOptions:
-    """How to export."""
+    """The format and the type of the export."""
 
-    to: str = option("", help="Converter; without it the one that holds the model.")
+    to: str = option("", help="Converter; by default the only one whose format can hold the model.")
     export_dtype: str = option("fp32", help="Type of the exported weights.", choices=("fp32", "bf16", "fp16"))
 
 
 class Convert(Stage):
-    """Writes `exports/RUN` for the run that made the model."""
+    """Writes `exports/RUN`, named after the model's run."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
-        """The options above."""
+        """The options of `ConvertOptions`."""
         return options_of(ConvertOptions, section="convert")
 
     def check(self) -> None:
-        """The options are well typed."""
+        """Raise UsageError if an option is invalid."""
         self._options()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """The model and the options."""
+        """The model's fingerprint and the options."""
         options = self._options()
         return {"model": fingerprint(artifacts["run:sft"]), "to": options.to, "dtype": options.export_dtype}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """One line."""
+        """One line: the run and the folder."""
         model = artifacts.get("run:sft")
         return f"{model.parent.name if model else 'the run of sft'} -> {self.workspace.path / 'exports'}"
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Export; the folder is read back by the converter and compared."""
+        """Export the model; the converter reads the folder back and compares it."""
         api.activate(self.plugins, "cpu", self.say)
         from mm.runtime.models.convert import convert
 

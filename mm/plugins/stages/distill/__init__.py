@@ -8,10 +8,11 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The pretrained model, fine-tuned as sft does it and under a teacher: the best that the stages before it gave."""
+    """Fine-tunes the model of `pretrain` like `sft`, but under a teacher: the model of the first of `spo`, `ppo`, `grpo` and
+    `sft` that exists."""
     yield StageSpec(
         name="distill",
-        summary="Fine-tune the pretrained model on a trained one's logits.",
+        summary="Fine-tune the pretrained model on the logits of a trained one.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="distill",
         needs=("run:pretrain", "run:sft"),

@@ -8,10 +8,10 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The data: built in, or the files that were named."""
+    """Checks the data: the files given with `--data`, or the built-in data."""
     yield StageSpec(
         name="download",
-        summary="See that the data is there; the built-in data needs no download.",
+        summary="Check that the data exists; the built-in data needs no download.",
         target="mm.plugins.stages.download.stage:Download",
         presets=("all", "core", "rl"),
     )

@@ -1,4 +1,4 @@
-"""Checking the data before anything long starts."""
+"""The stage that checks the data before any long stage starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mm.runtime.data.corpus import open_source
 
 
 class Download(Stage):
-    """Built-in data is part of the package; named data must be readable."""
+    """Checks that the data given with `--data` can be read. Nothing is fetched: the built-in data is part of the package."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
@@ -23,19 +23,19 @@ class Download(Stage):
         return selectors("data")
 
     def check(self) -> None:
-        """The named data exists."""
+        """Raise UsageError if data given with `--data` does not exist."""
         self._digests()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """The named data."""
+        """The digests of the data given with `--data`."""
         return {"data": self._digests()}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """One line."""
+        """One line: the data."""
         return self._line()
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Nothing is fetched: built-in data is skipped, and says so."""
+        """Print that there is nothing to download."""
         self.say(self._line())
         return StageResult({}, self._line())
 
@@ -49,4 +49,4 @@ class Download(Stage):
         if named := self._named():
             return f"data: {', '.join(named)}; nothing to download"
         sources = [s.name for s in self.plugins.specs(SourceSpec) if s.provides]
-        return f"skipped: the built-in data ({', '.join(sources)}) comes with mm"
+        return f"skipped: the built-in data ({', '.join(sources)}) is part of mm"

@@ -8,10 +8,10 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The fine-tuned model, trained on."""
+    """Continues the fine-tuned model of `sft`."""
     yield StageSpec(
         name="dpo",
-        summary="Learn which of two answers is preferred.",
+        summary="Train on preferences between two answers.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="dpo",
         needs=("run:sft",),

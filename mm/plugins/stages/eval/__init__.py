@@ -8,7 +8,7 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The skills of every trained model, what each training moved, its curve, sample conversations."""
+    """Measures the skills of every trained model and the effect of each training, plots its curves, prints conversations."""
     yield StageSpec(
         name="eval",
         summary="Measure every trained model's skills on held-out items, plot the curves, show samples.",

@@ -8,7 +8,7 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The fine-tuned model, trained on."""
+    """Continues the fine-tuned model of `sft`."""
     yield StageSpec(
         name="lora",
         summary="Train a LoRA adapter on conversations.",

@@ -8,7 +8,7 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """A new model, pretrained on text."""
+    """Pretrains a new model on text."""
     yield StageSpec(
         name="pretrain",
         summary="Pretrain a new model on text.",

@@ -8,10 +8,10 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The fine-tuned model, trained on."""
+    """Continues the fine-tuned model of `sft`."""
     yield StageSpec(
         name="reason",
-        summary="Fine-tune with a larger weight on the tags of thoughts and answers.",
+        summary="Fine-tune with a larger weight on the think and answer tags.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="reason",
         needs=("run:sft",),

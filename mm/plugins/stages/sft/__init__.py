@@ -8,7 +8,7 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """The pretrained model, fine-tuned on conversations."""
+    """Continues the model of `pretrain` on conversations."""
     yield StageSpec(
         name="sft",
         summary="Fine-tune the pretrained model on conversations.",

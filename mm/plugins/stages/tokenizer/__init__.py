@@ -8,7 +8,7 @@ from mm.core.records import StageSpec
 
 @hookimpl
 def mm_stages() -> Iterable[StageSpec]:
-    """A tokenizer trained on the data."""
+    """Trains a tokenizer on the data."""
     yield StageSpec(
         name="tokenizer",
         summary="Train a tokenizer on the data.",

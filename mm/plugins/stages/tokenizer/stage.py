@@ -1,4 +1,4 @@
-"""Training the pipeline's tokenizer."""
+"""The stage that trains the pipeline's tokenizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mm.runtime.text.rows import Row
 
 
 class TrainTokenizer(Stage):
-    """Trains on every built-in source, or on the named data, into `tokenizers/pipeline`."""
+    """Trains a tokenizer on the rows of `--data`, by default of every built-in source, into `tokenizers/pipeline`."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
@@ -28,24 +28,25 @@ class TrainTokenizer(Stage):
         return [*selectors("data"), *options_of(TrainingOptions, section="tokenizer")]
 
     def check(self) -> None:
-        """The options are well typed."""
+        """Raise UsageError if an option is invalid."""
         self._options()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
-        """The options and the rows."""
-        rows = {f"{name} {kind}": open_source(self.plugins, name, kind).digest() for name, kind in self._parts()}
+        """The options, and the digests of the rows."""
+        rows = {f"{name} {kind}": open_source(self.plugins, name, kind).digest() for name, kind in self._sources()}
         return {"options": attrs.asdict(self._options()), "rows": rows}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """One line."""
+        """One line: the vocabulary size, the data, the folder."""
         return f"a tokenizer of {self._options().vocab_size} tokens from {', '.join(self._names())} -> {self._folder()}"
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Train, save, and measure on texts that were held out."""
-        texts, held = split_texts(texts_of(self._rows()))
-        made = train_tokenizer(texts, self._options())
-        made.save(self._folder())
-        line = f"{made.vocab_size} tokens, {bytes_per_token(made, held or texts):.2f} bytes per token on held-out text"
+        """Train and save the tokenizer, and report its bytes per token on held-out texts."""
+        texts, held_out = split_texts(texts_of(self._rows()))
+        tokenizer = train_tokenizer(texts, self._options())
+        tokenizer.save(self._folder())
+        ratio = bytes_per_token(tokenizer, held_out or texts)
+        line = f"{tokenizer.vocab_size} tokens, {ratio:.2f} bytes per token on held-out text"
         self.say(f"tokenizer: {self._folder()}: {line}")
         return StageResult({"tokenizer": self._folder()}, line)
 
@@ -59,10 +60,11 @@ class TrainTokenizer(Stage):
         named = list(select(self.layers).data)
         return named or [s.name for s in self.plugins.specs(SourceSpec) if s.provides]
 
-    def _parts(self) -> list[tuple[str, str]]:
-        # a file holds one kind of row, whichever it is; a built-in source is read for every kind that gives text
+    def _sources(self) -> list[tuple[str, str]]:
+        """(locator, kind of row) of everything to read."""
+        # a built-in source is read once for each kind of row that has text; a file has one kind, which "" leaves open
         return [(n, k) for n in self._names() for k in ([k for k in kinds_of(self.plugins, n) if k in ("text", "chat")] or [""])]
 
     def _rows(self) -> Iterator[tuple[Position, Row]]:
-        for name, kind in self._parts():
+        for name, kind in self._sources():
             yield from read_rows(self.plugins, name, kind)

@@ -1,4 +1,4 @@
-"""The built-in tracker: one line of metrics.jsonl a log interval."""
+"""The built-in tracker: metrics.jsonl, with one line per log interval."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from mm.core.records import TrackerSpec
 
 @hookimpl
 def mm_trackers() -> Iterable[TrackerSpec]:
-    """metrics.jsonl in the run's folder, always written."""
+    """metrics.jsonl in the run's folder; every run has it."""
     yield TrackerSpec(
         name="jsonl", summary="metrics.jsonl in the run's folder.", target="mm.plugins.trackers.jsonl.tracker:Jsonl", always=True
     )

@@ -1,4 +1,4 @@
-"""Metrics as JSON lines."""
+"""Recording metrics as JSON lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm.runtime.training.metrics import append_line, rewind_lines
 
 
 class Jsonl(Callback):
-    """Appends one object a log interval, and one an evaluation with its names prefixed `held_out/`."""
+    """Appends one JSON object per log interval and one per evaluation, the latter with `held_out/` before each name."""
 
     name = "jsonl"
 
@@ -20,14 +20,14 @@ class Jsonl(Callback):
         self.path: Path = folder.path / "metrics.jsonl"
 
     def on_start(self, run: TrainingView) -> None:
-        """On a resume, drop the lines of steps that will be made again."""
+        """On a resume, remove the lines of later steps: these steps will be repeated."""
         rewind_lines(self.path, run.step)
 
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One line."""
+        """Append one line."""
         append_line(self.path, {**metrics, "seconds": round(run.seconds, 3)})
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One line."""
-        held = {f"held_out/{name}": value for name, value in metrics.items()}
-        append_line(self.path, {"step": run.step, **held, "seconds": round(run.seconds, 3)})
+        """Append one line."""
+        held_out = {f"held_out/{name}": value for name, value in metrics.items()}
+        append_line(self.path, {"step": run.step, **held_out, "seconds": round(run.seconds, 3)})

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard."""
+"""A tracker that writes curves for TensorBoard."""
 
 from collections.abc import Iterable
 

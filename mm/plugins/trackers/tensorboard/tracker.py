@@ -1,4 +1,4 @@
-"""Metrics as TensorBoard scalars, through the writer that torch brings."""
+"""Recording metrics as TensorBoard scalars, with the writer in torch.utils.tensorboard."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class Tensorboard(Callback):
-    """Writes to `tensorboard/` in the run's folder: a metric's own name while training, `held_out/` before it for
-    evaluations. `tensorboard --logdir runs` shows all runs of a workspace."""
+    """Writes event files to `tensorboard/` in the run's folder. Training metrics keep their names; those of evaluations have
+    `held_out/` before them. `tensorboard --logdir runs` shows all runs of a workspace."""
 
     name = "tensorboard"
 
@@ -25,26 +25,27 @@ class Tensorboard(Callback):
             self.package: Any = importlib.import_module("torch.utils.tensorboard")
         except ImportError as error:
             raise UsageError(
-                f"--tracker tensorboard: its package cannot be imported ({error}). Install it: pip install tensorboard, or "
+                f"--tracker tensorboard: the package cannot be imported ({error}). Install it: pip install tensorboard, or "
                 "pip install 'minimind-ascend[trackers]'."
             ) from None
         self.path = folder.path / "tensorboard"
 
     def on_start(self, run: TrainingView) -> None:
-        """Open a file. On a resume the curves go on: what was written of later steps, which are made again, is void."""
+        """Open an event file. On a resume the curves continue: TensorBoard discards the points of later steps, which will be
+        repeated."""
         step = run.step
         self.writer = self.package.SummaryWriter(self.path, purge_step=step + 1 if step else None)
 
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric."""
+        """Write one scalar per metric."""
         self._add(run, {name: value for name, value in metrics.items() if name != "step"})
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """One scalar a metric."""
+        """Write one scalar per metric."""
         self._add(run, {f"held_out/{name}": value for name, value in metrics.items()})
 
     def on_end(self, run: TrainingView, error: BaseException | None) -> None:
-        """Write what is buffered."""
+        """Write buffered scalars and close the file."""
         if hasattr(self, "writer"):
             self.writer.close()
 

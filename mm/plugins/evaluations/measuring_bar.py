@@ -1,4 +1,4 @@
-"""Progress of a long measurement: a bar on a terminal, a line now and then elsewhere; with the rate and the time left."""
+"""The progress of a long measurement, with the rate and the time left: a bar on a terminal, elsewhere a line every 10 s."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_INTERVAL = 10.0
+_INTERVAL = 10.0  # seconds between two lines, where there is no terminal
 
 
-class Counting:
-    """Counts `unit`s up to `total` while it is entered."""
+class MeasuringBar:
+    """A context manager that counts things, called `unit` in its output, up to `total`, and shows the progress on stderr."""
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._bar: Progress | None = None
 
-    def __enter__(self) -> Counting:
+    def __enter__(self) -> MeasuringBar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,16 +40,16 @@ class Counting:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the bar was created."""
         return time.monotonic() - self._started
 
     def add(self, count: int = 1) -> None:
-        """Count some more."""
+        """Count `count` more, and update the bar or print a line."""
         self.done += count
         rate = self.done / max(1e-9, self.seconds)
         text = f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=self.done, description=text)
-        elif time.monotonic() - self._told > _INTERVAL:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._printed > _INTERVAL:
+            self._printed = time.monotonic()
             print(f"{self.label}: {text}, {(self.total - self.done) / rate:.0f} s left", file=sys.stderr, flush=True)
