@@ -133,7 +133,7 @@ def beside_system(row: Mapping[str, Any], messages: Messages) -> Messages:
     """The messages behind that text, which numbers of turns do not count. Raises DataError."""
     system = [Message(**turn) for turn in with_system(row, [])]
     if system and messages[0].role == "system":
-        raise DataError("turn 1: role 'system' cannot stand after the row's own system", problem="role order")
+        raise DataError("turn 1: role 'system' cannot follow the row's own system", problem="role order")
     return (*system, *messages)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from mm.runtime.text.replies import tagged, turns_of, without_thinking
+from mm.runtime.text.replies import answer_text, turns_of, without_thinking
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"[-+]?(?:{_DIGITS})", re.ASCII)
@@ -41,7 +41,7 @@ def field_of(row: Any, name: str) -> Any:
 def find_answer(reply: str, pattern: re.Pattern[str] | None) -> str | None:
     """What the pattern finds last, else what stands in the answer tags; None for neither."""
     if pattern is None:
-        return tagged(reply)
+        return answer_text(reply)
     found = list(pattern.finditer(reply))
     return None if not found else found[-1][1 if pattern.groups else 0] or ""
 

@@ -81,7 +81,7 @@ class TokenStore(Store):
     def row(self, index: int) -> Row:
         """See `Store.row`."""
         if not self.info.kept_bytes:
-            raise MMError(f"Rows of kind {self.info.row_kind!r} are not kept beside their tokens.")
+            raise MMError(f"Rows of kind {self.info.row_kind!r} are not kept in the token cache, only their tokens.")
         number = int(self._arrays["unit_rows"][index])
         start, end = self._arrays["row_starts"][number : number + 2].tolist()
         with (self.folder / ROWS).open("rb") as file:

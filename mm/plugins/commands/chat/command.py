@@ -81,7 +81,7 @@ class Conversation:
         """Append the model's next turn; the calls in it."""
         from mm.runtime.generation.text_model import answer
         from mm.runtime.generation.tool_use import offered
-        from mm.runtime.text.replies import with_calls
+        from mm.runtime.text.replies import extract_calls
 
         (asked,) = talks
         # every turn draws anew: with one seed, a question asked again would get its very answer again
@@ -91,7 +91,7 @@ class Conversation:
         click.echo()
         dialogue.say(f"({dialogue.summary(found)})")
         said = answer(found.text, self.options["thinking"])
-        said, calls = with_calls(said) if self.tools else (said, [])
+        said, calls = extract_calls(said) if self.tools else (said, [])
         asked.append(said)
         return [calls]
 

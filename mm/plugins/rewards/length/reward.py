@@ -7,7 +7,7 @@ from typing import Any
 
 from mm.contracts import Reward
 from mm.plugins.rewards.matching import final_turn
-from mm.runtime.text.replies import thinking
+from mm.runtime.text.replies import think_text
 
 
 class Length(Reward):
@@ -21,7 +21,7 @@ class Length(Reward):
     def _score(self, text: str) -> float:
         config = self.config
         score = 0.5 if config.min <= len(text.strip()) <= config.max else -0.5
-        thoughts = thinking(text)
+        thoughts = think_text(text)
         if thoughts is None:
             return score
         score += 1.0 if config.think_min <= len(thoughts) <= config.think_max else -0.5

@@ -16,7 +16,7 @@ from mm.plugins.rewards.matching import final_turn
 from mm.plugins.rewards.model import ModelConfig
 from mm.runtime.devices.dtypes import DTYPES
 from mm.runtime.text.messages import as_dicts
-from mm.runtime.text.replies import tagged
+from mm.runtime.text.replies import answer_text
 
 _BOUND = 3.0
 _WHOLE, _ANSWER = 0.4, 0.6
@@ -46,7 +46,7 @@ class ModelReward(Reward):
         """See the class; None for rows that are no conversations."""
         texts = [final_turn(text) for text in completions]
         asked = [as_dicts(row.messages) if hasattr(row, "messages") else None for row in rows]
-        answers = [tagged(text) for text in texts]
+        answers = [answer_text(text) for text in texts]
         wanted = [(i, said) for i, both in enumerate(zip(texts, answers, strict=True)) for said in both if said is not None]
         wanted = [(i, said) for i, said in wanted if asked[i] is not None]
         found = self._scores([[*(asked[i] or ()), {"role": "assistant", "content": said}] for i, said in wanted])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mm.runtime.text.replies import split_calls, tagged, without_thinking
+from mm.runtime.text.replies import answer_text, split_calls, without_thinking
 
 # How a polite reply begins and ends.
 MANNERS = {"zh": ("没问题！", "希望能帮到你！"), "en": ("Of course!", "I hope this helps!")}
@@ -59,7 +59,7 @@ def contains(text: str, values: list[str]) -> bool:
 
 CHECKS: dict[str, Callable[[str, Any], bool]] = {
     "equals": lambda text, wanted: text == wanted,
-    "answer": lambda text, wanted: tagged(text) == wanted and text.endswith("</answer>"),
+    "answer": lambda text, wanted: answer_text(text) == wanted and text.endswith("</answer>"),
     "call": lambda text, wanted: parse_call(text) == wanted,
     "polite": is_polite,
     "starts": starts,
