@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
 from mm.plugins.architectures.fast_decode import FastDecode
 from mm.plugins.architectures.trunk import Trunk
-from mm.runtime.nn.attention import sharing
+from mm.runtime.nn.attention import with_shared_prompts
 
 if TYPE_CHECKING:
     from mm.contracts import Totals
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DenseConfig, attention: Attention, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.config, self.attention, self._sharing = config, attention, sharing(attention)
+        self.config, self.attention, self._sharing = config, attention, with_shared_prompts(attention)
         self.model = Trunk(config, feed_forward)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
