@@ -1,4 +1,4 @@
-"""The CPU: always there, and the lowest choice of `--backend auto`."""
+"""The CPU: always available, and the last choice of `--backend auto`."""
 
 from __future__ import annotations
 
