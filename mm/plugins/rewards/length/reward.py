@@ -1,4 +1,4 @@
-"""The reward `length`."""
+"""The implementation of the reward `length`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from mm.runtime.text.replies import think_text
 
 
 class Length(Reward):
-    """The figures of MiniMind's third generation: 0.5 for a completion whose length is in the range, else -0.5. One that
-    has thought gets 1 for thoughts whose length is in theirs, else -0.5, and 0.25 for a single </think>, else -0.25."""
+    """0.5 if the length of the completion is in range, else -0.5. If it has a think block, also 1 if the length of its
+    thoughts is in range, else -0.5; and 0.25 for exactly one </think>, else -0.25. The numbers are those of MiniMind's
+    third generation."""
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
