@@ -13,8 +13,8 @@ from mm.core.settings import TrainSettings
 from mm.plugins.evaluations.progress import Counting
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import evaluation
-from mm.plugins.sources.skills.evaluation import Figure
-from mm.plugins.sources.skills.source import generated
+from mm.plugins.sources.skills.evaluation import SuiteScore
+from mm.plugins.sources.skills.source import cached_corpus
 from mm.runtime.data.corpus import open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.generation.episodes import Player
@@ -105,10 +105,10 @@ def items_digest(settings: EvalSettings) -> str:
 
 
 def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
-    return _limited(generated(settings.skills_seed)[settings.split], settings)
+    return _limited(cached_corpus(settings.skills_seed)[settings.split], settings)
 
 
-def _skills(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[Figure]:
+def _skills(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[SuiteScore]:
     items = _items(settings)
     with Counting(f"skills {settings.split}", len(items), "items") as counting:
         return evaluation.evaluate(player_of(plugins, opened), items, seed=settings.seed, on_item=counting.add)

@@ -12,7 +12,7 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.core.workspace import RunFolder, Workspace, find_model, run_of
-from mm.plugins.sources.skills.evaluation import Figure, file_of, seed_of
+from mm.plugins.sources.skills.evaluation import SuiteScore, file_of, seed_of
 from mm.plugins.sources.skills.suites import TEACHES
 from mm.runtime.runs.reading import settings
 
@@ -89,4 +89,4 @@ def _pooled(report: dict[str, Any], suites: Sequence[str], *, others: bool) -> d
     """All items of these suites, or of all others, as one figure."""
     found = [f for f in report["skills"] if f["tier"] == TIER and (f["suite"] in suites) != others]
     right, total = sum(f["right"] for f in found), sum(f["total"] for f in found)
-    return Figure(suite="others" if others else "taught", tier=TIER, right=right, total=total).as_dict()
+    return SuiteScore(suite="others" if others else "taught", tier=TIER, right=right, total=total).as_dict()

@@ -8,7 +8,7 @@ from mm.core.plugins import PluginManager
 from mm.plugins.evaluations.measure import player_of
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import evaluation
-from mm.plugins.sources.skills.source import generated
+from mm.plugins.sources.skills.source import cached_corpus
 
 if TYPE_CHECKING:
     from mm.runtime.generation.text_model import TextModel
@@ -18,7 +18,7 @@ _SUITES = ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat")
 
 def samples(plugins: PluginManager, opened: TextModel, settings: EvalSettings) -> list[list[tuple[str, str]]]:
     """(role, text) of every turn, for one item of each suite."""
-    items = generated(settings.skills_seed)[settings.split]
+    items = cached_corpus(settings.skills_seed)[settings.split]
     shown = [next(i for i in items if i["suite"] == suite) for suite in _SUITES]
     return [_conversation(answer) for answer in evaluation.answers(player_of(plugins, opened), shown, seed=0)]
 
