@@ -16,7 +16,7 @@ def probe() -> Probe:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    """The CPU."""
+    """The backend `cpu`."""
     yield BackendSpec(
         name="cpu",
         summary="Any CPU that torch runs on.",

@@ -31,7 +31,7 @@ def probe() -> Probe:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    """CUDA, which `--backend auto` prefers to the CPU."""
+    """The backend `cuda`, which `--backend auto` prefers to the CPU."""
     yield BackendSpec(
         name="cuda",
         summary="NVIDIA GPUs through CUDA.",

@@ -23,7 +23,7 @@ def probe() -> Probe:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    """Ascend, the first choice of `--backend auto`.
+    """The backend `npu`, the first choice of `--backend auto`.
 
     By default, importing torch also loads torch_npu, and if that fails, torch is unusable in the whole process. So
     autoload is switched off, and the backend imports torch_npu itself and reports the failure.

@@ -17,7 +17,7 @@ from mm.runtime.text.replies import answer_text, turns_of, without_thinking
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(rf"[-+]?(?:{_DIGITS})", re.ASCII)
-# whole numbers only: not a part of a longer number or of a word
+# complete numbers only: not a part of a longer number or of a word
 _NUMBERS = re.compile(rf"(?<![0-9A-Za-z.])[-+]?(?:{_DIGITS})(?![0-9A-Za-z])", re.ASCII)
 _EDGE = re.compile(r"[0-9A-Za-z]")
 

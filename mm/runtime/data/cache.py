@@ -155,7 +155,7 @@ class _Build:
                 break
         if bad.count:
             raise self.bad_rows_error(bad)
-        raise UsageError(f"{self.source.locator}: no rows.")
+        raise UsageError(f"{self.source.locator}: the source has no rows.")
 
     def _write(self, writer: StoreWriter) -> None:
         info, last = writer.info, None

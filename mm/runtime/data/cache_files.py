@@ -1,6 +1,6 @@
 """The files of a token cache: appended chunk by chunk, read through memory maps.
 
-- tokens.bin (uint16 or uint32) and learn.bin (bool): all sequences end to end.
+- tokens.bin (uint16 or uint32): the ids of all sequences, end to end. learn.bin (bool): for each id True if it is a target.
 - sequence_starts.bin: the token at which each sequence starts, plus the total at the end.
 - unit_starts.bin: the first sequence of each unit, plus the total at the end.
 - unit_rows.bin, files.bin, lines.bin, hashes.bin: for each unit the number of its row, of its file, its line, and a hash

@@ -114,14 +114,14 @@ def split_held_out(store: _Hashed, fraction: float, seed: int = 0) -> tuple[np.n
     keys = mix(store.hashes ^ mix(np.array([seed % (1 << 64)], dtype=np.uint64)))
     distinct = np.unique(keys)
     limit = min(int(fraction * 2**64), 2**64 - 1)
-    held = keys < np.uint64(limit)
-    if len(distinct) > 1 and not held.any():
-        held = keys == distinct[0]
-    elif len(distinct) > 1 and held.all():
-        held = keys != distinct[-1]
+    is_held_out = keys < np.uint64(limit)
+    if len(distinct) > 1 and not is_held_out.any():
+        is_held_out = keys == distinct[0]
+    elif len(distinct) > 1 and is_held_out.all():
+        is_held_out = keys != distinct[-1]
     elif len(distinct) == 1:
-        held = np.zeros(len(keys), dtype=bool)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+        is_held_out = np.zeros(len(keys), dtype=bool)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -41,7 +41,8 @@ class RowReader:
         return self._format_of(position, row)[1]
 
     def parse(self, position: Position, row: Mapping[str, Any]) -> Row:
-        """The typed row. Raises DataError, whose message starts with `file:line`, if the row is invalid."""
+        """The typed row. Raises DataError, whose message starts with `file:line`, if the row is invalid; and the errors of
+        `spec` at the first row of a file."""
         spec, format = self._format_of(position, row)
         try:
             parsed = format.parse(row)

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 
 class Store(ABC):
-    """Encoded rows as units. `lengths` (units,) int64: the tokens of each unit. `hashes` (units,) uint64: equal for units
-    of equal rows. `digest` identifies the content and its encoding."""
+    """Encoded rows as units: sequences that stay together in a micro-batch (see `mm.runtime.nn.batch.Unit`).
+
+    `lengths` (units,) int64: the tokens of each unit. `hashes` (units,) uint64: equal for units of equal rows. `digest`
+    identifies the content and its encoding.
+    """
 
     digest: str
     info: StoreInfo

@@ -50,8 +50,8 @@ def split_weights(plugins: PluginManager, texts: Sequence[str]) -> tuple[list[st
 
 
 def _is_name(plugins: PluginManager, text: str, head: str) -> bool:
-    """True if a source recognises the whole text as its name. A source that accepts any path recognises `head` as well,
-    so it does not count unless it provides built-in rows."""
+    """True if the whole text is the name of a source: a source recognises it that has built-in rows, or that does not
+    recognise `head` alone. (The source of files recognises a path with and without a colon and a number.)"""
     specs = [spec for spec in plugins.specs("source") if isinstance(spec, SourceSpec) and spec.recognise(text)]
     return any(spec.provides or not spec.recognise(head) for spec in specs)
 

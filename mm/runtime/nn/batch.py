@@ -18,7 +18,7 @@ from mm.runtime.nn.shared import SharedPrompts, find_shared_prompts
 
 @attrs.frozen(eq=False)
 class Tokens:
-    """One token sequence.
+    """One token sequence: `ids` (length,) int64.
 
     `fields` are tensors of the same length: `learn` (bool, True for targets), and what an algorithm adds in `prepare`,
     such as advantages or reference log-probabilities. `prompt` is the number of first tokens that other sequences of the
@@ -78,12 +78,12 @@ class Packed:
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """T, the number of tokens."""
         return int(self.input_ids.shape[0])
 
     @property
     def num_targets(self) -> int:
-        """M."""
+        """M, the number of targets."""
         return int(self.targets.shape[0])
 
     def to(self, device: torch.device) -> Packed:

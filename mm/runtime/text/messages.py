@@ -186,8 +186,8 @@ def _check_order(messages: Sequence[Message], complete: bool) -> None:
     previous: str | None = None
     for number, message in enumerate(messages, 1):
         if previous not in _PREVIOUS[message.role]:
-            place = "come first" if previous is None else f"follow {previous}"
-            raise DataError(f"turn {number}: role {message.role!r} cannot {place}", problem="role order")
+            clause = "come first" if previous is None else f"follow {previous}"
+            raise DataError(f"turn {number}: role {message.role!r} cannot {clause}", problem="role order")
         may_be_empty = number == len(messages) and not complete
         if message.role in ("user", "assistant") and not (message.content.strip() or message.tool_calls or may_be_empty):
             raise DataError(f"turn {number}: the {message.role}'s content is empty", problem="empty")

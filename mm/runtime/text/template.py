@@ -71,7 +71,9 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if not self.source:
-            raise UsageError("The tokenizer has no chat template, so it cannot render conversations.")
+            raise UsageError(
+                "The tokenizer has no chat template, so it cannot render conversations. Put a chat_template.jinja into its folder."
+            )
         marked = bool(_MARKED.search(self.source))
         try:
             rendered: Any = render_jinja_template(  # texts and generation spans; its annotation says text

@@ -42,7 +42,7 @@ def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:
     try:
         rows = batch.to_pylist()
     except UnicodeDecodeError:
-        # Arrow does not check strings before, so one bad string makes the whole batch fail: convert row by row
+        # Arrow does not validate strings, so one bad string makes the conversion of the whole batch fail: convert row by row
         rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
     for row in rows:
         yield row if isinstance(row, DataError) else {k: _plain(v) for k, v in row.items() if v is not None}

@@ -108,8 +108,7 @@ class Request(NamedTuple):
 
 @cache
 def expressions(low: int, high: int) -> tuple[str, ...]:
-    """All `a+b`, `a-b` and `a*b` of positive numbers, with a result of at least 0, whose largest number (including the
-    result) is between `low` and `high`."""
+    """All `a+b`, `a-b`, `a*b` of positive numbers with results >= 0, whose largest number or result is in `low..high`."""
     numbers = range(1, high + 1)
     every = [f"{a}{operator}{b}" for a in numbers for b in numbers for operator in "+-*"]
     ranges = {x: (calculate(x), max(calculate(x), *map(int, re.findall(r"\d+", x)))) for x in every}
@@ -117,8 +116,7 @@ def expressions(low: int, high: int) -> tuple[str, ...]:
 
 
 def values(tool: str, language: str, known: bool) -> list[str]:
-    """The values that the tool can be asked about: those of training (`known`), or those that training never has. Unknown
-    expressions have a number that does not occur in known ones."""
+    """The values for questions to the tool: those of training if `known`, else new ones (expressions with a new number)."""
     if tool == "calculate":
         every = expressions(1, 20) if known else expressions(21, 30)
         return [x for x in every if digest(x) % 2 == LANGUAGES.index(language)]
@@ -126,11 +124,9 @@ def values(tool: str, language: str, known: bool) -> list[str]:
 
 
 def single_requests(tool: str, language: str, split: str, never: bool) -> list[Request]:
-    """The questions of a split about one value, in four wordings. `never`: about unknown values, each of which belongs to one
-    split with all its wordings.
-
-    There are many expressions, so each has only one wording: a held-out expression does not occur in training at all.
-    """
+    """The questions of a split about one value, in four wordings. With `never` the values are unknown, and each is in one
+    split with all its wordings. There are many expressions, so each has only one wording: a held-out expression does not
+    occur in training at all."""
     subjects = values(tool, language, known=not never)
     subjects = halves(subjects)[split] if never else subjects
     wordings = (lambda x: [digest(f"wording/{x}") % 4]) if tool == "calculate" else (lambda x: range(4))
@@ -139,8 +135,7 @@ def single_requests(tool: str, language: str, split: str, never: bool) -> list[R
 
 
 def double_requests(tool: str, language: str, split: str, never: bool) -> list[Request]:
-    """The questions of a split about two different values. Both of two expressions belong to the split, so that no held-out
-    expression occurs in training."""
+    """The questions of a split about two values. Two expressions are both of the split: training has no held-out one."""
     if tool == "calculate" or never:
         subjects = list(dict.fromkeys(r.values[0] for r in single_requests(tool, language, split, never)))
     else:
@@ -164,11 +159,9 @@ def requests(split: str, calls: int = 1, never: bool = False) -> dict[str, list[
 
 
 def pick_moment(rng: random.Random, request: Request, index: int, held_out: bool) -> int:
-    """A random moment at which the result for value number `index` is one that occurs in training or, with `held_out`, one
-    that does not.
+    """A random moment at which the result for value number `index` is one of training or, with `held_out`, is not.
 
-    A fifth of the results of each value is held out. An expression has only one result, which is held out together with
-    the expression.
+    A fifth of the results of each value is held out. An expression has only one result, held out with the expression.
     """
     value, size = request.values[index], OUTCOMES.get(request.tool)
     while True:
@@ -246,13 +239,12 @@ def take_equally(pools: dict[str, list[Request]], each: int) -> list[Request]:
 
 
 def held_out_cases(rng: random.Random, split: str, each: int) -> dict[str, dict[str, list[Case]]]:
-    """Suite -> tier -> cases, `each` per tool. Tier `new`: a wording that training does not use for this value; `never`: an
-    unknown value."""
+    """Suite -> tier -> cases, `each` per tool. `new`: a wording not used for this value in training; `never`: a new value."""
     suites: dict[str, dict[str, list[Case]]] = {"tool": {}, "tool_answer": {}, "agent": {}}
     for tier in ("new", "never"):
-        one, two = requests(split, 1, tier == "never"), requests(split, 2, tier == "never")
-        singles, pairs = take_equally(one, each), (*take_equally(one, each // 2), *take_equally(two, each))
-        suites["tool"][tier] = [call_case(rng, request) for request in singles]
-        suites["tool_answer"][tier] = [answer_case(rng, request, True) for request in singles]
-        suites["agent"][tier] = [episode(rng, request) for request in pairs]
+        single, double = requests(split, 1, tier == "never"), requests(split, 2, tier == "never")
+        questions, for_episodes = take_equally(single, each), (*take_equally(single, each // 2), *take_equally(double, each))
+        suites["tool"][tier] = [call_case(rng, request) for request in questions]
+        suites["tool_answer"][tier] = [answer_case(rng, request, True) for request in questions]
+        suites["agent"][tier] = [episode(rng, request) for request in for_episodes]
     return suites

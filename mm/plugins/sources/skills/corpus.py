@@ -52,7 +52,7 @@ def pretrain_lines(seed: int, world: World, plan: facts.Plan, scale: float) -> l
     rng = random.Random(f"{seed}/pretrain")
     text = facts.portrait_lines(rng, plan.written, scale_count(PASSES, scale))
     for make, count in LINES.items():
-        text += lines.make_lines(rng, make, scale_count(count, scale), world.never_said())
+        text += lines.make_lines(rng, make, scale_count(count, scale), world.forbidden_strings())
     return shuffle_rows(seed, "pretrain", text)
 
 

@@ -55,7 +55,7 @@ class SuiteScore:
 
 @attrs.define(eq=False, kw_only=True)
 class Answer(Episode):
-    """A model's reply or episode for an item, without special tokens in its turns. `key` is the key of its random numbers."""
+    """A model's reply or episode for an item; its turns have no special tokens. `key` determines its random numbers."""
 
     item: Mapping[str, Any]
     key: tuple[int, ...]

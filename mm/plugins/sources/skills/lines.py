@@ -1,5 +1,5 @@
-"""The lines of `pretrain` that state no facts: sums, series, topics, and repeated text, since a model must later copy text into
-the arguments of tools."""
+"""The lines of `pretrain` that state no facts: sums, series, topics, and repeated text. Repeated text trains copying, which a
+model later needs for the arguments of tools."""
 
 import random
 from collections.abc import Callable, Iterable

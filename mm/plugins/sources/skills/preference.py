@@ -20,7 +20,7 @@ BLUNT = {
 
 
 class TopicQuestion(NamedTuple):
-    """One request about one topic."""
+    """A request about a topic, in one language and wording."""
 
     topic: Word
     language: str

@@ -42,7 +42,8 @@ def case(chain: Chain, language: str) -> Case:
 
 
 def cases(rng: random.Random, count: int, length: int = SHORT) -> list[Case]:
-    """`count` training cases: every chain in turn, and in the other language in the next round."""
+    """`count` training cases: every chain in turn, the languages alternating. If the number of chains is odd, as it is for
+    three and for four digits, a chain has the same language in every round."""
     order = chains("train", length)
     rng.shuffle(order)
     return [case(order[i % len(order)], LANGUAGES[(i + i // len(order)) % 2]) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Four tasks with answers that a program can check. Half of their demonstrations are wrong.
+"""Four tasks with answers that a program can check. Half of their demonstrations fail the check.
 
 This is on purpose: reinforcement learning must start from a policy that sometimes succeeds and sometimes fails.
 """
@@ -87,8 +87,8 @@ def problems(task: str, split: str) -> list[Problem]:
 
 
 def demonstrate(rng: random.Random, problem: Problem) -> str:
-    """Half of the time the right answer in tags; else, in 4 of 10 cases, the right answer without tags, or a mistake in
-    tags."""
+    """A reply. With probability 0.5 it is the right answer in tags, with 0.2 the right answer without tags, and with 0.3 a
+    wrong answer in tags."""
     if rng.random() >= WRONG_SHARE:
         return f"<answer>{problem.answer}</answer>"
     if rng.random() < UNTAGGED_SHARE:
@@ -103,12 +103,12 @@ def training_problems(rng: random.Random, count: int) -> list[Problem]:
 
 
 def cases(rng: random.Random, count: int) -> list[Case]:
-    """The cases of `sft`, half of them with a wrong reply."""
+    """`count` cases of the file `sft`, with replies from `demonstrate`."""
     return [problem.case(demonstrate(rng, problem)) for problem in training_problems(rng, count)]
 
 
 def lora_cases(rng: random.Random, count: int) -> list[Case]:
-    """The cases of the file `lora`, all with the right answer."""
+    """At most `count` cases of the file `lora`, all with the right answer."""
     pool = problems(LORA_TASK, "train")
     return [problem.case(f"<answer>{problem.answer}</answer>") for problem in rng.sample(pool, min(count, len(pool)))]
 

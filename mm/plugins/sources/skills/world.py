@@ -86,7 +86,7 @@ class World:
     people: tuple[Person, ...]
     strangers: tuple[Word, ...]
 
-    def never_said(self) -> tuple[str, ...]:
+    def forbidden_strings(self) -> tuple[str, ...]:
         """Every string that must not occur in training."""
         return tuple(form for word in (*UNKNOWN_CITIES, *UNKNOWN_TOPICS, *self.strangers) for form in word)
 
