@@ -1,1 +1,1 @@
-"""The chips that come with the project, a folder each. Imports contracts, runtime and core."""
+"""The built-in backends, one folder per chip. They import contracts, runtime and core."""

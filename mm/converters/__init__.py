@@ -1,2 +1,1 @@
-"""The checkpoint formats that come with the project, a folder each, and the tables that they share. Imports contracts, runtime
-and core."""
+"""The built-in checkpoint formats, one folder each, and the tables that they share. They import contracts, runtime and core."""

@@ -1,7 +1,7 @@
-"""What the Llama-like formats share: the decoder's tensors, its sizes, and the rotary settings in both spellings.
+"""The common part of the Llama-like formats: the decoder's tensors, its sizes, and its rotary settings.
 
-transformers 5 writes `rope_parameters` and `dtype`, which version 4 reads wrongly without a word (theta 10000). Both are
-read here; what is written is the style of version 4, which every version and every engine reads.
+transformers 5 writes `rope_parameters` and `dtype`, which version 4 misreads without a warning (theta becomes 10000). Both
+styles are read here. The style of version 4 is written, since every version and every engine reads it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _SIZES = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings",
 )  # fmt: skip
-# settings that change what a model computes and that ours has only with this value, with what they default to
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+# settings that change the computation, with the only values that our decoder supports
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -30,14 +30,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1, None),
     "quantization_config": (None,),
 }
-_YARN_NEUTRAL: dict[str, tuple[Any, ...]] = {"mscale": (None,), "mscale_all_dim": (None,), "truncate": (True, None)}
+_YARN_SUPPORTED: dict[str, tuple[Any, ...]] = {"mscale": (None,), "mscale_all_dim": (None,), "truncate": (True, None)}
 
 
 def decoder_rules(config: DenseConfig, feed_forward: tuple[Rule, ...] | None = None) -> Rules:
-    """The whole table of a decoder; the q/k norms where the config has them, a SwiGLU unless another feed-forward is
-    given."""
+    """The table of all tensors of a decoder, with q/k norms if the config has them. `feed_forward` are the rules of the
+    feed-forward, by default those of a SwiGLU."""
     tied = config.tie_word_embeddings
-    head = () if tied else (_same("lm_head.weight", config.vocab_size, config.hidden_size),)
+    head = () if tied else (_same_name("lm_head.weight", config.vocab_size, config.hidden_size),)
     return Rules(
         rules=(*trunk_rules(config), *(feed_forward or swiglu_rules("mlp", config.hidden_size, config.ffn_size)), *head),
         counts={"layer": config.num_hidden_layers},
@@ -47,25 +47,25 @@ def decoder_rules(config: DenseConfig, feed_forward: tuple[Rule, ...] | None = N
 
 
 def trunk_rules(config: DenseConfig) -> tuple[Rule, ...]:
-    """Embedding, attention and norms."""
+    """The rules of embedding, attention and norms."""
     hidden, size = config.hidden_size, config.head_size
     queries, keys = config.num_attention_heads * size, config.num_key_value_heads * size
     names = ("q_norm", "k_norm") if config.qk_norm else ()
     return (
-        _same("model.embed_tokens.weight", config.vocab_size, hidden),
-        _same("model.norm.weight", hidden),
-        _same(LAYER + "input_layernorm.weight", hidden),
-        _same(LAYER + "post_attention_layernorm.weight", hidden),
-        _same(LAYER + "self_attn.q_proj.weight", queries, hidden),
-        _same(LAYER + "self_attn.k_proj.weight", keys, hidden),
-        _same(LAYER + "self_attn.v_proj.weight", keys, hidden),
-        _same(LAYER + "self_attn.o_proj.weight", hidden, queries),
-        *(_same(f"{LAYER}self_attn.{name}.weight", size) for name in names),
+        _same_name("model.embed_tokens.weight", config.vocab_size, hidden),
+        _same_name("model.norm.weight", hidden),
+        layer_rule("input_layernorm.weight", hidden),
+        layer_rule("post_attention_layernorm.weight", hidden),
+        layer_rule("self_attn.q_proj.weight", queries, hidden),
+        layer_rule("self_attn.k_proj.weight", keys, hidden),
+        layer_rule("self_attn.v_proj.weight", keys, hidden),
+        layer_rule("self_attn.o_proj.weight", hidden, queries),
+        *(layer_rule(f"self_attn.{name}.weight", size) for name in names),
     )
 
 
 def swiglu_rules(module: str, hidden: int, inner: int) -> tuple[Rule, ...]:
-    """A SwiGLU of that name in every layer."""
+    """The rules of a SwiGLU called `module` in every layer."""
     return (
         layer_rule(f"{module}.gate_proj.weight", inner, hidden),
         layer_rule(f"{module}.up_proj.weight", inner, hidden),
@@ -74,31 +74,33 @@ def swiglu_rules(module: str, hidden: int, inner: int) -> tuple[Rule, ...]:
 
 
 def layer_rule(name: str, *shape: int) -> Rule:
-    """A tensor of every layer that has the same name on both sides."""
-    return _same(LAYER + name, *shape)
+    """The rule of a tensor of every layer whose name is the same in both formats."""
+    return _same_name(LAYER + name, *shape)
 
 
 def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a decoder's config from a config.json. Raises Unsupported for what ours does not compute."""
-    only(hf, _NEUTRAL)
+    """The settings of a decoder's config from the values of a config.json. Raises Unsupported if a setting is missing, or
+    has a value that our decoder does not compute."""
+    require_supported(hf, _SUPPORTED)
     if missing := [name for name in _SIZES if hf.get(name) is None]:
-        raise Unsupported(f"it does not say {missing[0]}.")
+        raise Unsupported(f"{missing[0]} is missing.")
     if kinds := set(hf.get("layer_types") or ()) - {"full_attention"}:
-        raise Unsupported(f"layer_types has {sorted(kinds)[0]!r}; only 'full_attention' can be read.")
+        raise Unsupported(f"layer_types has {sorted(kinds)[0]!r}; only 'full_attention' is supported.")
     return {
         **{name: hf[name] for name in _SIZES},
         "num_key_value_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
         "head_dim": hf.get("head_dim"),
         "rms_norm_eps": hf.get("rms_norm_eps", 1e-6),
         "tie_word_embeddings": hf.get("tie_word_embeddings", False),
-        # the rounding of transformers' norms; it shows in half precision only
+        # as in transformers: rounded before the product with the weight, which matters in half precision only
         "norm_rounding": "before",
         **_read_rope(hf),
     }
 
 
 def write_decoder(config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """config.json of a decoder, without the names of the class. Raises UsageError when the tokenizer has no end token."""
+    """The values of a decoder's config.json, without `architectures` and `model_type`. Raises UsageError if the tokenizer
+    has no end token."""
     return {
         **{name: getattr(config, name) for name in _SIZES},
         "intermediate_size": config.ffn_size,
@@ -120,14 +122,15 @@ def write_decoder(config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def only(settings: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raise Unsupported for the first setting that is given with a value other than these; the first is shown."""
-    for name, values in neutral.items():
+def require_supported(settings: Mapping[str, Any], supported: Mapping[str, tuple[Any, ...]]) -> None:
+    """Check settings that may be missing, but must not have other values than the `supported` ones. Raises Unsupported at
+    the first other value; its message names the first supported one."""
+    for name, values in supported.items():
         if name in settings and settings[name] not in values:
-            raise Unsupported(f"{name} is {settings[name]!r}; only {values[0]!r} can be read.")
+            raise Unsupported(f"{name} is {settings[name]!r}; only {values[0]!r} is supported.")
 
 
-def _same(name: str, *shape: int) -> Rule:
+def _same_name(name: str, *shape: int) -> Rule:
     return Rule(name, name, shape)
 
 
@@ -136,16 +139,16 @@ def _read_rope(hf: Mapping[str, Any]) -> dict[str, Any]:
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "yarn") or any(isinstance(value, Mapping) for value in rope.values()):
-        shown = "one for each kind of layer" if kind == "default" else repr(kind)
-        raise Unsupported(f"the rotary scaling is {shown}; only 'default' and 'yarn' can be read.")
-    only(rope, _NEUTRAL)
+        shown = "different for each kind of layer" if kind == "default" else repr(kind)
+        raise Unsupported(f"the rotary scaling is {shown}; only 'default' and 'yarn' are supported.")
+    require_supported(rope, _SUPPORTED)
     if kind == "default":
         return {"rope_theta": theta}
     return {"rope_theta": theta, **_read_yarn(rope, hf["max_position_embeddings"])}
 
 
 def _read_yarn(rope: Mapping[str, Any], positions: int) -> dict[str, Any]:
-    only(rope, _YARN_NEUTRAL)
+    require_supported(rope, _YARN_SUPPORTED)
     factor = rope.get("factor")
     if factor is None:
         raise Unsupported("YaRN's factor is missing.")
@@ -162,7 +165,7 @@ def _read_yarn(rope: Mapping[str, Any], positions: int) -> dict[str, Any]:
 def _write_rope(config: DenseConfig) -> dict[str, Any] | None:
     if config.rope_scaling_factor is None:
         return None
-    # left out, the attention factor is 0.1 * ln(factor) + 1 there as it is here
+    # if omitted, the attention factor is 0.1 * ln(factor) + 1 in transformers as here
     scale = {} if config.rope_attention_factor is None else {"attention_factor": config.rope_attention_factor}
     return {
         "rope_type": "yarn",

@@ -1,6 +1,6 @@
-"""What the formats with experts share: their tensors and settings.
+"""The common part of the formats with experts: their tensors and settings.
 
-On disk every expert has matrices of its own; transformers 5 stacks them when it loads, as ours are.
+On disk, every expert has matrices of its own. Our models have them stacked, as transformers 5 does after loading.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mm.converters.decoder_rules import LAYER, decoder_rules, layer_rule, only, read_decoder, write_decoder
+from mm.converters.decoder_rules import LAYER, decoder_rules, layer_rule, read_decoder, require_supported, write_decoder
 from mm.runtime.models.converter import Unsupported
 from mm.runtime.models.rules import Constant, Rule, Rules
 
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
     from mm.plugins.architectures.moe import MoEConfig
     from mm.runtime.text.tokenizer import Tokenizer
 
-# layers without experts, which ours does not have
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"decoder_sparse_step": (1, None), "mlp_only_layers": ([], None)}
-# transformers 5 calls the first one so in what it writes for Qwen3
+# settings for layers without experts, which our architecture does not have
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"decoder_sparse_step": (1, None), "mlp_only_layers": ([], None)}
+# names of the number of experts: transformers 5 writes the second one for Qwen3
 _EXPERTS = ("num_experts", "num_local_experts")
 _COPIED = ("num_experts_per_tok", "norm_topk_prob", "router_aux_loss_coef")
 
 
 def expert_rules(config: MoEConfig, shared: tuple[Rule, ...] = (), constants: tuple[Constant, ...] = ()) -> Rules:
-    """The whole table of a decoder with a router and experts in every layer, and the format's own additions."""
+    """The table of all tensors of a decoder with a router and experts in every layer. `shared` and `constants` are the
+    format's own additions: the rules of a shared expert, and tensors with a fixed value."""
     hidden, inner = config.hidden_size, config.ffn_size
     feed_forward = (
         layer_rule("mlp.gate.weight", config.num_experts, hidden),
-        _stacked("gate_proj", inner, hidden),
-        _stacked("up_proj", inner, hidden),
-        _stacked("down_proj", hidden, inner),
+        _expert_rule("gate_proj", inner, hidden),
+        _expert_rule("up_proj", inner, hidden),
+        _expert_rule("down_proj", hidden, inner),
         *shared,
     )
     table = decoder_rules(config, feed_forward)
@@ -40,21 +41,22 @@ def expert_rules(config: MoEConfig, shared: tuple[Rule, ...] = (), constants: tu
 
 
 def read_experts(hf: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a config with experts; `defaults` are what the format takes where config.json says nothing.
+    """The settings of a config with experts from the values of a config.json; `defaults` are the format's defaults.
 
-    Raises Unsupported for what ours does not compute.
+    Raises Unsupported if a setting is missing, or has a value that our architecture does not compute.
     """
     hf = {**defaults, **hf}
-    only(hf, _NEUTRAL)
+    require_supported(hf, _SUPPORTED)
     experts = next((hf[name] for name in _EXPERTS if hf.get(name) is not None), None)
     if experts is None or hf.get("moe_intermediate_size") is None:
-        raise Unsupported(f"it does not say {'num_experts' if experts is None else 'moe_intermediate_size'}.")
+        raise Unsupported(f"{'num_experts' if experts is None else 'moe_intermediate_size'} is missing.")
     decoder = read_decoder({**hf, "intermediate_size": hf["moe_intermediate_size"]})
     return {**decoder, "num_experts": experts, **{name: hf[name] for name in _COPIED}}
 
 
 def write_experts(config: MoEConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """config.json of a decoder with experts, without the names of the class. The auxiliary loss's scope has no key."""
+    """The values of config.json for a decoder with experts, without `architectures` and `model_type`. There is no key for
+    the scope of the auxiliary loss."""
     return {
         **write_decoder(config, tokenizer),
         "moe_intermediate_size": config.ffn_size,
@@ -69,5 +71,5 @@ def write_experts(config: MoEConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _stacked(name: str, *shape: int) -> Rule:
+def _expert_rule(name: str, *shape: int) -> Rule:
     return Rule(f"{LAYER}mlp.experts.{name}", f"{LAYER}mlp.experts.{{expert}}.{name}.weight", shape)

@@ -87,7 +87,7 @@ def test_empty_pack_and_empty_document() -> None:
     nothing = block_attention(*qkv, batch_of([]))
     assert nothing.shape == (0, 4, 8)
     assert all(g.shape == x.shape for g, x in zip(torch.autograd.grad(nothing.sum(), qkv), qkv, strict=True))
-    assert torch.equal(plan_of((3, 0, 2), 4, 2).query_places, plan_of((3, 2), 4, 2).query_places)
+    assert torch.equal(plan_of((3, 0, 2), 4, 2).query_positions, plan_of((3, 2), 4, 2).query_positions)
 
 
 @given(lengths=st.lists(st.integers(1, 300), max_size=12))
@@ -95,9 +95,9 @@ def test_empty_pack_and_empty_document() -> None:
 def test_plan_covers_every_row_once_and_wastes_little(lengths: list[int]) -> None:
     batch, heads, kv_heads = batch_of(lengths), 4, 2
     plan = plan_of(batch.lengths, heads, kv_heads)
-    for rows, places, count in ((plan.query_rows, plan.query_places, 4), (plan.key_rows, plan.key_places, 2)):
-        assert torch.equal(rows[places], torch.arange(batch.num_tokens * count))
-    assert len(plan.query_rows) == len(plan.query_places) + len(plan.query_padding)
+    for rows, positions, count in ((plan.query_rows, plan.query_positions, 4), (plan.key_rows, plan.key_positions, 2)):
+        assert torch.equal(rows[positions], torch.arange(batch.num_tokens * count))
+    assert len(plan.query_rows) == len(plan.query_positions) + len(plan.query_padding)
     # a document is padded by less than a block; its keys at most to twice their number and a block
     assert len(plan.query_rows) <= heads * sum(n + 63 for n in lengths)
     assert len(plan.key_rows) <= kv_heads * sum(2 * n + 63 for n in lengths)

@@ -173,14 +173,14 @@ def test_gates_and_biases_that_ours_lacks_are_refused(plugins: PluginManager, to
     ("name", "changes", "message"),
     [
         ("qwen2-moe", {"qkv_bias": False}, "qkv_bias is False"),
-        ("qwen2-moe", {"shared_expert_intermediate_size": ...}, "does not say shared_expert_intermediate_size"),
+        ("qwen2-moe", {"shared_expert_intermediate_size": ...}, "shared_expert_intermediate_size is missing"),
         ("qwen2-moe", {"decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
         ("qwen2-moe", {"use_sliding_window": True}, "use_sliding_window is True"),
         ("qwen2-moe", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
         ("qwen3-moe", {"mlp_only_layers": [1]}, r"mlp_only_layers is \[1\]"),
         ("qwen3-moe", {"attention_bias": True}, "attention_bias is True"),
-        ("qwen3-moe", {"num_experts": ...}, "does not say num_experts"),
-        ("qwen3-moe", {"moe_intermediate_size": ...}, "does not say moe_intermediate_size"),
+        ("qwen3-moe", {"num_experts": ...}, "num_experts is missing"),
+        ("qwen3-moe", {"moe_intermediate_size": ...}, "moe_intermediate_size is missing"),
         ("qwen3-moe", {"num_experts_per_tok": 9}, "'num_experts_per_tok' must be at most num_experts=5"),
     ],
 )

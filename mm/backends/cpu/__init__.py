@@ -1,4 +1,4 @@
-"""The CPU: always there, and the lowest choice of `--backend auto`."""
+"""The CPU: always available, and the last choice of `--backend auto`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def probe() -> Probe:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    """The CPU."""
+    """The backend `cpu`."""
     yield BackendSpec(
         name="cpu",
         summary="Any CPU that torch runs on.",

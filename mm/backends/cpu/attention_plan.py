@@ -1,9 +1,10 @@
-"""How a pack's documents are cut into batched matrix products of few distinct shapes.
+"""The division of a pack's documents into batched matrix products of few distinct shapes.
 
-Documents of like length form a bucket and are padded to the bucket's longest; within it, block b of the queries
-(`rows` positions) of every document that is long enough is multiplied with keys 0 to (b + 1) * rows. So no product
-spans more than one block beyond the diagonal, and shapes repeat from pack to pack: a new shape costs oneDNN 0.4 ms to
-build a kernel. Everything is gathered by row numbers of [T * heads, D], one copy each way.
+Documents of similar length form a bucket and are padded to the longest of them. In a bucket, block b of the queries (`rows`
+positions) of all documents that are long enough is multiplied with keys 0 to (b + 1) * rows. So a product extends at most
+one block beyond the diagonal, and shapes repeat from pack to pack: for a new shape, oneDNN takes 0.4 ms to build a kernel.
+
+Tensors are gathered into the padded order and back by the row numbers of [T * heads, D], with one copy each way.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ import attrs
 import torch
 from torch import Tensor
 
-# of 32 to 256 the best from 40 to 4096 tokens: larger blocks compute more beyond the diagonal, smaller are more calls
+# Positions in a block. Of 32 to 256 the fastest for documents of 40 to 4096 tokens: larger blocks compute more scores
+# beyond the diagonal, smaller ones need more calls.
 _ROWS = 64
-# scores of a piece, 8 MiB in float32: fewer calls pay more than pieces that stay in the cache, by 1.5% of a step
+# Scores in a piece, at most: 8 MiB in float32. Smaller pieces would stay in the cache, but need more calls, and a step is
+# 1.5% slower.
 _SCORES = 2**21
 
 
 @attrs.frozen(eq=False)
 class Piece:
-    """One block of queries of some documents of a bucket. `batch` is documents times key/value heads."""
+    """One block of queries for some documents of a bucket. `batch`: documents times key/value heads; `rows`: queries in the
+    block; `length`: keys up to the end of the block; `mask` [rows, rows]: -inf above the diagonal."""
 
     query_slice: slice
     key_slice: slice
@@ -35,38 +39,39 @@ class Piece:
     mask: Tensor
 
     def of_queries(self, x: Tensor) -> Tensor:
-        """[batch, heads of a group * rows, D]: a view."""
+        """The block's queries, [batch, heads per group * rows, D]: a view of `x`, which is in the padded order."""
         return x[self.query_slice].view(self.batch, -1, x.shape[-1])
 
     def of_keys(self, x: Tensor) -> Tensor:
-        """[batch, length, D]: a view of the keys up to the end of the block."""
+        """The keys up to the end of the block, [batch, length, D]: a view of `x`, which is in the padded order."""
         return x[self.key_slice].view(self.batch, -1, x.shape[-1])[:, : self.length]
 
 
 @attrs.frozen(eq=False)
 class Plan:
-    """Row numbers of [T * heads, D] in the padded order, the padded places of each row, and the pieces."""
+    """The padded order and its pieces. `query_rows` and `key_rows`: for each padded position the row of [T * heads, D].
+    `query_positions` and `key_positions`: for each row its padded position. `query_padding`: the positions of padding."""
 
     query_rows: Tensor
-    query_places: Tensor
+    query_positions: Tensor
     query_padding: Tensor
     key_rows: Tensor
-    key_places: Tensor
+    key_positions: Tensor
     pieces: tuple[Piece, ...]
 
     def queries(self, x_THD: Tensor) -> Tensor:
-        """The padded [block, document, head, row] order; padding repeats the document's last token."""
+        """`x` in the padded order [block, document, head, row]; padding repeats the last token of the document."""
         return x_THD.reshape(-1, x_THD.shape[-1]).index_select(0, self.query_rows)
 
     def keys(self, x_TKD: Tensor) -> Tensor:
-        """The padded [document, head, position] order."""
+        """`x` in the padded order [document, head, position]."""
         return x_TKD.reshape(-1, x_TKD.shape[-1]).index_select(0, self.key_rows)
 
 
-# every block of a model asks for the same plan, forward and backward
+# cached, since every block of a model needs the same plan
 @functools.lru_cache(maxsize=8)
 def plan_of(lengths: tuple[int, ...], heads: int, kv_heads: int) -> Plan:
-    """The plan of documents of these lengths end to end, for this many query and key/value heads."""
+    """The plan for documents of these lengths that lie end to end, with `heads` query and `kv_heads` key/value heads."""
     layout = _Layout(heads, kv_heads)
     for documents in _buckets(lengths):
         layout.add(documents)
@@ -74,7 +79,7 @@ def plan_of(lengths: tuple[int, ...], heads: int, kv_heads: int) -> Plan:
 
 
 class _Layout:
-    """Collects the rows and pieces of each bucket."""
+    """Builds a plan bucket by bucket."""
 
     def __init__(self, heads: int, kv_heads: int) -> None:
         self.heads, self.kv_heads = heads, kv_heads
@@ -84,12 +89,12 @@ class _Layout:
         self.query_start = self.key_start = 0
 
     def add(self, documents: Sequence[tuple[int, int]]) -> None:
-        """`documents` are (length, start), the longest first."""
+        """Add a bucket: its documents as (length, start), the longest first."""
         rows = min(_ROWS, 16 * math.ceil(documents[0][0] / 16))
         padded = rows * math.ceil(documents[0][0] / rows)
         lengths_n1, starts_n1 = torch.tensor(documents).T.unsqueeze(-1)
-        place = torch.arange(padded)
-        token_nP, real_nP = starts_n1 + torch.minimum(place, lengths_n1 - 1), place < lengths_n1
+        position = torch.arange(padded)
+        token_nP, real_nP = starts_n1 + torch.minimum(position, lengths_n1 - 1), position < lengths_n1
         mask = torch.full((rows, rows), -math.inf).triu(1)
         for stop in range(rows, padded + 1, rows):
             count = sum(length > stop - rows for length, _ in documents)
@@ -109,16 +114,17 @@ class _Layout:
             self.query_start = queries.stop
 
     def plan(self) -> Plan:
-        """What was collected."""
-        query_rows, query_real = _joined(self.queries)
-        key_rows, key_real = _joined(self.keys)
+        """The plan of all buckets added."""
+        query_rows, query_real = _concatenate(self.queries)
+        key_rows, key_real = _concatenate(self.keys)
         padding = (~query_real).nonzero().squeeze(1)
-        places = _inverse(query_rows, query_real), _inverse(key_rows, key_real)
-        return Plan(query_rows, places[0], padding, key_rows, places[1], tuple(self.pieces))
+        query_positions, key_positions = _inverse(query_rows, query_real), _inverse(key_rows, key_real)
+        return Plan(query_rows, query_positions, padding, key_rows, key_positions, tuple(self.pieces))
 
 
 def _buckets(lengths: tuple[int, ...]) -> Iterator[list[tuple[int, int]]]:
-    """Documents (length, start) by falling length; none in a bucket is shorter than half of its longest."""
+    """The documents as (length, start) by descending length. No document is shorter than half of its bucket's longest;
+    empty documents are skipped."""
     starts = accumulate(lengths, initial=0)
     bucket: list[tuple[int, int]] = []
     for length, start in sorted(zip(lengths, starts, strict=False), key=lambda document: -document[0]):
@@ -132,12 +138,12 @@ def _buckets(lengths: tuple[int, ...]) -> Iterator[list[tuple[int, int]]]:
 
 
 def _head_rows(token_nP: Tensor, real_nP: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Row numbers in [T * heads, D] in the order [document, head, position], and which of them are no padding."""
+    """The row numbers of [T * heads, D] in the order [document, head, position], and for each True if it is not padding."""
     rows_nHP = token_nP[:, None] * heads + torch.arange(heads)[:, None]
     return rows_nHP.flatten(), real_nP[:, None].expand_as(rows_nHP).flatten()
 
 
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _concatenate(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if not parts:
         return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.bool)
     rows, real = zip(*parts, strict=True)
@@ -145,5 +151,5 @@ def _joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _inverse(rows: Tensor, real: Tensor) -> Tensor:
-    places = real.nonzero().squeeze(1)
-    return torch.empty_like(places).index_copy_(0, rows[places], places)
+    positions = real.nonzero().squeeze(1)
+    return torch.empty_like(positions).index_copy_(0, rows[positions], positions)

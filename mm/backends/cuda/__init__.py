@@ -1,4 +1,4 @@
-"""NVIDIA GPUs (and AMD's, whose torch answers to the same name)."""
+"""NVIDIA GPUs, and AMD GPUs, whose build of torch uses the device type "cuda" too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from mm.core.hooks import hookimpl
 from mm.core.records import BackendSpec, Container, Probe
 
-# what the driver leaves in the file system: NVIDIA on Linux, NVIDIA under WSL, AMD
+# device files of the driver: NVIDIA on Linux, NVIDIA under WSL, AMD
 _DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 
 
 def probe() -> Probe:
-    """Whether a driver and a CUDA build of torch are there; looks at files and metadata only."""
+    """Available if there is a driver and torch is not a CPU build. Reads files and package metadata only."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return Probe(False, "CUDA_VISIBLE_DEVICES hides every card")
     if os.name != "nt" and not any(path.exists() for path in _DEVICES):
@@ -31,7 +31,7 @@ def probe() -> Probe:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    """CUDA, chosen by `--backend auto` before the CPU."""
+    """The backend `cuda`, which `--backend auto` prefers to the CPU."""
     yield BackendSpec(
         name="cuda",
         summary="NVIDIA GPUs through CUDA.",

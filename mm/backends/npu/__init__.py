@@ -13,7 +13,7 @@ _MANAGER = Path("/dev/davinci_manager")
 
 
 def probe() -> Probe:
-    """Whether the driver's device and the torch_npu wheel are there; imports neither torch nor torch_npu."""
+    """Available if the driver's device file exists and torch_npu is installed. Imports neither torch nor torch_npu."""
     if not _MANAGER.exists():
         return Probe(False, f"no Ascend driver ({_MANAGER})")
     if importlib.util.find_spec("torch_npu") is None:
@@ -23,10 +23,10 @@ def probe() -> Probe:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    """Ascend, chosen by `--backend auto` first.
+    """The backend `npu`, the first choice of `--backend auto`.
 
-    torch loads torch_npu by itself when it is imported, and a failure there breaks torch for the whole process; so
-    autoload is switched off and the backend imports torch_npu where it can report the failure.
+    By default, importing torch also loads torch_npu, and if that fails, torch is unusable in the whole process. So
+    autoload is switched off, and the backend imports torch_npu itself and reports the failure.
     """
     yield BackendSpec(
         name="npu",

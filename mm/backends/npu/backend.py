@@ -1,4 +1,4 @@
-"""The Ascend backend: torch_npu is imported here, and a failure says what is wrong with the installation."""
+"""The Ascend backend. It imports torch_npu and reports problems of the installation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from mm.runtime.devices.accelerator import AcceleratorBackend
 
 
 class NpuBackend(AcceleratorBackend):
-    """One Ascend chip a rank. Attention goes through scaled_dot_product_attention, which torch_npu maps to its fusion
-    kernel for causal input without a mask."""
+    """One Ascend chip per rank. Attention uses scaled_dot_product_attention, which torch_npu maps to its fused kernel for
+    causal attention without a mask."""
 
     collective = "hccl"
     device_type = "npu"
 
     def setup(self) -> None:
-        """Import torch_npu and check that a chip answers. Raises UsageError with the cause."""
+        """Import torch_npu and check that a chip responds. Raises UsageError with the cause."""
         try:
             importlib.import_module("torch_npu")
         except (ImportError, OSError, RuntimeError) as error:
             raise UsageError(
-                f"--backend npu: torch_npu does not load: {error}. Check that CANN is installed and its set_env.sh is "
-                "sourced, and that the versions of torch and torch_npu agree."
+                f"--backend npu: torch_npu cannot be imported: {error}. Check that CANN is installed, that its set_env.sh is "
+                "sourced, and that torch_npu is made for this version of torch."
             ) from None
         super().setup()

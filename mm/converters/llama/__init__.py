@@ -8,7 +8,7 @@ from mm.core.records import ConverterSpec
 
 @hookimpl
 def mm_converters() -> Iterable[ConverterSpec]:
-    """Dense models of MiniMind's second generation."""
+    """LlamaForCausalLM, for dense models of MiniMind's second generation."""
     yield ConverterSpec(
         name="llama",
         summary="LlamaForCausalLM folders: dense models without q/k norm (gen 2).",

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Llama(Converter):
-    """LlamaForCausalLM."""
+    """The format LlamaForCausalLM."""
 
     def rules(self, config: DenseConfig) -> Rules:
-        """The decoder's table."""
+        """The table of the decoder."""
         return decoder_rules(config)
 
     def read_config(self, hf: Mapping[str, Any]) -> DenseConfig:
@@ -26,9 +26,10 @@ class Llama(Converter):
         return DenseConfig(**read_decoder(hf), qk_norm=False)
 
     def write_config(self, config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-        """config.json; Llama has no q/k norm, and transformers 5 wants its width to be a multiple of the heads."""
+        """The values of config.json. Raises Unsupported for models with q/k norm, and for those whose hidden size is not a
+        multiple of the number of heads, which transformers 5 rejects."""
         if config.qk_norm:
-            raise Unsupported("the format has no q/k norm.")
+            raise Unsupported("the format has no q/k norm, and the model has one.")
         if config.hidden_size % config.num_attention_heads:
             raise Unsupported(f"hidden_size must be a multiple of num_attention_heads={config.num_attention_heads}.")
         return {

@@ -8,7 +8,7 @@ from mm.core.records import ConverterSpec
 
 @hookimpl
 def mm_converters() -> Iterable[ConverterSpec]:
-    """Mixtures of experts of MiniMind's second generation."""
+    """Qwen2MoeForCausalLM, for mixtures of experts of MiniMind's second generation."""
     yield ConverterSpec(
         name="qwen2-moe",
         summary="Qwen2MoeForCausalLM folders: experts with a shared expert and without q/k norm (gen 2).",

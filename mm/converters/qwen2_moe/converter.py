@@ -1,7 +1,8 @@
-"""Experts beside a shared one, without q/k norm, as Qwen2MoeForCausalLM.
+"""The decoder with routed experts, a shared expert and no q/k norm as Qwen2MoeForCausalLM.
 
-The format multiplies its shared expert by sigmoid(x @ shared_expert_gate), where ours has no gate. A gate of zeros gives
-one half everywhere; so it is written, and the shared expert's last matrix twice as large: both are exact.
+The format multiplies the output of its shared expert by sigmoid(x @ shared_expert_gate); our models have no such gate. So a
+gate of zeros is written, whose sigmoid is one half everywhere, and the last matrix of the shared expert is doubled. Both
+are exact in floating point.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mm.converters.decoder_rules import LAYER, only, swiglu_rules
+from mm.converters.decoder_rules import LAYER, require_supported, swiglu_rules
 from mm.converters.expert_rules import expert_rules, read_experts, write_experts
 from mm.plugins.architectures.moe import MoEConfig
 from mm.runtime.models.converter import Converter, Unsupported
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from mm.runtime.text.tokenizer import Tokenizer
 
 _DEFAULTS = {"num_experts_per_tok": 4, "norm_topk_prob": False, "router_aux_loss_coef": 0.001}
-# vLLM ignores `qkv_bias`, and reads memory that nothing filled where a bias is missing: they are written, as zeros
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"qkv_bias": (True,)}
+# The biases of q, k and v are always written, as zeros: vLLM ignores `qkv_bias`, and uses uninitialised memory for a missing
+# bias.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {"qkv_bias": (True,)}
 
 
 class Qwen2Moe(Converter):
-    """Qwen2MoeForCausalLM."""
+    """The format Qwen2MoeForCausalLM."""
 
     def rules(self, config: MoEConfig) -> Rules:
-        """The decoder's table with experts, a shared expert, its gate and the biases of q, k and v."""
+        """The table of the decoder with experts, a shared expert, its gate, and the biases of q, k and v."""
         size = config.head_size
         heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
         biases = [Constant(f"{LAYER}self_attn.{name}_proj.bias", (count * size,)) for name, count in heads.items()]
@@ -38,22 +40,23 @@ class Qwen2Moe(Converter):
         return expert_rules(config, _shared_rules(config), (*biases, gate))
 
     def read_config(self, hf: Mapping[str, Any]) -> MoEConfig:
-        """A config with a shared expert."""
-        only(hf, _NEUTRAL)
+        """A config with a shared expert and without q/k norm. Raises Unsupported if a setting is missing or unsupported."""
+        require_supported(hf, _SUPPORTED)
         shared = hf.get("shared_expert_intermediate_size")
         if not shared:
-            raise Unsupported("it does not say shared_expert_intermediate_size.")
-        read = read_experts(hf, _DEFAULTS)
-        return MoEConfig(**read, shared_expert_intermediate_size=shared, router_aux_loss_scope="document")
+            raise Unsupported("shared_expert_intermediate_size is missing.")
+        settings = read_experts(hf, _DEFAULTS)
+        return MoEConfig(**settings, shared_expert_intermediate_size=shared, router_aux_loss_scope="document")
 
     def write_config(self, config: MoEConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-        """config.json; models with q/k norm, without a shared expert or with heads of another size are refused."""
+        """The values of config.json. Raises Unsupported for models with q/k norm, without a shared expert, or with a head
+        size other than hidden_size / num_attention_heads."""
         if config.qk_norm:
-            raise Unsupported("the format has no q/k norm.")
+            raise Unsupported("the format has no q/k norm, and the model has one.")
         if not config.shared_ffn_size:
             raise Unsupported("the format has a shared expert, and the model has none.")
         if config.head_size * config.num_attention_heads != config.hidden_size:
-            raise Unsupported("the format has no head_dim: it must be hidden_size / num_attention_heads.")
+            raise Unsupported("the format has no head_dim, so it must be hidden_size / num_attention_heads.")
         return {
             "architectures": ["Qwen2MoeForCausalLM"],
             "model_type": "qwen2_moe",
@@ -66,6 +69,6 @@ class Qwen2Moe(Converter):
 def _shared_rules(config: MoEConfig) -> tuple[Rule, ...]:
     *others, down = swiglu_rules("mlp.shared_expert", config.hidden_size, config.shared_ffn_size)
     (scale,) = config.exported_scales.values()
-    # what is half of float16's smallest values is no float16: back in float32
+    # halved in float32, since half of the smallest float16 values is not a float16
     rule = attrs.evolve(down, to_theirs=lambda tensor: tensor * scale, to_ours=lambda tensor: tensor.float() / scale)
     return *others, rule

@@ -8,7 +8,7 @@ from mm.core.records import ConverterSpec
 
 @hookimpl
 def mm_converters() -> Iterable[ConverterSpec]:
-    """Dense models of MiniMind's third generation."""
+    """Qwen3ForCausalLM, for dense models of MiniMind's third generation."""
     yield ConverterSpec(
         name="qwen3",
         summary="Qwen3ForCausalLM folders: dense models with q/k norm (gen 3).",

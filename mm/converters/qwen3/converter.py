@@ -13,22 +13,23 @@ if TYPE_CHECKING:
     from mm.runtime.models.rules import Rules
     from mm.runtime.text.tokenizer import Tokenizer
 
-_HEAD_DIM = 128  # Qwen3's, whatever the width, where config.json says nothing
+_HEAD_DIM = 128  # Qwen3's default, whatever the hidden size
 
 
 class Qwen3(Converter):
-    """Qwen3ForCausalLM."""
+    """The format Qwen3ForCausalLM."""
 
     def rules(self, config: DenseConfig) -> Rules:
-        """The decoder's table, with q_norm and k_norm."""
+        """The table of the decoder with q_norm and k_norm."""
         return decoder_rules(config)
 
     def read_config(self, hf: Mapping[str, Any]) -> DenseConfig:
-        """A config with q/k norm. Raises Unsupported for sliding windows."""
+        """A config with q/k norm. Raises Unsupported if a setting is missing or unsupported, such as a sliding window."""
         return DenseConfig(**read_decoder({"head_dim": _HEAD_DIM, **hf}), qk_norm=True)
 
     def write_config(self, config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-        """config.json; a model without q/k norm is refused, since a norm cannot be switched off there."""
+        """The values of config.json. Raises Unsupported for a model without q/k norm, since the format cannot turn the norm
+        off."""
         if not config.qk_norm:
             raise Unsupported("the format normalises queries and keys, and the model does not.")
         return {

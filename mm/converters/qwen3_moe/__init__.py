@@ -8,7 +8,7 @@ from mm.core.records import ConverterSpec
 
 @hookimpl
 def mm_converters() -> Iterable[ConverterSpec]:
-    """Mixtures of experts of MiniMind's third generation."""
+    """Qwen3MoeForCausalLM, for mixtures of experts of MiniMind's third generation."""
     yield ConverterSpec(
         name="qwen3-moe",
         summary="Qwen3MoeForCausalLM folders: experts with q/k norm and without a shared expert (gen 3).",

@@ -1,4 +1,4 @@
-"""Experts with q/k norm and without a shared one as Qwen3MoeForCausalLM."""
+"""The decoder with routed experts, q/k norm and no shared expert as Qwen3MoeForCausalLM."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _DEFAULTS = {"num_experts_per_tok": 8, "norm_topk_prob": False, "router_aux_loss
 
 
 class Qwen3Moe(Converter):
-    """Qwen3MoeForCausalLM."""
+    """The format Qwen3MoeForCausalLM."""
 
     def rules(self, config: MoEConfig) -> Rules:
-        """The decoder's table with experts, and q_norm and k_norm."""
+        """The table of the decoder with experts, q_norm and k_norm."""
         return expert_rules(config)
 
     def read_config(self, hf: Mapping[str, Any]) -> MoEConfig:
-        """A config with q/k norm and without a shared expert."""
-        read = read_experts(hf, _DEFAULTS)
-        return MoEConfig(**read, qk_norm=True, shared_expert_intermediate_size=0, router_aux_loss_scope="micro-batch")
+        """A config with q/k norm and without a shared expert. Raises Unsupported if a setting is missing or unsupported."""
+        settings = read_experts(hf, _DEFAULTS)
+        return MoEConfig(**settings, qk_norm=True, shared_expert_intermediate_size=0, router_aux_loss_scope="micro-batch")
 
     def write_config(self, config: MoEConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-        """config.json; models without q/k norm or with a shared expert are refused."""
+        """The values of config.json. Raises Unsupported for models without q/k norm or with a shared expert."""
         if not config.qk_norm:
             raise Unsupported("the format normalises queries and keys, and the model does not.")
         if config.shared_ffn_size:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mm.plugins.architectures.cache import Decode, KVCache, Prefill, Slots
 from mm.plugins.architectures.fast_decode import FastDecode
 from mm.plugins.architectures.trunk import Trunk
-from mm.runtime.nn.attention import sharing
+from mm.runtime.nn.attention import with_shared_prompts
 from mm.runtime.nn.model import Head, Model, logits
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Decoder(Model):
 
     def __init__(self, config: DenseConfig, kernels: Kernels, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.config, self.attention, self._sharing = config, kernels.attention, sharing(kernels.attention)
+        self.config, self.attention, self._sharing = config, kernels.attention, with_shared_prompts(kernels.attention)
         self.model = Trunk(config, feed_forward)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()

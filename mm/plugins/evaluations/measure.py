@@ -13,8 +13,8 @@ from mm.core.settings import TrainSettings
 from mm.plugins.evaluations.measuring_bar import MeasuringBar
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import held_out_items
-from mm.plugins.sources.skills.held_out_items import Figure
-from mm.plugins.sources.skills.source import generated
+from mm.plugins.sources.skills.held_out_items import SuiteScore
+from mm.plugins.sources.skills.source import cached_corpus
 from mm.runtime.data.corpus import open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.generation.episodes import EpisodeRunner
@@ -108,10 +108,10 @@ def items_digest(settings: EvalSettings) -> str:
 
 
 def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
-    return _limited(generated(settings.skills_seed)[settings.split], settings)
+    return _limited(cached_corpus(settings.skills_seed)[settings.split], settings)
 
 
-def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[Figure]:
+def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[SuiteScore]:
     items = _items(settings)
     with MeasuringBar(f"skills {settings.split}", len(items), "items") as bar:
         return held_out_items.evaluate(player_of(plugins, model), items, seed=settings.seed, on_item=bar.add)

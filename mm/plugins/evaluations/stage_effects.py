@@ -13,7 +13,7 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.core.workspace import RunFolder, Workspace, find_model, run_of
-from mm.plugins.sources.skills.held_out_items import Figure, file_of, seed_of
+from mm.plugins.sources.skills.held_out_items import SuiteScore, file_of, seed_of
 from mm.plugins.sources.skills.suites import TEACHES
 from mm.runtime.runs.reading import settings
 
@@ -104,4 +104,4 @@ def _pooled_share(report: dict[str, Any], suites: Sequence[str], *, others: bool
     """The share of right answers over all items of these suites, or with `others` of all other suites."""
     pooled = [f for f in report["skills"] if f["tier"] == TIER and (f["suite"] in suites) != others]
     right, total = sum(f["right"] for f in pooled), sum(f["total"] for f in pooled)
-    return Figure(suite="others" if others else "taught", tier=TIER, right=right, total=total).as_dict()
+    return SuiteScore(suite="others" if others else "taught", tier=TIER, right=right, total=total).as_dict()

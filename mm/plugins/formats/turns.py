@@ -1,7 +1,7 @@
-"""What formats share: telling the shapes of conversations apart, and making messages of them.
+"""Functions shared by the formats: they recognise the shapes of conversations and parse them to messages.
 
-A conversation is turns of role and content (MiniMind's and OpenAI's), turns of from and value (ShareGPT's), or a bare
-text, which is one turn of whoever must have said it.
+A conversation has turns with role and content (MiniMind's and OpenAI's shape), or turns with from and value (ShareGPT's
+shape), or it is a bare text: one turn, whose role follows from the key.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 import attrs
 
 from mm.core.errors import DataError, Problem
-from mm.plugins.formats.hermes import untagged
+from mm.plugins.formats.hermes import parse_tags
 from mm.runtime.text.messages import Message, embedded_json, kind_of, parse_conversation
 
 Messages = tuple[Message, ...]
 Tools = tuple[Mapping[str, Any], ...]
 
-# ShareGPT's names of speakers, and those of its descendants
+# speakers of ShareGPT and of the formats derived from it -> roles
 _SPEAKERS = {
     "human": "user", "user": "user",
     "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant", "model": "assistant",
@@ -29,8 +29,7 @@ _SPEAKERS = {
 
 
 def first_turn(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The first turn of the row's conversation, empty for one without a turn that is an object; None without any
-    conversation."""
+    """The first turn of the row's conversation; empty if that is not an object, None if the row has no conversation."""
     turns = next((row[key] for key in ("conversations", "messages") if row.get(key) is not None), None)
     if turns is None:
         return None
@@ -39,42 +38,42 @@ def first_turn(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def is_sharegpt(turn: Mapping[str, Any]) -> bool:
-    """Whether a turn is in ShareGPT's shape."""
+    """True if a turn has ShareGPT's shape."""
     return "from" in turn and "role" not in turn
 
 
 def is_preference(row: Mapping[str, Any]) -> bool:
-    """Whether the row compares two answers."""
+    """True if the row has a chosen and a rejected answer."""
     return "chosen" in row and "rejected" in row
 
 
 def is_open(row: Mapping[str, Any]) -> bool:
-    """Whether the row's conversation waits for an answer: it ends with another role, or with an empty placeholder."""
+    """True if the row's conversation has no final reply: its last turn is not the assistant's, or is empty."""
     turns = next((row[key] for key in ("conversations", "messages") if row.get(key) is not None), None)
     last = turns[-1] if isinstance(turns, list) and turns else None
     if not isinstance(last, dict):
         return False
     role = _SPEAKERS.get(str(last.get("from"))) if is_sharegpt(last) else last.get("role")
-    said = ("content", "value", "tool_calls", "function_call", "reasoning_content")
-    return isinstance(role, str) and (role != "assistant" or not any(last.get(key) for key in said))
+    contents = ("content", "value", "tool_calls", "function_call", "reasoning_content")
+    return isinstance(role, str) and (role != "assistant" or not any(last.get(key) for key in contents))
 
 
 def role_turns(turns: Sequence[Any], place: str = "turn") -> list[Any]:
-    """Turns of role and content, whichever shape they have. Raises DataError for a speaker that nobody knows."""
+    """Turns with role and content, from turns of either shape. Raises DataError for an unknown speaker."""
     return [
-        _of_sharegpt(turn, f"{place} {number}") if isinstance(turn, dict) and is_sharegpt(turn) else turn
+        _from_sharegpt(turn, f"{place} {number}") if isinstance(turn, dict) and is_sharegpt(turn) else turn
         for number, turn in enumerate(turns, 1)
     ]
 
 
-def _of_sharegpt(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _from_sharegpt(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
     speaker, value = turn["from"], turn.get("value")
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise DataError(f"{place}: from {str(speaker)[:40]!r} is not one of {', '.join(_SPEAKERS)}")
     rest = {key: turn[key] for key in ("tools", "functions", "tool_calls", "reasoning_content") if key in turn}
     if speaker != "function_call":
-        return {"role": role, **(untagged(role, value, place) if isinstance(value, str) else {"content": value}), **rest}
+        return {"role": role, **(parse_tags(role, value, place) if isinstance(value, str) else {"content": value}), **rest}
     if isinstance(value, str):
         value = embedded_json(f"[{value}]", f"{place}: the function call", list)
     calls = value if isinstance(value, list) else [value]
@@ -86,7 +85,7 @@ def _of_sharegpt(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
 def parse_turns(
     row: Mapping[str, Any], turns: Any, *, name: str = "", complete: bool = True
 ) -> tuple[Messages, Tools]:
-    """The messages and tools of a conversation in any shape; `name` is its key, for messages. Raises DataError."""
+    """The messages and tools of a conversation in any shape; `name` is its key, for error messages. Raises DataError."""
     try:
         if isinstance(turns, list):
             turns = role_turns(turns)
@@ -95,8 +94,9 @@ def parse_turns(
         raise DataError(f"{name}: {error.reason}" if name else error.reason, problem=error.problem) from None
 
 
-def said_by(value: Any, role: str, name: str) -> list[Any]:
-    """Turns under a key: a text is one turn of `role`, an object one turn, a list is turns. Raises DataError."""
+def as_turns(value: Any, role: str, name: str) -> list[Any]:
+    """The value of the key `name` as turns: a text is one turn of `role`, an object is one turn, and a list has several.
+    Raises DataError."""
     if isinstance(value, str) and not value.strip():
         raise DataError(f"{name} is empty", problem="empty")
     if isinstance(value, str):
@@ -110,17 +110,17 @@ def said_by(value: Any, role: str, name: str) -> list[Any]:
     raise DataError(reason, problem=missing)
 
 
-def without_answer(messages: Messages) -> Messages:
-    """The prompt: a last turn of the assistant, filled or not, is dropped. Raises DataError when nobody is left to
-    answer to."""
+def without_reply(messages: Messages) -> Messages:
+    """The messages without a last turn of the assistant, even if it is empty. Raises DataError if the rest does not end
+    with the user or a tool."""
     prompt = messages[:-1] if messages[-1].role == "assistant" else messages
     if not prompt or prompt[-1].role not in ("user", "tool"):
-        raise DataError("no question: the prompt must end with the user or a tool", problem="role order")
+        raise DataError("no question: the prompt must end with a turn of the user or of a tool", problem="role order")
     return prompt
 
 
-def with_system(row: Mapping[str, Any], turns: list[Any]) -> list[Any]:
-    """The turns behind the system text that the row has in a field of its own. Raises DataError."""
+def with_system_turn(row: Mapping[str, Any], turns: list[Any]) -> list[Any]:
+    """The turns, preceded by a turn with the row's `system` text if it has one. Raises DataError."""
     system = row.get("system")
     if system is None or system == "":
         return turns
@@ -129,28 +129,31 @@ def with_system(row: Mapping[str, Any], turns: list[Any]) -> list[Any]:
     return [{"role": "system", "content": system}, *turns]
 
 
-def beside_system(row: Mapping[str, Any], messages: Messages) -> Messages:
-    """The messages behind that text, which numbers of turns do not count. Raises DataError."""
-    system = [Message(**turn) for turn in with_system(row, [])]
+def with_system_message(row: Mapping[str, Any], messages: Messages) -> Messages:
+    """Parsed messages, preceded by a message with the row's `system` text if it has one. It is added after parsing, so that
+    it does not shift the turn numbers in error messages. Raises DataError."""
+    system = [Message(**turn) for turn in with_system_turn(row, [])]
     if system and messages[0].role == "system":
-        raise DataError("turn 1: role 'system' cannot stand after the row's own system", problem="role order")
+        raise DataError("turn 1: role 'system' cannot follow the row's own system", problem="role order")
     return (*system, *messages)
 
 
 @attrs.frozen
-class Answered:
-    """A conversation whose answer begins with message `begin`."""
+class CompletedPrompt:
+    """A conversation made of a prompt and an answer, which starts at message `begin`."""
 
     messages: Messages
     tools: Tools
     begin: int
 
 
-def answered(row: Mapping[str, Any], prompt: Any, answer: Any, names: tuple[str, str]) -> Answered:
-    """`answer` put behind `prompt`, each a text, a turn or turns. Raises DataError naming them by `names`."""
-    asked = with_system(row, said_by(prompt, "user", names[0]))
-    given = said_by(answer, "assistant", names[1])
-    messages, tools = parse_turns(row, [*asked, *given], name=" + ".join(names))
-    if messages[len(asked)].role != "assistant":
-        raise DataError(f"{names[1]} begins with the {messages[len(asked)].role}, expected the assistant", problem="role order")
-    return Answered(messages, tools, len(asked))
+def complete_prompt(row: Mapping[str, Any], prompt: Any, answer: Any, names: tuple[str, str]) -> CompletedPrompt:
+    """`prompt` followed by `answer`, each a text, a turn or a list of turns. `names` are their keys, for error messages.
+    Raises DataError."""
+    prompt_turns = with_system_turn(row, as_turns(prompt, "user", names[0]))
+    answer_turns = as_turns(answer, "assistant", names[1])
+    messages, tools = parse_turns(row, [*prompt_turns, *answer_turns], name=" + ".join(names))
+    begin = len(prompt_turns)
+    if messages[begin].role != "assistant":
+        raise DataError(f"{names[1]} starts with the {messages[begin].role}, expected the assistant", problem="role order")
+    return CompletedPrompt(messages, tools, begin)

@@ -1,1 +1,1 @@
-"""Rewards, a folder each; modules beside them are shared by several. They import contracts, runtime and core."""
+"""Rewards, one folder each; the modules beside the folders are shared. They import contracts, runtime and core."""

@@ -1,4 +1,4 @@
-"""The tool calls of an episode, judged: what the rewards of calls share."""
+"""The check of an episode's tool calls, shared by the rewards for calls."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mm.runtime.text.replies import read_calls, turns_of
 from mm.runtime.text.tool_schema import call_fault, functions_of
 
 
-def judged_calls(row: Any, completion: str) -> list[bool]:
-    """For each call, in all turns, whether it can be made: it can be read, and fits one of the row's tools.
+def check_calls(row: Any, completion: str) -> list[bool]:
+    """For each call of all turns: True if it is well-formed and fits one of the row's tools.
 
-    Raises SchemaFault for a tool whose schema is none: that is the row's fault, not the model's.
+    Raises SchemaFault if the schema of a tool is invalid: that is an error in the row, not in the completion.
     """
     functions = functions_of(tools_of(row))
     calls = [call for turn in turns_of(completion) for call in read_calls(turn)]
@@ -21,5 +21,5 @@ def judged_calls(row: Any, completion: str) -> list[bool]:
 
 
 def tools_of(row: Any) -> Sequence[Any]:
-    """The tools of a row; none for a kind of row that has none."""
+    """The tools of a row; empty for kinds of row without tools."""
     return getattr(row, "tools", ())

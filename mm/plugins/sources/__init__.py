@@ -1,1 +1,1 @@
-"""Sources of rows: files, and the corpora that come with the project. They import contracts, runtime and core."""
+"""Sources of rows: files, and the corpora of the project. They import contracts, runtime and core."""

@@ -1,2 +1,2 @@
-"""Tools that models can call, a folder each, and the canned results that several give. They import contracts, runtime and
-core."""
+"""Tools that models can call, one folder each, and the made-up results that several return. They import contracts, runtime
+and core."""

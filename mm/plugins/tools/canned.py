@@ -1,4 +1,4 @@
-"""Four small tools: their schemas, and results that are canned yet cannot be guessed without asking."""
+"""Four small tools of the skills corpus: their schemas, and made-up results, which cannot be guessed without a call."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ DESCRIPTIONS = {
     "search": "search the web",
 }
 TOOLS = tuple(ARGUMENT)
-# How many results a value can have; a sum has one.
+# The number of different results that a tool has for one argument value; a calculation has one.
 OUTCOMES = {"get_weather": 40, "get_time": 24 * 60, "search": 40}
 
 
 def function(name: str) -> dict[str, Any]:
-    """The tool's function schema: one required string argument. Short, as every token of it is trained on."""
+    """The function schema of a tool: one required string argument. It is short, since models are trained with all of it."""
     parameters = {"type": "object", "properties": {ARGUMENT[name]: {"type": "string"}}, "required": [ARGUMENT[name]]}
     return {"name": name, "description": DESCRIPTIONS[name], "parameters": parameters}
 
 
 def schema(name: str) -> dict[str, object]:
-    """The tool as OpenAI offers it."""
+    """The tool's schema in OpenAI's form."""
     return {"type": "function", "function": function(name)}
 
 
 def outcome(name: str, value: str, moment: int, size: int) -> int:
-    """Which of `size` results a tool gives for this argument at this moment."""
+    """The index, from 0 to `size` - 1, of the result of tool `name` for the argument `value` at this moment."""
     return int.from_bytes(hashlib.sha256(f"{name}/{value}/{moment}".encode()).digest()[:6], "big") % size
 
 
@@ -48,15 +48,15 @@ def get_time(city: str, moment: int = 0) -> dict[str, object]:
 
 
 def search(query: str, moment: int = 0) -> dict[str, object]:
-    """How many pages there are, from 1 to 40: as easily read off a result as a temperature."""
+    """A number of pages from 1 to 40, a result as simple as a temperature."""
     return {"pages": 1 + outcome("search", query, moment, OUTCOMES["search"])}
 
 
 def run_tool(name: str, arguments: Mapping[str, Any], moment: int = 0) -> dict[str, object]:
-    """The result of a call that fits the tool's schema. Raises ValueError for what is no expression.
+    """The result of a call whose arguments fit the tool's schema. Raises ValueError if an expression is invalid.
 
-    The same call gives the same result. Another `moment` gives another weather, time or number of pages: training
-    rows use many, so that a model has to read the result and cannot learn it by heart.
+    The same call at the same `moment` has the same result. At another moment the weather, the time or the number of pages
+    differs: training rows use many moments, so that a model must read the result and cannot memorise it.
     """
     value = arguments[ARGUMENT[name]]
     if name == "calculate":

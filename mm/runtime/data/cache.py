@@ -1,4 +1,4 @@
-"""The token cache: rows are encoded once, kept on disk, and read through memory maps ever after."""
+"""The token cache: rows are encoded once, stored on disk, and from then on read through memory maps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import attrs
 from mm.core.errors import DataError, MMError, UsageError
 from mm.core.locks import in_turn, try_lock
 from mm.core.records import FormatSpec
-from mm.runtime.data.bad_rows import SHOWN, BadRows
+from mm.runtime.data.bad_rows import MAX_SHOWN, BadRows
 from mm.runtime.data.cache_files import Chunk, StoreInfo, StoreWriter, read_info
 from mm.runtime.data.encoding import Encoder, code_digest
 from mm.runtime.data.encoding_jobs import read_jobs, stream
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ConcatStore", "Store", "StoreInfo", "TokenStore", "build_or_open"]
 
-_VERSION = 2  # of the files' layout and of how core makes ids of rows: part of every key
-# chunks that are encoded before other processes are started, which takes them about a second
-_ALONE = 16
-# chunks that are looked at beyond the first bad row, for further ones to name
-_LOOK_ON = 16
+# version of the file layout and of how rows become ids; part of every key
+_VERSION = 2
+# chunks encoded in this process before worker processes are started: starting takes about a second
+_SERIAL_CHUNKS = 16
+# chunks still encoded after the first bad row, so that the error can list further ones
+_CHUNKS_AFTER_BAD_ROW = 16
 
-# rows done, and how much of the source that is, 0 to 1, where it knows
+# called with the number of rows encoded and, if the source knows it, the fraction of the source that was read (0 to 1)
 Progress = Callable[[int, float | None], None]
 
 
@@ -55,33 +56,37 @@ def build_or_open(
     max_length: int,
     folder: Path,
     progress: Progress = lambda rows, fraction: None,
-    waiting: Callable[[], None] = lambda: None,
+    on_wait: Callable[[], None] = lambda: None,
     workers: int = 1,
     skip_bad_rows: bool = False,
 ) -> TokenStore:
-    """The source's rows as `source.row_kind`, encoded by `workers` processes; from the cache in `folder` when it holds them.
+    """The source's rows as `source.row_kind`: opened from the cache in `folder`, or encoded into it by `workers` processes.
 
-    Bad rows are counted in the store's info with `skip_bad_rows`, and otherwise a DataError that names the first ones.
-    Raises UsageError for a source without rows or of another kind. `waiting` is called when another process builds.
+    With `skip_bad_rows` the bad rows are skipped and counted in the store's info. Otherwise they raise a DataError that
+    lists the first ones. Raises UsageError if the source has no rows, rows of another kind only, or none with a token to
+    learn. `on_wait` is called before waiting for another process that is encoding the same rows.
     """
     known = {spec.name: spec for spec in formats}
-    job = _Job(source, RowReader(formats, source.row_kind), Encoder(tokenizer, max_length), progress, workers, skip_bad_rows)
-    target = folder / job.key()
-    info = _read(target, known)
+    build = _Build(source, RowReader(formats, source.row_kind), Encoder(tokenizer, max_length), progress, workers, skip_bad_rows)
+    target = folder / build.key()
+    info = _read_current(target, known)
     if info is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, target.name, waiting):
-            info = _read(target, known) or job.build(target)
+        with _build_lock(folder, target.name, on_wait):
+            info = _read_current(target, known) or build.run(target)
     if info.bad.count and not skip_bad_rows:
-        raise job.complaint(info.bad)
+        raise build.bad_rows_error(info.bad)
     if not info.units:
-        message = f"none of its {info.rows} rows gives anything to learn within {max_length} tokens."
-        raise UsageError(f"{source.locator}: {message}")
+        raise UsageError(
+            f"{source.locator}: none of its {info.rows} rows has a token to learn within {max_length} tokens (--max-length)."
+        )
     return TokenStore(target, info, cache(lambda name: known[name].load()()))
 
 
 @attrs.frozen
-class _Job:
+class _Build:
+    """The encoding of one source into a folder of the cache."""
+
     source: Source
     reader: RowReader
     encoder: Encoder
@@ -90,14 +95,15 @@ class _Job:
     skip_bad_rows: bool
 
     def key(self) -> str:
-        position, raw, row = self._first()
+        """The name of the folder: a hash of everything that decides the ids."""
+        position, raw, row = self._first_usable()
         tokenizer, format = self.encoder.tokenizer, self.reader.format(position, raw)
         parts = {
             "version": _VERSION,
             "source": self.source.digest(),
             "kind": self.source.row_kind,
             "format": self.reader.spec(position, raw).name,
-            # whoever edits a format or a row class must not be given what the old one made
+            # after an edit of the format or of the row class, the rows must be encoded again
             "code": [code_digest(type(part).__module__) for part in (format, row)],
             "tokenizer": tokenizer.fingerprint,
             "template": tokenizer.template_digest,
@@ -105,34 +111,38 @@ class _Job:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def build(self, target: Path) -> StoreInfo:
-        job = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        writer = StoreWriter(job, self.encoder.bytes_per_id)
+    def run(self, target: Path) -> StoreInfo:
+        """Encode all rows into a temporary folder, then rename it to `target`. Raises MMError if the disk is full."""
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        writer = StoreWriter(unfinished, self.encoder.bytes_per_id)
         try:
             self._write(writer)
             writer.finish()
-            shutil.rmtree(target, ignore_errors=True)  # what stands there is not whole, or it would have been opened
-            os.replace(job, target)
+            shutil.rmtree(target, ignore_errors=True)  # if there is a store, it is damaged or out of date
+            os.replace(unfinished, target)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise MMError(f"The token cache {target.parent} has no room: {error.strerror}.") from None
+            raise MMError(
+                f"The token cache {target.parent} has no room: {error.strerror}. Free some space there."
+            ) from None
         finally:
             writer.close()
-            shutil.rmtree(job, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
         return writer.info
 
-    def complaint(self, bad: BadRows) -> DataError:
+    def bad_rows_error(self, bad: BadRows) -> DataError:
+        """The error that lists the first bad rows and says how to find, remove or skip them all."""
         if self.skip_bad_rows:
             return bad.error(f"{self.source.locator}: none of its {bad.count:,} rows can be used.")
         where = self.source.locator
         return bad.error(
-            f"mm data check {where} lists every such row, and its --fix writes the others to a new file; "
-            "mm train --skip-bad-rows leaves them out."
+            f"mm data check {where} lists every bad row, and its --fix writes the good ones to a new file; "
+            "mm train --skip-bad-rows skips the bad ones."
         )
 
-    def _first(self) -> tuple[Position, Mapping[str, Any], Row]:
-        """The first row that can be used; it says what the key is made of."""
+    def _first_usable(self) -> tuple[Position, Mapping[str, Any], Row]:
+        """The first usable row: its format and row class go into the key."""
         bad = BadRows()
         for position, raw in stream(self.source, self.reader):
             try:
@@ -141,11 +151,11 @@ class _Job:
                 return position, raw, self.reader.parse(position, raw)
             except DataError as error:
                 bad.add(position.path, position.line, error)
-            if bad.count == SHOWN and not self.skip_bad_rows:
+            if bad.count == MAX_SHOWN and not self.skip_bad_rows:
                 break
         if bad.count:
-            raise self.complaint(bad)
-        raise UsageError(f"{self.source.locator}: no rows.")
+            raise self.bad_rows_error(bad)
+        raise UsageError(f"{self.source.locator}: the source has no rows.")
 
     def _write(self, writer: StoreWriter) -> None:
         info, last = writer.info, None
@@ -154,24 +164,24 @@ class _Job:
                 writer.append(chunk)
                 self.progress(info.rows, self.source.fraction())
                 if info.bad.count and not self.skip_bad_rows:
-                    last = number + _LOOK_ON if last is None else last
-                    if info.bad.count >= SHOWN or number == last:
+                    last = number + _CHUNKS_AFTER_BAD_ROW if last is None else last
+                    if info.bad.count >= MAX_SHOWN or number == last:
                         break
         if info.bad.count and not self.skip_bad_rows:
-            raise self.complaint(info.bad)
+            raise self.bad_rows_error(info.bad)
 
     def _chunks(self) -> Generator[Chunk, None, None]:
-        position, raw, _ = self._first()
+        position, raw, _ = self._first_usable()
         jobs = read_jobs(self.source, self.reader, self.reader.spec(position, raw))
-        alone = None if self.workers == 1 else _ALONE
-        yield from map(self.encoder.encode, islice(jobs, alone))
-        for job in jobs:  # the first of those that are too many for one process
+        serial = None if self.workers == 1 else _SERIAL_CHUNKS
+        yield from map(self.encoder.encode, islice(jobs, serial))
+        for job in jobs:  # if any are left, this is the first of them, and the pool encodes them all
             with EncodingPool(self.encoder, self.workers) as pool:
                 yield from pool.map(chain([job], jobs))
 
 
-def _read(target: Path, known: Mapping[str, FormatSpec]) -> StoreInfo | None:
-    """The info of a whole store that was made by formats as they are now."""
+def _read_current(target: Path, known: Mapping[str, FormatSpec]) -> StoreInfo | None:
+    """The info of a complete store that was encoded by the present code of its formats; None for any other store."""
     info = read_info(target)
     if info is None or not known.keys() >= set(info.file_formats):
         return None
@@ -182,21 +192,21 @@ def _read(target: Path, known: Mapping[str, FormatSpec]) -> StoreInfo | None:
 
 
 @contextmanager
-def _locked(folder: Path, name: str, waiting: Callable[[], None]) -> Iterator[None]:
-    """Of several processes that want the same store one builds and the others wait."""
-    with in_turn(_lock(folder, name), waiting):
+def _build_lock(folder: Path, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of one store: of several processes that need it, one builds and the others wait."""
+    with in_turn(_lock_path(folder, name), on_wait):
         _remove_leftovers(folder, name)
         yield
 
 
 def _remove_leftovers(folder: Path, mine: str) -> None:
-    """Remove what builds left behind that were killed: their locks are free, and that of `mine` is ours."""
+    """Remove the temporary folders of killed builds: their locks are free. The lock of `mine` is held by this process."""
     for unfinished in folder.glob(".*.*/"):
         name = unfinished.name.split(".")[1]
         with contextlib.ExitStack() as stack:
-            if name == mine or try_lock(stack.enter_context(_lock(folder, name).open("w"))):
+            if name == mine or try_lock(stack.enter_context(_lock_path(folder, name).open("w"))):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _lock(folder: Path, name: str) -> Path:
+def _lock_path(folder: Path, name: str) -> Path:
     return folder / f".{name}.lock"

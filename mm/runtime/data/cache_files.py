@@ -1,9 +1,13 @@
 """The files of a token cache: appended chunk by chunk, read through memory maps.
 
-tokens.bin (uint16 or uint32) and learn.bin (bool) hold all sequences end to end. One file each, named as in `ARRAYS`, says
-where each sequence begins and, for each unit, its first sequence, its row, file and line, a hash of its row's content;
-value-NAME.bin are its values. A file of beginnings has one more number at its end. rows.jsonl holds the JSON rows, for
-kinds of row that want them kept. info.json is written last and says how long each file is, with its checksum.
+- tokens.bin (uint16 or uint32): the ids of all sequences, end to end. learn.bin (bool): for each id True if it is a target.
+- sequence_starts.bin: the token at which each sequence starts, plus the total at the end.
+- unit_starts.bin: the first sequence of each unit, plus the total at the end.
+- unit_rows.bin, files.bin, lines.bin, hashes.bin: for each unit the number of its row, of its file, its line, and a hash
+  of the ids of its row.
+- value-NAME.bin (float64): one value per unit.
+- rows.jsonl: the JSON rows, for kinds of row that are kept; row_starts.bin: the byte at which each starts, plus the total.
+- info.json: a `StoreInfo`, with the size and checksum of every file. Written last, so that it marks a complete store.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import attrs
 import numpy as np
 
 from mm.core.errors import MMError
-from mm.runtime.data.bad_rows import NAMED, BadRows
+from mm.runtime.data.bad_rows import MAX_NAMED, BadRows
 
 TOKENS, LEARN, ROWS, INFO = "tokens.bin", "learn.bin", "rows.jsonl", "info.json"
 ARRAYS = {
@@ -34,10 +38,12 @@ _BLOCK = 1 << 20
 
 @attrs.define(kw_only=True)
 class StoreInfo:
-    """What is in a store. `learned_tokens` are the targets, `learned_bytes` the UTF-8 bytes that they stand for,
-    `truncated` and `dropped` count rows, of which the first twenty dropped are named; `bad` rows were skipped.
+    """The contents of a store.
 
-    `code` has a digest for each module that read the rows, `checks` the size and CRC-32 of each file.
+    `learned_tokens` counts the targets, and `learned_bytes` the UTF-8 bytes of their text. `truncated` and `dropped`
+    count rows; `dropped_rows` has `file:line` of the first twenty dropped ones. `bad` are the rows that were skipped.
+    `kept_bytes` is the size of rows.jsonl. `code` maps each module that parsed or encoded rows to a digest of its source,
+    and `checks` each file to its [size, CRC-32].
     """
 
     row_kind: str = ""
@@ -60,28 +66,28 @@ class StoreInfo:
     checks: dict[str, list[int]] = attrs.field(factory=dict)
 
     def add(self, later: StoreInfo) -> int:
-        """Count what comes after; answers the number that the later one's first file has here."""
+        """Add the counts of the rows that follow. Returns the index that the first file of `later` has in `files`."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(later, name))
-        self.row_kind, self.format = _both(self.row_kind, later.row_kind), _both(self.format, later.format)
-        self.dropped_rows += later.dropped_rows[: NAMED - len(self.dropped_rows)]
+        self.row_kind, self.format = _join_names(self.row_kind, later.row_kind), _join_names(self.format, later.format)
+        self.dropped_rows += later.dropped_rows[: MAX_NAMED - len(self.dropped_rows)]
         self.bad.update(later.bad)
         self.code |= later.code
-        goes_on = bool(self.files) and self.files[-1:] == later.files[:1]
-        first = len(self.files) - goes_on
-        self.files += later.files[goes_on:]
-        self.file_formats += later.file_formats[goes_on:]
+        same_file = bool(self.files) and self.files[-1:] == later.files[:1]
+        first = len(self.files) - same_file
+        self.files += later.files[same_file:]
+        self.file_formats += later.file_formats[same_file:]
         return first
 
 
-def _both(names: str, more: str) -> str:
+def _join_names(names: str, more: str) -> str:
     return ", ".join(sorted({*names.split(", "), *more.split(", ")} - {""}))
 
 
 @attrs.frozen
 class Chunk:
-    """Encoded rows that follow one another. `blobs` are tokens.bin, learn.bin and rows.jsonl; `arrays` those of `ARRAYS`
-    and `value-*`, counted from the chunk's own beginning."""
+    """Consecutive encoded rows. `blobs` holds the bytes for tokens.bin, learn.bin and rows.jsonl; `arrays` those of
+    `ARRAYS` and `value-*`, with offsets and numbers that count from the start of the chunk."""
 
     info: StoreInfo
     blobs: dict[str, bytes]
@@ -89,30 +95,31 @@ class Chunk:
 
 
 class StoreWriter:
-    """Writes a store into an empty folder, chunk by chunk; `finish` makes it readable. Holds no row in memory."""
+    """Writes a store into an empty folder, chunk by chunk, without keeping rows in memory. `finish` makes it readable."""
 
     def __init__(self, folder: Path, bytes_per_id: int) -> None:
         self.folder, self.info = folder, StoreInfo(bytes_per_id=bytes_per_id)
         self._files: dict[str, IO[bytes]] = {}
         for name in (TOKENS, LEARN, ROWS):
-            self._put(name, b"")
+            self._write(name, b"")
         for name in ARRAYS:
-            self._put(_file(name), np.zeros(int(name in _STARTS), dtype=ARRAYS[name]).tobytes())
+            self._write(_file(name), np.zeros(int(name in _STARTS), dtype=ARRAYS[name]).tobytes())
 
     def append(self, chunk: Chunk) -> None:
-        """Add the next rows."""
+        """Append the next rows."""
         info = self.info
         before = {"sequence_starts": info.tokens, "unit_starts": info.sequences, "row_starts": info.kept_bytes}
         before["unit_rows"] = info.rows
-        before["files"] = info.add(chunk.info)  # from here on the chunk is counted
+        before["files"] = info.add(chunk.info)  # after this call `info` includes the chunk
         for name, blob in chunk.blobs.items():
-            self._put(name, blob)
+            self._write(name, blob)
         for name, values in chunk.arrays.items():
             shifted = values + before[name] if name in before else values
-            self._put(_file(name), shifted.astype(ARRAYS.get(name, VALUE_TYPE), copy=False).tobytes())
+            self._write(_file(name), shifted.astype(ARRAYS.get(name, VALUE_TYPE), copy=False).tobytes())
 
     def finish(self) -> None:
-        """Write what says that the store is whole; nothing can be added after."""
+        """Write info.json, which marks the store as complete. Nothing can be appended afterwards. Raises MMError if only
+        some of the rows have a value."""
         self.close()
         for name, (size, _) in self.info.checks.items():
             if name.startswith(VALUE) and size != self.info.units * np.dtype(VALUE_TYPE).itemsize:
@@ -121,11 +128,11 @@ class StoreWriter:
         (self.folder / INFO).write_text(f"{zlib.crc32(text.encode())}\n{text}\n", encoding="utf-8")
 
     def close(self) -> None:
-        """Close the files, finished or not."""
+        """Close the files; the store is readable only if `finish` was called."""
         for file in self._files.values():
             file.close()
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes) -> None:
         if name not in self._files:
             self._files[name] = (self.folder / name).open("wb")
         size, checksum = self.info.checks.get(name, [0, 0])
@@ -134,7 +141,7 @@ class StoreWriter:
 
 
 def read_info(folder: Path) -> StoreInfo | None:
-    """What the folder's store holds, or None when it is not there or not what was written: every byte is checked."""
+    """The info of the store in `folder`; None if it is missing, incomplete or damaged. Checks every byte of every file."""
     try:
         checksum, _, text = (folder / INFO).read_text(encoding="utf-8").rstrip("\n").partition("\n")
         if int(checksum) != zlib.crc32(text.encode()):
@@ -142,19 +149,19 @@ def read_info(folder: Path) -> StoreInfo | None:
         values = json.loads(text)
         info = StoreInfo(**{**values, "bad": BadRows(**values["bad"])})
         same_sizes = all((folder / name).stat().st_size == size for name, (size, _) in info.checks.items())
-        whole = same_sizes and all(_checksum(folder / name) == check for name, (_, check) in info.checks.items())
+        intact = same_sizes and all(_checksum(folder / name) == check for name, (_, check) in info.checks.items())
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return info if whole else None
+    return info if intact else None
 
 
 def read_array(folder: Path, name: str) -> np.ndarray:
-    """An array of `ARRAYS` or a value, through a memory map."""
+    """The array of that name in `ARRAYS`, or of that value (`value-NAME`), as a memory map."""
     return read_map(folder / _file(name), np.dtype(ARRAYS.get(name, VALUE_TYPE)))
 
 
 def read_map(path: Path, kind: np.dtype[Any]) -> np.ndarray:
-    """A file's numbers; a plain array over the map, as slicing a memmap object costs several times as much."""
+    """The numbers of a file as a memory map: a plain array, since slicing a memmap object costs several times as much."""
     return np.asarray(np.memmap(path, dtype=kind, mode="r")) if path.stat().st_size else np.zeros(0, kind)
 
 
@@ -163,8 +170,8 @@ def _file(name: str) -> str:
 
 
 def _checksum(path: Path) -> int:
-    found = 0
+    checksum = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            found = zlib.crc32(block, found)
-    return found
+            checksum = zlib.crc32(block, checksum)
+    return checksum

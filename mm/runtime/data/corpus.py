@@ -1,4 +1,4 @@
-"""What a run learns from: the named files and built-in sources, encoded and joined to one store."""
+"""The training data of a run: the files and built-in sources given to `--data`, encoded and joined into one store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec, SourceSpec
 from mm.core.say import Say
 from mm.core.settings import TrainSettings
-from mm.runtime.data.bad_rows import SHOWN
+from mm.runtime.data.bad_rows import MAX_SHOWN
 from mm.runtime.data.source import Source
 from mm.runtime.data.weights import split_weight, split_weights
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from mm.runtime.data.store import Store
     from mm.runtime.text.tokenizer import Tokenizer
 
-# beyond, the one process that reads and writes for all of them is the slowest
-_MOST_WORKERS = 32
+# with more, the one process that reads and writes for all of them is the bottleneck
+_MAX_WORKERS = 32
 
 
 @attrs.frozen(eq=False)
 class Corpus:
-    """A store with what it is made of: for each source its locator, digest and counts, for the manifest. `shares` are
-    those of the sources in the stream of rows; without any, all rows are in one order."""
+    """A store and its sources. `parts` has the locator, digest and counts of each source, for the manifest. `shares` are
+    the fractions of the sources among the rows of training, which add up to 1; if empty, all rows form one order."""
 
     store: Store
     parts: tuple[dict[str, Any], ...]
@@ -42,11 +42,12 @@ class Corpus:
 
     @property
     def digests(self) -> list[str]:
-        """The digests of the parts, in their order."""
+        """The digest of each part, in their order."""
         return [part["digest"] for part in self.parts]
 
     def order(self, rows: np.ndarray, seed: int) -> Order:
-        """The order in which `rows` (rising unit indices) are met. Raises UsageError for a weighted source without any."""
+        """The order in which `rows` (ascending unit indices) are trained on. Raises UsageError if a weighted source has
+        none of them."""
         from mm.runtime.data.mixing import MixedOrder
         from mm.runtime.data.order import RowOrder
 
@@ -54,11 +55,11 @@ class Corpus:
             return RowOrder(rows, seed)
         files = self._by_file(rows)
         if empty := [part["locator"] for part, file in zip(self.parts, files, strict=True) if not len(file)]:
-            raise UsageError(f"--data {empty[0]}: all of its rows are held out. Give more rows, or a smaller --eval-ratio.")
+            raise UsageError(f"--data {empty[0]}: all of its rows are held out. Give it more rows, or lower --eval-ratio.")
         return MixedOrder(files, self.shares, seed)
 
     def first(self, rows: np.ndarray, count: int) -> list[int]:
-        """The first of some (rising) rows, of weighted sources in their shares."""
+        """The first `count` of `rows` (ascending unit indices); if the sources have shares, taken in those shares."""
         from mm.runtime.data.mixing import first_in_shares
 
         if not self.shares:
@@ -72,16 +73,16 @@ class Corpus:
 
 
 def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
-    """The source that recognises a `--data` text, whose weight only an order asks for. Raises UsageError when none or
-    several do."""
+    """The source that recognises a `--data` text; a weight at its end is ignored. Raises UsageError if no source or
+    several sources recognise it."""
     locator, _ = split_weight(plugins, locator)
     specs = [s for s in plugins.specs(SourceSpec) if s.recognise(locator)]
     built_in = [s for s in specs if s.name == locator]
     specs = built_in or specs
     if len(specs) != 1:
         known = ", ".join(s.name for s in plugins.specs(SourceSpec))
-        found = f"several sources take it: {', '.join(s.name for s in specs)}" if specs else "no source takes it"
-        raise UsageError(f"--data {locator}: {found}. Give a file, or one of: {known}.")
+        problem = f"several sources recognise it: {', '.join(s.name for s in specs)}" if specs else "no source recognises it"
+        raise UsageError(f"--data {locator}: {problem}. Give a file, or one of: {known}.")
     config = specs[0].config() if specs[0].config else None
     source: Source = plugins.load(SourceSpec, specs[0].name)(config, locator, row_kind)
     return source
@@ -91,15 +92,15 @@ def open_corpus(
     plugins: PluginManager, data: Sequence[str], row_kind: str, tokenizer: Tokenizer, settings: TrainSettings, cache: Path,
     say: Say,
 ) -> Corpus:  # fmt: skip
-    """Encode (or find in the cache) everything that the `--data` texts name, as rows of one kind."""
-    # numpy comes with the cache, and the commands that only look at rows do without both
+    """Encode the sources of all `--data` texts as rows of one kind, or open them from the cache."""
+    # imported here: the cache imports numpy, which the commands that only read rows do not need
     from mm.runtime.data.cache import ConcatStore, build_or_open
     from mm.runtime.data.encoding_bar import EncodingBar
 
     formats = plugins.specs(FormatSpec)
     locators, shares = split_weights(plugins, data)
-    # of several ranks one encodes and the others wait, so that it may have all cores
-    workers = settings.data_workers or min(cores(), _MOST_WORKERS)
+    # one rank encodes while the others wait, so it may use all cores
+    workers = settings.data_workers or min(available_cores(), _MAX_WORKERS)
     stores, parts = [], []
     for locator in locators:
         source = open_source(plugins, locator, row_kind)
@@ -108,30 +109,30 @@ def open_corpus(
         with EncodingBar(locator, say) as bar:
             store = build_or_open(
                 source, formats, tokenizer, max_length=settings.max_length, folder=cache / "tokens", progress=bar.show,
-                waiting=bar.wait, workers=workers, skip_bad_rows=settings.skip_bad_rows,
+                on_wait=bar.wait, workers=workers, skip_bad_rows=settings.skip_bad_rows,
             )  # fmt: skip
         stores.append(store)
         parts.append(_part(locator, source, store))
         _report(parts[-1], row_kind, store.info, settings.max_length, say)
     units = sum(part["units"] for part in parts)
-    for part, share in zip(parts, shares, strict=False):  # without weights there are no shares
+    for part, share in zip(parts, shares, strict=False):  # `shares` is empty if no source has a weight
         part["share"] = float(share)
-        say(f"data: {part['locator']}: {share_text(share)}, {float(share) * units / part['units']:.3g} passes an epoch")
+        say(f"data: {part['locator']}: {share_text(share)}, {float(share) * units / part['units']:.3g} passes per epoch")
     return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(parts), shares)
 
 
-def cores() -> int:
-    """How many this process may use."""
+def available_cores() -> int:
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_text(share: Fraction) -> str:
-    """A share for a line of output."""
+    """A share as text for a line of output."""
     return f"{float(share):.4g} of the rows"
 
 
 def _part(locator: str, source: Source, store: Store) -> dict[str, Any]:
-    """What the manifest says about a source."""
+    """The manifest's entry for a source."""
     info = store.info
     part = {
         "locator": locator, "digest": source.digest(), "format": info.format, "rows": info.rows, "units": len(store),
@@ -141,14 +142,14 @@ def _part(locator: str, source: Source, store: Store) -> dict[str, Any]:
 
 
 def _report(part: dict[str, Any], row_kind: str, info: StoreInfo, max_length: int, say: Say) -> None:
-    begin = f"data: {part['locator']}: "
-    say(f"{begin}{part['units']:,} {row_kind} units of {info.rows:,} rows, {part['tokens']:,} tokens")
+    prefix = f"data: {part['locator']}: "
+    say(f"{prefix}{part['units']:,} {row_kind} units of {info.rows:,} rows, {part['tokens']:,} tokens")
     if info.truncated:
-        say(f"{begin}{info.truncated:,} rows were cut at --max-length {max_length}")
+        say(f"{prefix}{info.truncated:,} rows were cut at --max-length {max_length}")
     if info.dropped:
-        say(f"{begin}{info.dropped:,} rows gave nothing to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
+        say(f"{prefix}{info.dropped:,} rows had no token to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
     if info.bad.count:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in info.bad.reasons.items())
-        say(f"{begin}{info.bad.count:,} bad rows were skipped ({reasons}), the first ones are:")
-        for line in info.bad.lines()[:SHOWN]:
+        say(f"{prefix}{info.bad.count:,} bad rows were skipped ({reasons}), the first ones are:")
+        for line in info.bad.lines()[:MAX_SHOWN]:
             say(f"  {line}")

@@ -1,4 +1,4 @@
-"""From a source to pieces of work for encoders."""
+"""The rows of a source as jobs for encoders."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ from typing import Any
 from mm.core.errors import DataError
 from mm.core.records import FormatSpec
 from mm.runtime.data.bad_rows import ends_reading
-from mm.runtime.data.encoding import EncodingJob, job_of
+from mm.runtime.data.encoding import EncodingJob, make_job
 from mm.runtime.data.reader import RowReader
 from mm.runtime.data.source import Position, Source
 
-# a piece ends after so many rows, or characters in the texts at their top
+# a job ends after so many rows, or after so many characters in the text fields at the top level of its rows
 _ROWS, _CHARACTERS = 256, 1 << 22
 
 Item = tuple[Position, Mapping[str, Any] | DataError]
 
 
 def stream(source: Source, reader: RowReader) -> Iterator[Item]:
-    """The rows in their order, with an error in the place of one that cannot be read or is not of its file's format.
+    """The rows in their order, with an error in place of a row that cannot be read or is not in the format of its file.
 
-    Raises DataError for a file that cannot be read on, and UsageError for one of the wrong kind.
+    Raises DataError if the rest of a file cannot be read, and UsageError if a file has rows of the wrong kind.
     """
     for position, raw in source.entries():
         if isinstance(raw, DataError) and ends_reading(source, raw):
             raise raw
-        yield position, raw if isinstance(raw, DataError) else _checked(position, raw, reader)
+        yield position, raw if isinstance(raw, DataError) else _check(position, raw, reader)
 
 
 def read_jobs(source: Source, reader: RowReader, spec: FormatSpec) -> Iterator[EncodingJob]:
-    """All rows, as encoding jobs of one format each; `spec` is the format of the first row that can be used."""
+    """All rows as encoding jobs of one format each; `spec` is the format of the first usable row."""
     rows: list[tuple[str, int, Mapping[str, Any] | DataError]] = []
     size = 0
     for position, raw in stream(source, reader):
-        found = spec if isinstance(raw, DataError) else reader.spec(position, raw)
-        if rows and (found is not spec or len(rows) == _ROWS or size > _CHARACTERS):
-            yield job_of(spec.name, spec.target, rows)
+        row_spec = spec if isinstance(raw, DataError) else reader.spec(position, raw)
+        if rows and (row_spec is not spec or len(rows) == _ROWS or size > _CHARACTERS):
+            yield make_job(spec.name, spec.target, rows)
             rows, size = [], 0
-        spec = found
+        spec = row_spec
         rows.append((position.path, position.line, raw))
         if not isinstance(raw, DataError):
             size += sum(len(value) for value in raw.values() if isinstance(value, str))
     if rows:
-        yield job_of(spec.name, spec.target, rows)
+        yield make_job(spec.name, spec.target, rows)
 
 
-def _checked(position: Position, raw: Mapping[str, Any], reader: RowReader) -> Mapping[str, Any] | DataError:
-    """What looks like a row of its file's format is parsed where it is encoded, everything else here."""
+def _check(position: Position, raw: Mapping[str, Any], reader: RowReader) -> Mapping[str, Any] | DataError:
+    """The row, or its error. A row that its file's format recognises is left for the encoder to parse; only others are
+    parsed here."""
     try:
         if not reader.spec(position, raw).fits(raw, reader.row_kind):
             reader.parse(position, raw)

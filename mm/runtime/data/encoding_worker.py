@@ -1,5 +1,5 @@
-"""A process that encodes: reads an encoder and then works from its standard input, answers chunks, ends at the input's
-end. Imports no torch."""
+"""A worker process of `EncodingPool`. It reads a pickled encoder and then jobs from standard input, writes a chunk for each
+job to standard output, and exits at the end of its input. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from mm.runtime.data.encoding import Encoder, EncodingJob
 
 
 def main() -> None:
-    """Serve until the input ends, as it does when the process at its other end dies."""
-    # what a plugin prints must not get between the answers
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    """Encode jobs until the input ends, which it also does if the parent process dies."""
+    # from here on plugins print to standard error, so that their text does not mix with the chunks
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        _serve(sys.stdin.buffer, answers)
+        _serve(sys.stdin.buffer, results)
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         os._exit(0)
 
 
-def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    encoder: Encoder = pickle.load(requests)
+def _serve(jobs: BinaryIO, results: BinaryIO) -> None:
+    encoder: Encoder = pickle.load(jobs)
     while True:
-        job: EncodingJob = pickle.load(requests)
-        pickle.dump(_answer(encoder, job), answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        job: EncodingJob = pickle.load(jobs)
+        pickle.dump(_encode(encoder, job), results, pickle.HIGHEST_PROTOCOL)
+        results.flush()
 
 
-def _answer(encoder: Encoder, job: EncodingJob) -> Chunk | MMError:
+def _encode(encoder: Encoder, job: EncodingJob) -> Chunk | MMError:
     try:
         return encoder.encode(job)
     except MMError as error:
         return error
     except Exception:
         path, line, _ = job.rows[0]
-        return MMError(f"encoding {len(job.rows)} rows from {path}:{line} on failed:\n{traceback.format_exc().rstrip()}")
+        trace = traceback.format_exc().rstrip()
+        return MMError(f"Encoding {len(job.rows)} rows, starting at {path}:{line}, failed:\n{trace}")

@@ -1,4 +1,4 @@
-"""Rows of several files in given shares, met within one row at any point of the stream."""
+"""Rows of several files mixed in given shares. After any number of rows, no file is a full row away from its share."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from mm.runtime.data.order import RowOrder, mix
 
 
 class Shares:
-    """Which file gives the next row, without end: the chairman assignment of R. Tijdeman (The chairman assignment
-    problem, Discrete Mathematics 32, 1980).
+    """An endless sequence of file numbers in the given shares, which must be positive and add up to 1: the file to take
+    each next row from. The algorithm is from R. Tijdeman, The chairman assignment problem, Discrete Mathematics 32, 1980.
 
-    After n rows file i has given n_i with |n_i - share_i n| <= 1 - 1 / (2k - 2) for k > 1 files. Exact: integers only.
+    After n rows, n_i of them from file i, |n_i - share_i n| <= 1 - 1 / (2k - 2) for k > 1 files. Computed in integers, so
+    it is exact.
     """
 
     def __init__(self, shares: Sequence[Fraction]) -> None:
@@ -27,22 +28,23 @@ class Shares:
         self.weights = [int(share * self.total) for share in shares]
         common = math.lcm(*self.weights)
         self._urgency = [common // weight for weight in self.weights]
-        self.given([0] * len(shares))
+        self.resume([0] * len(shares))
 
-    def given(self, counts: Sequence[int]) -> None:
-        """Go on after the files have given that many rows each."""
+    def resume(self, counts: Sequence[int]) -> None:
+        """Continue after `counts` rows were taken from each file."""
         rows = sum(counts)
         self._owed = [weight * rows - self.total * count for weight, count in zip(self.weights, counts, strict=True)]
 
     def take(self, count: int) -> list[int]:
-        """The files of the next rows."""
+        """The file of each of the next `count` rows."""
         return [self._next() for _ in range(count)]
 
     def _next(self) -> int:
         owed, files = self._owed, len(self._owed)
         for file, weight in enumerate(self.weights):
             owed[file] += weight
-        # of those that a row would not bring too far ahead, the one that must have it first; all times `scale`
+        # among the files that one more row does not put too far ahead, take the one whose next row is due first;
+        # both sides of the comparisons are multiplied by `scale`
         scale = 2 * files - 2
         limit = self.total * (scale - 1)
         ready = [file for file in range(files) if scale * owed[file] >= self.total] if scale else [0]
@@ -52,9 +54,9 @@ class Shares:
 
 
 class MixedOrder:
-    """Rows of several files, each in an order of its own that begins again when it ends, in shares of the whole.
+    """Rows of several files in the given shares. Each file has its own `RowOrder`, which starts over when it ends.
 
-    `files` are the indices of each file's rows. An epoch is as many rows as the files hold together.
+    `files` holds the row indices of each file. `len` is one epoch: the number of rows of all files together.
     """
 
     def __init__(self, files: Sequence[np.ndarray], shares: Sequence[Fraction], seed: int) -> None:
@@ -66,32 +68,32 @@ class MixedOrder:
         return sum(map(len, self.orders))
 
     def take(self, count: int) -> list[int]:
-        """The next rows."""
+        """The indices of the next `count` rows."""
         files = self._stream.take(count)
         rows = [iter(order.take(files.count(file))) for file, order in enumerate(self.orders)]
         return [next(rows[file]) for file in files]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where each file's order stands, and the shares."""
+        """The shares, and the state of each file's order."""
         return {"shares": [str(share) for share in self.shares], "files": [order.state_dict() for order in self.orders]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there. Raises CheckpointError when shares, seed or numbers of rows differ."""
+        """Continue from a saved state. Raises CheckpointError if the shares, the seed or a number of rows differs."""
         saved, mine = state.get("shares"), [str(share) for share in self.shares]
         if saved != mine:
             before = f"with the shares {', '.join(saved)}" if saved else "without weights"
             raise CheckpointError(f"The order of rows was saved {before}, this run has the shares {', '.join(mine)}.")
         for order, part in zip(self.orders, state["files"], strict=True):
             order.load_state_dict(part)
-        self._stream.given([order.epoch * len(order) + order.position for order in self.orders])
+        self._stream.resume([order.epoch * len(order) + order.position for order in self.orders])
 
 
 def by_file(rows: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """Rising indices into files that lie end to end, as one array a file; `sizes` are all rows of each file."""
+    """Ascending row indices, split into one array per file. The files lie end to end; `sizes` has the rows of each."""
     return np.split(rows, np.searchsorted(rows, np.cumsum(sizes)[:-1]))
 
 
 def first_in_shares(files: Sequence[np.ndarray], shares: Sequence[Fraction], count: int) -> list[int]:
-    """The first rows of each file, `count` in all, in shares; a file that has fewer gives what it has."""
-    wanted = Shares(shares).take(count)
-    return [int(row) for file, rows in enumerate(files) for row in rows[: wanted.count(file)]]
+    """The first rows of each file in the given shares, `count` in all, or fewer if a file has too few."""
+    order = Shares(shares).take(count)
+    return [int(row) for file, rows in enumerate(files) for row in rows[: order.count(file)]]

@@ -1,4 +1,4 @@
-"""Which rows come when, on which rank, and which are held out: functions of a seed and of content, of nothing else."""
+"""The order of the rows, their division among ranks, and the held-out rows: all depend only on a seed and on content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm.core.errors import CheckpointError
 
 
 class Order(Protocol):
-    """Indices of rows without end; `len` is an epoch. Ranks share one order: the same rows come next on all of them."""
+    """An endless sequence of row indices; `len` is the length of an epoch. All ranks take the same rows from it."""
 
     def __len__(self) -> int: ...
 
@@ -24,16 +24,16 @@ class Order(Protocol):
 
 
 class RowOrder:
-    """Rows in a new order each epoch, without end. Ranks share one order: the same rows come next on any number of them.
+    """An endless sequence of row indices, in a new order each epoch. It does not depend on the number of ranks.
 
-    `rows` are the indices to give, or how many there are from 0 on. `epoch` counts from 0; `position` is how many of
-    its rows were taken.
+    `rows` are the indices, or their number n for 0 to n - 1. `epoch` counts from 0; `position` is the number of rows that
+    were taken from it.
     """
 
     def __init__(self, rows: int | Sequence[int] | np.ndarray, seed: int) -> None:
         self.rows = np.arange(rows) if isinstance(rows, int) else np.asarray(rows, dtype=np.int64)
         if not len(self.rows):
-            raise ValueError("there are no rows to put into an order")
+            raise ValueError("there are no rows to order")
         self.seed, self.epoch, self.position = seed, 0, 0
         self._sorted: tuple[int, np.ndarray] | None = None
 
@@ -41,7 +41,7 @@ class RowOrder:
         return len(self.rows)
 
     def take(self, count: int) -> list[int]:
-        """The next rows; running past the end of an epoch goes on into the next."""
+        """The indices of the next `count` rows; the end of an epoch is followed by the start of the next."""
         taken: list[int] = []
         while len(taken) < count:
             if self.position == len(self.rows):
@@ -52,11 +52,11 @@ class RowOrder:
         return taken
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands, and what it is an order of."""
+        """Epoch and position, and the seed and number of rows that they belong to."""
         return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "rows": len(self.rows)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there. Raises CheckpointError when the seed or the number of rows differs."""
+        """Continue from a saved state. Raises CheckpointError if the seed or the number of rows differs."""
         if "shares" in state:
             shares = ", ".join(state["shares"])
             raise CheckpointError(f"The order of rows was saved with the shares {shares}, this run has no weights.")
@@ -74,7 +74,7 @@ class RowOrder:
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """(count,) int64, read-only: the indices sorted by a hash of (seed, epoch, index).
 
-    NumPy does not promise that its own shuffles stay the same between versions, and a resumed run must not notice one.
+    Not NumPy's shuffle, which may change between versions: a run must resume in the same order under another one.
     """
     start = mix(np.array([seed % (1 << 64)], dtype=np.uint64))
     start = mix(start + np.uint64(epoch))
@@ -84,9 +84,10 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def partition(lengths: Sequence[int], world_size: int) -> list[list[int]]:
-    """The indices of `lengths` for each rank, balanced in tokens: the longest first, each to the least loaded rank.
+    """Divides units among ranks, balanced in tokens: the longest first, each to the rank with the fewest tokens so far.
 
-    Every index is given once; a rank may stay empty when there are fewer units than ranks.
+    `lengths` are the tokens of each unit. Returns the ascending indices of each rank's units; every index occurs once. A
+    rank may get none if there are fewer units than ranks.
     """
     shares: list[list[int]] = [[] for _ in range(world_size)]
     loads = [(0, rank) for rank in range(world_size)]
@@ -101,25 +102,26 @@ class _Hashed(Protocol):
     hashes: np.ndarray
 
 
-def held_out(store: _Hashed, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit indices to train on and to evaluate on, int64 and rising.
+def split_held_out(store: _Hashed, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Unit indices to train on, and held-out ones to evaluate on: int64, ascending.
 
-    A unit's side follows from the hash of its row's content: equal documents, and all parts of a long one, lie on one
-    side, and more data moves no old row across. With `fraction` above 0 and two distinct rows, both sides have one.
+    The side of a unit depends only on the seed and on the hash of its row's content. So equal documents, and all parts of
+    a long one, are on the same side, and adding data does not move old rows. If `fraction` is above 0 and there are at
+    least two distinct rows, neither side is empty.
     """
     if fraction <= 0:
         return np.arange(len(store.hashes)), np.arange(0)
     keys = mix(store.hashes ^ mix(np.array([seed % (1 << 64)], dtype=np.uint64)))
     distinct = np.unique(keys)
     limit = min(int(fraction * 2**64), 2**64 - 1)
-    held = keys < np.uint64(limit)
-    if len(distinct) > 1 and not held.any():
-        held = keys == distinct[0]
-    elif len(distinct) > 1 and held.all():
-        held = keys != distinct[-1]
+    is_held_out = keys < np.uint64(limit)
+    if len(distinct) > 1 and not is_held_out.any():
+        is_held_out = keys == distinct[0]
+    elif len(distinct) > 1 and is_held_out.all():
+        is_held_out = keys != distinct[-1]
     elif len(distinct) == 1:
-        held = np.zeros(len(keys), dtype=bool)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+        is_held_out = np.zeros(len(keys), dtype=bool)
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From JSON rows to typed ones: which format a file has, and where a bad row stands."""
+"""The parsing of JSON rows to typed rows: the choice of a format for each file, and errors with the position of a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mm.runtime.text.rows import Row
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """A row as it was found: `row` typed, or the `error` that says why not. `raw` is None for what is no JSON object."""
+    """One row that was read: either the typed `row` or the `error`. `raw` is None if it is not a JSON object."""
 
     position: Position
     raw: Mapping[str, Any] | None = None
@@ -24,92 +24,94 @@ class Entry:
 
 
 class RowReader:
-    """Parses rows. The first row of each file decides among `formats`; `row_kind` is what the algorithm needs, and
-    "" takes any kind."""
+    """Parses rows. The first row of each file decides which of `formats` the file has. `row_kind` is the kind of row that
+    the algorithm needs; "" accepts any kind."""
 
     def __init__(self, formats: Sequence[FormatSpec], row_kind: str = "") -> None:
         self.formats, self.row_kind = tuple(formats), row_kind
-        self._chosen: dict[str, tuple[FormatSpec, Format]] = {}
+        self._by_path: dict[str, tuple[FormatSpec, Format]] = {}
 
     def spec(self, position: Position, row: Mapping[str, Any]) -> FormatSpec:
-        """The format of the file that the row is in. Raises UsageError when not exactly one fits."""
-        return self._choice(position, row)[0]
+        """The format of the row's file. Raises UsageError if several formats fit or the file has another kind of row, and
+        DataError if no format fits."""
+        return self._format_of(position, row)[0]
 
     def format(self, position: Position, row: Mapping[str, Any]) -> Format:
-        """The format's implementation."""
-        return self._choice(position, row)[1]
+        """The implementation of that format."""
+        return self._format_of(position, row)[1]
 
     def parse(self, position: Position, row: Mapping[str, Any]) -> Row:
-        """The typed row. Raises DataError that begins with `file:line`."""
-        spec, format = self._choice(position, row)
+        """The typed row. Raises DataError, whose message starts with `file:line`, if the row is invalid; and the errors of
+        `spec` at the first row of a file."""
+        spec, format = self._format_of(position, row)
         try:
             parsed = format.parse(row)
         except DataError as error:
-            raise at(position, error) from None
+            raise with_position(position, error) from None
         except Exception as error:
             error.add_note(f"while format {spec.name} read {position.path}:{position.line}")
             raise
         if not hasattr(parsed, "kind"):
             raise TypeError(f"format {spec.name} made a {type(parsed).__name__} of a row, not a row with kind and encode")
-        if not (spec.fits(row, self.row_kind) or spec.fits(_filled(row), self.row_kind)):
-            reason = f"no {spec.name} row, which the first row of the file is (keys: {_keys(row)})"
+        if not (spec.fits(row, self.row_kind) or spec.fits(_without_nulls(row), self.row_kind)):
+            reason = f"not a row of format {spec.name}, unlike the first row of the file (keys: {_keys(row)})"
             raise DataError(reason, position.path, position.line, problem="unknown format")
         return parsed
 
     def read(self, source: Source) -> Iterator[Entry]:
-        """Every row of a source, the bad ones with their error. Raises UsageError for a file of the wrong kind, or one
-        that could be of several."""
+        """Every row of a source, a bad one with its error. Raises UsageError if a file has rows of the wrong kind, or if
+        several formats fit it."""
         for position, raw in source.entries():
             if isinstance(raw, DataError):
-                yield Entry(position=position, error=at(position, raw))
+                yield Entry(position=position, error=with_position(position, raw))
                 continue
             try:
                 yield Entry(position=position, raw=raw, row=self.parse(position, raw))
             except DataError as error:
                 yield Entry(position=position, raw=raw, error=error)
 
-    def _choice(self, position: Position, row: Mapping[str, Any]) -> tuple[FormatSpec, Format]:
-        if position.path not in self._chosen:
+    def _format_of(self, position: Position, row: Mapping[str, Any]) -> tuple[FormatSpec, Format]:
+        if position.path not in self._by_path:
             spec = self._recognise(position, row)
-            self._chosen[position.path] = spec, spec.load()()
-        return self._chosen[position.path]
+            self._by_path[position.path] = spec, spec.load()()
+        return self._by_path[position.path]
 
     def _recognise(self, position: Position, row: Mapping[str, Any]) -> FormatSpec:
-        wanted = self._fitting(row)
-        if len(wanted) != 1:
-            wanted = self._fitting(_filled(row)) or wanted
-        if len(wanted) == 1:
-            return wanted[0]
+        matches = self._matches(row)
+        if len(matches) != 1:
+            matches = self._matches(_without_nulls(row)) or matches
+        if len(matches) == 1:
+            return matches[0]
         where = f"{position.path}:{position.line}"
-        if wanted:
-            names = ", ".join(f"{spec.name} ({spec.row} rows)" for spec in wanted)
-            cure = "Say which kind of row is meant, or block all formats but one with -p no:format.NAME."
+        if matches:
+            names = ", ".join(f"{spec.name} ({spec.row} rows)" for spec in matches)
+            cure = "Name the kind of row that is meant, or block all formats but one with -p no:format.NAME."
             raise UsageError(f"{where}: a row with the keys {_keys(row)} fits several formats: {names}. {cure}")
-        found = [spec for spec in self.formats if spec.fits(row)]
-        if found:
-            kinds = " or ".join(sorted({f"{spec.row} rows (format {spec.name})" for spec in found}))
+        others = [spec for spec in self.formats if spec.fits(row)]
+        if others:
+            kinds = " or ".join(sorted({f"{spec.row} rows (format {spec.name})" for spec in others}))
             raise UsageError(f"{where}: the file holds {kinds}, but {self.row_kind} rows are needed.")
         known = "; ".join(f"{spec.name} ({spec.summary})" for spec in self.formats) or "none"
         reason = f"no format fits a row with the keys {_keys(row)}. Known: {known}"
         raise DataError(reason, position.path, position.line, problem="unknown format")
 
-    def _fitting(self, row: Mapping[str, Any]) -> list[FormatSpec]:
+    def _matches(self, row: Mapping[str, Any]) -> list[FormatSpec]:
         return [spec for spec in self.formats if spec.fits(row, self.row_kind)]
 
 
-def _filled(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row without its nulls: tables written as JSON have every column in every row."""
+def _without_nulls(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row without null fields: a table exported to JSON has every column in every row."""
     return {key: value for key, value in row.items() if value is not None}
 
 
-def at(position: Position, error: DataError) -> DataError:
-    """The same complaint with the row's position, unless it has one."""
+def with_position(position: Position, error: DataError) -> DataError:
+    """The error with `position`, or unchanged if it has a position of its own."""
     if error.path is not None:
         return error
     return DataError(error.reason, position.path, position.line, problem=error.problem)
 
 
 def _keys(row: Mapping[str, Any]) -> str:
-    """The row's keys for a message; a row may have thousands."""
+    """The keys of the row for a message: twelve at most, since a row may have thousands."""
     names = sorted(str(name)[:40] for name in row)
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"

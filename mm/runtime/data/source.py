@@ -1,4 +1,4 @@
-"""Where rows come from and how they are read."""
+"""The contracts of sources, which yield JSON rows, and of formats, which parse them."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Position:
-    """Where a row stands, for messages: a file (or a source's name) and a line counted from 1."""
+    """The position of a row, for messages: a file (or the name of a source) and a line, counted from 1."""
 
     path: str
     line: int
 
 
 class Source(ABC):
-    """Rows by position. `locator` is the text given to `--data`; `row_kind` is what the algorithm needs."""
+    """JSON rows with their positions. `locator` is the text given to `--data`; `row_kind` is the kind of row that the
+    algorithm needs, "" for any."""
 
     def __init__(self, config: Any, locator: str, row_kind: str) -> None:
         self.config, self.locator, self.row_kind = config, locator, row_kind
 
     @abstractmethod
     def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
-        """Every row with its position. Raises DataError with file and line for what is not a JSON object."""
+        """Every row with its position. Raises DataError with file and line if a row is not a JSON object."""
 
     @abstractmethod
     def digest(self) -> str:
-        """A hash of the content: equal exactly when the rows are equal."""
+        """A hash of the content: equal if and only if the rows are equal."""
 
     def entries(self) -> Iterator[tuple[Position, Mapping[str, Any] | DataError]]:
-        """Like `rows`, with an error in the place of what cannot be read, and on to the next row.
+        """Like `rows`, but a row that cannot be read is yielded as its error, and reading continues with the next row.
 
-        An error without a line is about its whole file. A source that does not override this ends at the first one.
+        An error without a line concerns the whole file. This default, for sources that do not override it, ends at the
+        first error.
         """
         try:
             yield from self.rows()
@@ -47,17 +49,17 @@ class Source(ABC):
             yield Position(path=str(error.path or self.locator), line=error.line or 0), error
 
     def fraction(self) -> float | None:
-        """How much of the running pass has been read, 0 to 1; None where that is not known."""
+        """The fraction of the source that the current pass has read, 0 to 1; None if unknown."""
         return None
 
     def notes(self) -> Sequence[str]:
-        """What the user should be told about what is read, such as files that are left out."""
+        """Lines for the user about the source, such as the files of a folder that are skipped."""
         return ()
 
 
 class Format(ABC):
-    """A row schema. `parse` raises DataError (a reason, without position) for a row that it cannot take."""
+    """A schema of rows."""
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> Row:
-        """The typed row."""
+        """The typed row. Raises DataError, with a reason but no position, if the row is invalid."""

@@ -1,4 +1,4 @@
-"""Typed rows of whatever `--data` may name, for the commands that look at rows without training on them."""
+"""Typed rows of any source that `--data` accepts, for the commands that read rows without training on them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 
 def open_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> tuple[Source, RowReader]:
-    """What `locator` names, and what reads its rows; "" takes the kind that a file holds. Raises UsageError."""
-    return open_source(plugins, locator, row_kind), RowReader(plugins.specs(FormatSpec), row_kind)
+    """The source that `locator` names, and a reader of its rows. `row_kind` "" accepts the kind that a file holds. Raises
+    UsageError if no source, or several, recognise the locator."""
+    formats = plugins.specs(FormatSpec)
+    return open_source(plugins, locator, row_kind), RowReader(formats, row_kind)
 
 
 def read_rows(plugins: PluginManager, locator: str, row_kind: str = "") -> Iterator[tuple[Position, Row]]:
-    """Typed rows with their positions. Raises UsageError, DataError at a bad row."""
+    """Typed rows with their positions. Raises UsageError as `open_rows`, and DataError at the first bad row."""
     source, reader = open_rows(plugins, locator, row_kind)
     for position, row in source.rows():
         yield position, reader.parse(position, row)
 
 
 def kinds_of(plugins: PluginManager, locator: str) -> tuple[str, ...]:
-    """The kinds of row that a built-in source gives; empty for a file, which holds one kind."""
+    """The kinds of row that a built-in source provides; empty for a file, whose rows are of one kind."""
     name, _ = split_weight(plugins, locator)
     specs = [spec for spec in plugins.specs(SourceSpec) if spec.recognise(name)]
     return next((spec.provides for spec in specs if spec.provides), ())

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 
 class Store(ABC):
-    """Encoded rows. `lengths` (units,) int64 counts each unit's tokens; `hashes` (units,) uint64 is equal for units of
-    equal rows; `digest` names the content and how it was encoded."""
+    """Encoded rows as units: sequences that stay together in a micro-batch (see `mm.runtime.nn.batch.Unit`).
+
+    `lengths` (units,) int64: the tokens of each unit. `hashes` (units,) uint64: equal for units of equal rows. `digest`
+    identifies the content and its encoding.
+    """
 
     digest: str
     info: StoreInfo
@@ -40,19 +43,19 @@ class Store(ABC):
 
     @abstractmethod
     def unit(self, index: int) -> Unit:
-        """The unit with its tensors (copies): `learn` in each sequence's fields, `row` the index in this store."""
+        """The unit with copies of its tensors. The fields of each sequence have `learn`; `row_index` is `index`."""
 
     @abstractmethod
     def position(self, index: int) -> Position:
-        """Where the unit's row stands, for messages."""
+        """The position of the unit's row in its source, for messages."""
 
     @abstractmethod
     def row(self, index: int) -> Row:
-        """The unit's typed row, for kinds of row that are kept. Raises MMError for the others."""
+        """The typed row of the unit. Raises MMError for kinds of row whose JSON is not kept in the store."""
 
 
 class TokenStore(Store):
-    """One source's rows, in a folder that `build_or_open` made. `format` gives a format by its name."""
+    """The rows of one source, in a folder that `build_or_open` wrote. `format` returns a format by its name."""
 
     def __init__(self, folder: Path, info: StoreInfo, format: Callable[[str], Format]) -> None:
         self.folder, self.info, self.digest, self._format = folder, info, folder.name, format
@@ -81,7 +84,7 @@ class TokenStore(Store):
     def row(self, index: int) -> Row:
         """See `Store.row`."""
         if not self.info.kept_bytes:
-            raise MMError(f"Rows of kind {self.info.row_kind!r} are not kept beside their tokens.")
+            raise MMError(f"Rows of kind {self.info.row_kind!r} are not kept in the token cache, only their tokens.")
         number = int(self._arrays["unit_rows"][index])
         start, end = self._arrays["row_starts"][number : number + 2].tolist()
         with (self.folder / ROWS).open("rb") as file:
@@ -99,7 +102,7 @@ class TokenStore(Store):
 
 
 class ConcatStore(Store):
-    """Several stores one after the other, with the interface of one."""
+    """Several stores concatenated into one."""
 
     def __init__(self, stores: Sequence[Store]) -> None:
         self.stores = tuple(stores)
@@ -110,7 +113,7 @@ class ConcatStore(Store):
 
     @cached_property
     def info(self) -> StoreInfo:  # type: ignore[override]
-        """Counts and lists added up; the kinds and formats that occur."""
+        """The counts added up, the lists concatenated, and the names of all kinds and formats."""
         total = StoreInfo(bytes_per_id=self.stores[0].info.bytes_per_id)
         for store in self.stores:
             total.add(store.info)
@@ -134,5 +137,5 @@ class ConcatStore(Store):
     def _find(self, index: int) -> tuple[Store, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        place = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self.stores[place], index - int(self._starts[place])
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.stores[number], index - int(self._starts[number])

@@ -1,4 +1,4 @@
-"""Training of a byte-level BPE tokenizer, and the measure of how well it fits a text."""
+"""Training of a byte-level BPE tokenizer, and the measure of how well it compresses a text."""
 
 from __future__ import annotations
 
@@ -24,34 +24,36 @@ if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# Tags are single tokens, but not "special": what a model thinks or calls has to survive decoding.
+# Tags are single tokens, but not "special": decoding drops special tokens, and must keep thoughts and tool calls.
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 NAMES = {"pad_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[2]}
-SMALLEST = 256 + len(SPECIAL) + len(TAGS)
+MIN_VOCAB_SIZE = 256 + len(SPECIAL) + len(TAGS)
 
 _ANY_TAG = re.compile("|".join(map(re.escape, SPECIAL + TAGS)))
 
 
 @attrs.frozen(kw_only=True)
 class TrainingOptions:
-    """What shapes a vocabulary. Small models count and copy better when digits and Han characters stand alone."""
+    """Settings of a vocabulary. Small models count and copy better if digits and Han characters are tokens of their own."""
 
     vocab_size: int = option(6400, help="Number of tokens.")
-    split_digits: bool = option(True, help="Every digit stands alone.")
-    split_han: bool = option(True, help="Every Han character stands alone.")
-    min_frequency: int = option(2, help="A pair that occurs less often is not merged.")
+    split_digits: bool = option(True, help="Make every digit a token of its own.")
+    split_han: bool = option(True, help="Make every Han character a token of its own.")
+    min_frequency: int = option(2, help="Merge only pairs that occur at least this often.")
 
 
 def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: str | None = None) -> Tokenizer:
-    """A tokenizer with the project's special tokens and, unless another is given, its chat template.
+    """A tokenizer with the project's special tokens and with `template`, by default the project's chat template.
 
-    The same texts in the same order give the same tokenizer. Raises UsageError for a vocabulary below 265 (bytes and
-    added tokens).
+    The same texts in the same order give the same tokenizer. Raises UsageError if the vocabulary is smaller than 265: the
+    bytes and the added tokens.
     """
     from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
 
-    if options.vocab_size < SMALLEST:
-        raise UsageError(f"--vocab-size {options.vocab_size}: the bytes and added tokens alone are {SMALLEST}.")
+    if options.vocab_size < MIN_VOCAB_SIZE:
+        raise UsageError(
+            f"--vocab-size {options.vocab_size} is too small: the bytes and the added tokens alone need {MIN_VOCAB_SIZE}."
+        )
     backend = Backend(models.BPE())
     backend.pre_tokenizer = _pre_tokenizer(options)
     backend.decoder = decoders.ByteLevel()
@@ -64,23 +66,24 @@ def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: st
     )
     backend.train_from_iterator(_without_tags(texts), trainer)
     template = DEFAULT_TEMPLATE.read_text(encoding="utf-8") if template is None else template
-    return Tokenizer(TokenizerFiles(backend=_unspecial(backend), template=template, special=NAMES))
+    return Tokenizer(TokenizerFiles(backend=_unmark_tags(backend), template=template, special=NAMES))
 
 
 def texts_of(rows: Iterable[tuple[Position, Row]], template: str | None = None) -> Iterator[str]:
-    """What a tokenizer is trained on: documents, and conversations as the template renders them.
+    """The texts of rows to train a tokenizer on: documents, and conversations as the template renders them.
 
-    Raises DataError for a row of a kind that gives no text.
+    Raises DataError at a row whose kind has no `texts`.
     """
     renderer = ChatTemplate(DEFAULT_TEMPLATE.read_text(encoding="utf-8") if template is None else template, (), NAMES)
     for position, row in rows:
         if not hasattr(row, "texts"):
-            raise DataError(f"{row.kind} rows give no text to train a tokenizer on", position.path, position.line)
+            raise DataError(f"{row.kind} rows have no text to train a tokenizer on", position.path, position.line)
         yield from row.texts(lambda messages, tools: renderer.render(as_dicts(messages), tools))
 
 
 def split_texts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Texts to train on, and every fiftieth by its hash to measure on; equal texts stay together, both in order."""
+    """(texts to train on, texts to measure on), in their order. About one text in fifty is for measuring, chosen by its
+    hash: equal texts are on the same side."""
     parts: tuple[list[str], list[str]] = ([], [])
     for text in texts:
         parts[hashlib.sha256(text.encode()).digest()[0] % 50 == 0].append(text)
@@ -88,7 +91,7 @@ def split_texts(texts: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """UTF-8 bytes that one token stands for on average; 0 for no text."""
+    """The mean number of UTF-8 bytes per token; 0 if there is no text."""
     sizes = [(len(text.encode()), len(tokenizer.encode(text))) for text in texts]
     tokens = sum(count for _, count in sizes)
     return sum(size for size, _ in sizes) / tokens if tokens else 0.0
@@ -97,8 +100,8 @@ def bytes_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
 def _pre_tokenizer(options: TrainingOptions) -> PreTokenizer:
     from tokenizers import Regex, pre_tokenizers
 
-    # A newline never merges with what follows: the template ends a prompt with one, and the ids of the prompt must not
-    # depend on how the answer begins.
+    # A newline is never merged with the text after it: the template ends a prompt with a newline, and the ids of the
+    # prompt must not depend on the start of the reply.
     parts = [pre_tokenizers.Split("\n", "isolated")]
     if options.split_digits:
         parts.append(pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"))
@@ -108,13 +111,13 @@ def _pre_tokenizer(options: TrainingOptions) -> PreTokenizer:
 
 
 def _without_tags(texts: Iterable[str]) -> Iterator[str]:
-    # training does not look for added tokens, so their spelling would be merged out of the texts that show them
+    # the trainer treats the spelling of an added token as plain text and would learn merges from it
     for text in texts:
         yield from (part for part in _ANY_TAG.split(text) if part)
 
 
-def _unspecial(backend: Backend) -> Backend:
-    # the trainer marks all of its special_tokens as special, whatever they say
+def _unmark_tags(backend: Backend) -> Backend:
+    # the trainer marks all of its special_tokens as special, whatever their own `special` says
     parts = json.loads(backend.to_str())
     for token in parts["added_tokens"]:
         token["special"] = token["content"] in SPECIAL

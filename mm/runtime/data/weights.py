@@ -1,4 +1,4 @@
-"""`--data FILE:WEIGHT`: how much of the stream of rows each file gives."""
+"""`--data FILE:WEIGHT`: the share of each file among the rows of training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mm.core.records import SourceSpec
 
 
 def split_weight(plugins: PluginManager, text: str) -> tuple[str, Fraction | None]:
-    """A `--data` text as (locator, weight); None where it has no weight.
+    """A `--data` text as (locator, weight); the weight is None if it has none.
 
-    A path that exists and a source's own name (`skills:7`) are taken whole. Raises UsageError for a weight that is no
+    An existing path and the name of a source (`skills:7`) are never split. Raises UsageError if the weight is not a
     positive number.
     """
     head, colon, tail = text.rpartition(":")
@@ -34,23 +34,24 @@ def split_weight(plugins: PluginManager, text: str) -> tuple[str, Fraction | Non
 
 
 def split_weights(plugins: PluginManager, texts: Sequence[str]) -> tuple[list[str], tuple[Fraction, ...]]:
-    """Locators and their shares of the rows, which add up to 1; no shares when none has a weight.
+    """Locators and their shares of the rows, which add up to 1; the shares are empty if no text has a weight.
 
-    Raises UsageError when only some have one.
+    Raises UsageError if only some texts have a weight.
     """
-    found = [split_weight(plugins, text) for text in texts]
-    locators, weights = [locator for locator, _ in found], [weight for _, weight in found if weight is not None]
-    if weights and len(weights) < len(found):
-        without = next(locator for locator, weight in found if weight is None)
+    pairs = [split_weight(plugins, text) for text in texts]
+    locators, weights = [locator for locator, _ in pairs], [weight for _, weight in pairs if weight is not None]
+    if weights and len(weights) < len(pairs):
+        without = next(locator for locator, weight in pairs if weight is None)
         raise UsageError(
             f"--data {without} has no weight, but others have one: give it one too ({without}:{float(weights[0]):g}), "
-            "or none to all of them."
+            "or remove the weights of all others."
         )
     return locators, tuple(weight / sum(weights) for weight in weights)
 
 
 def _is_name(plugins: PluginManager, text: str, head: str) -> bool:
-    """Whether a source takes the whole text as a name. Whoever takes any path takes the text without its end too."""
+    """True if the whole text is the name of a source: a source recognises it that has built-in rows, or that does not
+    recognise `head` alone. (The source of files recognises a path with and without a colon and a number.)"""
     specs = [spec for spec in plugins.specs(SourceSpec) if spec.recognise(text)]
     return any(spec.provides or not spec.recognise(head) for spec in specs)
 
@@ -58,7 +59,7 @@ def _is_name(plugins: PluginManager, text: str, head: str) -> bool:
 def _exists(text: str) -> bool:
     try:
         return Path(text).expanduser().exists()
-    except (OSError, RuntimeError):  # no path at all: too long, or the home of nobody
+    except (OSError, RuntimeError):  # not a path: too long, or the home of an unknown user
         return False
 
 

@@ -1,4 +1,8 @@
-"""Packed causal attention out of torch's own operators: the default of every backend that brings no kernel."""
+"""Packed causal attention from torch's own operators: the default of every backend without a kernel of its own.
+
+Shape suffixes: T tokens, U rows (tokens without the repeated ones of shared prompts), H heads, K key/value heads, D head
+size.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from mm.runtime.nn.batch import Packed
-from mm.runtime.nn.shared import Shared
+from mm.runtime.nn.shared import SharedPrompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def packed_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed) -> Tensor:
-    """Causal attention within each document; one scaled_dot_product_attention call a run of equal lengths."""
+    """Causal attention within each document -> o_THD; one scaled_dot_product_attention call per run of equal lengths."""
     outputs, start = [], 0
     for length, run in groupby(batch.lengths):
         count = sum(1 for _ in run)
@@ -28,12 +32,15 @@ def packed_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed)
         o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
         outputs.append(o.transpose(1, 2).flatten(0, 1))
         start = stop
-    # an empty pack stays in the graph: every parameter then gets its zero gradient, which DDP waits for
+    # the output of an empty pack stays in the graph: every parameter then gets a zero gradient, which DDP waits for
     return torch.cat(outputs) if outputs else q_THD + k_TKD.sum() + v_TKD.sum()
 
 
-def sharing(attention: Attention) -> Attention:
-    """`attention` for rows or tokens: from (q_UHD, k_UKD, v_UKD) of a pack that shares, o_UHD."""
+def with_shared_prompts(attention: Attention) -> Attention:
+    """`attention` for packs with and without shared prompts: (q_UHD, k_UKD, v_UKD, batch) -> o_UHD.
+
+    The U rows are expanded to all T tokens for the attention. Without shared prompts U = T, and nothing is expanded.
+    """
 
     def attend(q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed) -> Tensor:
         if batch.shared is None:
@@ -45,6 +52,8 @@ def sharing(attention: Attention) -> Attention:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend(attention: Attention, shared: Shared, q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed) -> Tensor:
+def _attend(
+    attention: Attention, shared: SharedPrompts, q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed
+) -> Tensor:
     q_THD, k_TKD, v_TKD = (shared.to_tokens(x) for x in (q_UHD, k_UKD, v_UKD))
     return shared.to_rows(attention(q_THD, k_TKD, v_TKD, batch))

@@ -1,7 +1,7 @@
-"""Units and packed batches. Packing is the native form: documents lie end to end and nothing is padded.
+"""Units and packed batches. Batches are always packed: documents lie end to end, and nothing is padded.
 
-Shape suffixes used in the project: T tokens of a pack, N documents of a pack, M positions that are learned,
-H heads, K key/value heads, D head size, E hidden size, V vocabulary, S cache slots, C cache capacity.
+Shape suffixes used in the project: T tokens of a pack, N documents of a pack, M learned positions, H heads, K key/value
+heads, D head size, E hidden size, V vocabulary, S cache slots, C cache capacity.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.runtime.nn.shared import Shared, find_shared
+from mm.runtime.nn.shared import SharedPrompts, find_shared_prompts
 
 
 @attrs.frozen(eq=False)
 class Tokens:
-    """One token sequence. `fields` are tensors of the same length: `learn` (bool: is this token a target?), and
-    whatever an algorithm adds in `prepare` (advantages, reference log-probabilities). `prompt`: so many first tokens that
-    other sequences of a pack are likely to begin with too; they are then computed once."""
+    """One token sequence: `ids` (length,) int64.
+
+    `fields` are tensors of the same length: `learn` (bool, True for targets), and what an algorithm adds in `prepare`,
+    such as advantages or reference log-probabilities. `prompt` is the number of first tokens that other sequences of the
+    pack probably start with too; equal prompts of a pack are computed once.
+    """
 
     ids: Tensor
     fields: Mapping[str, Tensor] = attrs.field(factory=dict)
@@ -38,8 +41,11 @@ class Tokens:
 
 @attrs.frozen(eq=False)
 class Unit:
-    """What is never cut: a document (one sequence), a pair (two), an episode. `row_index` is its number in the data;
-    `values` are numbers of the whole unit. `repeat` is how often the row came before among those that were taken with it."""
+    """Sequences that always stay in one micro-batch: a document (one sequence), a pair of answers (two), an episode.
+
+    `row_index` is its index in the data, and `values` are numbers that belong to the whole unit. `repeat` counts the
+    earlier units of the same row in the same global batch.
+    """
 
     sequences: tuple[Tokens, ...]
     row_index: int = -1
@@ -48,7 +54,7 @@ class Unit:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all sequences."""
+        """The number of tokens of all sequences."""
         return sum(len(s) for s in self.sequences)
 
 
@@ -56,11 +62,13 @@ class Unit:
 class Packed:
     """A micro-batch of N documents laid end to end.
 
-    `input_ids_T`, `position_ids_T` (from 0 in each document), `cu_seqlens` (N + 1 int32 offsets), `lengths` (the
-    same on the host), `fields` (token-aligned tensors), `documents` (for each document its unit's index in this pack
-    and its place in that unit) and `units`. `targets_M` and `target_index_M`: the learned positions, where
-    `target_index` is the position whose hidden state predicts `targets`; both are made on the host, so that selecting
-    them never synchronises the device. `shared` says which tokens are computed once, where there are equal prompts.
+    - `input_ids` (T,) and `position_ids` (T,), which start at 0 in each document.
+    - `cu_seqlens` (N + 1,) int32: the offsets of the documents. `lengths`: their lengths, on the host.
+    - `targets` (M,): the learned ids. `target_index` (M,): the position whose hidden state predicts each of them. Both
+      are computed on the host, so that selecting positions never synchronises the device.
+    - `fields`: further tensors, one element per token.
+    - `units`: the units in the pack. `documents`: for each document the index of its unit and its index in that unit.
+    - `shared`: the tokens that are computed once because prompts are equal; None if too few are.
     """
 
     input_ids: Tensor
@@ -72,16 +80,16 @@ class Packed:
     fields: dict[str, Tensor] = attrs.field(factory=dict)
     documents: tuple[tuple[int, int], ...] = ()
     units: tuple[Unit, ...] = ()
-    shared: Shared | None = None
+    shared: SharedPrompts | None = None
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """T, the number of tokens."""
         return int(self.input_ids.shape[0])
 
     @property
     def num_targets(self) -> int:
-        """M."""
+        """M, the number of targets."""
         return int(self.targets.shape[0])
 
     @property
@@ -94,25 +102,25 @@ class Packed:
         return sum_by_document(torch.ones_like(self.targets, dtype=dtype), self)
 
     def to(self, device: torch.device) -> Packed:
-        """The same pack with its tensors on `device`; copies do not block the host."""
+        """The same pack with its tensors on `device`; the copies do not block the host."""
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
         names = ("input_ids", "position_ids", "cu_seqlens", "target_index", "targets")
-        moved: dict[str, Any] = {name: move(getattr(self, name)) for name in names}
+        tensors: dict[str, Any] = {name: move(getattr(self, name)) for name in names}
         shared = self.shared and self.shared.to(move)
-        return attrs.evolve(self, **moved, shared=shared, fields={name: move(value) for name, value in self.fields.items()})
+        return attrs.evolve(self, **tensors, shared=shared, fields={name: move(value) for name, value in self.fields.items()})
 
 
 def pack(units: Sequence[Unit]) -> Packed:
-    """Lay the sequences of `units` end to end. An empty list gives an empty pack (T = 0)."""
+    """Lay the sequences of `units` end to end. No units give an empty pack (T = 0)."""
     sequences = [s for unit in units for s in unit.sequences]
     lengths = tuple(len(s) for s in sequences)
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)
-    learned = [_learned(s, start) for s, start in zip(sequences, starts, strict=False)]
+    learned = [_targets(s, start) for s, start in zip(sequences, starts, strict=False)]
     names = sequences[0].fields.keys() - {"learn"} if sequences else ()
     return Packed(
         input_ids=_cat([s.ids for s in sequences], torch.long),
@@ -124,15 +132,15 @@ def pack(units: Sequence[Unit]) -> Packed:
         fields={name: torch.cat([s.fields[name] for s in sequences]) for name in sorted(names)},
         documents=tuple((u, i) for u, unit in enumerate(units) for i in range(len(unit.sequences))),
         units=tuple(units),
-        shared=find_shared([s.ids[: s.prompt] for s in sequences], starts, starts[-1]),
+        shared=find_shared_prompts([s.ids[: s.prompt] for s in sequences], starts, starts[-1]),
     )
 
 
 def split_by_tokens(units: Iterable[Unit], budget: int) -> list[list[Unit]]:
-    """Cut a mini-batch into micro-batches of at most `budget` tokens each (a longer unit stands alone).
+    """Split a mini-batch into micro-batches of at most `budget` tokens; a longer unit is a micro-batch of its own.
 
-    First fit on decreasing length, ties by position: deterministic, and close to full. Documents of like length end
-    up together, which attention over equal lengths turns into one kernel call.
+    First fit by decreasing length, ties by position: deterministic, and the micro-batches are nearly full. Documents of
+    similar length end up together, so that attention needs few kernel calls.
     """
     packs: list[list[Unit]] = []
     room: list[int] = []
@@ -149,9 +157,10 @@ def split_by_tokens(units: Iterable[Unit], budget: int) -> list[list[Unit]]:
 
 
 def sum_by_document(values_M: Tensor, batch: Packed) -> Tensor:
-    """The sums over each document's learned positions, N.
+    """The sum of `values_M` over the learned positions of each document, (N,).
 
-    Through a table with a row for each document: adding by index comes in another order each time on some devices.
+    The values are copied to a table with one row per document, whose rows are then summed. `index_add` would be shorter,
+    but on some devices it adds in a different order each time, and its result is not reproducible.
     """
     cu_seqlens, longest, document_M = batch.cu_seqlens.long(), max(batch.lengths, default=1), batch.target_document
     place_M = document_M * longest + batch.target_index - cu_seqlens[document_M]
@@ -159,11 +168,12 @@ def sum_by_document(values_M: Tensor, batch: Packed) -> Tensor:
     return table.view(len(batch.lengths), longest).sum(1)
 
 
-def _learned(sequence: Tokens, start: int) -> tuple[Tensor, Tensor]:
+def _targets(sequence: Tokens, start: int) -> tuple[Tensor, Tensor]:
+    """(target_index, targets) of a sequence that starts at `start` in the pack."""
     learn = sequence.fields.get("learn")
-    # the first token has no position before it that could predict it
-    places = torch.arange(1, len(sequence)) if learn is None else learn[1:].nonzero().squeeze(1) + 1
-    return places - 1 + start, sequence.ids[places]
+    # the first token is never a target: no position before it could predict it
+    positions = torch.arange(1, len(sequence)) if learn is None else learn[1:].nonzero().squeeze(1) + 1
+    return positions - 1 + start, sequence.ids[positions]
 
 
 def _cat(parts: list[Tensor], dtype: torch.dtype) -> Tensor:

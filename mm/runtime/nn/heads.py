@@ -1,7 +1,8 @@
-"""Output heads over chunks of positions: no more than one chunk of logits exists at a time.
+"""Output heads that process positions chunk by chunk, so that the logits of only one chunk exist at a time.
 
-Legend: M learned positions, E hidden size, V vocabulary. Both heads compute in the autocast type when autocast is on
-(in the type of `hidden_ME` otherwise) and reduce in float32; gradients flow through autograd only.
+Both heads compute products in the type of autocast if it is on, else in the type of `hidden_ME`, and reduce in float32.
+They are ordinary differentiable functions of autograd. Legend: M learned positions, E hidden size, V vocabulary, m
+positions of a chunk, r rows of a pass.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mm.runtime.nn.chunked import ChunkedLinear, chunks, compute_dtype, default_chunk, divided, passes, reduce_dtype
+from mm.runtime.nn.chunked import (
+    ChunkedLinear,
+    chunks,
+    compute_dtype,
+    default_chunk,
+    reduce_dtype,
+    scale_logits,
+    softmax_passes,
+)
 
 
 def linear_cross_entropy(
@@ -25,12 +34,12 @@ def linear_cross_entropy(
 ) -> Tensor:
     """The SUM over M of weights_M * -log softmax(hidden @ weight.T)[target], a float32 scalar.
 
-    The gradients are made in the forward, chunk by chunk, so that the logits are computed once. `weights_M` gets no
-    gradient. M = 0 gives 0 with zero gradients.
+    The gradients are computed in the forward, chunk by chunk, so that the logits are computed only once. `weights_M` gets
+    no gradient. M = 0 gives 0 with zero gradients.
     """
     dtype = compute_dtype(hidden_ME)
     chunk = chunk or default_chunk(weight_VE)
-    # inside forward() gradients are always off, so whether they are wanted must be asked here
+    # read here, since inside forward() gradients are always off
     total: Tensor = _LinearCrossEntropy.apply(
         hidden_ME, weight_VE, targets_M, weights_M, chunk, dtype, torch.is_grad_enabled()
     )
@@ -40,9 +49,9 @@ def linear_cross_entropy(
 def token_logprobs(
     hidden_ME: Tensor, weight_VE: Tensor, targets_M: Tensor, *, temperature: float = 1.0, chunk: int | None = None
 ) -> Tensor:
-    """log softmax(hidden @ weight.T / temperature)[target] for each of M positions, float32.
+    """log softmax(hidden @ weight.T / temperature)[target] for each of the M positions: (M,) float32.
 
-    The backward computes each chunk's logits again: what will multiply a gradient is not known in the forward.
+    The backward computes the logits of each chunk again, since the gradient of the output is not known in the forward.
     """
     dtype = compute_dtype(hidden_ME)
     chunk = chunk or default_chunk(weight_VE)
@@ -67,10 +76,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden_ME.device.type, enabled=False):
             for part in chunks(targets_M.shape[0], chunk):
                 logits_mV = linear.logits(part)
-                for rows, some in passes(part, logits_mV):
-                    index_r1 = targets_M[some, None]
-                    scale_r1 = None if weights_M is None else weights_M[some, None]
-                    if linear.wanted:
+                for rows, positions in softmax_passes(part, logits_mV):
+                    index_r1 = targets_M[positions, None]
+                    scale_r1 = None if weights_M is None else weights_M[positions, None]
+                    if linear.needs_gradients:
                         logprobs_r1 = _to_gradient(logits_mV[rows], index_r1, scale_r1)
                     else:
                         logprobs_r1 = _target_logprobs(logits_mV[rows], index_r1)
@@ -102,9 +111,9 @@ class _TokenLogprobs(torch.autograd.Function):
         with torch.autocast(hidden_ME.device.type, enabled=False):
             for part in chunks(targets_M.shape[0], chunk):
                 logits_mV = linear.logits(part)
-                for rows, some in passes(part, logits_mV):
-                    index_r1 = targets_M[some, None]
-                    logprobs_M[some] = _target_logprobs(logits_mV[rows], index_r1, temperature).squeeze(1)
+                for rows, positions in softmax_passes(part, logits_mV):
+                    index_r1 = targets_M[positions, None]
+                    logprobs_M[positions] = _target_logprobs(logits_mV[rows], index_r1, temperature).squeeze(1)
         ctx.save_for_backward(hidden_ME, weight_VE, targets_M)
         ctx.settings = temperature, chunk, dtype
         return logprobs_M
@@ -115,29 +124,29 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_ME, weight_VE, targets_M = ctx.saved_tensors
         temperature, chunk, dtype = ctx.settings
         linear = ChunkedLinear(hidden_ME, weight_VE, dtype, ctx.needs_input_grad[:2])
-        # d logprob / d logits = onehot - softmax: the cross-entropy's gradient with the sign turned
+        # d logprob / d logits = onehot - softmax: the negative of the cross-entropy's gradient
         scale_M = grad_M / -temperature
         with torch.autocast(hidden_ME.device.type, enabled=False):
             for part in chunks(targets_M.shape[0], chunk):
                 logits_mV = linear.logits(part)
-                for rows, some in passes(part, logits_mV):
-                    _to_gradient(logits_mV[rows], targets_M[some, None], scale_M[some, None], temperature)
+                for rows, positions in softmax_passes(part, logits_mV):
+                    _to_gradient(logits_mV[rows], targets_M[positions, None], scale_M[positions, None], temperature)
                 linear.add(part, logits_mV)
         return (*linear.gradients(hidden_ME.dtype, weight_VE.dtype), None, None, None, None)
 
 
 def _target_logprobs(logits_rV: Tensor, index_r1: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature)[target]. Unlike `logsumexp`, `log_softmax` is one kernel on a CPU too."""
-    return divided(logits_rV, temperature).log_softmax(-1).gather(1, index_r1)
+    return scale_logits(logits_rV, temperature).log_softmax(-1).gather(1, index_r1)
 
 
 def _to_gradient(logits_rV: Tensor, index_r1: Tensor, scale_r1: Tensor | None, temperature: float = 1.0) -> Tensor:
-    """`_target_logprobs`; the logits themselves become scale * (softmax - onehot), the gradient of its negative.
+    """Returns `_target_logprobs`, and overwrites the logits with scale * (softmax - onehot), the gradient of its negative.
 
-    One exponential an entry: the largest probability is 1 / sum exp(x - max x), so it gives the logsumexp too, and
-    unlike the target's own probability it cannot underflow.
+    Needs one exponential per entry: the largest probability is 1 / sum exp(x - max x), so its logarithm gives the
+    logsumexp, and unlike the target's probability it cannot underflow.
     """
-    x_rV = divided(logits_rV, temperature)
+    x_rV = scale_logits(logits_rV, temperature)
     highest_r1, target_r1 = x_rV.amax(-1, keepdim=True), x_rV.gather(1, index_r1)
     softmax_rV = x_rV.softmax(-1)
     logprobs_r1 = target_r1 - highest_r1 + softmax_rV.amax(-1, keepdim=True).log()

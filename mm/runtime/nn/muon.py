@@ -1,4 +1,4 @@
-"""torch's Muon with the matrices of one shape orthogonalised together."""
+"""torch's Muon, with matrices of the same shape orthogonalised in one batch."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# large matrices keep the chip busy alone: stacks of 512 x 1408 were 1.2 times slower on a CPU
-_LARGEST = 2**17
+# Numbers in the largest matrix that is batched with others. A larger one uses the whole chip by itself: batches of
+# 512 x 1408 were 1.2 times slower on a CPU.
+_MAX_BATCHED = 2**17
 
 
 class BatchedMuon(torch.optim.Muon):
     """`torch.optim.Muon` with `match_rms_adamw`: the same settings, state and update, up to rounding in bfloat16.
 
-    Each Newton-Schulz step is three products for all matrices of a shape instead of three for each: on a CPU the step
-    of the 0.6M-parameter preset takes 5 ms instead of 10. A model with large matrices takes torch's own step, and so
-    do sharded matrices (DTensor), which cannot be stacked.
+    A Newton-Schulz step takes three products for all matrices of one shape, not three for each matrix: on a CPU, the step
+    of the 0.6M-parameter preset takes 5 ms instead of 10. torch's own step is used for parameter groups with large
+    matrices, and for those with sharded matrices (DTensor), which cannot be stacked.
 
-    Parameters of three dimensions, which torch's Muon refuses, are stacks of matrices (experts): each matrix is
-    orthogonalised by itself. Sharded along the first dimension, a rank holds whole matrices and needs no others.
+    Parameters of three dimensions, which torch's Muon rejects, are stacks of matrices (experts), and each matrix is
+    orthogonalised separately. If they are sharded along the first dimension, every rank has whole matrices and needs no
+    communication.
     """
 
     def __init__(self, params: Iterable[Tensor], **settings: Any) -> None:
-        given = list(params)
-        super().__init__([p for p in given if p.ndim == 2], **settings)
-        if stacks := [p for p in given if p.ndim == 3]:
-            self.add_param_group({"params": stacks})  # torch looks at dimensions when it is made, not here
+        parameters = list(params)
+        super().__init__([p for p in parameters if p.ndim == 2], **settings)
+        if stacks := [p for p in parameters if p.ndim == 3]:
+            self.add_param_group({"params": stacks})  # torch checks dimensions in its __init__, but not here
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -38,13 +40,13 @@ class BatchedMuon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         groups = self.param_groups
-        theirs = [group for group in groups if any(_alone(p) for p in group["params"])]
-        if theirs:
-            self.param_groups = theirs
+        unbatched = [group for group in groups if any(_needs_torch_step(p) for p in group["params"])]
+        if unbatched:
+            self.param_groups = unbatched
             super().step()
             self.param_groups = groups
         for group in groups:
-            if not any(group is other for other in theirs):
+            if not any(group is other for other in unbatched):
                 self._update(group)
         return loss
 
@@ -57,27 +59,28 @@ class BatchedMuon(torch.optim.Muon):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        for places in _by_shape(updates):
-            shape = updates[places[0]].shape
-            stacked = torch.stack([updates[i].bfloat16() for i in places])
+        for indices in _batches(updates):
+            shape = updates[indices[0]].shape
+            stacked = torch.stack([updates[i].bfloat16() for i in indices])
             directions = orthogonalise(stacked.view(-1, *shape[-2:]), group).view(stacked.shape)
-            rate = _rate(group, directions.shape)
-            for i, direction in zip(places, directions, strict=True):
+            rate = _learning_rate(group, directions.shape)
+            for i, direction in zip(indices, directions, strict=True):
                 parameters[i].add_(direction, alpha=-rate)
 
 
-def _alone(parameter: Tensor) -> bool:
-    """Whether torch's own step is to take this matrix."""
-    return parameter.ndim == 2 and (type(parameter.data) is not Tensor or parameter.numel() > _LARGEST)
+def _needs_torch_step(parameter: Tensor) -> bool:
+    """True for a matrix that cannot be batched (DTensor) or is too large for it to pay."""
+    return parameter.ndim == 2 and (type(parameter.data) is not Tensor or parameter.numel() > _MAX_BATCHED)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a sharded tensor (DTensor)."""
+    """This rank's shard of a sharded tensor (DTensor); other tensors are returned unchanged."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def orthogonalise(matrices_NRC: Tensor, group: dict[str, Any]) -> Tensor:
-    """Each matrix with its singular values brought near 1: quintic Newton-Schulz steps (Jordan et al. 2024)."""
+    """Each of N matrices, (N, R, C), with its singular values brought near 1 by quintic Newton-Schulz steps (Jordan et al.
+    2024). `group` has the coefficients, the number of steps and the epsilon."""
     a, b, c = group["ns_coefficients"]
     tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
     x = matrices_NRC.mT if tall else matrices_NRC
@@ -88,17 +91,19 @@ def orthogonalise(matrices_NRC: Tensor, group: dict[str, Any]) -> Tensor:
     return x.mT if tall else x
 
 
-def _rate(group: dict[str, Any], shape: torch.Size) -> float:
-    """The learning rate for matrices of this shape: an update of AdamW's usual size (arXiv:2502.16982, section 2.2)."""
+def _learning_rate(group: dict[str, Any], shape: torch.Size) -> float:
+    """The learning rate for matrices of this shape, such that the RMS of an update is that of AdamW (arXiv:2502.16982,
+    section 2.2)."""
     root: float = max(shape[-2:]) ** 0.5
     return float(group["lr"]) * 0.2 * root
 
 
-def _by_shape(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """The places of those that go together; a large stack keeps the chip busy, and its copies the memory, alone."""
-    places: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+def _batches(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """The indices of the tensors that are stacked into one batch: those of equal shape and device. A large stack of
+    experts is a batch of its own: it uses the whole chip, and stacking several would take much memory."""
+    batches: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
         if tensor.numel():
-            alone = index if tensor.numel() > _LARGEST else None
-            places[tuple(tensor.shape), tensor.device, alone].append(index)
-    return list(places.values())
+            own_batch = index if tensor.numel() > _MAX_BATCHED else None
+            batches[tuple(tensor.shape), tensor.device, own_batch].append(index)
+    return list(batches.values())

@@ -24,8 +24,8 @@ def hidden_matrices(model: Model) -> list[nn.Parameter]:
 def build_optimizers(model: Model, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for hidden matrices and AdamW for the rest.
 
-    Weight decay acts on hidden matrices only. Muon (Jordan et al. 2024) with update scaling to AdamW's RMS (Liu et
-    al. 2025, arXiv:2502.16982), so that both share one learning rate.
+    Weight decay acts on hidden matrices only. Updates of Muon (Jordan et al. 2024) are scaled to the RMS of AdamW's (Liu
+    et al. 2025, arXiv:2502.16982), so that both share one learning rate. Remarks for the user are appended to `notes`.
     """
     matrices = [p for p in hidden_matrices(model) if p.requires_grad]
     hidden = {id(p) for p in matrices}
@@ -40,7 +40,7 @@ def build_optimizers(model: Model, settings: TrainSettings, notes: list[str]) ->
 
 
 def learning_rate(step: int, horizon: int, settings: TrainSettings) -> float:
-    """The learning rate of step `step` (from 0) of `horizon`: linear warm-up, then the schedule's shape."""
+    """The learning rate of step `step` (counted from 0) of `horizon` steps: linear warm-up, then the schedule's shape."""
     warmup = round(settings.warmup_ratio * horizon)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -52,8 +52,9 @@ def learning_rate(step: int, horizon: int, settings: TrainSettings) -> float:
     return settings.learning_rate * (floor + (1 - floor) * _SHAPES[settings.schedule](progress))
 
 
-# the share of the way from the floor to the peak, by the part of the schedule that is over. WSD (Hu et al. 2024,
-# arXiv:2404.06395, section 4.2) asks only that its decay falls: here in a line
+# The height between the floor (0) and the peak (1), as a function of the completed fraction of the schedule after the
+# warm-up. WSD (Hu et al. 2024, arXiv:2404.06395, section 4.2) allows any decreasing decay: here it is linear, and the
+# fraction is that of the decay.
 _SHAPES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
@@ -67,6 +68,6 @@ def _adamw(groups: list[dict[str, object]], settings: TrainSettings, notes: list
     try:
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
     except RuntimeError as error:
-        # a chip without the fused kernel: slower, and each step must look at the gradients on the host
+        # no fused kernel on this chip: slower, and each step synchronises with the host
         notes.append(f"AdamW is not fused: {error}")
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)

@@ -16,7 +16,7 @@ from mm.core.run import Run
 from mm.core.workspace import Workspace, find_model, read_config
 from mm.runtime.data.bad_rows import ends_reading
 from mm.runtime.data.corpus import share_text
-from mm.runtime.data.reader import at
+from mm.runtime.data.reader import with_position
 from mm.runtime.data.sources import open_rows
 from mm.runtime.data.weights import split_weights
 from mm.runtime.text.tokenizer import Tokenizer
@@ -97,6 +97,6 @@ def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str)
             rows += 1
         except DataError as error:
             if not run.train.skip_bad_rows or ends_reading(source, error):
-                raise at(entry.position, error) from None
+                raise with_position(entry.position, error) from None
             bad += 1
     return rows, tokens * rows / max(1, sampled), bad

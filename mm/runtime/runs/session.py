@@ -17,7 +17,7 @@ from mm.core.say import Say, is_main
 from mm.core.storage import explain_write_errors
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
-from mm.runtime.data.order import held_out
+from mm.runtime.data.order import split_held_out
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.opening import open_backend, use_threads
 from mm.runtime.runs import lifecycle
@@ -113,7 +113,7 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     """What is measured: rows of `--eval-data`, or those that `--eval-ratio` keeps from training."""
     settings = run.train
     if evaluation is None:
-        _, rows = held_out(corpus.store, settings.eval_ratio, settings.seed)
+        _, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
         return HeldOut(corpus.store, corpus.first(rows, settings.eval_rows), tokenizer.token_bytes)
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())
@@ -128,7 +128,7 @@ def _trainer(
     builder: ContextBuilder, roles: dict[str, Role], corpus: Corpus, held: HeldOut, callbacks: list[Callback]
 ) -> Trainer:
     run, world, settings = builder.run, builder.world, builder.run.train
-    rows, _ = held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
+    rows, _ = split_held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
     order, steps = corpus.order(rows, settings.seed), needs_of(builder.plugins, run).steps
     feed = Feed(corpus.store, order, settings.global_batch_size, world, steps)
     context = builder.context(feed)

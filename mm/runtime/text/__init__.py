@@ -1,1 +1,1 @@
-"""Messages, chat templates, tokenizers, rows, and reading what a model wrote. Imports `mm.core`, and no torch."""
+"""Messages, chat templates, tokenizers, typed rows, and the parsing of model replies. Imports `mm.core`, and no torch."""

@@ -1,4 +1,4 @@
-"""Reading what an assistant wrote: its thoughts, its answer, its tool calls, its turns among the answers of tools."""
+"""The parsing of model replies: the think block, the tagged answer, tool calls, and the turns of an episode's transcript."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import attrs
 from mm.core.errors import DataError
 from mm.runtime.text.messages import Message, ToolCall, embedded_json, parse_call
 
-# a call, or what is wrong with how it is written
+# a tool call that was parsed, or the error if its text is malformed
 Call = ToolCall | DataError
 
-# A JSON string is skipped as one, for it may hold the closing tag; where quotes do not pair, the first tag closes.
+# JSON strings are skipped whole, as they may contain the closing tag. If the quotes do not pair, the first closing tag ends
+# the call.
 _CALL = re.compile(
     r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL
 )
@@ -22,23 +23,23 @@ _RESULT_TAG = re.compile(r"<(/?tool_response)>")
 
 
 def without_thinking(text: str) -> str:
-    """The reply without its think block, whether or not the prompt had opened it, and without outer whitespace.
+    """The reply without its think block and without outer whitespace; the block may have been opened by the prompt.
 
-    Empty if a block is not closed: that model was still thinking.
+    Empty if a think block is not closed: the model was still thinking.
     """
     before, closed, after = text.partition("</think>")
     text = after if closed else before
     return "" if "<think>" in text else text.strip()
 
 
-def thinking(text: str) -> str | None:
-    """What stands in the think block, whether or not the prompt had opened it; None where none is closed."""
+def think_text(text: str) -> str | None:
+    """The text of the think block, which may have been opened by the prompt; None if no block is closed."""
     before, closed, _ = text.partition("</think>")
     return before.removeprefix("<think>").strip() if closed else None
 
 
-def tagged(text: str) -> str | None:
-    """What stands in the answer tags, if there is exactly one such pair."""
+def answer_text(text: str) -> str | None:
+    """The text between the answer tags; None unless there is exactly one pair of them."""
     if text.count("<answer>") != 1 or text.count("</answer>") != 1:
         return None
     inner, closed, _ = text.partition("<answer>")[2].partition("</answer>")
@@ -47,20 +48,20 @@ def tagged(text: str) -> str | None:
 
 @attrs.frozen
 class CallBlock:
-    """One tool call as it was written: what stands between the tags, and whether the closing one is there."""
+    """A tool call as it was written: the text after the opening tag, and whether a closing tag follows."""
 
     body: str
     closed: bool = True
 
 
 def split_calls(text: str) -> tuple[str, list[CallBlock]]:
-    """The text around the tool calls, and the calls."""
+    """The text without its tool calls, and the calls in their order."""
     blocks = [CallBlock(m[2] if m[1] is None else m[1], closed=m[3] is None) for m in _CALL.finditer(text)]
     return _CALL.sub("", text), blocks
 
 
 def read_call(block: CallBlock) -> Call:
-    """The call, or what is wrong with how it is written."""
+    """The parsed call, or the DataError if it is malformed; does not raise."""
     try:
         if not block.closed:
             raise DataError("the call is not closed with </tool_call>", problem="tool call")
@@ -70,40 +71,40 @@ def read_call(block: CallBlock) -> Call:
 
 
 def read_calls(text: str) -> list[Call]:
-    """The tool calls of a turn in their order, each read or with what is wrong with it. Thoughts call nothing."""
+    """The tool calls of a turn in their order, each parsed or as its error. Calls inside a think block do not count."""
     return [read_call(block) for block in split_calls(without_thinking(text))[1]]
 
 
-def with_calls(message: Message) -> tuple[Message, list[Call]]:
-    """The assistant's turn with its calls taken out of the text, and the calls.
+def extract_calls(message: Message) -> tuple[Message, list[Call]]:
+    """The assistant's message with its calls moved from the text to `tool_calls`, and the calls.
 
-    Where one of them cannot be read, the text stays as it is: a history can only hold calls that are.
+    If one of the calls is malformed, the message is returned unchanged, since `tool_calls` cannot hold it.
     """
-    around, blocks = split_calls(message.content)
+    rest, blocks = split_calls(message.content)
     calls = [read_call(block) for block in blocks]
-    good = tuple(call for call in calls if isinstance(call, ToolCall))
-    if len(good) < len(calls):
+    valid = tuple(call for call in calls if isinstance(call, ToolCall))
+    if len(valid) < len(calls):
         return message, calls
-    return attrs.evolve(message, content=around.strip() if good else message.content, tool_calls=good), calls
+    return attrs.evolve(message, content=rest.strip() if valid else message.content, tool_calls=valid), calls
 
 
 def transcript(turns: Sequence[str], results: Iterable[Sequence[str]]) -> str:
-    """An episode as one text: each turn of the assistant and, behind it, what its calls gave, between response tags.
+    """An episode as one text: each turn of the assistant, followed by the results of its calls between response tags.
 
-    Such tags that a turn or a result wrote itself stand there in square brackets: a model that makes up a tool's answer
-    has not begun another turn.
+    Response tags inside a turn or a result are written in square brackets: a model that makes up a tool result does not
+    thereby start a new turn.
     """
     parts = []
-    for turn, given in zip(turns, [*results, ()], strict=False):
-        parts += [_untagged(turn), *(f"<tool_response>{_untagged(text)}</tool_response>" for text in given)]
+    for turn, outputs in zip(turns, [*results, ()], strict=False):
+        parts += [_escape_tags(turn), *(f"<tool_response>{_escape_tags(text)}</tool_response>" for text in outputs)]
     return "\n".join(parts)
 
 
-def _untagged(text: str) -> str:
-    # removed, a tag could leave one behind that it stood in
+def _escape_tags(text: str) -> str:
+    # replaced and not removed: removing a tag could join the text around it into another tag
     return _RESULT_TAG.sub(r"[\1]", text)
 
 
 def turns_of(text: str) -> list[str]:
-    """The assistant's turns in a transcript; a completion of one turn is one. The last may be empty."""
+    """The assistant's turns in a transcript; a text without results is one turn. The last turn may be empty."""
     return _RESULTS.split(text)

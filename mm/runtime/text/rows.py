@@ -1,6 +1,6 @@
-"""Typed rows: what a format makes of a JSON row, and how a row becomes token sequences.
+"""Typed rows: a format parses a JSON row to one, and it encodes itself to token sequences.
 
-A plugin may bring a row class of its own: the cache knows only the protocol.
+A plugin may define a row class of its own: the token cache uses only the protocol `Row`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatRow", "Encoded", "Message", "Row", "TextRow", "ToolCall", "cut_chat", "cut_text"]
 
-# Ids, and for each whether it is a target; the first of a sequence never is one, as nothing stands before it.
+# Ids, and for each whether it is a target. The first token of a sequence never is one, since nothing predicts it.
 TokenSequence = tuple[list[int], list[bool]]
 Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]]], str]
 
 
 @attrs.frozen(kw_only=True)
 class Encoded:
-    """Units of a row, each a list of (ids, learn) sequences: a document is one unit of one sequence, a pair one of two.
+    """The units of a row. Each unit is a list of (ids, learn) sequences: a document is one unit with one sequence, a pair of
+    answers one unit with two. A row without units is dropped.
 
-    `values`: numbers of each unit, all rows of a kind with the same names (empty: none). `truncated`: something that
-    would have been learned was left out to fit; a row that gives no unit was dropped.
+    `values`: numbers for each unit, empty if there are none; all rows of a kind must have the same names. `truncated`:
+    True if tokens that would have been targets were cut off to fit the maximum length.
     """
 
     units: Sequence[Sequence[TokenSequence]]
@@ -37,9 +38,12 @@ class Encoded:
 
 @runtime_checkable
 class Row(Protocol):
-    """A typed row. `kind` is what algorithms ask for. A class with `keep = True` has its JSON row stored beside the
-    tokens, for algorithms that need more than ids (rewards, tools). A class whose rows a tokenizer can be trained on
-    also has `texts(render) -> list[str]`, where `render(messages, tools)` gives a conversation as text."""
+    """A typed row. Algorithms name the `kind` of row that they need.
+
+    If a class has `keep = True`, its JSON rows are stored with the tokens, for algorithms that need more than ids (rewards,
+    tools). If a tokenizer can be trained on its rows, a class also has `texts(render) -> list[str]`, where
+    `render(messages, tools)` returns a conversation as text.
+    """
 
     kind: ClassVar[str]
 
@@ -49,14 +53,14 @@ class Row(Protocol):
 
 @attrs.frozen
 class TextRow:
-    """A document of plain text. A long one gives several units, cut so that every token is learned exactly once."""
+    """A document of plain text. A long one becomes several units, cut so that every token is a target exactly once."""
 
     kind: ClassVar[str] = "text"
 
     text: str
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """bos + text + eos; the spelling of a special token inside the text stays text."""
+        """bos + text + eos. The spelling of a special token inside the text is encoded as plain text."""
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         ids = [*begin, *tokenizer.encode(self.text, plain=True), tokenizer.eos_id]
         return Encoded(units=[[(part, [False] + [True] * (len(part) - 1))] for part in cut_text(ids, max_length)])
@@ -68,7 +72,7 @@ class TextRow:
 
 @attrs.frozen
 class ChatRow:
-    """A conversation and the tools it may call; what the assistant says is learned, from message `begin` on."""
+    """A conversation and the tools that it offers. The targets are the tokens of the assistant, from message `begin` on."""
 
     kind: ClassVar[str] = "chat"
 
@@ -77,27 +81,32 @@ class ChatRow:
     begin: int = 0
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """One unit. A long conversation loses its last turns; one whose first answer is too long keeps its beginning."""
+        """One unit, or none if no target is left. A conversation that is too long is cut after the last reply that fits
+        whole, or, if none does, at `max_length`."""
         ids, learn = tokenizer.encode_chat(self.messages, self.tools, self.begin)
         end = cut_chat(learn, max_length)
         kept = learn[:end]
         return Encoded(units=[[(ids[:end], kept)]] if any(kept[1:]) else [], truncated=any(learn[end:]))
 
     def texts(self, render: Render) -> list[str]:
-        """The conversation with the template's own words, which the model reads too."""
+        """The conversation as the template renders it, including the template's own text, which the model sees too."""
         return [render(self.messages, self.tools)]
 
 
 def cut_text(ids: list[int], max_length: int) -> list[list[int]]:
-    """Pieces of at most `max_length` tokens (at least 2). Neighbours share one token: a piece's first token is only
-    what the second is predicted from, so without the overlap one target would be lost at every cut."""
+    """Cuts ids into pieces of at most `max_length` tokens. Raises ValueError if `max_length` is below 2.
+
+    Neighbouring pieces share one token: the first token of a piece is not a target, so without the overlap every cut
+    would lose one target.
+    """
     if max_length < 2:
         raise ValueError(f"max_length={max_length}: a sequence needs a token to predict from and one to predict")
     return [ids[start : start + max_length] for start in range(0, max(len(ids) - 1, 1), max_length - 1)]
 
 
 def cut_chat(learn: Sequence[bool], max_length: int) -> int:
-    """How many tokens of a conversation to keep: all, else up to the last answer that fits whole, else `max_length`."""
+    """The number of tokens of a conversation to keep: all if they fit, else up to the end of the last reply that fits
+    whole, else `max_length`."""
     if len(learn) <= max_length:
         return len(learn)
     ends = (i for i in range(max_length, 0, -1) if learn[i - 1] and not learn[i])

@@ -1,4 +1,5 @@
-"""JSON as the standard has it: what is read here can be written again, whoever reads it next."""
+"""JSON according to the standard, stricter than Python's json: any value that is parsed here can be written again and
+read by any other program."""
 
 from __future__ import annotations
 
@@ -7,33 +8,33 @@ import math
 import re
 from typing import Any
 
-MAX_DEPTH = 64  # templates walk rows recursively, and Python's stack ends at a thousand frames
+MAX_DEPTH = 64  # templates walk rows recursively, and Python's stack is limited to a thousand frames
 
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: str) -> Any:
-    """The value. Raises ValueError also for what Python alone would let pass: NaN, numbers too large for a float, half
-    of a surrogate pair, nesting deeper than `MAX_DEPTH`."""
+    """The value of a JSON text. Raises ValueError for invalid JSON and also for four things that Python's json accepts:
+    NaN and infinities, numbers too large for a float, half of a surrogate pair, and nesting deeper than `MAX_DEPTH`."""
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        what = error.msg.removesuffix(" at")  # some messages of json end with the word
-        raise ValueError(f"{what} at character {error.pos + 1}") from None
+        message = error.msg.removesuffix(" at")  # some messages of json end with the word
+        raise ValueError(f"{message} at character {error.pos + 1}") from None
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
     if _HALF_PAIR.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError("half of a surrogate pair, which is no character") from None
+            raise ValueError("half of a surrogate pair, which is not a character") from None
     return value
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether containers are nested in more than that many levels."""
+def _is_deeper(value: Any, levels: int) -> bool:
+    """True if lists and objects are nested in more than `levels` levels."""
     layer = [value]
     for _ in range(levels):
         layer = [inner for item in layer if isinstance(item, dict | list) for inner in _children(item)]
@@ -44,15 +45,15 @@ def _children(value: dict[str, Any] | list[Any]) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else value
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")
+def _reject_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite_float)

@@ -1,8 +1,8 @@
-"""Rendering of a chat template into pieces of text that know whether they are learned.
+"""Rendering of a chat template to pieces of text, each with a flag for whether it is learned.
 
-The renderer is transformers' own `render_jinja_template`: importing it costs 0.6 s and no torch, it is called only when
-a conversation is rendered, and it is the very code with which other programs will render a model that leaves here
-(the same sandbox, filters and `{% generation %}` marks), which an environment of ours could only imitate.
+The renderer is transformers' own `render_jinja_template`, because other programs will render an exported model with it:
+the sandbox, the filters and the `{% generation %}` marks are then the same. It is imported when the first conversation is
+rendered, which takes 0.6 s and imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 from mm.core.errors import DataError, UsageError
 
-# Private-use characters around what looks like a control token in the user's text, until the text is cut at them.
+# Private-use characters that surround the spelling of a special token in a message, until the rendered text is cut there.
 _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _CHATML_ANSWER = re.compile(rf"(?<!{_OPEN})<\|im_start\|>assistant\n(.*?(?<!{_OPEN})<\|im_end\|>)", re.DOTALL)
@@ -25,8 +25,8 @@ Span = tuple[int, int]
 
 @attrs.frozen
 class Piece:
-    """A stretch of a rendered conversation. `learn`: the assistant wrote it; `plain`: it is a control token's
-    spelling inside somebody's text, which must not become that token."""
+    """A piece of a rendered conversation. `learn`: the assistant wrote it. `plain`: it is the spelling of a special token
+    inside a message, which must not be encoded as that token."""
 
     text: str
     learn: bool
@@ -34,7 +34,7 @@ class Piece:
 
 
 class ChatTemplate:
-    """A Jinja chat template. `control` are the spellings of special tokens; `variables` go into every rendering."""
+    """A Jinja chat template. `control` are the spellings of the special tokens; `variables` are passed to every rendering."""
 
     def __init__(self, source: str, control: Sequence[str], variables: Mapping[str, str]) -> None:
         self.source = source
@@ -43,16 +43,17 @@ class ChatTemplate:
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def render(self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **switches: Any) -> str:
-        """The conversation as text."""
+        """The conversation as text. `switches` are variables of the template. Raises DataError if the template rejects the
+        conversation, and UsageError if there is no template."""
         return self._render(messages, tools, False, switches)[0]
 
     def pieces(
         self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]] | None, learn: bool, **switches: Any
     ) -> Iterator[Piece]:
-        """The conversation as pieces to be encoded one by one; `learn` False marks nothing as learned.
+        """The conversation as pieces that must be encoded one by one. If `learn` is False, no piece is learned.
 
-        Cutting where the assistant begins keeps a prompt an exact prefix of what is trained on, whatever the
-        tokenizer would merge across the cut. Raises DataError for what the template refuses.
+        The text is cut where the assistant's turns start. So the ids of a prompt are an exact prefix of the ids that are
+        trained on, even if the tokenizer would merge text across the cut. Raises DataError and UsageError as `render`.
         """
         guarded = bool(self._control.search(repr((messages, tools))))
         if guarded:
@@ -70,7 +71,9 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if not self.source:
-            raise UsageError("The tokenizer has no chat template, so it cannot render conversations.")
+            raise UsageError(
+                "The tokenizer has no chat template and cannot render conversations. Put a chat_template.jinja into its folder."
+            )
         marked = bool(_MARKED.search(self.source))
         try:
             rendered: Any = render_jinja_template(  # texts and generation spans; its annotation says text
@@ -81,17 +84,17 @@ class ChatTemplate:
                 **{**self._variables, **switches},
             )
         except (TemplateError, TypeError) as error:
-            raise DataError(f"the chat template refuses this conversation: {error}") from error
+            raise DataError(f"the chat template rejects this conversation: {error}") from error
         texts, spans = rendered
         if not learn:
             return texts[0], []
         return texts[0], list(spans[0]) if marked else self._chatml_answers(texts[0])
 
     def _chatml_answers(self, text: str) -> list[Span]:
-        # MiniMind's and Qwen's templates carry no marks, but in ChatML the answers can be told by their turn's header
+        # MiniMind's and Qwen's templates have no marks, but in ChatML the header of a turn shows whether it is a reply
         if "<|im_start|>" not in self.source:
             raise UsageError(
-                "The tokenizer's chat template does not mark what the assistant writes: put {% generation %} and "
+                "The tokenizer's chat template does not mark the assistant's text: put {% generation %} and "
                 "{% endgeneration %} around it in chat_template.jinja."
             )
         return [match.span(1) for match in _CHATML_ANSWER.finditer(text)]

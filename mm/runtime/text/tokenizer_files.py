@@ -1,4 +1,4 @@
-"""The Hugging Face folder layout of a tokenizer, so that any program of the field loads what is written here."""
+"""Reading and writing of a tokenizer folder in the Hugging Face layout, which other programs can load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_t
 
 @attrs.frozen(kw_only=True)
 class TokenizerFiles:
-    """What a folder holds. `special` maps `bos_token`, `eos_token`, `pad_token` to their spelling, where given."""
+    """The contents of a tokenizer folder. `special` maps those of `bos_token`, `eos_token` and `pad_token` that the folder
+    names to their spelling; `config` is tokenizer_config.json."""
 
     backend: Backend
     template: str
@@ -28,7 +29,7 @@ class TokenizerFiles:
 
 
 def read_folder(folder: Path) -> TokenizerFiles:
-    """Read a tokenizer. Raises UsageError when the folder is not one."""
+    """Read a tokenizer folder. Raises UsageError if it is not one, or if a file is damaged."""
     from tokenizers import Tokenizer as Backend
 
     path = folder / TOKENIZER
@@ -37,18 +38,18 @@ def read_folder(folder: Path) -> TokenizerFiles:
     config = _json(folder / CONFIG)
     try:
         backend = Backend.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for every kind of damage
+    except Exception as error:  # for a damaged file, the library raises a bare Exception
         raise UsageError(f"{path}: {error}") from error
     return TokenizerFiles(backend=backend, template=_template(folder, config), special=_special(folder, config), config=config)
 
 
 def write_folder(folder: Path, files: TokenizerFiles) -> None:
-    """Write a tokenizer; files of the same names are replaced, others stay."""
+    """Write a tokenizer folder. Files of the same names are replaced, others are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     files.backend.save(str(folder / TOKENIZER))
     added = files.backend.get_added_tokens_decoder()
     config = {key: value for key, value in files.config.items() if key != "auto_map"} | {
-        # the name that transformers 4.x knows; 5.x reads it too and ignores what the decoder list repeats
+        # the class name of transformers 4.x, which 5.x accepts too; 5.x ignores `added_tokens_decoder`
         "tokenizer_class": "PreTrainedTokenizerFast",
         "added_tokens_decoder": {str(index): _added(added[index]) for index in sorted(added)},
         **files.special,
@@ -57,7 +58,7 @@ def write_folder(folder: Path, files: TokenizerFiles) -> None:
     config.setdefault("model_max_length", 32768)
     config.pop("chat_template", None)
     if files.template:
-        # The file is what transformers reads since 4.43; older programs look into the configuration.
+        # transformers since 4.43 reads the file; older programs read the key in the configuration
         config["chat_template"] = files.template
         (folder / TEMPLATE).write_text(files.template, encoding="utf-8", newline="\n")
     text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
@@ -68,12 +69,12 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path}: not valid JSON ({error}).") from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise UsageError(f"{path}: expected a JSON object.")
-    return found
+    return values
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str:
@@ -86,14 +87,14 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str:
 
 
 def _special(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    special = {}
     settings = {**_json(folder / "special_tokens_map.json"), **config}
     for name in ("bos_token", "eos_token", "pad_token"):
         token = settings.get(name)
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
-            found[name] = token
-    return found
+            special[name] = token
+    return special
 
 
 def _added(token: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Whether the arguments of a call fit the schema of its tool.
+"""The check of a tool call against the schema of its tool.
 
-jsonschema does the work, on less than the whole of JSON Schema: a schema comes out of a data file, so it may neither
-make this program fetch an address nor run its regular expressions.
+It uses jsonschema with a restricted JSON Schema: schemas come from data files, so they must not make this program fetch a
+URL or run their regular expressions.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from referencing.exceptions import Unresolvable
 from mm.core.errors import close_match
 from mm.runtime.text.messages import ToolCall
 
-# what function-calling data calls the types of JSON
+# the type names of function-calling data -> those of JSON Schema
 _TYPES = {
     "dict": "object", "list": "array", "tuple": "array", "str": "string", "int": "integer", "float": "number",
     "double": "number", "bool": "boolean",
 }  # fmt: skip
-_LONGEST = 300  # of a message: it quotes the value, which may be long
+_MAX_MESSAGE = 300  # characters: a message quotes the value, which may be long
 
 
 class SchemaFault(Exception):
-    """The schema of a tool that no call can be held against."""
+    """The schema of a tool is invalid, so that no call can be checked against it."""
 
 
 def functions_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Name -> function schema, of tools that are bare or stand under `function`."""
+    """Name -> function schema, for tools that are bare function schemas or have one under a key `function`."""
     schemas = [tool.get("function", tool) for tool in tools]
     return {schema["name"]: schema for schema in schemas}
 
 
 def call_fault(call: ToolCall, functions: Mapping[str, Mapping[str, Any]]) -> str:
-    """What is wrong with a call: a name that is not offered, arguments that do not fit; empty for a right one.
+    """The reason why a call is invalid: no such tool, or arguments that do not fit its schema. Empty if it is valid.
 
-    An argument that the schema does not name is wrong too, unless it says otherwise. Raises SchemaFault.
+    Unlike in JSON Schema, an argument that the schema does not name is invalid unless the schema has
+    `additionalProperties`. Raises SchemaFault if the schema itself is invalid.
     """
     if call.name not in functions:
         return f"no tool is called {call.name[:40]!r}.{close_match(call.name, functions)} There are: {', '.join(functions)}."
@@ -54,36 +55,38 @@ def call_fault(call: ToolCall, functions: Mapping[str, Mapping[str, Any]]) -> st
 
 
 def argument_fault(arguments: Mapping[str, Any], schema: Mapping[str, Any], name: str) -> str:
-    """What does not fit, and where; empty when all does. Raises SchemaFault naming the tool."""
+    """The reason why arguments do not fit a schema, and at which path; empty if they fit. Raises SchemaFault, naming the
+    tool `name`, if the schema is invalid."""
     try:
         error = best_match(_validator(json.dumps(schema)).iter_errors(arguments))
     except SchemaError as fault:
-        raise SchemaFault(f"the parameters of {name} are no JSON schema ({fault.message} at {fault.json_path})") from None
+        raise SchemaFault(f"the parameters of {name} are not a JSON schema ({fault.message} at {fault.json_path})") from None
     except (RecursionError, Unresolvable) as fault:
-        raise SchemaFault(f"the parameters of {name} refer to what is not there ({type(fault).__name__})") from None
+        problem = f"a $ref that cannot be resolved ({type(fault).__name__})"
+        raise SchemaFault(f"the parameters of {name} have {problem}") from None
     if not error:
         return ""
     where = "" if error.json_path == "$" else f" at {error.json_path}"
-    return f"{error.message[:_LONGEST]}{where}"
+    return f"{error.message[:_MAX_MESSAGE]}{where}"
 
 
 @lru_cache(maxsize=1024)
 def _validator(schema: str) -> Any:
-    found = _usual_types(json.loads(schema))
-    Draft202012Validator.check_schema(found)
-    return _Validator(found, registry=Registry())
+    standard = _standard_types(json.loads(schema))
+    Draft202012Validator.check_schema(standard)
+    return _Validator(standard, registry=Registry())
 
 
-def _usual_types(schema: Any, names: bool = False) -> Any:
-    """The schema with JSON's own names of types. `names`: the keys are names of properties, none of them a keyword."""
+def _standard_types(schema: Any, names: bool = False) -> Any:
+    """The schema with the type names of JSON Schema. `names`: the keys are names of properties, not keywords."""
     if isinstance(schema, list):
-        return [_usual_types(item) for item in schema]
+        return [_standard_types(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {k: _usual_types(v, names=k == "properties" and not names) for k, v in schema.items()}
-    if not names and isinstance(found.get("type"), str):
-        found["type"] = _TYPES.get(found["type"].lower(), found["type"].lower())
-    return found
+    standard = {k: _standard_types(v, names=k == "properties" and not names) for k, v in schema.items()}
+    if not names and isinstance(standard.get("type"), str):
+        standard["type"] = _TYPES.get(standard["type"].lower(), standard["type"].lower())
+    return standard
 
 
 def _additional(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
@@ -91,9 +94,9 @@ def _additional(validator: Any, value: Any, instance: Any, schema: Any) -> Itera
         yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, value, instance, schema)
 
 
-def _ignored(validator: Any, value: Any, instance: Any, schema: Any) -> None:
-    """A keyword that is not looked at."""
+def _ignore(validator: Any, value: Any, instance: Any, schema: Any) -> None:
+    """Accepts any instance: the check of a keyword in `_IGNORED`."""
 
 
 _IGNORED = ("pattern", "patternProperties", "format", "$dynamicRef", "unevaluatedProperties")
-_Validator = extend(Draft202012Validator, {"additionalProperties": _additional, **dict.fromkeys(_IGNORED, _ignored)})
+_Validator = extend(Draft202012Validator, {"additionalProperties": _additional, **dict.fromkeys(_IGNORED, _ignore)})

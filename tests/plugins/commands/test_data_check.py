@@ -43,7 +43,7 @@ LONG = chat(ASKED, {"role": "assistant", "content": "hello " * 700})
 # line -> (row or text, problem, severity, the reason's beginning)
 LINES: list[tuple[Any, str, str, str]] = [
     (GOOD, "", "", ""),
-    (chat(ASKED, ASKED, SAID), "role order", "error", "turn 2: role 'user' cannot stand after user"),
+    (chat(ASKED, ASKED, SAID), "role order", "error", "turn 2: role 'user' cannot follow user"),
     (GOOD | {"id": 7}, "duplicate", "warning", "the same row"),
     ("{", "not JSON", "error", "not JSON (Expecting property name"),
     ([1], "wrong type", "error", "expected a JSON object, got a list"),

@@ -14,7 +14,7 @@ from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
 from mm.plugins.evaluations.table import print_stage_effects
 from mm.plugins.sources.skills import corpus
 from mm.plugins.sources.skills.suites import SUITES, TEACHES
-from mm.plugins.sources.skills.turns import asked
+from mm.plugins.sources.skills.turns import first_question
 
 Parts = Sequence[tuple[str, str]]
 
@@ -126,10 +126,11 @@ def test_every_suite_is_asked_about_in_a_file_that_teaches_it() -> None:
     data = corpus.generate(0)
     assert set(TEACHES) == set(corpus.TRAINING) and {s for suites in TEACHES.values() for s in suites} == set(SUITES)
     turns = {name: [row.get("conversations") or row["chosen"] for row in data[name]] for name in TEACHES if name != "pretrain"}
-    questions = {name: {asked(turn) for turn in found} for name, found in turns.items()}
+    questions = {name: {first_question(turn) for turn in found} for name, found in turns.items()}
     text = "\n".join(row["text"] for row in data["pretrain"])
     for item in (*data["dev"], *data["test"]):
         if item["tier"] == "seen" and "conversations" in item:
-            assert any(asked(item["conversations"]) in questions[f] for f in questions if item["suite"] in TEACHES[f]), item
+            question = first_question(item["conversations"])
+            assert any(question in questions[f] for f in questions if item["suite"] in TEACHES[f]), item
         elif item["tier"] == "seen":
             assert item["prompt"] in text and item["check"]["starts"] in text

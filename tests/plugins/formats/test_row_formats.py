@@ -96,11 +96,11 @@ def test_two_readings_are_an_error_that_names_both(formats: list[FormatSpec], ro
 def test_a_row_of_another_format_does_not_pass_in_a_file(formats: list[FormatSpec]) -> None:
     reader = RowReader(formats)
     reader.parse(AT, {"prompt": "a", "completion": "b"})
-    with pytest.raises(DataError, match=r"f.jsonl:2: no completion row, which the first row of the file is"):
+    with pytest.raises(DataError, match=r"f.jsonl:2: not a row of format completion, unlike the first row of the file"):
         reader.parse(Position(path="f.jsonl", line=2), {"prompt": "a", "completion": "b", "label": False})
     reader = RowReader(formats)
     reader.parse(AT, {"messages": [ASKED]})
-    with pytest.raises(DataError, match="no prompt row"):
+    with pytest.raises(DataError, match="not a row of format prompt"):
         reader.parse(AT, {"messages": [ASKED, SAID]})
 
 
@@ -218,34 +218,34 @@ def test_a_prompt_ends_where_the_assistant_begins_and_keeps_its_row(formats: lis
 BAD = [
     ({"conversations": [{"from": "elf", "value": "x"}]}, "turn 1: from 'elf' is not one of human"),
     ({"conversations": [{"from": "human", "value": "x"}, {"from": "human", "value": "y"}, {"from": "gpt", "value": "z"}]},
-     "turn 2: role 'user' cannot stand after user"),
+     "turn 2: role 'user' cannot follow user"),
     ({"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{x"}]},
      "turn 2: the function call is not valid JSON"),
     ({"system": "s", "conversations": [{"from": speaker, "value": "x"} for speaker in ("human", "human", "gpt")]},
-     "turn 2: role 'user' cannot stand after user"),
-    ({"system": "s", "messages": [{"role": "system", "content": "t"}, ASKED, SAID]}, "turn 1: role 'system' cannot stand after"),
+     "turn 2: role 'user' cannot follow user"),
+    ({"system": "s", "messages": [{"role": "system", "content": "t"}, ASKED, SAID]}, "turn 1: role 'system' cannot follow"),
     ({"system": "s", "prompt": [ASKED, {"role": "elf"}]}, "turn 2: role 'elf'"),
     ({"instruction": "", "output": "x"}, "instruction is empty"),
     ({"instruction": 3, "output": "x"}, "instruction is a number, expected text"),
     ({"instruction": "i", "output": None}, "output is missing"),
     ({"instruction": "i", "output": " "}, "output is empty"),
-    ({"instruction": "i", "output": "o", "history": [["q"]]}, "history[1] is no pair"),
+    ({"instruction": "i", "output": "o", "history": [["q"]]}, "history[1] is not a pair"),
     ({"instruction": "i", "output": "o", "system": 1}, "system is a number, expected text"),
     ({"prompt": "p", "completion": ""}, "completion is empty"),
     ({"prompt": 1, "completion": "c"}, "prompt is a number, expected text or turns"),
-    ({"prompt": [ASKED, SAID], "completion": "c"}, "prompt + completion: turn 3: role 'assistant' cannot stand after assistant"),
-    ({"prompt": [ASKED, SAID], "completion": [ASKED, SAID]}, "completion begins with the user"),
+    ({"prompt": [ASKED, SAID], "completion": "c"}, "prompt + completion: turn 3: role 'assistant' cannot follow assistant"),
+    ({"prompt": [ASKED, SAID], "completion": [ASKED, SAID]}, "completion starts with the user"),
     ({"prompt": "p", "completion": "c", "label": "good"}, "label is text, expected true or false"),
     ({"prompt": "p", "completion": "c", "label": None}, "no label"),
-    ({"chosen": "a", "rejected": "b"}, "chosen is an answer, and no prompt stands beside it"),
+    ({"chosen": "a", "rejected": "b"}, "chosen is an answer, but the row has no prompt"),
     ({"chosen": [ASKED, SAID], "rejected": [ASKED, SAID]}, "chosen and rejected are the same"),
     ({"chosen": [ASKED, SAID], "rejected": [user("ho"), SAID]}, "turn 1: chosen and rejected answer different prompts"),
     ({"chosen": [ASKED, SAID], "rejected": [ASKED]}, "rejected: the last turn is user's"),
-    ({"chosen": [ASKED, SAID], "rejected": [ASKED, NO], "prompt": "ho"}, "prompt is not what chosen begins with"),
+    ({"chosen": [ASKED, SAID], "rejected": [ASKED, NO], "prompt": "ho"}, "chosen does not start with the row's prompt"),
     ({"chosen": None, "rejected": "b", "prompt": "p"}, "chosen is missing"),
     ({"prompt": []}, "prompt is empty"),
     ({"prompt": "  "}, "prompt is empty"),
-    ({"prompt": [SAID]}, "turn 1: role 'assistant' cannot stand at the beginning"),
+    ({"prompt": [SAID]}, "turn 1: role 'assistant' cannot come first"),
     ({"prompt": [{"role": "system", "content": "s"}]}, "no question"),
     ({"messages": [ASKED], "conversations": [ASKED]}, "both conversations and messages"),
     ({"query": "q", "tools": [TOOL], "answers": "[]"}, "answers is empty"),
@@ -255,7 +255,7 @@ BAD = [
     ({"system": "s", "chat": "hello"}, "chat has no turn"),
     ({"system": "s", "chat": "USER: q\nASSISTANT: <functioncall> {x"}, "turn 2: the function call is not valid JSON"),
     ({"messages": [ASKED], "gt": "4"}, "gt is text, expected a list"),
-    ({"messages": [ASKED], "gt": ["4"]}, "gt expects 1 calls, and the row has no tools"),
+    ({"messages": [ASKED], "gt": ["4"]}, "gt expects 1 calls, but the row has no tools"),
 ]  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def test_exact_finds_answers_as_it_is_told() -> None:
     last = make("exact", pattern=r"####\s*(\S+)")
     assert [score(last, prompt("12"), text) for text in ("#### 11\n#### 12", "#### 12\n#### 11", "12")] == [1, 0, 0]
     assert score(make("exact", pattern=r"[A-D]", field="key"), prompt(key="B"), "A or B") == 1
-    with pytest.raises(UsageError, match=r"--exact-pattern '\(': no regular expression"):
+    with pytest.raises(UsageError, match=r"--exact-pattern '\(': not a regular expression"):
         make("exact", pattern="(")
 
 
@@ -315,7 +315,7 @@ def test_a_function_of_the_user_s(tmp_path: Path) -> None:
     assert reward([prompt()] * 2, ["ab", ""]) == [-2, 0]
     for locator, said in [
         (tmp_path / "mine.py:shrot", "Did you mean 'short'"), (tmp_path / "mine.py:limit", "has no function 'limit'"),
-        (tmp_path / "mine.py", "expected FILE.py:FUNCTION"), (tmp_path / "other.py:short", "there is no file"),
+        (tmp_path / "mine.py", "expected FILE.py:FUNCTION"), (tmp_path / "other.py:short", "does not exist"),
         (tmp_path / "mine.py:a b", "expected FILE.py:FUNCTION"), (None, "needs --python-function"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=said):
@@ -419,9 +419,9 @@ def test_what_is_no_reward_model_is_said(judge: Path, tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="needs --model-path"):
         make("model")
-    with pytest.raises(UsageError, match=r"no model folder, it has no config\.json"):
+    with pytest.raises(UsageError, match=r"not a model folder: it has no config\.json"):
         make("model", path=tmp_path)
-    with pytest.raises(UsageError, match="torch knows no such device"):
+    with pytest.raises(UsageError, match="not a torch device"):
         make("model", path=judge, device="abacus")
     shutil.copytree(judge, tmp_path / "two")
     config = json.loads((judge / "config.json").read_text())
@@ -432,7 +432,7 @@ def test_what_is_no_reward_model_is_said(judge: Path, tmp_path: Path) -> None:
     tensors = load_file(judge / "model.safetensors")
     save_file({name: tensor for name, tensor in tensors.items() if name != "score.weight"}, tmp_path / "two/model.safetensors")
     shutil.copy(judge / "config.json", tmp_path / "two")
-    with pytest.raises(CheckpointError, match=r"no reward model: score\.weight"):
+    with pytest.raises(CheckpointError, match=r"not a reward model: score\.weight"):
         make("model", path=tmp_path / "two")
     (tmp_path / "two/config.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):

@@ -41,19 +41,19 @@ def test_known_passages_are_there():
 
 def test_a_long_text_is_cut_at_sentences_and_loses_nothing():
     text = "One sentence of some length, as they come. " * 200
-    pieces = list(build.cut(text.strip()))
+    pieces = list(build.split_text(text.strip()))
     assert " ".join(pieces) == text.strip()
-    assert all(len(piece) <= build.LONGEST and piece.endswith(".") for piece in pieces)
-    assert all(len(piece) <= build.LONGEST for piece in build.cut("x" * 4000))
+    assert all(len(piece) <= build.MAX_CHARACTERS and piece.endswith(".") for piece in pieces)
+    assert all(len(piece) <= build.MAX_CHARACTERS for piece in build.split_text("x" * 4000))
 
 
 def test_short_neighbours_share_a_row():
-    rows_of_text = list(build.packed(["a" * 700, "b" * 700, "c" * 700], "\n"))
+    rows_of_text = list(build.pack_rows(["a" * 700, "b" * 700, "c" * 700], "\n"))
     assert rows_of_text == ["a" * 700 + "\n" + "b" * 700, "c" * 700]
 
 
 def test_remarks_leave_the_poems():
-    assert build.verses(["春草明年綠。(明年\n一作：年年)", "王孫歸不歸？"]) == "春草明年綠。\n王孫歸不歸？"
+    assert build.poem_text(["春草明年綠。(明年\n一作：年年)", "王孫歸不歸？"]) == "春草明年綠。\n王孫歸不歸？"
 
 
 def test_build_reads_the_packages(tmp_path, monkeypatch, capsys):

@@ -92,12 +92,12 @@ def test_an_array_gives_its_elements_wherever_it_is_cut(
         ("[]", []),
         ("[ \n ]", []),
         ('[{"a": 1},\n {"a": ], \n{"a": 3}]', [{"a": 1}, "not JSON (Expecting value at character 7)", {"a": 3}]),
-        ('[{"a": 1}}', [{"a": 1}, "cannot be read after row 1 (the array is closed by a brace)"]),
+        ('[{"a": 1}}', [{"a": 1}, "cannot be read after row 1 (the array ends with a brace)"]),
         ('[{"a": 1}, 7, {"a" 2}, {"a": 3}]', [{"a": 1}, "expected a JSON object, got a number", "not JSON", {"a": 3}]),
         ('[{"a": 1},, {"a": 3},]', [{"a": 1}, "not JSON (nothing", {"a": 3}, "not JSON (nothing"]),
         ('[{"a": 1}, {"a": 2', [{"a": 1}, "cannot be read after row 1 (the array is not closed"]),
         ('[{"a": "1}, {', ["cannot be read after row 0 (the array is not closed"]),
-        ('[{"a": 1}] [', [{"a": 1}, "cannot be read after row 1 (something follows"]),
+        ('[{"a": 1}] [', [{"a": 1}, "cannot be read after row 1 (there is text after"]),
         ('{"a": 1}\n{"a": 2}', [{"a": 1}, {"a": 2}]),
         ('{\n"a": 1}', ["not JSON", "not JSON"]),
     ],
@@ -130,7 +130,7 @@ def test_an_array_is_never_held_in_memory(tmp_path: Path) -> None:
     [
         (b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}\r\n', [(1, {"a": 1}), (3, {"a": 2})]),
         (b'\xef\xbb\xbf\n{"a": 1}', [(2, {"a": 1})]),
-        (b'{"a": 1}\n\0\0\0\n', [(1, {"a": 1}), (2, "not JSON (3 NUL bytes: the file was not written whole)")]),
+        (b'{"a": 1}\n\0\0\0\n', [(1, {"a": 1}), (2, "not JSON (3 NUL bytes: the file is incomplete)")]),
         (b'{"a": "\xe5\xa4"}\n{"a": 2}', [(1, "not UTF-8 (invalid continuation byte at byte 7)"), (2, {"a": 2})]),
         ('{"a": 1}'.encode("utf-16"), [(1, "not UTF-8 (invalid start byte at byte 0; it looks like UTF-16)")]),
         (b'{"a": "\\u0000"}', [(1, {"a": "\0"})]),
@@ -147,7 +147,7 @@ def test_a_line_without_end_is_refused_before_memory_is_full(tmp_path: Path, mon
     from mm.plugins.sources.files import lines
 
     for module in (decode, lines, arrays):
-        monkeypatch.setattr(module, "LONGEST", 1 << 20)
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 1 << 20)
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": "' + b"x" * (1 << 21))
     (tmp_path / "a.json").write_bytes(b'[{"a": 1}, {"a": "' + b"x" * (1 << 22))
     for name, reason in (("a.jsonl", "a line of more than 1 MiB"), ("a.json", "a row of more than 1 MiB")):

@@ -128,7 +128,7 @@ def test_half_of_the_demonstrations_are_wrong(make):
 
 def test_what_an_adapter_and_a_reasoner_learn_is_right_and_new(data):
     asked = {turns["content"] for row in data["sft"] for turns in row["conversations"]}
-    for case in (*verifiable.adapted(random.Random(5), 400), *reasoning.cases(random.Random(5), 400, reasoning.LONGER)):
+    for case in (*verifiable.lora_cases(random.Random(5), 400), *reasoning.cases(random.Random(5), 400, reasoning.LONGER)):
         assert checks.score(case.item("seen"), case.reply["content"])
         assert case.question not in asked
 
@@ -148,7 +148,7 @@ def test_a_file_that_the_corpus_has_not_is_named_with_those_that_it_has():
 
 @given(st.sampled_from(verifiable.TASKS), st.integers(0, 10**6), st.randoms(use_true_random=False))
 def test_a_mistake_is_a_mistake(task, pick, draw):
-    pool = [*verifiable.strings(task), *verifiable.larger(task)]
+    pool = [*verifiable.short_strings(task), *verifiable.long_strings(task)]
     problem = verifiable.Problem(task, pool[pick % len(pool)], "zh")
     assert problem.mistake(draw) != problem.answer
 

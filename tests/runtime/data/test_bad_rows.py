@@ -16,7 +16,7 @@ from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
 from mm.plugins.formats import text
 from mm.plugins.sources.files.source import Files
-from mm.runtime.data.bad_rows import NAMED, BadRows
+from mm.runtime.data.bad_rows import MAX_NAMED, BadRows
 from mm.runtime.data.cache import TokenStore, build_or_open
 from mm.runtime.runs import api
 from mm.testing import tiny_run, tiny_tokenizer
@@ -49,8 +49,8 @@ def test_the_first_bad_rows_are_named(tmp_path: Path) -> None:
     assert len(rows) == 5 and caught.value.exit_code == 2
     for row, (line, _, reason) in zip(rows, BAD, strict=False):
         assert row.startswith(f"{path}:{line}: {reason}")
-    assert advice.startswith(f"mm data check {path} lists every such row") and "--fix" in advice
-    assert advice.endswith("mm train --skip-bad-rows leaves them out.")
+    assert advice.startswith(f"mm data check {path} lists every bad row") and "--fix" in advice
+    assert advice.endswith("mm train --skip-bad-rows skips the bad ones.")
 
 
 def test_a_file_is_not_read_to_its_end_for_more_of_them(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_only_the_first_are_named_and_all_are_counted() -> None:
         first.add("a", line, DataError("no"))
         second.add("b", line, DataError("not", problem="empty"))
     first.update(second)
-    assert (first.count, len(first.named), first.reasons) == (30, NAMED, {"wrong value": 15, "empty": 15})
+    assert (first.count, len(first.named), first.reasons) == (30, MAX_NAMED, {"wrong value": 15, "empty": 15})
     assert first.lines()[14:16] == ["a:14: no", "b:0: not"]
 
 

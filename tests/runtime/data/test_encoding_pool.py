@@ -74,7 +74,7 @@ def build(path: Path, folder: Path, workers: int, **rest: Any) -> TokenStore:
 def small_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows a piece, and other processes after the first of them."""
     monkeypatch.setattr(jobs, "_ROWS", 8)
-    monkeypatch.setattr(cache, "_ALONE", 1)
+    monkeypatch.setattr(cache, "_SERIAL_CHUNKS", 1)
 
 
 def children() -> set[int]:
@@ -120,7 +120,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 def test_a_worker_that_is_killed_gives_one_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["fine"] * 30 + ["die"] + ["fine"] * 100)
-    with pytest.raises(MMError, match=rf"encoded 8 rows from {path}:25 on was killed by signal 9: often for want of memory"):
+    with pytest.raises(MMError, match=rf"encoding 8 rows, starting at {path}:25, was killed by signal 9. Often memory ran out"):
         build(path, tmp_path / "cache", 2)
     assert leftovers(tmp_path / "cache") == []
 
@@ -130,7 +130,7 @@ def test_a_worker_that_fails_gives_its_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^the tokenizer lacks something$"):
         build(path, tmp_path / "cache", 2)
     path = write(tmp_path / "b.jsonl", ["fine"] * 30 + ["bug"] + ["fine"] * 100)
-    said = rf"(?s)encoding 8 rows from {path}:25 on failed:.*RuntimeError: a bug\nwhile encoding {path}:31"
+    said = rf"(?s)Encoding 8 rows, starting at {path}:25, failed:.*RuntimeError: a bug\nwhile encoding {path}:31"
     with pytest.raises(MMError, match=said):
         build(path, tmp_path / "cache", 2)
     assert leftovers(tmp_path / "cache") == []
@@ -148,7 +148,7 @@ def start_build(path: Path, folder: Path) -> subprocess.Popen[bytes]:
     script = path.with_suffix(".py")
     script.write_text(
         "from pathlib import Path\nimport test_encoding_pool as t\n"
-        f"t.jobs._ROWS, t.cache._ALONE = 8, 1\nprint('started', flush=True)\n"
+        f"t.jobs._ROWS, t.cache._SERIAL_CHUNKS = 8, 1\nprint('started', flush=True)\n"
         f"t.build(Path({str(path)!r}), Path({str(folder)!r}), 2)\nprint('built', flush=True)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -199,7 +199,7 @@ def test_who_waits_for_another_build_is_told(tmp_path: Path) -> None:
     builder = start_build(path, folder)
     wait_for(lambda: any(f.is_dir() for f in folder.glob(".*.*")))
     told: list[bool] = []
-    store = build(path, folder, 1, waiting=lambda: told.append(True))
+    store = build(path, folder, 1, on_wait=lambda: told.append(True))
     assert told == [True] and os.getpid() not in {store.unit(i).values["process"] for i in range(20, len(store))}
     builder.communicate(timeout=60)
 

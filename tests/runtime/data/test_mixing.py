@@ -225,12 +225,12 @@ def test_a_weighted_run_resumes_to_the_bit(mm_train: Train, tmp_path: Path) -> N
 def test_held_out_rows_of_no_file_are_trained_on(plugins: PluginManager, tmp_path: Path) -> None:
     from mm.core.settings import TrainSettings
     from mm.runtime.data.corpus import Corpus, open_corpus
-    from mm.runtime.data.order import held_out
+    from mm.runtime.data.order import split_held_out
     from mm.testing import tiny_tokenizer
 
     locators = [write(tmp_path / "a.jsonl", "a", 60) + ":1", write(tmp_path / "b.jsonl", "a", 30) + ":2"]  # b repeats a
     corpus: Corpus = open_corpus(plugins, locators, "text", tiny_tokenizer(), TrainSettings(), tmp_path, lambda line: None)
-    rows, held = held_out(corpus.store, 0.2, 1)
+    rows, held = split_held_out(corpus.store, 0.2, 1)
     taken = corpus.order(rows, 1).take(500)
     hashes = corpus.store.hashes
     assert not set(hashes[taken]) & set(hashes[held])

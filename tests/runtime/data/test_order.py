@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mm.core.errors import CheckpointError
-from mm.runtime.data.order import RowOrder, held_out, partition, permutation
+from mm.runtime.data.order import RowOrder, partition, permutation, split_held_out
 
 SEEDS = st.integers(-5, 2**70)
 
@@ -88,7 +88,7 @@ HASHES = st.lists(st.sampled_from(range(1, 9)) | st.integers(0, 2**64 - 1), min_
 
 @given(HASHES, st.floats(0, 1), SEEDS)
 def test_held_out_rows_are_apart(hashes: list[int], fraction: float, seed: int) -> None:
-    rows, held = held_out(store(hashes), fraction, seed)
+    rows, held = split_held_out(store(hashes), fraction, seed)
     assert sorted([*rows, *held]) == list(range(len(hashes)))
     assert not {hashes[i] for i in rows} & {hashes[i] for i in held}
     assert len(rows) > 0
@@ -97,14 +97,14 @@ def test_held_out_rows_are_apart(hashes: list[int], fraction: float, seed: int) 
 
 @given(HASHES, HASHES, SEEDS)
 def test_further_rows_move_none_that_was_trained_on(hashes: list[int], more: list[int], seed: int) -> None:
-    rows, _ = held_out(store(hashes), 0.5, seed)
-    all_rows, _ = held_out(store(hashes + more), 0.5, seed)
+    rows, _ = split_held_out(store(hashes), 0.5, seed)
+    all_rows, _ = split_held_out(store(hashes + more), 0.5, seed)
     if len({hashes[i] for i in rows}) > 1:  # a single one may train only because something has to
         assert set(rows) <= set(all_rows)
 
 
 def test_the_share_that_is_held_out_is_about_right() -> None:
-    _, held = held_out(store(list(range(20000))), 0.1, 3)
+    _, held = split_held_out(store(list(range(20000))), 0.1, 3)
     assert 1850 < len(held) < 2150
-    _, other = held_out(store(list(range(20000))), 0.1, 4)
+    _, other = split_held_out(store(list(range(20000))), 0.1, 4)
     assert held.tolist() != other.tolist()

@@ -23,7 +23,7 @@ from mm.plugins.sources.files.source import Files
 from mm.runtime.data import cache, cache_files
 from mm.runtime.data.cache import ConcatStore, TokenStore, build_or_open
 from mm.runtime.data.encoding import ChunkBuilder
-from mm.runtime.data.order import held_out
+from mm.runtime.data.order import split_held_out
 from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.runtime.text.rows import Encoded
 from mm.runtime.text.tokenizer import Tokenizer
@@ -183,7 +183,7 @@ def test_rows_of_the_wrong_kind_and_no_rows_are_usage_errors(tmp_path: Path, tok
         build(write(tmp_path / "a.jsonl", [{"text": "a"}]), tokenizer, "chat")
     with pytest.raises(UsageError, match="no rows"):
         build(write(tmp_path / "b.jsonl", []), tokenizer)
-    with pytest.raises(UsageError, match="none of its 1 rows gives anything to learn within 16 tokens"):
+    with pytest.raises(UsageError, match="none of its 1 rows has a token to learn within 16 tokens"):
         build(write(tmp_path / "c.jsonl", [chat_of("long question " * 9, "a")]), tokenizer, "chat")
 
 
@@ -219,7 +219,7 @@ def test_equal_rows_have_equal_hashes(documents: Path, tokenizer: Tokenizer) -> 
     assert hashes[0] == hashes[2] != hashes[1]
     assert len(set(hashes[3:].tolist())) == 1 < len(hashes[3:])  # the parts of one long document
     for fraction in (0.1, 0.5, 0.9):
-        rows, held = held_out(build(documents, tokenizer), fraction)
+        rows, held = split_held_out(build(documents, tokenizer), fraction)
         assert not set(hashes[rows]) & set(hashes[held])
 
 
@@ -260,7 +260,7 @@ def test_a_large_vocabulary_takes_wider_ids(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sequence", [([], []), ([1, 2], [True]), ([1, 300], [True, True]), ([-1], [True])])
 def test_a_broken_encode_is_caught(sequence: tuple[list[int], list[bool]]) -> None:
-    with pytest.raises(MMError, match="a row gave"):
+    with pytest.raises(MMError, match="a row has"):
         one_row(300, [[sequence]])
 
 

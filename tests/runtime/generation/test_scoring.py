@@ -160,5 +160,5 @@ def test_a_run_asks_its_rewards(mm_train: Train, tmp_path: Path) -> None:
     (note,) = (note for note in skipping.manifest["notes"] if "failed" in note)  # two failed, the first is said
     assert re.fullmatch(r"reward python failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\); .* left out", note)
     options["python_function"] = "x.py:f"
-    with pytest.raises(UsageError, match=f"there is no file {tmp_path / 'x.py'}"):
+    with pytest.raises(UsageError, match=f"the file {tmp_path / 'x.py'} does not exist"):
         mm_train("judged", run="no", **options)

@@ -40,7 +40,7 @@ def test_updates_and_state_are_torchs(nesterov: bool) -> None:
 
 
 def test_large_matrices_take_torchs_step() -> None:
-    with mock.patch.object(muon, "_LARGEST", 8):
+    with mock.patch.object(muon, "_MAX_BATCHED", 8):
         assert all(map(torch.equal, train(BatchedMuon, SETTINGS)[0], train(torch.optim.Muon, SETTINGS)[0]))
 
 
@@ -52,7 +52,7 @@ def test_a_stack_is_its_matrices(largest: int) -> None:
     stacks = [nn.Parameter(value.clone()) for value in values]
     matrices = [nn.Parameter(matrix.clone()) for value in values for matrix in value]
     other = nn.Parameter(torch.ones(24, 16))
-    with mock.patch.object(muon, "_LARGEST", largest):
+    with mock.patch.object(muon, "_MAX_BATCHED", largest):
         for parameters in ([other, *stacks], matrices):
             optimizer = BatchedMuon(parameters, **SETTINGS)
             pieces = iter(gradients if parameters is not matrices else gradients.flatten(0, 1))

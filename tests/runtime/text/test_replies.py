@@ -10,13 +10,13 @@ from hypothesis import given, strategies as st
 from mm.core.errors import DataError
 from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.replies import (  # fmt: skip
+    answer_text,
+    extract_calls,
     read_calls,
     split_calls,
-    tagged,
-    thinking,
+    think_text,
     transcript,
     turns_of,
-    with_calls,
     without_thinking,
 )
 
@@ -36,7 +36,7 @@ SEARCH = ToolCall("search", {"query": "茶"})
     ],
 )
 def test_thoughts_and_reply(text: str, thoughts: str | None, reply: str) -> None:
-    assert (thinking(text), without_thinking(text)) == (thoughts, reply)
+    assert (think_text(text), without_thinking(text)) == (thoughts, reply)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_thoughts_and_reply(text: str, thoughts: str | None, reply: str) -> None
     ],
 )  # fmt: skip
 def test_answer_tags(text: str, answer: str | None) -> None:
-    assert tagged(text) == answer
+    assert answer_text(text) == answer
 
 
 def test_calls_are_read_in_order_with_the_text_around_them() -> None:
@@ -88,12 +88,12 @@ def test_a_stray_quote_spoils_one_call_only() -> None:
 
 
 def test_a_history_holds_calls_that_can_be_read() -> None:
-    message, calls = with_calls(Message("assistant", f"Wait.\n{CALL}", "hm"))
+    message, calls = extract_calls(Message("assistant", f"Wait.\n{CALL}", "hm"))
     assert message == Message("assistant", "Wait.", "hm", (SEARCH,)) and calls == [SEARCH]
     spoilt = Message("assistant", f"{CALL}<tool_call>")
-    assert with_calls(spoilt)[0] == spoilt and len(with_calls(spoilt)[1]) == 2
+    assert extract_calls(spoilt)[0] == spoilt and len(extract_calls(spoilt)[1]) == 2
     plain = Message("assistant", " no call ")
-    assert with_calls(plain) == (plain, [])
+    assert extract_calls(plain) == (plain, [])
 
 
 PLAIN = st.text(alphabet="ab<>/ {}\"茶\\", max_size=20)
@@ -124,7 +124,7 @@ def test_a_model_that_makes_up_answers_of_tools_begins_no_turn(turns: list[str])
 @given(st.text(max_size=200), st.text(max_size=50))
 def test_no_text_makes_reading_raise(text: str, body: str) -> None:
     for said in (text, f"<tool_call>{body}</tool_call>{text}", f"{text}<tool_call>{body}", f"<think>{text}</think>{body}"):
-        turns_of(said), thinking(said), tagged(said)
-        message, calls = with_calls(Message("assistant", said))
+        turns_of(said), think_text(said), answer_text(said)
+        message, calls = extract_calls(Message("assistant", said))
         assert len(calls) >= len(message.tool_calls)
         assert len(read_calls(said)) <= said.count("<tool_call>")

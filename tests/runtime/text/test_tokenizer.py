@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend, decoders, models
 
 from mm.core.errors import DataError, UsageError
 from mm.runtime.data.tokenizer_training import (
-    SMALLEST,
+    MIN_VOCAB_SIZE,
     SPECIAL,
     TAGS,
     TrainingOptions,
@@ -122,7 +122,7 @@ def test_digits_and_han_characters_stand_alone() -> None:
 def test_training_is_deterministic_and_bounded(tokenizer: Tokenizer) -> None:
     assert make().fingerprint == tokenizer.fingerprint
     assert tokenizer.vocab_size <= 420
-    with pytest.raises(UsageError, match=str(SMALLEST)):
+    with pytest.raises(UsageError, match=str(MIN_VOCAB_SIZE)):
         train_tokenizer(TEXTS, TrainingOptions(vocab_size=100))
 
 

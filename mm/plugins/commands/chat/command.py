@@ -83,7 +83,7 @@ class Conversation:
         """Generate the model's next turn and append it. Returns the tool calls in it, as `take_turns` expects them."""
         from mm.runtime.generation.text_model import answer
         from mm.runtime.generation.tool_use import template_tools
-        from mm.runtime.text.replies import with_calls
+        from mm.runtime.text.replies import extract_calls
 
         (messages,) = conversations
         # another seed for each turn: with the same one, a repeated question would get the same answer, word for word
@@ -92,7 +92,7 @@ class Conversation:
         click.echo()
         dialogue.say(f"({dialogue.summary(generation)})")
         message = answer(generation.text, self.keywords["thinking"])
-        message, calls = with_calls(message) if self.tools else (message, [])
+        message, calls = extract_calls(message) if self.tools else (message, [])
         messages.append(message)
         return [calls]
 

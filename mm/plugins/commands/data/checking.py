@@ -10,7 +10,7 @@ import attrs
 
 from mm.contracts import Position
 from mm.core.errors import DataError
-from mm.runtime.data.reader import Entry, at
+from mm.runtime.data.reader import Entry, with_position
 
 if TYPE_CHECKING:
     from mm.runtime.text.rows import Row
@@ -53,7 +53,7 @@ class Checker:
             first = 0 if (entry.raw or {}).get("system") else 1  # a system text in a field of its own is not counted as a turn
             return [Finding(entry.position, problem, reason, True) for problem, reason in self._warnings(entry.row, first)]
         except DataError as error:
-            error = at(entry.position, error)
+            error = with_position(entry.position, error)
             return [Finding(entry.position, error.problem, error.reason)]
 
     def _warnings(self, row: Row, first: int) -> Iterator[tuple[str, str]]:

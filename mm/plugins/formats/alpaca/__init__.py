@@ -1,4 +1,4 @@
-"""Instructions with their answer: Alpaca's rows."""
+"""Alpaca's rows: an instruction and its output."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from mm.core.records import FormatSpec
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row is an instruction with its output."""
+    """True if the row has an instruction and its output."""
     return "instruction" in row and "output" in row
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `alpaca`."""
     yield FormatSpec(
         name="alpaca",
         summary="Alpaca: instruction, output, optional input, system and history.",

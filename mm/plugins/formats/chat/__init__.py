@@ -1,4 +1,4 @@
-"""Conversations in MiniMind's two shapes and in OpenAI's."""
+"""Conversations in the shapes of MiniMind's second and third generation and of OpenAI."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,19 +9,19 @@ from mm.plugins.formats.turns import first_turn, is_open, is_preference, is_shar
 
 
 def accepts(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a conversation of turns with a role (ShareGPT's turns say `from` instead)."""
+    """True if the row has a conversation whose turns have a role (ShareGPT's turns have `from` instead)."""
     first = first_turn(row)
     return first is not None and not is_sharegpt(first)
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether that conversation is what the row is about, and finished."""
+    """True if `accepts`, the conversation ends with a reply, and the row is not of another format with a conversation."""
     return accepts(row) and not is_open(row) and "gt" not in row and not is_preference(row)
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `chat`."""
     yield FormatSpec(
         name="chat",
         summary="Conversations: MiniMind's conversations and OpenAI's messages, with tools and reasoning.",

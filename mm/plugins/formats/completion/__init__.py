@@ -8,13 +8,13 @@ from mm.core.records import FormatSpec
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row has both and no verdict on the completion."""
+    """True if the row has a prompt and a completion, but no label."""
     return "prompt" in row and "completion" in row and "label" not in row
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `completion`."""
     yield FormatSpec(
         name="completion",
         summary="A prompt and its completion, each a text or messages; only the completion is learned.",

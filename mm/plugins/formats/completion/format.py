@@ -1,4 +1,4 @@
-"""Reads prompts with their completion."""
+"""The parser of prompts with their completion."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mm.contracts import Format
-from mm.plugins.formats.turns import answered
+from mm.plugins.formats.turns import complete_prompt
 from mm.runtime.text.rows import ChatRow
 
 
 class CompletionFormat(Format):
-    """`prompt` and `completion`, each a text, a message or a list of messages; what the assistant says in the prompt
-    is not learned."""
+    """`prompt` and `completion`, each a text, a message or a list of messages. Only the completion is learned, and not the
+    assistant's turns in the prompt."""
 
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
-        """The conversation. Raises DataError naming the field and what is wrong."""
-        found = answered(row, row.get("prompt"), row.get("completion"), ("prompt", "completion"))
-        return ChatRow(found.messages, found.tools, found.begin)
+        """The conversation. Raises DataError with the field and the problem."""
+        completed = complete_prompt(row, row.get("prompt"), row.get("completion"), ("prompt", "completion"))
+        return ChatRow(completed.messages, completed.tools, completed.begin)

@@ -1,4 +1,4 @@
-"""The row of an agent's episode."""
+"""The typed row of an episode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mm.plugins.formats.prompt.row import PromptRow
 
 @attrs.frozen
 class EpisodeRow(PromptRow):
-    """A prompt with tools. `gt`: the values that the final answer must hold; as many calls are expected."""
+    """A prompt with tools. `gt` are the values that the final answer must contain; their number is also the expected
+    number of calls."""
 
     kind: ClassVar[str] = "episode"
 

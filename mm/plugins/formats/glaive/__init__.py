@@ -1,4 +1,4 @@
-"""Conversations in the shape of the glaive function-calling data: one text of USER, ASSISTANT and FUNCTION RESPONSE."""
+"""Conversations in the shape of the glaive function-calling data: one text with USER, ASSISTANT and FUNCTION RESPONSE."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from mm.core.records import FormatSpec
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a system text and a conversation as one text."""
+    """True if the row has a system text, and a conversation as one text."""
     return "system" in row and isinstance(row.get("chat"), str)
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `glaive`."""
     yield FormatSpec(
         name="glaive",
         summary="Glaive: system with the tools, chat as one text of USER, ASSISTANT and FUNCTION RESPONSE.",

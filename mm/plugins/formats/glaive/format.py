@@ -1,4 +1,4 @@
-"""Reads conversations that are one text."""
+"""The parser of conversations that are one text."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ _SPEAKER = re.compile(r"^[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILIN
 _BETWEEN = re.compile(r"\}[ \t\r]*\n\s*\{")
 _END = "<|endoftext|>"
 _CALL = "<functioncall>"
-# the arguments are JSON within single quotes, so the whole is none
+# a call whose arguments are JSON text in single quotes, so that the call itself is not valid JSON
 _QUOTED = re.compile(r"""\{\s*"name":\s*"([^"]*)"\s*,\s*"arguments":\s*'(.*)'\s*\}""", re.DOTALL)
 
 
 class GlaiveFormat(Format):
-    """`system`, a sentence and the schemas of the tools behind it, and `chat`, where each turn begins with its speaker;
-    a call is `<functioncall> {"name": ..., "arguments": '...'}`."""
+    """`system`: a sentence, followed by the schemas of the tools. `chat`: turns that start with their speaker, such as
+    `USER:`. A call is `<functioncall> {"name": ..., "arguments": '...'}`."""
 
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
-        """The conversation. Raises DataError naming the turn and what is wrong."""
+        """The conversation. Raises DataError with the field or the turn and the problem."""
         system, chat = row.get("system"), row.get("chat")
         for name, value in (("system", system), ("chat", chat)):
             if not isinstance(value, str):
                 raise DataError(f"{name} is {kind_of(value)}, expected text", problem="wrong type")
         _, *parts = _SPEAKER.split(str(chat))
         if not parts:
-            raise DataError("chat has no turn that begins with USER:", problem="missing field")
-        turns = [_turn(_SPEAKERS[who], said, n) for n, (who, said) in enumerate(zip(parts[::2], parts[1::2], strict=True), 1)]
-        text, tools = _system(str(system))
-        before = [{"role": "system", "content": text}] if text else []
-        return ChatRow(*parse_turns({"tools": tools}, [*before, *turns]))
+            raise DataError("chat has no turn that starts with USER:", problem="missing field")
+        speakers, texts = parts[::2], parts[1::2]
+        turns = [_turn(_SPEAKERS[speaker], text, n) for n, (speaker, text) in enumerate(zip(speakers, texts, strict=True), 1)]
+        sentence, tools = _system(str(system))
+        first = [{"role": "system", "content": sentence}] if sentence else []
+        return ChatRow(*parse_turns({"tools": tools}, [*first, *turns]))
 
 
-def _turn(role: str, said: str, number: int) -> dict[str, Any]:
-    said = said.strip().removesuffix(_END).strip()
-    if role != "assistant" or _CALL not in said:
-        return {"role": role, "content": said}
-    content, _, call = said.partition(_CALL)
+def _turn(role: str, text: str, number: int) -> dict[str, Any]:
+    text = text.strip().removesuffix(_END).strip()
+    if role != "assistant" or _CALL not in text:
+        return {"role": role, "content": text}
+    content, _, call = text.partition(_CALL)
     quoted = _QUOTED.fullmatch(call.strip())
     place = f"turn {number}: the function call"
-    found = {"name": quoted[1], "arguments": quoted[2]} if quoted else embedded_json(call.strip(), place, dict)
-    return {"role": role, "content": content.strip(), "tool_calls": [found]}
+    parsed = {"name": quoted[1], "arguments": quoted[2]} if quoted else embedded_json(call.strip(), place, dict)
+    return {"role": role, "content": content.strip(), "tool_calls": [parsed]}
 
 
 def _system(text: str) -> tuple[str, list[Any]]:
-    """The sentence without its label, and the schemas, which stand behind it one after the other."""
+    """The sentence without its label `SYSTEM:`, and the schemas that follow it. Raises DataError."""
     sentence, brace, rest = text.strip().removeprefix("SYSTEM:").partition("{")
     try:
         tools = parse_json("[" + _BETWEEN.sub("},{", brace + rest) + "]")

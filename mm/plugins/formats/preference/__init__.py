@@ -1,4 +1,4 @@
-"""Two answers of which one is preferred."""
+"""Pairs of answers, one of them preferred."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from mm.plugins.formats.turns import is_preference
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row has both answers."""
+    """True if the row has a chosen and a rejected answer."""
     return is_preference(row)
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `preference`."""
     yield FormatSpec(
         name="preference",
-        summary="Preferences: chosen and rejected, each a conversation or an answer to the prompt beside them.",
+        summary="Preferences: chosen and rejected, each a conversation, or an answer to the row's prompt.",
         target="mm.plugins.formats.preference.format:PreferenceFormat",
         row="preference",
         recognise=recognise,

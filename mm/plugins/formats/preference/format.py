@@ -1,4 +1,4 @@
-"""Reads pairs of answers."""
+"""The parser of pairs of answers."""
 
 from __future__ import annotations
 
@@ -7,66 +7,68 @@ from typing import Any
 
 from mm.contracts import Format
 from mm.core.errors import DataError
-from mm.plugins.formats.alpaca.format import asked
+from mm.plugins.formats.alpaca.format import instruction_turns
 from mm.plugins.formats.preference.row import PreferenceRow
-from mm.plugins.formats.turns import Messages, Tools, parse_turns, said_by, with_system
+from mm.plugins.formats.turns import Messages, Tools, as_turns, parse_turns, with_system_turn
 from mm.runtime.text.messages import Message, conversation_of
 
 
 class PreferenceFormat(Format):
-    """`chosen` and `rejected`: whole conversations, or answers to a prompt that stands beside them as `prompt`,
-    `conversations`, `messages` or `instruction`; each a text, a turn or turns of either shape."""
+    """`chosen` and `rejected`: whole conversations, or answers to a prompt that the row has under `prompt`,
+    `conversations`, `messages` or `instruction`. Each is a text, a turn or a list of turns, in OpenAI's or ShareGPT's
+    shape."""
 
     def parse(self, row: Mapping[str, Any]) -> PreferenceRow:
-        """The pair. Raises DataError naming the side, the turn and what is wrong."""
+        """The pair. Raises DataError with the side, the turn and the problem."""
         chosen, tools = _side(row, "chosen")
         rejected, others = _side(row, "rejected")
         if chosen == rejected:
             raise DataError("chosen and rejected are the same")
         if tools != others:
             raise DataError("chosen and rejected have different tools", problem="tool call")
-        return PreferenceRow(chosen, rejected, tools, _parting(chosen, rejected))
+        return PreferenceRow(chosen, rejected, tools, _first_difference(chosen, rejected))
 
 
 def _side(row: Mapping[str, Any], name: str) -> tuple[Messages, Tools]:
-    turns = said_by(row.get(name), "assistant", name)
+    turns = as_turns(row.get(name), "assistant", name)
     if isinstance(turns[0], dict) and turns[0].get("role") == "assistant":
-        before = _prompt(row)
-        if before is None:
-            raise DataError(f"{name} is an answer, and no prompt stands beside it", problem="missing field")
-        return parse_turns(row, [*before, *turns], name=name)
-    messages, tools = parse_turns(row, with_system(row, turns), name=name)
+        prompt = _prompt(row)
+        if prompt is None:
+            raise DataError(f"{name} is an answer, but the row has no prompt", problem="missing field")
+        return parse_turns(row, [*prompt, *turns], name=name)
+    messages, tools = parse_turns(row, with_system_turn(row, turns), name=name)
     _check_prompt(row.get("prompt"), messages, name)
     return messages, tools
 
 
 def _prompt(row: Mapping[str, Any]) -> list[Any] | None:
     if row.get("prompt") is not None:
-        return with_system(row, said_by(row["prompt"], "user", "prompt"))
+        return with_system_turn(row, as_turns(row["prompt"], "user", "prompt"))
     conversation = conversation_of(row)
     if conversation is not None:
-        return with_system(row, said_by(conversation, "user", "conversation"))
-    return asked(row) if row.get("instruction") is not None else None
+        return with_system_turn(row, as_turns(conversation, "user", "conversation"))
+    return instruction_turns(row) if row.get("instruction") is not None else None
 
 
 def _check_prompt(prompt: Any, messages: Messages, name: str) -> None:
-    """A prompt beside whole conversations is a repetition, or the row contradicts itself."""
+    """Check that the row's prompt, if any, is part of the whole conversation `messages`. Raises DataError."""
     if isinstance(prompt, str) and prompt.strip():
-        said = any(m.role == "user" and m.content.strip() == prompt.strip() for m in messages)
+        matches = any(m.role == "user" and m.content.strip() == prompt.strip() for m in messages)
     elif isinstance(prompt, list) and prompt:
-        begin, _ = parse_turns({}, said_by(prompt, "user", "prompt"), name="prompt", complete=False)
-        said = messages[: len(begin)] == begin
+        expected, _ = parse_turns({}, as_turns(prompt, "user", "prompt"), name="prompt", complete=False)
+        matches = messages[: len(expected)] == expected
     else:
         return
-    if not said:
-        raise DataError(f"prompt is not what {name} begins with")
+    if not matches:
+        raise DataError(f"{name} does not start with the row's prompt")
 
 
-def _parting(chosen: Messages, rejected: Messages) -> int:
-    """The first message that differs; where one side only goes on longer, the last that both have."""
+def _first_difference(chosen: Messages, rejected: Messages) -> int:
+    """The index of the first message that differs, or, if one side only is longer, of the last message that both have.
+    Raises DataError if it is not the assistant's."""
     pairs = zip(chosen, rejected, strict=False)
     begin = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)) - 1)
-    parted: tuple[Message, ...] = (chosen[begin], rejected[begin])
-    if any(message.role != "assistant" for message in parted):
+    pair: tuple[Message, ...] = (chosen[begin], rejected[begin])
+    if any(message.role != "assistant" for message in pair):
         raise DataError(f"turn {begin + 1}: chosen and rejected answer different prompts")
     return begin

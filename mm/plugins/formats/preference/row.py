@@ -1,4 +1,4 @@
-"""The row of two answers."""
+"""The typed row of a pair of answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class PreferenceRow:
-    """Two conversations that part at message `begin`, of which the first is preferred. A unit of two sequences, chosen
-    and rejected."""
+    """A chosen and a rejected conversation, equal before message `begin`. Encoded as one unit of two sequences, chosen and
+    rejected."""
 
     kind: ClassVar[str] = "preference"
 
@@ -28,16 +28,16 @@ class PreferenceRow:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """Everything that is said, the prompt once."""
+        """All messages of both sides, with the common prompt once."""
         return (*self.chosen, *self.rejected[self.begin :])
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """What the assistant says in the answers is learned; a long answer loses its end, and a pair of which one side
-        has none left is dropped."""
+        """The targets are the assistant's tokens from message `begin` on. Each side is cut at `max_length`; the pair is
+        dropped if a side has no target left."""
         sides = [tokenizer.encode_chat(side, self.tools, self.begin) for side in (self.chosen, self.rejected)]
         unit = [(ids[:max_length], learn[:max_length]) for ids, learn in sides]
-        whole = all(any(learn[1:]) for _, learn in unit)
-        return Encoded(units=[unit] if whole else [], truncated=any(any(learn[max_length:]) for _, learn in sides))
+        both_learn = all(any(learn[1:]) for _, learn in unit)
+        return Encoded(units=[unit] if both_learn else [], truncated=any(any(learn[max_length:]) for _, learn in sides))
 
     def texts(self, render: Render) -> list[str]:
         """Both conversations."""

@@ -9,12 +9,12 @@ from mm.plugins.formats.turns import first_turn, is_open, is_preference
 
 
 def accepts(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a prompt or a conversation; an answer at its end is left out."""
+    """True if the row has a prompt or a conversation; a reply at its end is removed when it is parsed."""
     return "prompt" in row or first_turn(row) is not None
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row has nothing but a question."""
+    """True if the row has a prompt without an answer, and no fields of another format."""
     if ("gt" in row and "prompt" not in row) or is_preference(row) or "completion" in row:
         return False
     return "prompt" in row or is_open(row)
@@ -22,10 +22,10 @@ def recognise(row: Mapping[str, Any]) -> bool:
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `prompt`."""
     yield FormatSpec(
         name="prompt",
-        summary="Prompts to be answered: prompt or an unanswered conversation, and whatever a reward reads.",
+        summary="Prompts to be answered: prompt or an unanswered conversation, and the fields that a reward reads.",
         target="mm.plugins.formats.prompt.format:PromptFormat",
         row="prompt",
         recognise=recognise,

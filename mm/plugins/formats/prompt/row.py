@@ -1,4 +1,4 @@
-"""The row of a prompt."""
+"""The typed row of a prompt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class PromptRow:
-    """A conversation that waits for an answer. `fields` is the JSON row, from which a reward reads what it needs.
+    """A conversation without the final reply. `fields` is the JSON row, whose other fields rewards may read.
 
-    A unit of one sequence, the prompt up to where the assistant begins; nothing of it is learned.
+    Encoded as one unit of one sequence: the prompt up to the header of the assistant's turn, without targets.
     """
 
     kind: ClassVar[str] = "prompt"
@@ -29,7 +29,7 @@ class PromptRow:
     fields: Mapping[str, Any]
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """A prompt that is too long is dropped: without its end it asks something else."""
+        """The prompt; one that is too long is dropped, since a prompt that is cut is another question."""
         ids = tokenizer.encode_prompt(self.messages, self.tools)
         if len(ids) > max_length:
             return Encoded(units=[], truncated=True)

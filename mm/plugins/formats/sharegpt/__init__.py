@@ -1,4 +1,4 @@
-"""ShareGPT conversations: turns of `from` and `value`."""
+"""ShareGPT conversations: turns with `from` and `value`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,22 +9,22 @@ from mm.plugins.formats.turns import first_turn, is_open, is_preference, is_shar
 
 
 def accepts(row: Mapping[str, Any]) -> bool:
-    """Whether the turns of the row's conversation say `from`."""
+    """True if the turns of the row's conversation have `from`."""
     first = first_turn(row)
     return first is not None and is_sharegpt(first)
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether that conversation is what the row is about, and finished."""
+    """True if `accepts`, the conversation ends with a reply, and the row is not of another format with a conversation."""
     return accepts(row) and not is_open(row) and "gt" not in row and not is_preference(row)
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `sharegpt`."""
     yield FormatSpec(
         name="sharegpt",
-        summary="ShareGPT: conversations of from and value, with tools, function_call and observation.",
+        summary="ShareGPT: conversations with from and value, tools, function_call and observation.",
         target="mm.plugins.formats.chat.format:ChatFormat",
         row="chat",
         recognise=recognise,

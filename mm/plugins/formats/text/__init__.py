@@ -8,13 +8,13 @@ from mm.core.records import FormatSpec
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row is a document."""
+    """True if the row has a text."""
     return "text" in row
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `text`."""
     yield FormatSpec(
         name="text",
         summary='Documents: {"text": "..."}.',

@@ -1,4 +1,4 @@
-"""Reads rows of plain text."""
+"""The parser of plain documents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mm.runtime.text.rows import TextRow
 
 
 class TextFormat(Format):
-    """`{"text": str}`; other keys are metadata and not read."""
+    """`{"text": str}`; other keys are ignored."""
 
     def parse(self, row: Mapping[str, Any]) -> TextRow:
-        """The document. Raises DataError when `text` is missing, not text, or blank."""
+        """The document. Raises DataError if `text` is missing, not text, or blank."""
         text = row.get("text")
         if text is None:
             raise DataError("no text", problem="missing field")

@@ -1,4 +1,4 @@
-"""Answers with a verdict."""
+"""Answers with a label: good or not."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from mm.plugins.formats.turns import is_preference
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row has a prompt, a completion and the verdict."""
+    """True if the row has a prompt, a completion and a label."""
     return row.keys() >= {"prompt", "completion", "label"}
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `unpaired`."""
     yield FormatSpec(
         name="unpaired",
-        summary="Unpaired preferences: prompt, completion and whether it is good (label); a pair gives one of each.",
+        summary="Unpaired preferences: prompt, completion and label (true if it is good); a pair counts as one of each.",
         target="mm.plugins.formats.unpaired.format:UnpairedFormat",
         row="unpaired",
         recognise=recognise,

@@ -1,4 +1,4 @@
-"""The rows of answers with a verdict."""
+"""The typed rows of labelled answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class UnpairedRow:
-    """A conversation whose answer, from message `begin` on, is good or not. A unit of one sequence with the value
-    `label`, 1.0 or 0.0."""
+    """A conversation whose answer, from message `begin` on, is good or not. Encoded as one unit of one sequence, with the
+    value `label`: 1.0 for a good answer, else 0.0."""
 
     kind: ClassVar[str] = "unpaired"
 
@@ -28,7 +28,8 @@ class UnpairedRow:
     label: bool
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """What the assistant says in the answer is learned; a long answer loses its end."""
+        """The targets are the assistant's tokens from message `begin` on. The sequence is cut at `max_length`; it is dropped
+        if no target is left."""
         ids, learn = tokenizer.encode_chat(self.messages, self.tools, self.begin)
         kept, cut = learn[:max_length], any(learn[max_length:])
         if not any(kept[1:]):
@@ -41,17 +42,20 @@ class UnpairedRow:
 
 
 @attrs.frozen
-class JudgedPairRow(PreferenceRow):
-    """A pair of preferences as two answers with a verdict each: a unit for the chosen one and a unit for the rejected one."""
+class LabelledPairRow(PreferenceRow):
+    """A preference pair as two labelled answers: one unit for the chosen answer, and one for the rejected answer."""
 
     kind: ClassVar[str] = "unpaired"
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """Both sides, each encoded by itself."""
-        sides = ((self.chosen, True), (self.rejected, False))
-        found = [UnpairedRow(said, self.tools, self.begin, label).encode(tokenizer, max_length) for said, label in sides]
+        """Both sides, each encoded as an `UnpairedRow`."""
+        rows = [
+            UnpairedRow(self.chosen, self.tools, self.begin, label=True),
+            UnpairedRow(self.rejected, self.tools, self.begin, label=False),
+        ]
+        parts = [row.encode(tokenizer, max_length) for row in rows]
         return Encoded(
-            units=[unit for one in found for unit in one.units],
-            values=[values for one in found for values in one.values],
-            truncated=any(one.truncated for one in found),
+            units=[unit for part in parts for unit in part.units],
+            values=[values for part in parts for values in part.values],
+            truncated=any(part.truncated for part in parts),
         )

@@ -1,4 +1,4 @@
-"""Function calls in the shape of the xlam data: a query, the tools, and the calls that answer it."""
+"""Function calls in the shape of the xlam data: a query, the tools, and the calls to make."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,13 +8,13 @@ from mm.core.records import FormatSpec
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """Whether the row has all three."""
+    """True if the row has all three."""
     return row.keys() >= {"query", "tools", "answers"}
 
 
 @hookimpl
 def mm_formats() -> Iterable[FormatSpec]:
-    """The part."""
+    """The format `xlam`."""
     yield FormatSpec(
         name="xlam",
         summary="Function calls: query, tools, and answers, which are the calls.",

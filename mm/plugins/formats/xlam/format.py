@@ -1,4 +1,4 @@
-"""Reads queries that calls answer."""
+"""The parser of queries with their calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class XlamFormat(Format):
     """`query`, `tools` and `answers`, a list of calls {name, arguments}; both lists may be JSON text."""
 
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
-        """One question and one turn of calls. Raises DataError naming the field and what is wrong."""
+        """A conversation of one question and one turn of calls. Raises DataError with the field and the problem."""
         calls = embedded_json(row.get("answers"), "answers", list)
         if not calls:
             raise DataError("answers is empty", problem="empty")

@@ -1,4 +1,4 @@
-"""The reward `call-count`."""
+"""The implementation of the reward `call-count`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mm.contracts import Reward
-from mm.plugins.rewards.calls import judged_calls
+from mm.plugins.rewards.calls import check_calls
 from mm.plugins.rewards.matching import field_of
 
 
 class CallCount(Reward):
-    """MiniMind's agent figures: 0.5 for as many right calls as `gt` has values and no wrong one, else -0.5 for each that
-    is missing, too many or wrong. None for a row without `gt`."""
+    """0.5 for as many valid calls as `gt` has values and no invalid call; else -0.5 for each call that is missing, in excess
+    or invalid. None for a row without `gt`. The numbers are those of MiniMind's agent training."""
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
@@ -22,6 +22,6 @@ class CallCount(Reward):
         expected = field_of(row, "gt")
         if not isinstance(expected, list):
             return None
-        judged = judged_calls(row, completion)
-        gap = abs(sum(judged) - len(expected)) + judged.count(False)
-        return -0.5 * gap if gap else 0.5
+        valid = check_calls(row, completion)
+        mistakes = abs(sum(valid) - len(expected)) + valid.count(False)
+        return -0.5 * mistakes if mistakes else 0.5

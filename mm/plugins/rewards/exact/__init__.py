@@ -1,4 +1,4 @@
-"""The right answer, by its text."""
+"""A reward for the right answer, compared as text."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class ExactConfig:
-    """What is compared with what."""
+    """The settings of the reward `exact`: where the right answer and the given answer are read."""
 
-    field: str = option("answer", help="Field of the row that holds the right answer, or a list of them.")
+    field: str = option("answer", help="Field of the row with the right answer, or a list of right answers.")
     pattern: str = option(
-        "", help="Regular expression that finds the answer: its first group, or all of it; the last match counts."
+        "", help="Regular expression that finds the answer: its first group, or the whole match; the last match counts."
     )
-    untagged: bool = option(False, help="A reply without answer tags is all answer; else it has none.")
+    untagged: bool = option(False, help="Take a whole reply without answer tags as the answer; else it has no answer.")
 
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `exact`."""
     yield RewardSpec(
         name="exact",
-        summary="1 when the answer is the row's answer.",
+        summary="1 if the answer is the row's answer, else 0.",
         target="mm.plugins.rewards.exact.reward:Exact",
         config=ExactConfig,
     )

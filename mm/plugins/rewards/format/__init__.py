@@ -1,4 +1,4 @@
-"""Think and answer blocks in their order."""
+"""A reward for a think block followed by an answer block."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class FormatConfig:
-    """What a completion must be made of."""
+    """The settings of the reward `format`: the blocks that a completion must have."""
 
-    opened: bool = option(False, help="The prompt has opened the think block, so the completion begins inside it.")
-    answer: bool = option(True, help="Answer tags are wanted too; without them anything may follow the think block.")
+    opened: bool = option(False, help="The prompt opens the think block, so the completion starts inside it.")
+    answer: bool = option(True, help="Require answer tags too; otherwise any text may follow the think block.")
 
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `format`."""
     yield RewardSpec(
         name="format",
-        summary="0.5 for a think block and then an answer block, each once and filled, and nothing else.",
+        summary="0.5 for a think block followed by an answer block, each once and not empty, and nothing else.",
         target="mm.plugins.rewards.format.reward:Format",
         config=FormatConfig,
     )

@@ -1,4 +1,4 @@
-"""The reward `format`."""
+"""The implementation of the reward `format`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mm.plugins.rewards.matching import final_turn
 
 
 class Format(Reward):
-    """0.5 (MiniMind's figure) where the completion is as it should be, else 0."""
+    """0.5, as in MiniMind, if the completion has the required blocks, each once and not empty, and nothing else; else 0."""
 
     def __init__(self, config: FormatConfig) -> None:
         super().__init__(config)
         tag = "</?(?:think|answer)>" if config.answer else "</?think>"
-        filled = rf"\s*(?!{tag})\S(?:(?!{tag}).)*"  # no tag in it, and something that is no space
+        filled = rf"\s*(?!{tag})\S(?:(?!{tag}).)*"  # text without tags that is not only white space
         begin = "" if config.opened else "<think>"
         end = f"<answer>{filled}</answer>" if config.answer else filled
         self._pattern = re.compile(rf"{begin}{filled}</think>\s*{end}", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Expected values in the final answer."""
+"""A reward for the expected values in the final answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mm.core.records import RewardSpec
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `gt`."""
     yield RewardSpec(
         name="gt",
-        summary="The share of the row's gt values that the final answer holds.",
+        summary="The share of the row's gt values that the final answer contains.",
         target="mm.plugins.rewards.gt.reward:ExpectedValues",
     )

@@ -1,4 +1,4 @@
-"""The reward `gt`."""
+"""The implementation of the reward `gt`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mm.contracts import Reward
-from mm.plugins.rewards.matching import as_text, field_of, final_reply, times
+from mm.plugins.rewards.matching import as_text, count_value, field_of, final_reply
 from mm.runtime.text.replies import split_calls
 
 
 class ExpectedValues(Reward):
-    """The share of the values that the final answer holds, each as often as it is expected.
+    """The share of the `gt` values that the final answer contains; a value that is listed n times must occur n times.
 
-    0 for an episode that ends with a call, as it has no answer; None for a row that expects nothing.
+    0 for an episode that ends with a call, as it has no answer. None for a row without `gt` values.
     """
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
@@ -26,5 +26,5 @@ class ExpectedValues(Reward):
             return None
         if split_calls(answer)[1]:
             return 0.0
-        wanted = Counter(map(as_text, expected))
-        return sum(min(count, times(answer, value)) for value, count in wanted.items()) / len(expected)
+        counts = Counter(map(as_text, expected))
+        return sum(min(count, count_value(answer, value)) for value, count in counts.items()) / len(expected)

@@ -1,4 +1,4 @@
-"""Lengths in a range."""
+"""A reward for lengths in a range."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class LengthConfig:
-    """Ranges in characters, ends included; by default those of MiniMind's third generation."""
+    """The settings of the reward `length`: ranges in characters, ends included. The defaults are those of MiniMind's third
+    generation."""
 
     min: int = option(20, help="Shortest completion, in characters.", validator=ge(0))
     max: int = option(800, help="Longest completion, in characters.", validator=ge(0))
@@ -24,10 +25,10 @@ class LengthConfig:
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `length`."""
     yield RewardSpec(
         name="length",
-        summary="0.5 for a length in the range, 1 for that of the thoughts, 0.25 for one </think>; else less than nothing.",
+        summary="0.5 for a length in range, 1 for thoughts in range, 0.25 for exactly one </think>; else a penalty for each.",
         target="mm.plugins.rewards.length.reward:Length",
         config=LengthConfig,
     )

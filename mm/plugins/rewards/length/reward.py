@@ -1,4 +1,4 @@
-"""The reward `length`."""
+"""The implementation of the reward `length`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from mm.contracts import Reward
 from mm.plugins.rewards.matching import final_turn
-from mm.runtime.text.replies import thinking
+from mm.runtime.text.replies import think_text
 
 
 class Length(Reward):
-    """The figures of MiniMind's third generation: 0.5 for a completion whose length is in the range, else -0.5. One that
-    has thought gets 1 for thoughts whose length is in theirs, else -0.5, and 0.25 for a single </think>, else -0.25."""
+    """0.5 if the length of the completion is in range, else -0.5. If it has a think block, also 1 if the length of its
+    thoughts is in range, else -0.5; and 0.25 for exactly one </think>, else -0.25. The numbers are those of MiniMind's
+    third generation."""
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
@@ -21,7 +22,7 @@ class Length(Reward):
     def _score(self, text: str) -> float:
         config = self.config
         score = 0.5 if config.min <= len(text.strip()) <= config.max else -0.5
-        thoughts = thinking(text)
+        thoughts = think_text(text)
         if thoughts is None:
             return score
         score += 1.0 if config.think_min <= len(thoughts) <= config.think_max else -0.5

@@ -1,4 +1,4 @@
-"""The right answer, by its value."""
+"""A reward for the right answer, compared as mathematics."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class MathConfig:
-    """What is compared with what."""
+    """The settings of the reward `math`: where the right answer and the given answer are read."""
 
-    field: str = option("answer", help="Field of the row that holds the right answer: a number or LaTeX.")
+    field: str = option("answer", help="Field of the row with the right answer: a number or LaTeX.")
     pattern: str = option(
-        "", help="Regular expression that finds the answer: its first group, or all of it; the last match counts."
+        "", help="Regular expression that finds the answer: its first group, or the whole match; the last match counts."
     )
-    timeout: int = option(2, help="Seconds after which reading an answer, or comparing it, is given up.", validator=gt(0))
+    timeout: int = option(2, help="Seconds after which parsing or comparing an answer is abandoned.", validator=gt(0))
 
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `math`."""
     yield RewardSpec(
         name="math",
-        summary="1 when the answer equals the row's answer as mathematics (math-verify).",
+        summary="1 if the answer equals the row's answer as mathematics (math-verify), else 0.",
         target="mm.plugins.rewards.math.reward:Math",
         config=MathConfig,
     )

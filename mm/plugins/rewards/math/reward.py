@@ -1,7 +1,7 @@
-"""The reward `math`.
+"""The implementation of the reward `math`.
 
-math-verify reads numbers, arithmetic and LaTeX out of a text. Of what it finds only digits, operators and brackets reach
-SymPy's own parser, which evaluates Python; LaTeX goes through a grammar.
+math-verify finds numbers, arithmetic and LaTeX in a text. SymPy's own parser, which evaluates Python, gets only digits,
+operators and brackets; LaTeX is parsed by a grammar.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from mm.contracts import Reward
 from mm.core.errors import UsageError
 from mm.plugins.rewards.matching import as_text, field_of, final_reply, find_answer
 from mm.plugins.rewards.math import MathConfig
-from mm.plugins.rewards.pattern import compiled
+from mm.plugins.rewards.pattern import compile_pattern
 
-_LONGEST = 512  # of an answer: nested brackets take exponential time
-# 答案是12。 or "the answer is 12": what stands behind the last of them, up to the end of the sentence
-_SAID = re.compile(r"(?:答案|结果)(?:就|应该)?(?:是|为|等于|[:：=])\s*([^。，；\n]+)|(?i:answer(?:\s+is|\s*[:=]))\s*([^\n]+)")
-# math-verify wants white space around what it reads, and Chinese has none
+_MAX_CHARACTERS = 512  # of an answer: nested brackets take exponential time
+# 答案是12。 or "the answer is 12": the text after such a phrase, up to the end of the sentence
+_STATED = re.compile(r"(?:答案|结果)(?:就|应该)?(?:是|为|等于|[:：=])\s*([^。，；\n]+)|(?i:answer(?:\s+is|\s*[:=]))\s*([^\n]+)")
+# math-verify expects white space around an expression, and Chinese text has none
 _HAN = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+")
 
-# Bare LaTeX and letters in arithmetic, which it reads between dollar signs only; but a word would be read there as a
-# product of its letters, in which cat is act.
+# Bare LaTeX and letters in arithmetic, which math-verify parses only between dollar signs. A text with a word is not put
+# between them: the word would be parsed as a product of its letters, so that "cat" equals "act".
 _FORMULA = re.compile(r"[\\{}^]|[A-Za-z]\s*[-+*/^(]|[-+*/^)]\s*[A-Za-z]")
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}")
 
 
 class Math(Reward):
-    """1 where the answer has the value of the row's, else 0. None for a row whose answer is missing or no mathematics.
+    """1 if the answer has the same value as the row's answer, else 0. None for a row whose answer is missing or is not
+    mathematics.
 
-    The answer is what the pattern finds, else what stands in answer tags, else what is said to be the answer, else the
-    whole reply, of which math-verify takes a \\\\boxed{} or what stands last.
+    With a pattern, the answer is its last match. Otherwise it is the text between the answer tags, else the text after a
+    phrase such as "the answer is", else the whole reply, of which math-verify takes a \\\\boxed{} or the last expression.
     """
 
     def __init__(self, config: MathConfig) -> None:
         super().__init__(config)
-        self._pattern = compiled(config.pattern, "--math-pattern")
+        self._pattern = compile_pattern(config.pattern, "--math-pattern")
         try:
             import math_verify
         except ImportError:
             raise UsageError('--reward math needs math-verify: pip install "minimind-ascend[math]"') from None
         self._library = math_verify
-        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it reports every answer that takes too long
+        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs every answer that reaches the timeout
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
@@ -53,28 +54,28 @@ class Math(Reward):
 
     def _score(self, row: Any, reply: str) -> float | None:
         value = field_of(row, self.config.field)
-        wanted = self._parse(as_text(value)) if value is not None else []
-        if not wanted:
+        expected = self._parse(as_text(value)) if value is not None else []
+        if not expected:
             return None
         answer = find_answer(reply, self._pattern)
-        given = self._parse(_said(reply) if answer is None and self._pattern is None else answer or "")
-        return float(bool(given) and self._library.verify(wanted, given, timeout_seconds=self._timeout))
+        given = self._parse(_stated_answer(reply) if answer is None and self._pattern is None else answer or "")
+        return float(bool(given) and self._library.verify(expected, given, timeout_seconds=self._timeout))
 
     def _parse(self, text: str) -> list[Any]:
-        text = _HAN.sub(" ", text)[-_LONGEST:]
-        found: list[Any] = []
+        text = _HAN.sub(" ", text)[-_MAX_CHARACTERS:]
+        parsed: list[Any] = []
         if "$" not in text and _FORMULA.search(text) and not _WORD.search(text):
-            found = self._library.parse(f"${text}$", parsing_timeout=self._timeout)
-        return found or list(self._library.parse(text, parsing_timeout=self._timeout))
+            parsed = self._library.parse(f"${text}$", parsing_timeout=self._timeout)
+        return parsed or list(self._library.parse(text, parsing_timeout=self._timeout))
 
     @property
     def _timeout(self) -> int | None:
-        """It waits by a signal, which only the main thread can."""
+        """The timeout in seconds; None outside the main thread, since math-verify's timeout needs a signal."""
         return int(self.config.timeout) if threading.current_thread() is threading.main_thread() else None
 
 
-def _said(reply: str) -> str:
+def _stated_answer(reply: str) -> str:
     if "\\boxed" in reply:
         return reply
-    said = list(_SAID.finditer(reply))
-    return reply if not said else said[-1][1] or said[-1][2]
+    matches = list(_STATED.finditer(reply))
+    return reply if not matches else matches[-1][1] or matches[-1][2]

@@ -1,4 +1,4 @@
-"""A function of the user's."""
+"""A Python function of the user as a reward."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class PythonConfig:
-    """Which function."""
+    """The settings of the reward `python`."""
 
-    function: Path | None = option(None, help="FILE.py:FUNCTION, the file from the workspace.")  # noqa: RUF009
+    function: Path | None = option(None, help="FILE.py:FUNCTION, with FILE relative to the workspace.")  # noqa: RUF009
 
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `python`."""
     yield RewardSpec(
         name="python",
         summary="A Python function of yours: FILE.py:FUNCTION, called with rows and completions.",

@@ -1,4 +1,4 @@
-"""The reward `python`."""
+"""The implementation of the reward `python`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mm.plugins.rewards.python import PythonConfig
 
 
 class PythonReward(Reward):
-    """What the function answers for `(rows, completions)`: a list with a number, or None, for each completion."""
+    """The values that the function returns for `(rows, completions)`: a list with a number or None for each completion."""
 
     def __init__(self, config: PythonConfig) -> None:
         super().__init__(config)
@@ -28,23 +28,24 @@ class PythonReward(Reward):
 
 
 def load_function(locator: Path) -> Callable[..., Any]:
-    """The function of `FILE.py:FUNCTION`; the file is run. Raises UsageError for what is not there."""
+    """The function that `FILE.py:FUNCTION` names; runs the file. Raises UsageError if the file or the function does not
+    exist, or if the file raises."""
     text, colon, name = str(locator).rpartition(":")
     file = Path(text)
     if not colon or not text or not name.isidentifier():
         raise UsageError(f"--python-function {locator}: expected FILE.py:FUNCTION.")
     if not file.is_file():
-        raise UsageError(f"--python-function {locator}: there is no file {file}.")
+        raise UsageError(f"--python-function {locator}: the file {file} does not exist.")
     spec = importlib.util.spec_from_file_location(f"mm_reward_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UsageError(f"--python-function {locator}: {file.name} is no Python file.")
+        raise UsageError(f"--python-function {locator}: {file.name} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"--python-function {locator}: {_place(error, file, spec.origin)}: {type(error).__name__}: {error}. "
-            "The file is run to have its function: mend that line."
+            "The file is run to define its function: mend that line."
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -54,7 +55,7 @@ def load_function(locator: Path) -> Callable[..., Any]:
 
 
 def _place(error: BaseException, file: Path, origin: str | None) -> str:
-    """The line of the file that raised, if any did: what cannot be read has raised in none."""
+    """`file:line` of the line that raised; `file` if no line of it did, as for a file that cannot be decoded."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == origin]
     if isinstance(error, SyntaxError) and error.filename == origin:
         lines.append(error.lineno)

@@ -1,4 +1,4 @@
-"""A penalty on saying things again."""
+"""A penalty for repeated n-grams."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class RepetitionConfig:
-    """What counts as repeated, and how much it costs at most."""
+    """The settings of the reward `repetition`."""
 
     n: int = option(3, help="Words in an n-gram.", validator=ge(1))
-    cap: float = option(0.5, help="Largest penalty, reached when half of the n-grams are repetitions.", validator=ge(0.0))
+    cap: float = option(0.5, help="Largest penalty, reached if half of the n-grams are repetitions.", validator=ge(0.0))
 
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `repetition`."""
     yield RewardSpec(
         name="repetition",
-        summary="Below 0 for n-grams that are repeated; a Chinese character is a word.",
+        summary="A penalty for repeated n-grams; a Chinese character counts as a word.",
         target="mm.plugins.rewards.repetition.reward:Repetition",
         config=RepetitionConfig,
     )

@@ -1,4 +1,4 @@
-"""The reward `repetition`."""
+"""The implementation of the reward `repetition`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from mm.contracts import Reward
 from mm.plugins.rewards.matching import final_reply
 
-# Han, kana and hangul stand without spaces: each character is a word, or a whole sentence would be one
-_ALONE = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|[^\w\s]")
+# Han, kana and hangul: each character counts as a word, since there are no spaces and a whole sentence would be one word
+_CHARACTERS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_WORDS = re.compile(rf"[{_CHARACTERS}]|[^\W{_CHARACTERS}]+|[^\w\s]")
 
 
 class Repetition(Reward):
-    """Minus twice the cap times the share of n-grams that stood before, at most the cap (as MiniMind's third
-    generation, which takes a Chinese sentence for one word)."""
+    """-min(cap, 2 * cap * the share of n-grams that occurred before). As in MiniMind's third generation, except that a
+    Chinese sentence is one word there."""
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""

@@ -1,4 +1,4 @@
-"""The four tags."""
+"""A reward for each of the four tags."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mm.core.records import RewardSpec
 
 @attrs.frozen(kw_only=True)
 class TagsConfig:
-    """Where the tags are looked for."""
+    """The settings of the reward `tags`."""
 
-    opened: bool = option(False, help="The prompt has opened the think block: no further <think> is wanted.")
+    opened: bool = option(False, help="The prompt opens the think block: the completion must not have another <think>.")
 
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `tags`."""
     yield RewardSpec(
         name="tags",
-        summary="0.25 for each of <think> </think> <answer> </answer> that stands exactly once.",
+        summary="0.25 for each of <think> </think> <answer> </answer> that occurs exactly once.",
         target="mm.plugins.rewards.tags.reward:Tags",
         config=TagsConfig,
     )

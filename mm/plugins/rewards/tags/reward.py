@@ -1,4 +1,4 @@
-"""The reward `tags`."""
+"""The implementation of the reward `tags`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 class Tags(Reward):
-    """0.25 (MiniMind's figure) for each tag that stands exactly once, wherever: the first step towards `format`."""
+    """0.25, as in MiniMind, for each tag that occurs exactly once, at any position. Easier to earn than `format`."""
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""

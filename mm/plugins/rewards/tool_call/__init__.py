@@ -1,4 +1,4 @@
-"""Tool calls that can be made."""
+"""A reward for valid tool calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm.core.records import RewardSpec
 
 @hookimpl
 def mm_rewards() -> Iterable[RewardSpec]:
-    """The part."""
+    """The reward `tool-call`."""
     yield RewardSpec(
         name="tool-call",
         summary="The share of the tool calls that are well-formed and fit the schema of one of the row's tools.",

@@ -1,4 +1,4 @@
-"""The reward `tool-call`."""
+"""The implementation of the reward `tool-call`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mm.contracts import Reward
-from mm.plugins.rewards.calls import judged_calls, tools_of
+from mm.plugins.rewards.calls import check_calls, tools_of
 
 
 class ToolCalls(Reward):
-    """The share of calls, in all turns, that `mm` could make: read as JSON, a name that the row offers, arguments that fit.
+    """The share of valid calls in all turns: valid JSON, the name of a tool that the row offers, and arguments that fit its
+    schema.
 
-    0 without any call; None for a row without tools.
+    0 if there is no call. None for a row without tools.
     """
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
@@ -22,5 +23,5 @@ class ToolCalls(Reward):
     def _score(self, row: Any, completion: str) -> float | None:
         if not tools_of(row):
             return None
-        judged = judged_calls(row, completion)
-        return sum(judged) / len(judged) if judged else 0.0
+        valid = check_calls(row, completion)
+        return sum(valid) / len(valid) if valid else 0.0

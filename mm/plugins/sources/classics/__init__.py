@@ -1,4 +1,4 @@
-"""Real text that may be passed on: classical Chinese and chapters of Moby-Dick."""
+"""Texts that may be redistributed: classical Chinese texts and chapters of Moby-Dick."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from mm.core.records import SourceSpec
 
 @hookimpl
 def mm_sources() -> Iterable[SourceSpec]:
-    """classics, classics:zh or classics:en."""
+    """The source `classics`, named classics, classics:zh or classics:en."""
     yield SourceSpec(
         name="classics",
         summary="Classical Chinese texts and chapters of Moby-Dick (classics, classics:zh, classics:en).",

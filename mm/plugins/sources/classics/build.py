@@ -4,7 +4,7 @@
     (unpack each .tgz into a folder of its own)
     python -m mm.plugins.sources.classics.build CHINESE_POETRY_FOLDER MOBY_DICK_FOLDER
 
-The folders are those that hold package.json. Not needed to use the texts; kept so that they can be checked.
+The folders are those with package.json. The script is not needed to use the texts; it documents how they were made.
 """
 
 import argparse
@@ -14,19 +14,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-LONGEST = 1500
+MAX_CHARACTERS = 1500  # of a row
 CHAPTERS = 40
 DATA = Path(__file__).parent / "data"
-# Editors' remarks in the poems, such as "(明年 一作：年年)".
+# Editors' remarks in poems, such as "(明年 一作：年年)".
 REMARK = re.compile(r"[(（][^()（）]*[)）]")
 
 
-def packed(parts: Iterable[str], joint: str) -> Iterator[str]:
-    """Joins neighbours while they stay within the longest row; a part too long for one is cut at sentence ends."""
+def pack_rows(parts: Iterable[str], joint: str) -> Iterator[str]:
+    """Rows of at most `MAX_CHARACTERS`: neighbouring parts are joined with `joint`, and longer parts are split by
+    `split_text`."""
     row = ""
     for part in parts:
-        for piece in cut(part):
-            if row and len(row) + len(joint) + len(piece) > LONGEST:
+        for piece in split_text(part):
+            if row and len(row) + len(joint) + len(piece) > MAX_CHARACTERS:
                 yield row
                 row = ""
             row += (joint if row else "") + piece
@@ -34,26 +35,27 @@ def packed(parts: Iterable[str], joint: str) -> Iterator[str]:
         yield row
 
 
-def cut(text: str) -> Iterator[str]:
-    """The text in pieces within the longest row, cut after a full stop or, without one, after a comma or space."""
-    while len(text) > LONGEST:
-        head = text[:LONGEST]
+def split_text(text: str) -> Iterator[str]:
+    """Pieces of at most `MAX_CHARACTERS`, split at the end of a sentence or, if there is none, after a comma or a space."""
+    while len(text) > MAX_CHARACTERS:
+        head = text[:MAX_CHARACTERS]
         end = max(
             (head.rfind(mark) + len(mark.strip()) for mark in ("。", "！", "？", ". ", "! ", "? ", "; ")), default=0
         )
-        end = end if end > LONGEST // 4 else max(head.rfind("，") + 1, head.rfind(" ") + 1, LONGEST // 2)
+        end = end if end > MAX_CHARACTERS // 4 else max(head.rfind("，") + 1, head.rfind(" ") + 1, MAX_CHARACTERS // 2)
         yield text[:end].strip()
         text = text[end:].strip()
     yield text
 
 
 def load(path: Path) -> Any:
-    """One JSON file."""
+    """The value of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def verses(paragraphs: Iterable[str]) -> str:
-    """A line a verse. Remarks go first, as some run over several lines."""
+def poem_text(paragraphs: Iterable[str]) -> str:
+    """The poem with one verse per line, without remarks. They are removed before the lines are split, since some extend
+    over several lines."""
     lines = REMARK.sub("", "\n".join(paragraphs)).splitlines()
     return "\n".join(line for line in map(str.strip, lines) if line)
 
@@ -62,24 +64,24 @@ def chinese(folder: Path) -> Iterator[str]:
     """Poems with title and author, then the Analects by paragraph, then the Book of Songs by song."""
     for kind in load(folder / "mengxue/tangshisanbaishou.json")["content"]:
         for poem in kind["content"]:
-            yield from packed([f"{poem['chapter']}\n{poem['author']}\n{verses(poem['paragraphs'])}"], "")
+            yield from pack_rows([f"{poem['chapter']}\n{poem['author']}\n{poem_text(poem['paragraphs'])}"], "")
     for chapter in load(folder / "lunyu/lunyu.json"):
         for paragraph in chapter["paragraphs"]:
-            yield from cut(paragraph.strip())
+            yield from split_text(paragraph.strip())
     for song in load(folder / "shijing/shijing.json"):
-        yield from cut(f"{song['title']}\n{verses(song['content'])}")
+        yield from split_text(f"{song['title']}\n{poem_text(song['content'])}")
 
 
 def english(folder: Path) -> Iterator[str]:
-    """The first chapters, paragraphs packed into rows; the first row of a chapter begins with its title."""
+    """The first `CHAPTERS` chapters, with paragraphs packed into rows. The first row of a chapter starts with its title."""
     for number in range(1, CHAPTERS + 1):
         chapter = load(folder / f"chapter_{number}.json")
         paragraphs = [" ".join(part.split()) for part in chapter["text"].split("\n\n")]
-        yield from packed([chapter["title"].strip(), *filter(None, paragraphs)], "\n")
+        yield from pack_rows([chapter["title"].strip(), *filter(None, paragraphs)], "\n")
 
 
 def save(language: str, texts: Iterable[str]) -> None:
-    """Writes one file and prints how many rows and bytes it has."""
+    """Write the file of one language, without duplicates, and print its numbers of rows and bytes."""
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in dict.fromkeys(texts) if text]
     path = DATA / f"classics-{language}.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")

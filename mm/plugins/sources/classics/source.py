@@ -13,10 +13,10 @@ from mm.plugins.sources.classics import texts
 
 
 class Classics(Source):
-    """The shipped texts in one language or both."""
+    """The shipped texts, in one language or both."""
 
     def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
-        """Text rows. Raises UsageError when another kind is needed."""
+        """The texts as text rows. Raises UsageError if the algorithm needs another kind of row."""
         if self.row_kind not in ("text", ""):
             raise UsageError(f"--data {self.locator}: the classics have text rows, not {self.row_kind!r}.")
         for number, row in enumerate(texts.rows(self.locator.partition(":")[2] or None), 1):

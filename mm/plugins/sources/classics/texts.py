@@ -1,4 +1,4 @@
-"""Reads the texts that are shipped in `data/`."""
+"""Reading of the texts in `data/`."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ LANGUAGES = ("zh", "en")
 def rows(language: str | None = None) -> Iterator[dict[str, str]]:
     """`{"text"}` rows of one language, or of Chinese and then English, in the order of the books.
 
-    Where they come from and under which terms says `data/NOTICE.md`. ValueError for another language.
+    `data/NOTICE.md` has their origin and licence. Raises ValueError for another language.
     """
     if language is not None and language not in LANGUAGES:
         raise ValueError(f"classics has {' and '.join(LANGUAGES)}, not {language!r}")

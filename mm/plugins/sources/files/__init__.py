@@ -10,7 +10,8 @@ SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 
 
 def recognise(locator: str) -> bool:
-    """Whether the text looks like a path: it has a separator, ends like a file of rows, or stands in this folder."""
+    """True if the text looks like a path: it has a separator, ends with one of `SUFFIXES`, or exists in the current
+    folder. A URL does not count."""
     if "://" in locator:
         return False
     return "/" in locator or "\\" in locator or locator.endswith(SUFFIXES) or Path(locator).exists()
@@ -18,7 +19,7 @@ def recognise(locator: str) -> bool:
 
 @hookimpl
 def mm_sources() -> Iterable[SourceSpec]:
-    """The part."""
+    """The source `files`."""
     yield SourceSpec(
         name="files",
         summary="Files of rows (.jsonl, .json, either with .gz, .parquet) and folders of them, named by their path.",

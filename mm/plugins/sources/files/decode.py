@@ -1,4 +1,4 @@
-"""From the bytes of a row to the row."""
+"""Decoding of the bytes of a row, and the errors of rows and files."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mm.core.errors import DataError
 from mm.runtime.text.messages import kind_of
 from mm.runtime.text.strict_json import parse_json
 
-Found = tuple[Position, Mapping[str, Any] | DataError]
+PositionedRow = tuple[Position, Mapping[str, Any] | DataError]
 
 BOM = codecs.BOM_UTF8
-LONGEST = 1 << 28  # bytes of a row: beyond, a quote or bracket was not closed, and memory would fill
+MAX_ROW_BYTES = 1 << 28  # a larger row means that a quote or bracket is not closed, and would fill the memory
 
 
-def decode(data: bytes, position: Position) -> Found:
-    """The row's JSON object, or the DataError that says why it is none."""
+def decode(data: bytes, position: Position) -> PositionedRow:
+    """The position and the row's JSON object, or the DataError if it is not one."""
     try:
         row = parse_json(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return position, bad(position, f"not UTF-8 ({error.reason} at byte {error.start}{_hint(data)})")
+        return position, not_json(position, f"not UTF-8 ({error.reason} at byte {error.start}{_hint(data)})")
     except ValueError as error:
-        reason = f"{data.count(0)} NUL bytes: the file was not written whole" if b"\0" in data else str(error)
-        return position, bad(position, f"not JSON ({reason})")
+        reason = f"{data.count(0)} NUL bytes: the file is incomplete" if b"\0" in data else str(error)
+        return position, not_json(position, f"not JSON ({reason})")
     if not isinstance(row, dict):
         return position, DataError(
             f"expected a JSON object, got {kind_of(row) if row is not None else 'null'}",
@@ -34,13 +34,13 @@ def decode(data: bytes, position: Position) -> Found:
     return position, row
 
 
-def bad(position: Position, reason: str) -> DataError:
-    """What is no JSON at all."""
+def not_json(position: Position, reason: str) -> DataError:
+    """The error of a row that is not JSON."""
     return DataError(reason, position.path, position.line, problem="not JSON")
 
 
-def damaged(path: str, reason: object, after: int) -> Found:
-    """The file cannot be read on; `after` rows were."""
+def damaged_file(path: str, reason: object, after: int) -> PositionedRow:
+    """The error of a file whose rest cannot be read; `after` is the position of the last row that was read, 0 for none."""
     error = DataError(f"cannot be read after row {after} ({reason})", path, problem="damaged file")
     return Position(path=path, line=after), error
 

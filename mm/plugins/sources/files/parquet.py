@@ -1,4 +1,4 @@
-"""Reads Parquet files, some hundred rows at a time."""
+"""Reading of Parquet files, some hundred rows at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 
 from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
-from mm.plugins.sources.files.decode import bad, damaged
+from mm.plugins.sources.files.decode import damaged_file, not_json
 
 _BATCH = 256
 
 
 def read_parquet(path: str) -> Iterator[tuple[Position, Mapping[str, Any] | DataError, float]]:
-    """Each row, counted from 1, and how much of the file has been read (0 to 1). A column that is null in a row is not
-    in it; values that JSON does not have become text."""
+    """Each row or its error, with its position, counted from 1, and the fraction of the file that was read (0 to 1).
+
+    Columns that are null in a row are omitted; values of types that JSON does not have become text. Raises UsageError if
+    pyarrow is not installed.
+    """
     number = 0
     try:
         import pyarrow
@@ -29,19 +32,19 @@ def read_parquet(path: str) -> Iterator[tuple[Position, Mapping[str, Any] | Data
                 for row in _rows(batch):
                     number += 1
                     position = Position(path=path, line=number)
-                    row = bad(position, row.reason) if isinstance(row, DataError) else row
+                    row = not_json(position, row.reason) if isinstance(row, DataError) else row
                     yield position, row, number / file.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        yield *damaged(path, error, number), 1.0
+        yield *damaged_file(path, error, number), 1.0
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:
     try:
-        found = batch.to_pylist()
+        rows = batch.to_pylist()
     except UnicodeDecodeError:
-        # Arrow does not look into its strings, so one bad row would take its whole batch along
-        found = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
-    for row in found:
+        # Arrow does not validate strings, so one bad string makes the conversion of the whole batch fail: convert row by row
+        rows = [_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    for row in rows:
         yield row if isinstance(row, DataError) else {k: _plain(v) for k, v in row.items() if v is not None}
 
 
@@ -53,7 +56,7 @@ def _row(batch: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON could hold it."""
+    """The value as JSON types."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Reads a file of rows, or all files below a folder."""
+"""The source of a file of rows, or of all files below a folder."""
 
 from __future__ import annotations
 
@@ -15,57 +15,58 @@ from mm.contracts import Position, Source
 from mm.core.errors import DataError, UsageError, close_match
 from mm.plugins.sources.files import SUFFIXES
 from mm.plugins.sources.files.arrays import is_array, read_array
-from mm.plugins.sources.files.decode import Found, damaged
+from mm.plugins.sources.files.decode import PositionedRow, damaged_file
 from mm.plugins.sources.files.lines import read_lines
 from mm.plugins.sources.files.parquet import read_parquet
 
 _BLOCK = 1 << 20
-_NAMED = 5  # files left out that are named
+_MAX_NAMED = 5  # skipped files that a note names
 _UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 class Files(Source):
     """`locator` is the path of a file or of a folder, whose files are read in the order of their names."""
 
-    _finished = 0
+    _finished_bytes = 0
     _tell: Callable[[], int] | None = None
 
     def rows(self) -> Iterator[tuple[Position, Mapping[str, Any]]]:
-        """Every row. Raises UsageError for a missing file or an unknown suffix, DataError for what is no object."""
+        """Every row. Raises UsageError if the file does not exist or has an unknown suffix, and DataError at the first row
+        that is not a JSON object."""
         for position, row in self.entries():
             if isinstance(row, DataError):
                 raise row
             yield position, row
 
-    def entries(self) -> Iterator[Found]:
-        """See `Source.entries`; the files behind a damaged one are still read."""
-        self._finished = 0
+    def entries(self) -> Iterator[PositionedRow]:
+        """See `Source.entries`; the files after a damaged one are still read."""
+        self._finished_bytes = 0
         for path in self.paths:
             yield from self._read(path)
-            self._finished, self._tell = self._finished + _size(path), None
+            self._finished_bytes, self._tell = self._finished_bytes + _size(path), None
 
     def fraction(self) -> float | None:
-        """In bytes, compressed ones where a file is compressed."""
+        """The fraction of the bytes on disk that was read: of a compressed file, its compressed bytes."""
         total = sum(map(_size, self.paths))
-        return min(1.0, (self._finished + (self._tell() if self._tell else 0)) / total) if total else None
+        return min(1.0, (self._finished_bytes + (self._tell() if self._tell else 0)) / total) if total else None
 
     def digest(self) -> str:
-        """SHA-256 of the uncompressed content, so that compressing a file does not make it another; of a folder, of
-        its files' digests in their order."""
-        found = [self._digest(path) for path in self.paths]
-        return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+        """SHA-256 of the uncompressed content, so that compressing a file does not change it. For several files, the SHA-256
+        of their digests in their order."""
+        digests = [self._digest(path) for path in self.paths]
+        return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def notes(self) -> Sequence[str]:
-        """Files of a folder that are left out, as they are no rows."""
-        if not self._left_out:
+        """The files of a folder that are skipped because of their suffix."""
+        if not self._skipped:
             return ()
-        more = len(self._left_out) - _NAMED
-        names = ", ".join(self._left_out[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        return (f"{self.locator}: left out, as rows are read from {' '.join(SUFFIXES)} files: {names}",)
+        more = len(self._skipped) - _MAX_NAMED
+        names = ", ".join(self._skipped[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return (f"{self.locator}: skipped, as rows are read from {' '.join(SUFFIXES)} files: {names}",)
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """The files, as messages name them. Raises UsageError when there is none."""
+        """The paths of the files, as messages name them. Raises UsageError if there are none."""
         path = Path(self.locator).expanduser()
         if path.is_dir():
             names = [name for name in self._names(path) if name.endswith(SUFFIXES)]
@@ -76,56 +77,56 @@ class Files(Source):
             nearby = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise UsageError(f"{self.locator} does not exist.{close_match(path.name, nearby)}")
         if not path.name.endswith(SUFFIXES):
-            plain = ' Plain text becomes rows as lines of {"text": "..."} in a .jsonl file.' if path.suffix == ".txt" else ""
-            raise UsageError(f"{self.locator}: rows are read from {' '.join(SUFFIXES)} files, and folders of them.{plain}")
+            hint = ' Write plain text as lines of {"text": "..."} in a .jsonl file.' if path.suffix == ".txt" else ""
+            raise UsageError(f"{self.locator}: rows are read from {' '.join(SUFFIXES)} files, and folders of them.{hint}")
         return (self.locator,)
 
     @cached_property
-    def _left_out(self) -> list[str]:
+    def _skipped(self) -> list[str]:
         path = Path(self.locator).expanduser()
         return [name for name in self._names(path) if not name.endswith(SUFFIXES)] if path.is_dir() else []
 
     @staticmethod
     def _names(folder: Path) -> list[str]:
-        """Files below a folder, sorted, without what is hidden."""
-        found = []
+        """The paths of all files below a folder, relative to it and sorted; hidden files and folders are skipped."""
+        paths = []
         for base, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [os.path.relpath(os.path.join(base, name), folder) for name in names if not name.startswith(".")]
-        return sorted(found)
+            paths += [os.path.relpath(os.path.join(base, name), folder) for name in names if not name.startswith(".")]
+        return sorted(paths)
 
-    def _read(self, path: str) -> Iterator[Found]:
+    def _read(self, path: str) -> Iterator[PositionedRow]:
         number = 0
         try:
             for position, row in self._read_parquet(path) if path.endswith(".parquet") else self._read_json(path):
                 number = position.line
                 yield position, row
         except _UNREADABLE as error:
-            yield damaged(path, error, number)
+            yield damaged_file(path, error, number)
 
-    def _read_parquet(self, path: str) -> Iterator[Found]:
-        share = [0.0]
-        self._tell = lambda: int(share[0] * _size(path))
-        for position, row, share[0] in read_parquet(path):
+    def _read_parquet(self, path: str) -> Iterator[PositionedRow]:
+        fraction = [0.0]
+        self._tell = lambda: int(fraction[0] * _size(path))
+        for position, row, fraction[0] in read_parquet(path):
             yield position, row
 
-    def _read_json(self, path: str) -> Iterator[Found]:
+    def _read_json(self, path: str) -> Iterator[PositionedRow]:
         with Path(path).expanduser().open("rb") as raw:
             self._tell = lambda: 0 if raw.closed else raw.tell()
             with _uncompressed(path, raw) as file:
-                # a .json file that begins with an object is JSON lines under another name
+                # a .json file that starts with an object has JSON lines
                 array = ".json" in Path(path).suffixes[-2:] and is_array(file)
                 yield from read_array(path, file) if array else read_lines(path, file)
 
     def _digest(self, path: str) -> str:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         try:
             with Path(path).expanduser().open("rb") as raw, _uncompressed(path, raw) as file:
                 while block := file.read(_BLOCK):
-                    found.update(block)
+                    digest.update(block)
         except _UNREADABLE as error:
             raise DataError(f"cannot be read ({error})", path, problem="damaged file") from error
-        return found.hexdigest()
+        return digest.hexdigest()
 
 
 def _uncompressed(path: str, raw: BinaryIO) -> BinaryIO:

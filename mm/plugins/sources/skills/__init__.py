@@ -1,4 +1,4 @@
-"""A generated bilingual corpus in which every stage of training has its own figure on held-out questions."""
+"""A generated corpus in Chinese and English. Every training stage has a score of its own on held-out questions."""
 
 import re
 from collections.abc import Iterable
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from mm.core.hooks import hookimpl
 from mm.core.records import SourceSpec
 
-# what `--data` takes: the name, one of its files, and a seed for another corpus of the same kind
+# what `--data` accepts: the name, optionally one of the corpus's files, and optionally a seed
 LOCATOR = re.compile(r"skills(?::(?P<file>[a-z]+))?(?::(?P<seed>\d+))?")
 
 
 @hookimpl
 def mm_sources() -> Iterable[SourceSpec]:
-    """skills or skills:FILE, each with :SEED."""
+    """The source `skills`, named skills or skills:FILE, each optionally followed by :SEED."""
     yield SourceSpec(
         name="skills",
         summary="A seeded corpus of checkable skills in Chinese and English (skills, skills:SEED, skills:FILE:SEED).",

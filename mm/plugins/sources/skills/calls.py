@@ -1,4 +1,4 @@
-"""Questions that need a tool: the call, the answer from its result, and episodes of one or two calls."""
+"""Questions that need a tool: the tool call, the answer from its result, and episodes of one or two calls."""
 
 import json
 import random
@@ -9,8 +9,8 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 from mm.plugins.sources.skills.splits import HELD_OUT, LANGUAGES, by_hash, digest, halves, three_way
-from mm.plugins.sources.skills.tools import offer
-from mm.plugins.sources.skills.turns import Case, Turn, answered, assistant, calling, user
+from mm.plugins.sources.skills.tools import random_tools_turn
+from mm.plugins.sources.skills.turns import Case, Turn, assistant, tool_call, tool_result, user
 from mm.plugins.sources.skills.world import CITIES, SEARCHED, UNKNOWN_CITIES, UNKNOWN_TOPICS, Word
 from mm.plugins.tools.calculate.arithmetic import calculate
 from mm.plugins.tools.canned import ARGUMENT, OUTCOMES, TOOLS, outcome, run_tool
@@ -63,13 +63,13 @@ UNKNOWN: dict[str, tuple[Word, ...]] = {
 }
 
 
-# A call that was made: about which of the values, and when.
-Made = tuple[int, int]
-WRONG = 0.5
+# A tool call: the index of its value in the request, and the moment at which the tool is called.
+TimedCall = tuple[int, int]
+WRONG_SHARE = 0.5
 
 
 class Request(NamedTuple):
-    """A question for one tool about one value or, with wording -1, two."""
+    """A question for one tool. With `wording` 0 to 3 it is about one value, with -1 about two."""
 
     tool: str
     language: str
@@ -83,32 +83,32 @@ class Request(NamedTuple):
             return TWO[self.tool][self.language].format(x=self.values[0], y=self.values[1])
         return ONE[self.tool][self.language][self.wording].format(x=self.values[0])
 
-    def arguments(self, at: int = 0) -> dict[str, str]:
-        """The arguments of the call number `at`."""
-        return {ARGUMENT[self.tool]: self.values[at]}
+    def arguments(self, index: int = 0) -> dict[str, str]:
+        """The arguments of the call for value number `index`."""
+        return {ARGUMENT[self.tool]: self.values[index]}
 
-    def result(self, at: int, moment: int) -> str:
-        """What the tool says to that call, as the answer quotes it."""
-        return str(next(iter(run_tool(self.tool, self.arguments(at), moment).values())))
+    def result(self, index: int, moment: int) -> str:
+        """The result of that call, as the answer quotes it."""
+        return str(next(iter(run_tool(self.tool, self.arguments(index), moment).values())))
 
-    def reply(self, made: Sequence[Made]) -> str:
-        """The final answer, one sentence a call."""
+    def reply(self, calls: Sequence[TimedCall]) -> str:
+        """The final answer, one sentence per call."""
         form = REPLIES[self.tool][self.language]
-        said = [form.format(x=self.values[at], r=self.result(at, moment)) for at, moment in made]
-        return ("" if self.language == "zh" else " ").join(said)
+        sentences = [form.format(x=self.values[index], r=self.result(index, moment)) for index, moment in calls]
+        return ("" if self.language == "zh" else " ").join(sentences)
 
-    def calls(self, made: Sequence[Made]) -> list[Turn]:
-        """The calls, each with its answer."""
+    def turns(self, calls: Sequence[TimedCall]) -> list[Turn]:
+        """For each call a turn that makes it and a turn with its result."""
         turns = []
-        for at, moment in made:
-            arguments = self.arguments(at)
-            turns += [calling(self.tool, arguments), answered(run_tool(self.tool, arguments, moment))]
+        for index, moment in calls:
+            arguments = self.arguments(index)
+            turns += [tool_call(self.tool, arguments), tool_result(run_tool(self.tool, arguments, moment))]
         return turns
 
 
 @cache
 def expressions(low: int, high: int) -> tuple[str, ...]:
-    """All `a+b`, `a-b`, `a*b` of positive numbers whose largest number, the result included, is in `low..high`."""
+    """All `a+b`, `a-b`, `a*b` of positive numbers with results >= 0, whose largest number or result is in `low..high`."""
     numbers = range(1, high + 1)
     every = [f"{a}{operator}{b}" for a in numbers for b in numbers for operator in "+-*"]
     ranges = {x: (calculate(x), max(calculate(x), *map(int, re.findall(r"\d+", x)))) for x in every}
@@ -116,133 +116,135 @@ def expressions(low: int, high: int) -> tuple[str, ...]:
 
 
 def values(tool: str, language: str, known: bool) -> list[str]:
-    """What the tool can be asked about. Unknown expressions have a number that training never has."""
+    """The values for questions to the tool: those of training if `known`, else new ones (expressions with a new number)."""
     if tool == "calculate":
         every = expressions(1, 20) if known else expressions(21, 30)
         return [x for x in every if digest(x) % 2 == LANGUAGES.index(language)]
-    return [word.said(language) for word in (KNOWN if known else UNKNOWN)[tool]]
+    return [word.in_language(language) for word in (KNOWN if known else UNKNOWN)[tool]]
 
 
-def singles(tool: str, language: str, split: str, never: bool) -> list[Request]:
-    """One value in one of four wordings. An unknown value belongs to one split with all its wordings.
-
-    Expressions are plenty, so each has one wording: a held-out expression is new as a whole.
-    """
-    asked = values(tool, language, known=not never)
-    asked = halves(asked)[split] if never else asked
+def single_requests(tool: str, language: str, split: str, never: bool) -> list[Request]:
+    """The questions of a split about one value, in four wordings. With `never` the values are unknown, and each is in one
+    split with all its wordings. There are many expressions, so each has only one wording: a held-out expression does not
+    occur in training at all."""
+    subjects = values(tool, language, known=not never)
+    subjects = halves(subjects)[split] if never else subjects
     wordings = (lambda x: [digest(f"wording/{x}") % 4]) if tool == "calculate" else (lambda x: range(4))
-    every = [Request(tool, language, wording, (x,)) for x in asked for wording in wordings(x)]
+    every = [Request(tool, language, wording, (x,)) for x in subjects for wording in wordings(x)]
     return every if never else three_way(every, lambda r: f"{r.tool}/{r.text}")[split]
 
 
-def doubles(tool: str, language: str, split: str, never: bool) -> list[Request]:
-    """Two different values. Two expressions are both of the split, so that training never meets a held-out one."""
+def double_requests(tool: str, language: str, split: str, never: bool) -> list[Request]:
+    """The questions of a split about two values. Two expressions are both of the split: training has no held-out one."""
     if tool == "calculate" or never:
-        asked = list(dict.fromkeys(r.values[0] for r in singles(tool, language, split, never)))
+        subjects = list(dict.fromkeys(r.values[0] for r in single_requests(tool, language, split, never)))
     else:
-        asked = values(tool, language, known=True)
+        subjects = values(tool, language, known=True)
     if tool == "calculate":
-        pairs = list(zip(asked[::2], asked[1::2], strict=False))
+        pairs = list(zip(subjects[::2], subjects[1::2], strict=False))
     else:
-        pairs = [(x, y) for x in asked for y in asked if x != y]
+        pairs = [(x, y) for x in subjects for y in subjects if x != y]
     every = [Request(tool, language, -1, pair) for pair in pairs]
     return every if tool == "calculate" or never else three_way(every, lambda r: f"{r.tool}/{r.text}")[split]
 
 
 def requests(split: str, calls: int = 1, never: bool = False) -> dict[str, list[Request]]:
-    """The questions of a split by tool, hashed into a fixed order; `never` is for `dev` and `test` only."""
+    """The questions of a split for each tool, in an order by hash; `calls` is 1 or 2. `never`: about unknown values, which
+    only `dev` and `test` have; raises ValueError for `train`."""
     if never and split not in HELD_OUT:
         raise ValueError("training has no values that it has never seen")
-    make = singles if calls == 1 else doubles
+    make = single_requests if calls == 1 else double_requests
     pools = {tool: [r for language in LANGUAGES for r in make(tool, language, split, never)] for tool in TOOLS}
     return {tool: by_hash(pool, lambda r: f"order/{r.text}") for tool, pool in pools.items()}
 
 
-def moment(draw: random.Random, request: Request, at: int, held: bool) -> int:
-    """A moment at which the tool's result is one that training shows, or (`held`) one that it does not.
+def pick_moment(rng: random.Random, request: Request, index: int, held_out: bool) -> int:
+    """A random moment at which the result for value number `index` is one of training or, with `held_out`, is not.
 
-    A fifth of the results of each value is held; a sum has one result, and is held with its expression.
+    A fifth of the results of each value is held out. An expression has only one result, held out with the expression.
     """
-    value, size = request.values[at], OUTCOMES.get(request.tool)
+    value, size = request.values[index], OUTCOMES.get(request.tool)
     while True:
-        when = draw.randint(1, 99_999)
-        if size is None or held == ((outcome(request.tool, value, when, size) + digest(value)) % 5 == 0):
-            return when
+        moment = rng.randint(1, 99_999)
+        if size is None or held_out == ((outcome(request.tool, value, moment, size) + digest(value)) % 5 == 0):
+            return moment
 
 
-def call_case(draw: random.Random, request: Request) -> Case:
-    """The question; right is the call."""
-    prompt = [offer(draw, request.tool), user(request.text)]
+def call_case(rng: random.Random, request: Request) -> Case:
+    """The question with the tool call as the expected reply."""
+    prompt = [random_tools_turn(rng, request.tool), user(request.text)]
     call = {"name": request.tool, "arguments": request.arguments()}
-    return Case("tool", prompt, calling(request.tool, request.arguments()), {"call": call}, request.tool)
+    return Case("tool", prompt, tool_call(request.tool, request.arguments()), {"call": call}, request.tool)
 
 
-def answer_case(draw: random.Random, request: Request, held: bool) -> Case:
-    """The question, the call and its result; right is the sentence that quotes the result."""
-    made = [(0, moment(draw, request, 0, held))]
-    prompt = [offer(draw, request.tool), user(request.text), *request.calls(made)]
-    reply = request.reply(made)
+def answer_case(rng: random.Random, request: Request, held_out: bool) -> Case:
+    """The question, the call and its result, with the sentence that quotes the result as the expected reply."""
+    calls = [(0, pick_moment(rng, request, 0, held_out))]
+    prompt = [random_tools_turn(rng, request.tool), user(request.text), *request.turns(calls)]
+    reply = request.reply(calls)
     return Case("tool_answer", prompt, assistant(reply), {"equals": reply}, request.tool)
 
 
-def double_case(draw: random.Random, request: Request) -> Case:
-    """A question about two values, in half of the cases answered hastily, after the first call.
+def double_case(rng: random.Random, request: Request) -> Case:
+    """A question about two values. In half of the cases the shown reply is too early, after the first call.
 
-    On purpose, as in `verifiable`: the episodes of reinforcement learning must sometimes succeed and sometimes fail.
+    This is on purpose, as in `verifiable`: in reinforcement learning, some episodes must succeed and some must fail.
     """
-    both = [(at, moment(draw, request, at, False)) for at in (0, 1)]
-    made = both if draw.random() >= WRONG else both[:1]
-    prompt = [offer(draw, request.tool), user(request.text), *request.calls(made)]
-    expected = [request.result(*one) for one in both]
-    return Case("two_calls", prompt, assistant(request.reply(made)), {"contains": expected}, request.tool)
+    both = [(index, pick_moment(rng, request, index, False)) for index in (0, 1)]
+    calls = both if rng.random() >= WRONG_SHARE else both[:1]
+    prompt = [random_tools_turn(rng, request.tool), user(request.text), *request.turns(calls)]
+    expected = [request.result(*call) for call in both]
+    return Case("two_calls", prompt, assistant(request.reply(calls)), {"contains": expected}, request.tool)
 
 
 def first_call(answer: Case) -> Case:
-    """A case of an answer, cut at its first call: training shows that too."""
+    """An answer case cut after its first call, which the training row shows too."""
     (call,) = json.loads(answer.prompt[2]["tool_calls"])
     return Case("tool", answer.prompt[:2], answer.prompt[2], {"call": call}, answer.group)
 
 
-def episode(draw: random.Random, request: Request) -> Case:
-    """The question only: the calls are the model's to make, at moment 0, so that every run sees the same results."""
-    prompt = [offer(draw, request.tool), user(request.text)]
-    expected = [request.result(at, 0) for at in range(len(request.values))]
+def episode(rng: random.Random, request: Request) -> Case:
+    """The question alone: the model itself makes the calls, at moment 0, so that every run has the same results."""
+    prompt = [random_tools_turn(rng, request.tool), user(request.text)]
+    expected = [request.result(index, 0) for index in range(len(request.values))]
     return Case("agent", prompt, assistant(""), {"contains": expected}, request.tool)
 
 
-def drawn(draw: random.Random, calls: int, count: int) -> list[Request]:
-    """Training questions, the tools and the questions of each in turn; sums twice as often, as no two are alike."""
-    pools = {tool: draw.sample(pool, len(pool)) for tool, pool in requests("train", calls).items()}
-    turns = {tool: cycle(pool) for tool, pool in pools.items()}
-    return [next(turns[tool]) for tool in islice(cycle((*TOOLS, "calculate")), count)]
+def training_requests(rng: random.Random, calls: int, count: int) -> list[Request]:
+    """`count` training questions, from each tool in turn and through the questions of each tool in a random order. The
+    calculator comes twice in each round, since all its questions are different."""
+    pools = {tool: rng.sample(pool, len(pool)) for tool, pool in requests("train", calls).items()}
+    questions = {tool: cycle(pool) for tool, pool in pools.items()}
+    return [next(questions[tool]) for tool in islice(cycle((*TOOLS, "calculate")), count)]
 
 
-def cases(draw: random.Random, single: int, double: int) -> list[Case]:
-    """Single calls, three in four of each tool with their answer, and double calls with theirs."""
+def cases(rng: random.Random, single: int, double: int) -> list[Case]:
+    """Cases of one call, of which three in four of each tool are answers and the others calls, and cases of two calls."""
     rows = [
-        answer_case(draw, request, False) if i // 5 % 4 else call_case(draw, request)
-        for i, request in enumerate(drawn(draw, 1, single))
+        answer_case(rng, request, False) if i // 5 % 4 else call_case(rng, request)
+        for i, request in enumerate(training_requests(rng, 1, single))
     ]
-    return rows + [double_case(draw, request) for request in drawn(draw, 2, double)]
+    return rows + [double_case(rng, request) for request in training_requests(rng, 2, double)]
 
 
-def episodes(draw: random.Random, count: int) -> list[Case]:
-    """Training episodes, half of them of two calls."""
-    return [episode(draw, request) for calls in (1, 2) for request in drawn(draw, calls, count // 2)]
+def episodes(rng: random.Random, count: int) -> list[Case]:
+    """Training episodes, half of them with one call and half with two."""
+    return [episode(rng, request) for calls in (1, 2) for request in training_requests(rng, calls, count // 2)]
 
 
-def first(pools: dict[str, list[Request]], each: int) -> list[Request]:
-    """The same number of questions for every tool: `each`, or fewer where one has fewer."""
+def take_equally(pools: dict[str, list[Request]], each: int) -> list[Request]:
+    """The first `each` questions of every tool, or fewer of every tool if one has fewer."""
     size = min(each, *(len(pool) for pool in pools.values()))
     return [request for pool in pools.values() for request in pool[:size]]
 
 
-def held(draw: random.Random, split: str, each: int) -> dict[str, dict[str, list[Case]]]:
-    """Suite -> tier -> cases, `each` a tool. `new`: a wording kept from a known value; `never`: an unknown value."""
+def held_out_cases(rng: random.Random, split: str, each: int) -> dict[str, dict[str, list[Case]]]:
+    """Suite -> tier -> cases, `each` per tool. `new`: a wording not used for this value in training; `never`: a new value."""
     suites: dict[str, dict[str, list[Case]]] = {"tool": {}, "tool_answer": {}, "agent": {}}
     for tier in ("new", "never"):
-        one, two = requests(split, 1, tier == "never"), requests(split, 2, tier == "never")
-        suites["tool"][tier] = [call_case(draw, request) for request in first(one, each)]
-        suites["tool_answer"][tier] = [answer_case(draw, request, True) for request in first(one, each)]
-        suites["agent"][tier] = [episode(draw, request) for request in (*first(one, each // 2), *first(two, each))]
+        single, double = requests(split, 1, tier == "never"), requests(split, 2, tier == "never")
+        questions, for_episodes = take_equally(single, each), (*take_equally(single, each // 2), *take_equally(double, each))
+        suites["tool"][tier] = [call_case(rng, request) for request in questions]
+        suites["tool_answer"][tier] = [answer_case(rng, request, True) for request in questions]
+        suites["agent"][tier] = [episode(rng, request) for request in for_episodes]
     return suites

@@ -1,9 +1,9 @@
-"""Small talk, half of it with tools at hand, so that a model also learns when not to call one."""
+"""Small talk. Half of it offers tools, so that a model also learns when not to call one."""
 
 import random
 
 from mm.plugins.sources.skills.splits import LANGUAGES, halves, three_way
-from mm.plugins.sources.skills.tools import offer
+from mm.plugins.sources.skills.tools import random_tools_turn
 from mm.plugins.sources.skills.turns import Case, assistant, user
 from mm.plugins.sources.skills.world import Word, World
 
@@ -28,50 +28,50 @@ GREETING = {"zh": "你好，{n}！很高兴认识你。", "en": "Nice to meet yo
 Introduction = tuple[Word, str, int]
 
 
-def said(introduction: Introduction) -> str:
-    """The sentence with which a person gives a name."""
+def introduction_text(introduction: Introduction) -> str:
+    """The sentence in which a person introduces himself or herself."""
     name, language, wording = introduction
-    return INTRODUCTIONS[language][wording].format(n=name.said(language))
+    return INTRODUCTIONS[language][wording].format(n=name.in_language(language))
 
 
-def case(draw: random.Random, question: str, reply: str) -> Case:
-    """A reply in words, whether tools are offered or not."""
-    system = [offer(draw)] if draw.random() < 0.5 else []
+def case(rng: random.Random, question: str, reply: str) -> Case:
+    """A question with a reply in words; tools are offered with probability one half."""
+    system = [random_tools_turn(rng)] if rng.random() < 0.5 else []
     return Case("chat", [*system, user(question)], assistant(reply), {"equals": reply})
 
 
-def greeting(draw: random.Random, introduction: Introduction) -> Case:
-    """The reply repeats the name that was given."""
+def greeting_case(rng: random.Random, introduction: Introduction) -> Case:
+    """An introduction, with a reply that repeats the name."""
     name, language, _ = introduction
-    return case(draw, said(introduction), GREETING[language].format(n=name.said(language)))
+    return case(rng, introduction_text(introduction), GREETING[language].format(n=name.in_language(language)))
 
 
 def introductions(names: list[Word], language: str) -> list[Introduction]:
-    """Every name in every wording."""
+    """The introductions of every name in every wording."""
     return [(name, language, wording) for name in names for wording in range(4)]
 
 
-def known(world: World, split: str) -> list[Introduction]:
-    """The introductions of a split: pairs of a person and a wording."""
+def known_introductions(world: World, split: str) -> list[Introduction]:
+    """The introductions of a split, for the people of the world: every pair of a person and a wording is in one split."""
     names = [person.name for person in world.people]
-    return [pair for language in LANGUAGES for pair in three_way(introductions(names, language), said)[split]]
+    return [pair for language in LANGUAGES for pair in three_way(introductions(names, language), introduction_text)[split]]
 
 
-def cases(draw: random.Random, world: World, count: int) -> list[Case]:
-    """Two thirds introductions, in turn, and one third the fixed phrases."""
-    order = known(world, "train")
-    draw.shuffle(order)
+def cases(rng: random.Random, world: World, count: int) -> list[Case]:
+    """`count` training cases: two thirds are introductions, in turn, and one third fixed phrases."""
+    order = known_introductions(world, "train")
+    rng.shuffle(order)
     return [
-        case(draw, *FIXED[i // 3 % len(FIXED)]) if i % 3 == 2 else greeting(draw, order[(i - i // 3) % len(order)])
+        case(rng, *FIXED[i // 3 % len(FIXED)]) if i % 3 == 2 else greeting_case(rng, order[(i - i // 3) % len(order)])
         for i in range(count)
     ]
 
 
-def held(draw: random.Random, world: World, split: str) -> dict[str, list[Case]]:
-    """`new`: a known person in a wording kept from that name; `never`: a stranger."""
+def held_out_cases(rng: random.Random, world: World, split: str) -> dict[str, list[Case]]:
+    """Tier -> cases. `new`: a known person, in a wording that training does not use for that name; `never`: a stranger."""
     strangers = halves(world.strangers, lambda name: name.zh)[split]
     unknown = [pair for language in LANGUAGES for pair in introductions(strangers, language)]
     return {
-        "new": [greeting(draw, pair) for pair in known(world, split)],
-        "never": [greeting(draw, pair) for pair in unknown],
+        "new": [greeting_case(rng, pair) for pair in known_introductions(world, split)],
+        "never": [greeting_case(rng, pair) for pair in unknown],
     }

@@ -1,4 +1,4 @@
-"""Does a completion answer an item, and how sure is the share of those that do?"""
+"""The checks of completions against evaluation items, and the confidence interval of the share that passes."""
 
 import json
 import math
@@ -6,61 +6,62 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mm.runtime.text.replies import split_calls, tagged, without_thinking
+from mm.runtime.text.replies import answer_text, split_calls, without_thinking
 
-# How a polite reply begins and ends.
+# The opening and the closing of a polite reply.
 MANNERS = {"zh": ("没问题！", "希望能帮到你！"), "en": ("Of course!", "I hope this helps!")}
 NORMAL_95 = 1.959963984540054
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in an object")
-    return found
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return values
 
 
-def _refuse(constant: str) -> object:
+def _reject_constant(constant: str) -> object:
     raise ValueError(f"{constant} is not JSON")
 
 
 def parse_call(text: str) -> object:
-    """The JSON of a reply that is one tool call and nothing else; None for any other reply.
+    """The JSON value of a reply that is one tool call and nothing else; None for any other reply.
 
-    Strict: no key twice, no NaN, no text around the tags but whitespace.
+    Strict: no duplicate keys, no NaN, and only white space around the tags.
     """
-    around, calls = split_calls(text)
-    if around.strip() or len(calls) != 1 or not calls[0].closed:
+    rest, calls = split_calls(text)
+    if rest.strip() or len(calls) != 1 or not calls[0].closed:
         return None
     try:
-        return json.loads(calls[0].body, object_pairs_hook=_unique, parse_constant=_refuse)
+        return json.loads(calls[0].body, object_pairs_hook=_unique_keys, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return None
 
 
 def is_polite(text: str, language: str) -> bool:
-    """Opens and closes in the polite manner of the language in which the question was put."""
+    """True if the reply has the polite opening and closing of the question's language, and text between them."""
     opening, closing = MANNERS[language]
     return len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)
 
 
 def starts(text: str, expected: str) -> bool:
-    """The continuation begins with the expected words, not merely with their letters."""
+    """True if the continuation starts with the expected words; the last word must not be only a part of a longer one."""
     after = text[len(expected) :][:1]
     return text.startswith(expected) and not (expected[-1].isascii() and after.isascii() and after.isalnum())
 
 
 def contains(text: str, values: list[str]) -> bool:
-    """Every value is there as often as it is wanted, and not as a part of a longer number or word."""
+    """True if the text has no tool call, and contains each value at least as often as `values` does. Parts of longer
+    numbers or words do not count."""
     edge = "[0-9A-Za-z]"
-    found = {value: len(re.findall(f"(?<!{edge}){re.escape(value)}(?!{edge})", text)) for value in values}
-    return "<tool_call>" not in text and all(found[value] >= values.count(value) for value in values)
+    counts = {value: len(re.findall(f"(?<!{edge}){re.escape(value)}(?!{edge})", text)) for value in values}
+    return "<tool_call>" not in text and all(counts[value] >= values.count(value) for value in values)
 
 
 CHECKS: dict[str, Callable[[str, Any], bool]] = {
-    "equals": lambda text, wanted: text == wanted,
-    "answer": lambda text, wanted: tagged(text) == wanted and text.endswith("</answer>"),
-    "call": lambda text, wanted: parse_call(text) == wanted,
+    "equals": lambda text, expected: text == expected,
+    "answer": lambda text, expected: answer_text(text) == expected and text.endswith("</answer>"),
+    "call": lambda text, expected: parse_call(text) == expected,
     "polite": is_polite,
     "starts": starts,
     "contains": contains,
@@ -68,35 +69,42 @@ CHECKS: dict[str, Callable[[str, Any], bool]] = {
 
 
 def score(item: Mapping[str, Any], completion: str) -> bool:
-    """Whether the completion passes the item's one check. Special tokens must be gone from it; a think block may stay.
+    """True if the completion passes the item's check. It may have a think block, but no special tokens.
 
-    equals: the whole reply. answer: what stands in the answer tags, which end it. call: name and arguments of the
-    tool call that is the whole reply. polite: the manner. starts: how a raw text goes on. contains: all values
-    that the final reply of an episode must give. Raises KeyError for another kind of check.
+    An item has one check. Its kind is one of:
+
+    - equals: the whole reply;
+    - answer: the text between the answer tags, with which the reply ends;
+    - call: name and arguments of the tool call that is the whole reply;
+    - polite: the manner of the reply;
+    - starts: the start of the continuation of a raw text;
+    - contains: the values that the final reply of an episode must contain.
+
+    Raises KeyError for another kind.
     """
-    ((kind, wanted),) = item["check"].items()
-    return CHECKS[kind](without_thinking(completion), wanted)
+    ((kind, expected),) = item["check"].items()
+    return CHECKS[kind](without_thinking(completion), expected)
 
 
 def reference(item: Mapping[str, Any]) -> str:
-    """The shortest natural completion that passes the item's check, as a template would write it."""
-    ((kind, wanted),) = item["check"].items()
+    """The shortest natural completion that passes the item's check, with tool calls as a chat template writes them."""
+    ((kind, expected),) = item["check"].items()
     if kind == "answer":
-        return f"<answer>{wanted}</answer>"
+        return f"<answer>{expected}</answer>"
     if kind == "call":
-        return f"<tool_call>\n{json.dumps(wanted, ensure_ascii=False)}\n</tool_call>"
+        return f"<tool_call>\n{json.dumps(expected, ensure_ascii=False)}\n</tool_call>"
     if kind == "polite":
-        opening, closing = MANNERS[wanted]
+        opening, closing = MANNERS[expected]
         return f"{opening} ... {closing}"
-    return " ".join(wanted) if kind == "contains" else str(wanted)
+    return " ".join(expected) if kind == "contains" else str(expected)
 
 
 def interval(successes: int, n: int) -> tuple[float, float]:
-    """The 95% interval of a share by Wilson's score; (0, 1) where nothing was counted.
+    """The 95% confidence interval of the share `successes` / `n`: Wilson's score interval; (0, 1) if n is 0.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
     Journal of the American Statistical Association 22 (1927), 209-212. It stays inside [0, 1] and
-    is sound at 0 and at n, where the usual interval has no width.
+    is valid for 0 and n successes, where the usual interval has no width. Raises ValueError unless 0 <= successes <= n.
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")

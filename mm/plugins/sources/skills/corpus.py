@@ -1,8 +1,12 @@
-"""What goes into which file.
+"""The files of the corpus and their rows.
 
-Names and rows: `pretrain` text; `sft` conversations; `preference` pairs; `prompts` questions with a checkable
-answer; `agent` episodes with the values their end must give; `lora` and `reason` conversations of a skill that `sft` does
-not show; `dev` and `test` evaluation items.
+- `pretrain`: texts.
+- `sft`: conversations.
+- `preference`: preference pairs.
+- `prompts`: questions with an answer that can be checked.
+- `agent`: episodes, with the values that the final reply must contain.
+- `lora` and `reason`: conversations of one skill each, which `sft` does not show.
+- `dev` and `test`: evaluation items.
 """
 
 import json
@@ -32,78 +36,78 @@ LINES = {
 }
 
 
-def scaled(count: int, scale: float) -> int:
-    """A count made smaller or larger, at least one."""
+def scale_count(count: int, scale: float) -> int:
+    """`count` times `scale`, rounded, at least 1."""
     return max(1, round(count * scale))
 
 
-def shuffled(seed: int, name: str, rows: list[T]) -> list[T]:
-    """The rows in a random order of their own."""
+def shuffle_rows(seed: int, name: str, rows: list[T]) -> list[T]:
+    """Shuffle the rows in place, with a random generator for this file, and return them."""
     random.Random(f"{seed}/order/{name}").shuffle(rows)
     return rows
 
 
-def pretraining(seed: int, world: World, kept: facts.Plan, scale: float) -> list[str]:
-    """All lines of pretraining."""
-    draw = random.Random(f"{seed}/pretrain")
-    text = facts.portraits(draw, kept.written, scaled(PASSES, scale))
+def pretrain_lines(seed: int, world: World, plan: facts.Plan, scale: float) -> list[str]:
+    """All texts of the file `pretrain`."""
+    rng = random.Random(f"{seed}/pretrain")
+    text = facts.portrait_lines(rng, plan.written, scale_count(PASSES, scale))
     for make, count in LINES.items():
-        text += lines.repeated(draw, make, scaled(count, scale), world.never_said())
-    return shuffled(seed, "pretrain", text)
+        text += lines.make_lines(rng, make, scale_count(count, scale), world.forbidden_strings())
+    return shuffle_rows(seed, "pretrain", text)
 
 
-def conversing(seed: int, world: World, kept: facts.Plan, scale: float) -> list[Case]:
-    """All cases of sft. Every question about a fact is put twice."""
+def sft_cases(seed: int, world: World, plan: facts.Plan, scale: float) -> list[Case]:
+    """All cases of the file `sft`. Every question about a fact occurs twice (at scale 1)."""
 
     def count(rows: int) -> int:
-        return scaled(rows, scale)
+        return scale_count(rows, scale)
 
-    draw = random.Random(f"{seed}/sft")
-    cases = facts.cases(draw, kept.asked, count(2 * len(kept.asked)))
-    cases += calls.cases(draw, single=count(920), double=count(200))
-    cases += chat.cases(draw, world, count(200))
-    cases += preference.cases(draw, count(300))
-    cases += reasoning.cases(draw, count(680))
-    cases += verifiable.cases(draw, count(900))
-    return shuffled(seed, "sft", cases)
+    rng = random.Random(f"{seed}/sft")
+    cases = facts.cases(rng, plan.asked, count(2 * len(plan.asked)))
+    cases += calls.cases(rng, single=count(920), double=count(200))
+    cases += chat.cases(rng, world, count(200))
+    cases += preference.cases(rng, count(300))
+    cases += reasoning.cases(rng, count(680))
+    cases += verifiable.cases(rng, count(900))
+    return shuffle_rows(seed, "sft", cases)
 
 
 def agent_row(case: Case) -> Row:
-    """An episode as MiniMind writes it: the last turn a placeholder, `gt` as long as the number of calls."""
+    """An episode in MiniMind's form: the last turn is an empty placeholder, and `gt` has one value per call."""
     return case.row() | {"gt": case.check["contains"]}
 
 
 def generate(seed: int = 0, people: int = 16, *, scale: float = 1.0) -> dict[str, list[Row]]:
-    """Every file's rows. The same arguments give the same rows in the same order, on any machine.
+    """The rows of every file. The same arguments give the same rows in the same order, on any machine.
 
-    `scale` multiplies the number of training rows and leaves the evaluation alone, except that tier `seen`
-    shrinks with what was trained on. Suites have at least 100 items from 16 people and scale 1 on.
+    `scale` multiplies the number of training rows. It does not change the evaluation items, except that tier `seen` has
+    fewer if fewer questions were trained on. With at least 16 people and scale 1, every suite has at least 100 items.
     """
     world = make_world(seed, people)
-    kept = facts.plan(world)
-    cases = conversing(seed, world, kept, scale)
-    episodes = calls.episodes(random.Random(f"{seed}/agent"), scaled(400, scale))
-    adapted = verifiable.adapted(random.Random(f"{seed}/lora"), scaled(800, scale))
-    longer = reasoning.cases(random.Random(f"{seed}/reason"), scaled(800, scale), reasoning.LONGER)
+    plan = facts.make_plan(world)
+    cases = sft_cases(seed, world, plan, scale)
+    episodes = calls.episodes(random.Random(f"{seed}/agent"), scale_count(400, scale))
+    lora = verifiable.lora_cases(random.Random(f"{seed}/lora"), scale_count(800, scale))
+    longer = reasoning.cases(random.Random(f"{seed}/reason"), scale_count(800, scale), reasoning.LONGER)
     data: dict[str, list[Row]] = {
-        "pretrain": [{"text": line} for line in pretraining(seed, world, kept, scale)],
+        "pretrain": [{"text": line} for line in pretrain_lines(seed, world, plan, scale)],
         "sft": [case.row() for case in cases],
-        "preference": preference.pairs(random.Random(f"{seed}/preference"), scaled(300, scale)),
-        "prompts": verifiable.prompts(random.Random(f"{seed}/prompts"), scaled(1600, scale)),
+        "preference": preference.pairs(random.Random(f"{seed}/preference"), scale_count(300, scale)),
+        "prompts": verifiable.prompt_rows(random.Random(f"{seed}/prompts"), scale_count(1600, scale)),
         "agent": [agent_row(case) for case in episodes],
-        "lora": [case.row() for case in adapted],
+        "lora": [case.row() for case in lora],
         "reason": [case.row() for case in longer],
     }
-    called = [calls.first_call(case) for case in cases if case.suite == "tool_answer"]
-    trained = [*cases, *called, *episodes, *adapted, *longer]
+    first_calls = [calls.first_call(case) for case in cases if case.suite == "tool_answer"]
+    trained = [*cases, *first_calls, *episodes, *lora, *longer]
     for split in HELD_OUT:
-        draw = random.Random(f"{seed}/{split}")
-        data[split] = suites.items(draw, world, kept, trained, scaled(PASSES, scale), split)
+        rng = random.Random(f"{seed}/{split}")
+        data[split] = suites.items(rng, world, plan, trained, scale_count(PASSES, scale), split)
     return data
 
 
 def conversations(data: dict[str, list[Row]]) -> Iterator[list[Turn]]:
-    """Every conversation of the training files, both of each pair: what held-out questions must not occur in."""
+    """Every conversation of the training files, both sides of a pair: no held-out question may occur in one."""
     for row in (row for name in ("sft", "prompts", "agent", "lora", "reason") for row in data[name]):
         yield row["conversations"]
     for row in data["preference"]:
@@ -111,7 +115,7 @@ def conversations(data: dict[str, list[Row]]) -> Iterator[list[Turn]]:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """One JSON object a line; the file appears whole or not at all."""
+    """Write one JSON object per line. The file is complete or does not exist: it is written under another name and renamed."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -124,7 +128,8 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 def write(folder: str | os.PathLike[str], seed: int = 0, people: int = 16, *, scale: float = 1.0) -> dict[str, int]:
-    """Writes NAME.jsonl for every name into the folder, which is made if need be, and returns the row counts."""
+    """Write NAME.jsonl for every file of the corpus into the folder, which is created if necessary. Returns the number of
+    rows of each."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     data = generate(seed, people, scale=scale)

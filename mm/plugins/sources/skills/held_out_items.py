@@ -1,4 +1,4 @@
-"""Scoring a model on the corpus's held-out items: one figure with its interval for each suite and tier."""
+"""The evaluation of a model on the corpus's held-out items: one score with its interval for each suite and tier."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from mm.runtime.generation.episodes import Episode, EpisodeRunner
 from mm.runtime.text.messages import parse_conversation
 from mm.runtime.text.tokenizer import Tokenizer
 
-# An item of these suites is an episode: the model calls tools, and its last reply is scored.
+# Suites whose items are episodes: the model calls tools, and its last reply is scored.
 MULTI_TURN = ("agent",)
-# The plugins that these episodes call.
+# The tool plugins that these episodes need.
 TOOLS = ("calculate", "search", "time", "weather")
-# Manners are a share of what a model says, not of its one likeliest answer; everything else is decoded greedily.
+# Suites whose replies are sampled at temperature 1, since they measure how often a model is polite. All other replies are
+# decoded greedily.
 SAMPLED = ("polite",)
-_LONGEST = {"cloze": 16}
+_MAX_NEW_TOKENS = {"cloze": 16}
 
 
 @attrs.frozen(kw_only=True)
-class Figure:
-    """The share of a suite's tier that passed, with its 95% interval."""
+class SuiteScore:
+    """The share of the items of one tier of a suite that passed, with its 95% interval."""
 
     suite: str
     tier: str
@@ -44,7 +45,7 @@ class Figure:
         return interval(self.right, self.total)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a report has it."""
+        """The score as an entry of a report."""
         low, high = self.interval
         return {
             "suite": self.suite, "tier": self.tier, "right": self.right, "total": self.total,
@@ -54,73 +55,73 @@ class Figure:
 
 @attrs.define(eq=False, kw_only=True)
 class Answer(Episode):
-    """What a model made of an item, special tokens removed from its turns; `key` names its random stream."""
+    """A model's reply or episode for an item; its turns have no special tokens. `key` determines its random numbers."""
 
     item: Mapping[str, Any]
     key: tuple[int, ...]
 
     @property
     def right(self) -> bool:
-        """Whether the last reply passes the item's check."""
+        """True if the last reply passes the item's check."""
         return score(self.item, self.turns[-1])
 
 
 def evaluate(
     player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
-) -> list[Figure]:
-    """Ask the items and score the answers; `on_item` is called as each one ends."""
-    counted: dict[tuple[str, str], list[bool]] = {}
+) -> list[SuiteScore]:
+    """Let the model answer the items, and score the answers; `on_item` is called when an answer is complete."""
+    passed: dict[tuple[str, str], list[bool]] = {}
     for answer in answers(player, items, seed=seed, on_item=on_item):
-        counted.setdefault((answer.item["suite"], answer.item["tier"]), []).append(answer.right)
-    return [Figure(suite=s, tier=t, right=sum(passed), total=len(passed)) for (s, t), passed in counted.items()]
+        passed.setdefault((answer.item["suite"], answer.item["tier"]), []).append(answer.right)
+    return [SuiteScore(suite=s, tier=t, right=sum(results), total=len(results)) for (s, t), results in passed.items()]
 
 
 def answers(
     player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
 ) -> list[Answer]:
-    """The model's answer to each item, in their order. The player has the tools (`TOOLS`)."""
-    found = [
+    """The model's answer to each item, in their order. The player must have the tools `TOOLS`."""
+    results = [
         Answer(ids=prompt_ids(item, player.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
     ]
-    episodes = [answer for answer in found if answer.item["suite"] in MULTI_TURN]
-    _reply(player, [answer for answer in found if answer.item["suite"] not in MULTI_TURN], on_item)
-    ended = 0
+    episodes = [answer for answer in results if answer.item["suite"] in MULTI_TURN]
+    _reply(player, [answer for answer in results if answer.item["suite"] not in MULTI_TURN], on_item)
+    finished = 0
 
-    def count(going: int) -> None:
-        nonlocal ended
-        for _ in range(len(episodes) - going - ended):
+    def count(running: int) -> None:
+        nonlocal finished
+        for _ in range(len(episodes) - running - finished):
             on_item()
-        ended = len(episodes) - going
+        finished = len(episodes) - running
 
     player.run(episodes, lambda answer, turn: _request(answer, player.tokenizer, turn), count)
     count(0)
-    return found
+    return results
 
 
-def _reply(player: EpisodeRunner, asked: Sequence[Answer], on_item: Callable[[], None]) -> None:
-    """One turn each, in which nothing is called."""
-    requests = [_request(answer, player.tokenizer) for answer in asked]
-    left = [request.max_new_tokens for request in requests]
+def _reply(player: EpisodeRunner, unanswered: Sequence[Answer], on_item: Callable[[], None]) -> None:
+    """Generate one reply for each, without running tool calls."""
+    requests = [_request(answer, player.tokenizer) for answer in unanswered]
+    tokens_left = [request.max_new_tokens for request in requests]
 
     def count(index: int, token: int, logprob: float) -> None:
-        left[index] -= 1
-        if not left[index] or token in requests[index].stop:
+        tokens_left[index] -= 1
+        if not tokens_left[index] or token in requests[index].stop:
             on_item()
 
-    for answer, completion in zip(asked, player.engine.generate(requests, on_token=count), strict=True):
+    for answer, completion in zip(unanswered, player.engine.generate(requests, on_token=count), strict=True):
         answer.extend(completion, player.tokenizer.decode(completion.ids))
 
 
 def _request(answer: Answer, tokenizer: Tokenizer, turn: int = 0) -> Request:
     suite = answer.item["suite"]
     return Request(
-        ids=tuple(answer.ids), max_new_tokens=_LONGEST.get(suite, 96), stop=(tokenizer.eos_id,),
+        ids=tuple(answer.ids), max_new_tokens=_MAX_NEW_TOKENS.get(suite, 96), stop=(tokenizer.eos_id,),
         sampling=Sampling(temperature=1.0 if suite in SAMPLED else 0.0), key=(*answer.key, turn),
     )  # fmt: skip
 
 
 def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
-    """A raw text's ids after the beginning token, or a conversation's with the header of the answer."""
+    """The ids of an item's prompt: bos and the text of a raw-text item, or a conversation up to the header of the reply."""
     if "prompt" in item:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         return begin + tokenizer.encode(item["prompt"])
@@ -129,10 +130,11 @@ def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
 
 
 def seed_of(locator: str) -> int | None:
-    """The seed of this corpus in a `--data` text; None for other data."""
+    """The seed of the skills corpus that a `--data` text names; None if it names other data."""
     return Skills(None, locator, "").seed if LOCATOR.fullmatch(locator) else None
 
 
 def file_of(locator: str, row_kind: str, seed: int) -> str | None:
-    """The file of this corpus that a `--data` text of rows of a kind means; None where it is not the corpus of this seed."""
+    """The file of the skills corpus that a `--data` text names for rows of a kind; None if it does not name the corpus with
+    this seed."""
     return Skills(None, locator, row_kind).file if seed_of(locator) == seed else None

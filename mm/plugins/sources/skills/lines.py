@@ -1,4 +1,5 @@
-"""Lines of pretraining beside the facts: sums, series, topics, and the copying that tool arguments need later."""
+"""The lines of `pretrain` that state no facts: sums, series, topics, and repeated text. Repeated text trains copying, which a
+model later needs for the arguments of tools."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -38,21 +39,21 @@ ABOUT = {
 }
 
 
-def fresh_word(draw: random.Random) -> str:
-    """A made-up word of two or three syllables, half of them with a capital."""
-    word = "".join(draw.choice(SYLLABLES) for _ in range(draw.randint(2, 3)))
-    return word.capitalize() if draw.random() < 0.5 else word
+def made_up_word(rng: random.Random) -> str:
+    """A made-up word of two or three syllables, capitalised with probability one half."""
+    word = "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3)))
+    return word.capitalize() if rng.random() < 0.5 else word
 
 
-def characters(draw: random.Random, pool: str, low: int, high: int) -> str:
-    """A random string from a pool."""
-    return "".join(draw.choice(pool) for _ in range(draw.randint(low, high)))
+def random_string(rng: random.Random, pool: str, low: int, high: int) -> str:
+    """A string of `low` to `high` random characters of `pool`."""
+    return "".join(rng.choice(pool) for _ in range(rng.randint(low, high)))
 
 
-def sum_line(draw: random.Random) -> str:
-    """A sum of two digits, half of the time in figures."""
-    a, b = draw.randint(0, 9), draw.randint(0, 9)
-    return draw.choice(
+def sum_line(rng: random.Random) -> str:
+    """A sum of two digits, half of the time in numerals and half in words."""
+    a, b = rng.randint(0, 9), rng.randint(0, 9)
+    return rng.choice(
         (
             f"{a}+{b}={a + b}",
             f"{a}+{b}={a + b}",
@@ -62,57 +63,57 @@ def sum_line(draw: random.Random) -> str:
     )
 
 
-def series_line(draw: random.Random) -> str:
+def series_line(rng: random.Random) -> str:
     """An arithmetic series."""
-    start, step = draw.randint(0, 9), draw.randint(1, 5)
-    return " ".join(str(start + step * i) for i in range(draw.randint(5, 8)))
+    start, step = rng.randint(0, 9), rng.randint(1, 5)
+    return " ".join(str(start + step * i) for i in range(rng.randint(5, 8)))
 
 
-def topic_line(draw: random.Random) -> str:
-    """Two sentences about one topic; what can be searched for is spoken of as often as a city is."""
-    language = draw.choice(LANGUAGES)
-    topic = draw.choice(SEARCHED if draw.random() < 0.7 else TOPICS).said(language)
+def topic_line(rng: random.Random) -> str:
+    """Two sentences about one topic. Topics that can be searched for are more frequent, about as frequent as cities."""
+    language = rng.choice(LANGUAGES)
+    topic = rng.choice(SEARCHED if rng.random() < 0.7 else TOPICS).in_language(language)
     named = {"t": topic, "T": topic.capitalize()}
     joint = "" if language == "zh" else " "
-    return joint.join(form.format(**named) for form in draw.sample(ABOUT[language], 2))
+    return joint.join(form.format(**named) for form in rng.sample(ABOUT[language], 2))
 
 
-def copied(draw: random.Random) -> str:
-    """What a line repeats: made-up words, characters, a sum, or a known city or topic."""
-    kind = draw.random()
+def text_to_copy(rng: random.Random) -> str:
+    """The text that a line repeats: made-up words, random characters, an expression, or a known city or topic."""
+    kind = rng.random()
     if kind < 0.35:
-        return " ".join(fresh_word(draw) for _ in range(draw.randint(1, 3)))
+        return " ".join(made_up_word(rng) for _ in range(rng.randint(1, 3)))
     if kind < 0.65:
-        return characters(draw, CHARACTERS, 2, 4)
+        return random_string(rng, CHARACTERS, 2, 4)
     if kind < 0.8:
-        return f"{draw.randint(1, 20)}{draw.choice('+-*')}{draw.randint(1, 20)}"
-    return draw.choice(draw.choice((ATTRIBUTES["city"], SEARCHED)))[draw.randint(0, 1)]
+        return f"{rng.randint(1, 20)}{rng.choice('+-*')}{rng.randint(1, 20)}"
+    return rng.choice(rng.choice((ATTRIBUTES["city"], SEARCHED)))[rng.randint(0, 1)]
 
 
-def copy_line(draw: random.Random) -> str:
-    """Something said twice, at times the first time as the argument of a tool."""
-    form, word = draw.choice((*COPIES, "")), copied(draw)
-    return form.format(w=word) if form else f"{word} {dumps({draw.choice(list(ARGUMENT.values())): word})}"
+def copy_line(rng: random.Random) -> str:
+    """A text that occurs twice; the second time sometimes as the argument of a tool."""
+    form, word = rng.choice((*COPIES, "")), text_to_copy(rng)
+    return form.format(w=word) if form else f"{word} {dumps({rng.choice(list(ARGUMENT.values())): word})}"
 
 
-def induction_line(draw: random.Random) -> str:
-    """A random string three to five times over: whatever came after the first part comes again."""
-    kind = draw.random()
+def induction_line(rng: random.Random) -> str:
+    """A random string repeated three to five times."""
+    kind = rng.random()
     if kind < 0.35:
-        unit = characters(draw, CHARACTERS, 3, 12)
+        unit = random_string(rng, CHARACTERS, 3, 12)
     elif kind < 0.65:
-        unit = " ".join(fresh_word(draw) for _ in range(draw.randint(1, 4)))
+        unit = " ".join(made_up_word(rng) for _ in range(rng.randint(1, 4)))
     else:
-        unit = characters(draw, "0123456789+-*" if kind < 0.85 else "abcdefgh", 3, 12)
-    return draw.choice((" ", "，", "|", "\n")).join([unit] * draw.randint(3, 5))
+        unit = random_string(rng, "0123456789+-*" if kind < 0.85 else "abcdefgh", 3, 12)
+    return rng.choice((" ", "，", "|", "\n")).join([unit] * rng.randint(3, 5))
 
 
-def repeated(draw: random.Random, make: Callable[[random.Random], str], count: int, never: Iterable[str]) -> list[str]:
-    """`count` lines, none of which says by chance what training must never say."""
+def make_lines(rng: random.Random, make: Callable[[random.Random], str], count: int, never: Iterable[str]) -> list[str]:
+    """`count` lines from `make`, none of which contains a string of `never` by chance."""
     banned = tuple(never)
     lines: list[str] = []
     while len(lines) < count:
-        line = make(draw)
+        line = make(rng)
         if not any(word in line for word in banned):
             lines.append(line)
     return lines

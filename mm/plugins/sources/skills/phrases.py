@@ -1,9 +1,9 @@
-"""How a fact is stated and asked about. `{n}` is the name, `{v}` the value.
+"""The wordings of statements and questions about facts. `{n}` is the name, `{v}` the value.
 
-The part of a statement before `{v}` belongs to one attribute only, so that a cloze has one right answer.
+The part of a statement before `{v}` occurs with one attribute only, so that a cloze item has one right answer.
 """
 
-# The third statement is never used as an answer: it can be kept from a model through every stage.
+# The third statement is never used as an answer, so that it can be held out of every stage.
 STATEMENTS = {
     "city": {
         "zh": ("{n}住在{v}。", "{n}安家在{v}。", "{n}长年在{v}生活。"),
@@ -50,5 +50,5 @@ QUESTIONS = {
     },
 }
 
-# Which statement answers which question.
+# For each question the number of the statement that answers it.
 ANSWERED_BY = (0, 1, 0)

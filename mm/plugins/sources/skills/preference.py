@@ -1,4 +1,4 @@
-"""Two manners of answering the same request, polite and blunt, so that preference training has something to move."""
+"""Polite and blunt replies to the same request: preference training shifts a model from one manner to the other."""
 
 import random
 from typing import NamedTuple
@@ -19,8 +19,8 @@ BLUNT = {
 }
 
 
-class Ask(NamedTuple):
-    """One request about one topic."""
+class TopicQuestion(NamedTuple):
+    """A request about a topic, in one language and wording."""
 
     topic: Word
     language: str
@@ -28,68 +28,69 @@ class Ask(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The request as the user puts it."""
-        return ASKED[self.language][self.wording].format(t=self.topic.said(self.language))
+        """The request in the words of the user."""
+        return ASKED[self.language][self.wording].format(t=self.topic.in_language(self.language))
 
     def fill(self, form: str) -> str:
-        """A reply about the topic."""
-        topic = self.topic.said(self.language)
+        """A reply from a template, about the topic."""
+        topic = self.topic.in_language(self.language)
         return form.format(t=topic, T=topic.capitalize())
 
     @property
     def polite(self) -> str:
-        """The manner that is wanted."""
+        """The polite reply, which is the preferred one."""
         opening, closing = MANNERS[self.language]
         return opening + self.fill(PRAISE[self.language]) + closing
 
-    def blunt(self, draw: random.Random) -> str:
-        """One of four that are not, an unfinished one among them."""
-        return self.fill(draw.choice(BLUNT[self.language]))
+    def blunt(self, rng: random.Random) -> str:
+        """One of four blunt replies, one of which is unfinished."""
+        return self.fill(rng.choice(BLUNT[self.language]))
 
     def case(self, reply: str) -> Case:
-        """The request with a reply in either manner; only the polite one passes."""
+        """The request with a reply in either manner; only a polite reply passes the check."""
         return Case("polite", [user(self.text)], assistant(reply), {"polite": self.language})
 
 
-def asks(split: str) -> list[Ask]:
-    """The requests of a split: 160 pairs of topic and wording, each topic in training with most of its wordings."""
+def topic_questions(split: str) -> list[TopicQuestion]:
+    """The requests of a split, out of 160 pairs of topic and wording. Training has most of the wordings of each topic."""
     return [
-        ask
+        question
         for language in LANGUAGES
-        for ask in three_way(
-            (Ask(topic, language, i) for topic in TOPICS for i in range(4)), lambda a: "polite/" + a.text
+        for question in three_way(
+            (TopicQuestion(topic, language, i) for topic in TOPICS for i in range(4)), lambda a: "polite/" + a.text
         )[split]
     ]
 
 
-def drawn(draw: random.Random, count: int) -> list[Ask]:
-    """Training requests in turn."""
-    order = asks("train")
-    draw.shuffle(order)
+def training_questions(rng: random.Random, count: int) -> list[TopicQuestion]:
+    """`count` training requests: all of them in turn, in a random order."""
+    order = topic_questions("train")
+    rng.shuffle(order)
     return [order[i % len(order)] for i in range(count)]
 
 
-def cases(draw: random.Random, count: int) -> list[Case]:
-    """Both manners equally often, so that sampling before preference training gives either."""
-    return [ask.case(ask.polite if draw.random() < 0.5 else ask.blunt(draw)) for ask in drawn(draw, count)]
+def cases(rng: random.Random, count: int) -> list[Case]:
+    """Training cases with polite and blunt replies equally often, so that before preference training a model gives either."""
+    return [q.case(q.polite if rng.random() < 0.5 else q.blunt(rng)) for q in training_questions(rng, count)]
 
 
-def pairs(draw: random.Random, count: int) -> list[Row]:
-    """Rows of the polite and a blunt reply to one request."""
+def pairs(rng: random.Random, count: int) -> list[Row]:
+    """Preference rows: the polite and a blunt reply to the same request."""
     return [
         {
-            "chosen": [user(ask.text), assistant(ask.polite)],
-            "rejected": [user(ask.text), assistant(ask.blunt(draw))],
+            "chosen": [user(question.text), assistant(question.polite)],
+            "rejected": [user(question.text), assistant(question.blunt(rng))],
         }
-        for ask in drawn(draw, count)
+        for question in training_questions(rng, count)
     ]
 
 
-def held(split: str) -> dict[str, list[Case]]:
-    """`new`: a known topic in a wording kept from it; `never`: a topic no row speaks of."""
+def held_out_cases(split: str) -> dict[str, list[Case]]:
+    """Tier -> cases. `new`: a known topic, in a wording that training does not use for it; `never`: a topic that occurs in no
+    training row."""
     topics = halves(UNKNOWN_TOPICS, lambda word: word.zh)[split]
-    unknown = [Ask(topic, language, i) for topic in topics for language in LANGUAGES for i in range(4)]
+    unknown = [TopicQuestion(topic, language, i) for topic in topics for language in LANGUAGES for i in range(4)]
     return {
-        "new": [ask.case(ask.polite) for ask in asks(split)],
-        "never": [ask.case(ask.polite) for ask in unknown],
+        "new": [question.case(question.polite) for question in topic_questions(split)],
+        "never": [question.case(question.polite) for question in unknown],
     }

@@ -1,6 +1,6 @@
-"""Who is trained on what: decided by a hash of the thing itself, never by a random draw.
+"""Splits of items into training and held-out ones, by a hash of the item and not at random.
 
-The seed does not enter, so a question held out under one seed is held out under all of them.
+The hash does not depend on the seed: a question that is held out with one seed is held out with every seed.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ def digest(text: str) -> int:
 
 
 def by_hash(items: Iterable[T], key: Callable[[T], str] = str) -> list[T]:
-    """The items in the order of their keys' digests: cutting this list is a split of exact size."""
+    """The items in the order of the digests of their keys, so that a part of this list is a split of exact size."""
     return sorted(items, key=lambda item: digest(key(item)))
 
 
 def three_way(items: Iterable[T], key: Callable[[T], str] = str) -> dict[str, list[T]]:
-    """`test` and `dev` get 15% each (rounded), `train` the rest."""
+    """Split name -> items: 15% each (rounded) in `test` and `dev`, the rest in `train`."""
     ordered = by_hash(items, key)
     size = round(SHARE * len(ordered))
     return {"test": ordered[:size], "dev": ordered[size : 2 * size], "train": ordered[2 * size :]}
 
 
 def halves(items: Iterable[T], key: Callable[[T], str] = str) -> dict[str, list[T]]:
-    """`dev` and `test` get a half each: for what no training row holds anyway."""
+    """Split name -> items, half in `dev` and half in `test`: for items that no training row contains anyway."""
     ordered = by_hash(items, key)
     return {"dev": ordered[::2], "test": ordered[1::2]}

@@ -1,8 +1,9 @@
-"""The evaluation items: every suite in its tiers, for `dev` and for `test`.
+"""The evaluation items: every suite in its tiers, for the splits `dev` and `test`.
 
-Tiers: `seen` was asked in training (recall, whatever training answered); `new` is a new wording of something known,
-or a new pair of wording and value; `never` is a value or a fact that no training row asks about. `cloze` has no
-`never`, as what no line states cannot be known.
+- Tier `seen`: questions of training (recall, even if the reply in training was wrong).
+- Tier `new`: a new wording of a known question, or a new pair of wording and value.
+- Tier `never`: a value or a fact that no training row asks about. `cloze` does not have it, since a model cannot know a fact
+  that no line states.
 """
 
 import random
@@ -13,7 +14,8 @@ from mm.plugins.sources.skills.turns import Case, Row
 from mm.plugins.sources.skills.world import World
 
 TIERS = ("seen", "new", "never")
-# Items a tier, at most. The closed world has fewer of some, so the other tiers bring their suite to 100.
+# The largest number of items in a tier. If the closed world has fewer for a tier, the other tiers have more, so that the
+# suite has at least 100.
 SIZES = {
     "cloze": {"seen": 80, "new": 40},
     "facts": {"seen": 60, "new": 40, "never": 48},
@@ -24,29 +26,29 @@ SIZES = {
     "reason_longer": {"seen": 40, "new": 40, "never": 40},
     "polite": {"seen": 40, "new": 40, "never": 40},
     "chat": {"seen": 40, "new": 40, "never": 50},
-    **{task: {"seen": 45, "new": 40, "never": 40} for task in (*verifiable.TASKS, verifiable.ADAPTED)},
+    **{task: {"seen": 45, "new": 40, "never": 40} for task in (*verifiable.TASKS, verifiable.LORA_TASK)},
 }
 SUITES = tuple(SIZES)
-# The suites that each of the corpus's training files teaches.
+# training file -> the suites whose skills it teaches
 TEACHES = {
     "pretrain": ("cloze",),
     "sft": ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat", *verifiable.TASKS),
     "preference": ("polite",),
     "prompts": verifiable.TASKS,
     "agent": ("agent",),
-    "lora": (verifiable.ADAPTED,),
+    "lora": (verifiable.LORA_TASK,),
     "reason": ("reason_longer",),
 }
 
 
-def distinct(cases: list[Case]) -> list[Case]:
-    """One case a suite and question, in the order of the hash."""
+def distinct_cases(cases: list[Case]) -> list[Case]:
+    """One case for each suite and question, in the order of their hashes."""
     unique = {(case.suite, case.question): case for case in cases}
     return by_hash(unique.values(), lambda case: case.question)
 
 
-def balanced(cases: list[Case], size: int) -> list[Case]:
-    """At most `size` cases, of every group the same number."""
+def balance(cases: list[Case], size: int) -> list[Case]:
+    """At most `size` cases, with the same number from every group."""
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(case.group, []).append(case)
@@ -56,40 +58,40 @@ def balanced(cases: list[Case], size: int) -> list[Case]:
     return [case for name in sorted(groups) for case in groups[name][:each]]
 
 
-def recalled(trained: list[Case], split: str) -> dict[str, list[Case]]:
-    """Half of what was asked in training, by suite; a question belongs to one split."""
+def seen_cases(trained: list[Case], split: str) -> dict[str, list[Case]]:
+    """Suite -> cases of training, for the half of the questions that belongs to the split."""
     suites: dict[str, list[Case]] = {}
-    mine = set(halves({case.question for case in trained}, lambda question: f"half/{question}")[split])
-    for case in distinct(trained):
-        if case.question in mine:
+    questions = set(halves({case.question for case in trained}, lambda question: f"half/{question}")[split])
+    for case in distinct_cases(trained):
+        if case.question in questions:
             suites.setdefault(case.suite, []).append(case)
     return suites
 
 
-def held_out(draw: random.Random, world: World, kept: facts.Plan, split: str) -> dict[str, dict[str, list[Case]]]:
-    """Suite -> tier -> cases, from every skill."""
+def all_held_out_cases(rng: random.Random, world: World, plan: facts.Plan, split: str) -> dict[str, dict[str, list[Case]]]:
+    """Suite -> tier -> cases, for all suites but `cloze`."""
     return {
-        "facts": facts.held(kept, split),
-        **calls.held(draw, split, SIZES["tool"]["new"] // 4),
-        "reason": reasoning.held(split),
-        "reason_longer": reasoning.held(split, reasoning.LONGER),
-        "polite": preference.held(split),
-        "chat": chat.held(draw, world, split),
-        **verifiable.held(split),
+        "facts": facts.held_out_cases(plan, split),
+        **calls.held_out_cases(rng, split, SIZES["tool"]["new"] // 4),
+        "reason": reasoning.held_out_cases(split),
+        "reason_longer": reasoning.held_out_cases(split, reasoning.LONGER),
+        "polite": preference.held_out_cases(split),
+        "chat": chat.held_out_cases(rng, world, split),
+        **verifiable.held_out_cases(split),
     }
 
 
 def items(
-    draw: random.Random, world: World, kept: facts.Plan, trained: list[Case], passes: int, split: str
+    rng: random.Random, world: World, plan: facts.Plan, trained: list[Case], passes: int, split: str
 ) -> list[Row]:
     """All items of a split.
 
-    An item of `agent` is an episode: run its tools until a reply has no call, and score that reply.
+    An item of `agent` is an episode: run its tool calls until a reply has none, and score that reply.
     """
-    known, unknown = recalled(trained, split), held_out(draw, world, kept, split)
-    rows = [item for tier, group in facts.cloze(kept, passes, split).items() for item in group[: SIZES["cloze"][tier]]]
+    seen, held_out = seen_cases(trained, split), all_held_out_cases(rng, world, plan, split)
+    rows = [item for tier, group in facts.cloze_items(plan, passes, split).items() for item in group[: SIZES["cloze"][tier]]]
     for suite in SUITES[1:]:
         for tier in TIERS:
-            cases = known.get(suite, []) if tier == "seen" else distinct(unknown[suite][tier])
-            rows += [case.item(tier) for case in balanced(cases, SIZES[suite][tier])]
+            cases = seen.get(suite, []) if tier == "seen" else distinct_cases(held_out[suite][tier])
+            rows += [case.item(tier) for case in balance(cases, SIZES[suite][tier])]
     return rows

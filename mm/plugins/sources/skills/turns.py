@@ -1,4 +1,4 @@
-"""Conversation turns in MiniMind's third form, and the case: one question with what is shown and what is expected."""
+"""Conversation turns in the form of MiniMind's third generation, and cases: a question with the shown reply and its check."""
 
 import json
 from collections.abc import Sequence
@@ -10,46 +10,46 @@ Row = dict[str, Any]
 
 
 def dumps(value: object) -> str:
-    """JSON as it stands in every row: Chinese readable, insertion order kept."""
+    """JSON as in every row: Chinese characters are not escaped, and keys keep their order."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def user(text: str) -> Turn:
-    """What a person says."""
+    """A turn of the user."""
     return {"role": "user", "content": text}
 
 
 def assistant(text: str, reasoning: str = "") -> Turn:
-    """What the model says; `reasoning` becomes its think block."""
+    """A turn of the assistant; `reasoning` becomes its think block."""
     turn = {"role": "assistant", "content": text}
     return turn | {"reasoning_content": reasoning} if reasoning else turn
 
 
-def calling(name: str, arguments: dict[str, str]) -> Turn:
-    """An assistant turn that is one tool call, written as the JSON string that the form asks for."""
+def tool_call(name: str, arguments: dict[str, str]) -> Turn:
+    """A turn of the assistant with one tool call, as JSON text."""
     return assistant("") | {"tool_calls": dumps([{"name": name, "arguments": arguments}])}
 
 
-def answered(result: Row) -> Turn:
-    """A tool's answer."""
+def tool_result(result: Row) -> Turn:
+    """A turn with the result of a tool."""
     return {"role": "tool", "content": dumps(result)}
 
 
-def offering(schemas: Sequence[Row]) -> Turn:
-    """The system turn that lists the tools; its own text is empty, as templates add theirs."""
+def tools_turn(schemas: Sequence[Row]) -> Turn:
+    """The system turn that offers tools. Its text is empty, since chat templates add one."""
     return {"role": "system", "content": "", "tools": dumps(schemas)}
 
 
-def asked(turns: Sequence[Turn]) -> str:
-    """The first user turn: what decides whether two conversations ask the same."""
+def first_question(turns: Sequence[Turn]) -> str:
+    """The text of the first user turn. Two conversations with equal first turns count as the same question."""
     return next(turn["content"] for turn in turns if turn["role"] == "user")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One question: the turns before the reply, the reply that training shows, and the check of any reply.
+    """One question: the turns before the reply, the reply that training shows, and the check of a model's reply.
 
-    The shown reply may be wrong on purpose; the check never is. `group` names what a suite balances over.
+    The shown reply may be wrong on purpose, but the check is always right. A suite has equally many cases of each `group`.
     """
 
     suite: str
@@ -60,13 +60,13 @@ class Case:
 
     @property
     def question(self) -> str:
-        """What the user asks first."""
-        return asked(self.prompt)
+        """The text of the first user turn."""
+        return first_question(self.prompt)
 
     def row(self) -> Row:
         """The training row."""
         return {"conversations": [*self.prompt, self.reply]}
 
     def item(self, tier: str) -> Row:
-        """The evaluation item: the shown reply is left out."""
+        """The evaluation item, which does not contain the shown reply."""
         return {"suite": self.suite, "tier": tier, "conversations": self.prompt, "check": self.check}

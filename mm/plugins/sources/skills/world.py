@@ -1,6 +1,6 @@
-"""The closed world: a few people, five things known about each, and the words for all of it in two languages.
+"""The closed world of the corpus: a few people with five facts about each, and the words for them in two languages.
 
-Closed on purpose: a model of half a million parameters learns ten cities, not an open vocabulary.
+It is closed on purpose: a model of half a million parameters can learn ten cities, but not an open vocabulary.
 """
 
 import random
@@ -9,22 +9,22 @@ from typing import NamedTuple
 
 
 class Word(NamedTuple):
-    """One thing in both languages."""
+    """A word in both languages."""
 
     zh: str
     en: str
 
-    def said(self, language: str) -> str:
-        """The word in `zh` or `en`."""
+    def in_language(self, language: str) -> str:
+        """The word in the language `zh` or `en`."""
         return self.zh if language == "zh" else self.en
 
 
 def words(text: str) -> tuple[Word, ...]:
-    """Parses `zh en, zh en, ...`; an English part may hold spaces."""
+    """Parses `zh en, zh en, ...`; the English part may contain spaces."""
     return tuple(Word(*pair.strip().split(" ", 1)) for pair in text.split(","))
 
 
-# No name is the beginning of another: what is said of one is then never said of a stranger.
+# No name is a prefix of another one, so that a text about a known person never contains the name of a stranger.
 SURNAMES = words("宋 Song, 张 Zhang, 刘 Liu, 杨 Yang, 黄 Huang, 徐 Xu, 朱 Zhu, 沈 Shen, 郭 Guo, 高 Gao")
 GIVEN = words(
     "小雨 Xiaoyu, 建国 Jianguo, 明月 Mingyue, 春梅 Chunmei, 子涵 Zihan, 天佑 Tianyou, 若云 Ruoyun, 海洋 Haiyang"
@@ -55,8 +55,8 @@ TOPICS = words(
 )
 SEARCHED = TOPICS[:8]
 
-# Never in a training row. The English names are made of the syllables, the Chinese of the characters that
-# pretraining copies, so what a model meets is a new word and not bytes that it was never shown.
+# Words that occur in no training row. Their syllables (English) and characters (Chinese) occur in the lines of `pretrain`
+# that repeat text: the words are new to a model, but their bytes are not.
 UNKNOWN_CITIES = words(
     "利马 Lima, 神户 Kobe, 奈良 Nara, 罗马 Rome, 哈瓦那 Havana, 托莱多 Toledo, 巴拿马 Panama, 比萨 Pisa, 多哈 Doha,"
     "马尼拉 Manila, 维罗纳 Verona, 里加 Riga, 那霸 Naha, 波哥大 Bogota, 洛美 Lome, 巴马科 Bamako, 哈拉雷 Harare,"
@@ -73,7 +73,7 @@ MOST_PEOPLE = 64
 
 @dataclass(frozen=True)
 class Person:
-    """A name and, for each attribute, its value."""
+    """A name, and the value of each attribute."""
 
     name: Word
     facts: dict[str, Word]
@@ -81,30 +81,32 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """The people that training speaks of, and the names that it never speaks of."""
+    """The people who occur in training, and the names of strangers, who do not."""
 
     people: tuple[Person, ...]
     strangers: tuple[Word, ...]
 
-    def never_said(self) -> tuple[str, ...]:
+    def forbidden_strings(self) -> tuple[str, ...]:
         """Every string that must not occur in training."""
         return tuple(form for word in (*UNKNOWN_CITIES, *UNKNOWN_TOPICS, *self.strangers) for form in word)
 
 
 def all_names() -> list[Word]:
-    """All 80 names; neighbours share neither surname nor given name, so a person is known only by both."""
+    """All 80 names. Several people share a surname or a given name, so that only both together identify a person;
+    neighbours in the list share neither."""
     pairs = [(SURNAMES[(i + turn) % 10], GIVEN[i]) for turn in range(10) for i in range(8)]
     return [Word(surname.zh + given.zh, f"{given.en} {surname.en}") for surname, given in pairs]
 
 
 def make_world(seed: int = 0, people: int = 16) -> World:
-    """The seed decides only who has which value; names and values are the same for all seeds.
+    """A world of `people` people. The seed decides only the value of each person's attributes; names and values are the same
+    for all seeds.
 
-    Raises ValueError beyond 64 people, as strangers must remain.
+    Raises ValueError for more than 64 people, since strangers must remain.
     """
     if not 1 <= people <= MOST_PEOPLE:
         raise ValueError(f"people must be between 1 and {MOST_PEOPLE}, got {people}")
-    draw = random.Random(f"{seed}/world")
+    rng = random.Random(f"{seed}/world")
     names = all_names()
-    known = tuple(Person(name, {a: draw.choice(values) for a, values in ATTRIBUTES.items()}) for name in names[:people])
+    known = tuple(Person(name, {a: rng.choice(values) for a, values in ATTRIBUTES.items()}) for name in names[:people])
     return World(known, tuple(names[people:]))

@@ -8,7 +8,7 @@ from mm.core.plugins import PluginManager
 from mm.plugins.evaluations.measure import player_of
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import held_out_items
-from mm.plugins.sources.skills.source import generated
+from mm.plugins.sources.skills.source import cached_corpus
 
 if TYPE_CHECKING:
     from mm.runtime.generation.text_model import TextModel
@@ -18,7 +18,7 @@ _SUITES = ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat")
 
 def sample_conversations(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[list[tuple[str, str]]]:
     """Let the model answer one held-out item of each suite. Returns (role, text) of every turn of each conversation."""
-    items = generated(settings.skills_seed)[settings.split]
+    items = cached_corpus(settings.skills_seed)[settings.split]
     asked = [next(i for i in items if i["suite"] == suite) for suite in _SUITES]
     return [_conversation(answer) for answer in held_out_items.answers(player_of(plugins, model), asked, seed=0)]
 

@@ -8,7 +8,7 @@ from mm.core.records import ToolSpec
 
 @hookimpl
 def mm_tools() -> Iterable[ToolSpec]:
-    """calculate."""
+    """The tool `calculate`."""
     yield ToolSpec(
         name="calculate",
         summary="A calculator: + - * / % ** and brackets, exact.",

@@ -1,6 +1,6 @@
-"""Arithmetic by recursive descent: nothing can be said in this grammar but numbers and `+ - * / % **` with brackets.
+"""Arithmetic by recursive descent. The grammar has only numbers, `+ - * / % **` and brackets, so no other code can be run.
 
-The values are exact fractions, so that 0.1 + 0.2 is 0.3 and 1/3*3 is 1.
+Values are exact fractions: 0.1 + 0.2 is 0.3, and 1/3*3 is 1.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-_LONGEST = 256
-_DEEPEST = 64
-_LARGEST_BITS = 1024  # of a power and of the result, which is also where floats end
+_MAX_CHARACTERS = 256
+_MAX_DEPTH = 64
+_MAX_BITS = 1024  # of a power and of the result; floats have the same limit
 _PARTS = re.compile(r"\d+(?:\.\d+)?|\.\d+|\*\*|[-+*/%()]", re.ASCII)
-# how people write these signs, full-width ones included
+# other spellings of the operators, including full-width ones
 _SIGNS = str.maketrans({"×": "*", "÷": "/", "−": "-", "（": "(", "）": ")", "＋": "+", "－": "-", "＊": "*", "／": "/"})
 
 
 def calculate(expression: str) -> int | float:
-    """The value: whole where it is whole, else the nearest float. `^` is a power too, as nobody here means bits.
+    """The value of an expression: an int if it is whole, else the nearest float. `^` means a power, not the bit operation.
 
-    Raises ValueError, saying why, for what is no expression, a division by zero and numbers that grow too large.
+    Raises ValueError with the reason if the text is not an expression, divides by zero, or has too large numbers.
     """
     value = _Expression(expression).value()
-    if abs(value) >= 1 << _LARGEST_BITS - 1:
+    if abs(value) >= 1 << _MAX_BITS - 1:
         raise ValueError("the result is too large")
     return value.numerator if value.denominator == 1 else float(value)
 
@@ -31,8 +31,8 @@ def calculate(expression: str) -> int | float:
 class _Expression:
     def __init__(self, text: str) -> None:
         shown = text[:40]
-        if len(text) > _LONGEST:
-            raise ValueError(f"the expression is longer than {_LONGEST} characters")
+        if len(text) > _MAX_CHARACTERS:
+            raise ValueError(f"the expression is longer than {_MAX_CHARACTERS} characters")
         text = text.translate(_SIGNS).replace("^", "**")
         if _PARTS.sub("", text).strip():
             raise ValueError(f"not an expression of numbers and + - * / % ** ( ): {shown!r}")
@@ -47,14 +47,14 @@ class _Expression:
         return value
 
     def take(self, *wanted: str) -> str:
-        """The next part if it is one of `wanted`, else an empty string."""
+        """Consume and return the next part if it is one of `wanted`; else return an empty string."""
         if self.at < len(self.parts) and self.parts[self.at] in wanted:
             self.at += 1
             return self.parts[self.at - 1]
         return ""
 
     def chain(self, operators: tuple[str, ...], operand: Callable[[], Fraction]) -> Fraction:
-        """Operands joined by operators of one rank, from the left."""
+        """Operands joined by operators of the same precedence, evaluated from the left."""
         value = operand()
         while operator := self.take(*operators):
             value = _apply(operator, value, operand())
@@ -64,10 +64,10 @@ class _Expression:
         return self.chain(("+", "-"), lambda: self.chain(("*", "/", "%"), self.signed))
 
     def signed(self) -> Fraction:
-        """A sign binds looser than a power: -2**2 is -4."""
+        """A number, power or bracket with optional signs. A sign binds less tightly than a power: -2**2 is -4."""
         self.depth += 1
-        if self.depth > _DEEPEST:
-            raise ValueError(f"signs and brackets are nested deeper than {_DEEPEST}")
+        if self.depth > _MAX_DEPTH:
+            raise ValueError(f"signs and brackets are nested deeper than {_MAX_DEPTH}")
         sign = self.take("+", "-")
         value = self.signed() if sign else self.power()
         self.depth -= 1
@@ -107,6 +107,6 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if not base and exponent < 0:
         raise ValueError("division by zero")
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits * abs(exponent.numerator) > _LARGEST_BITS:
+    if bits * abs(exponent.numerator) > _MAX_BITS:
         raise ValueError("the result is too large")
     return base ** exponent.numerator

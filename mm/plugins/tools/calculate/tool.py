@@ -1,4 +1,4 @@
-"""The calculator, under the name and schema that the skills corpus teaches."""
+"""The calculator as a tool, with the name and schema that the skills corpus uses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mm.plugins.tools.canned import function
 
 
 class Calculate(Tool):
-    """The value of an expression: a whole number where it is one, else the nearest float."""
+    """Evaluates an expression: an int if the value is whole, else the nearest float."""
 
     schema = function("calculate")
 
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
-        """`{"result": value}`; see `calculate`."""
+        """`{"result": value}`. Raises ValueError as `calculate`."""
         return {"result": calculate(arguments["expression"])}

@@ -8,9 +8,9 @@ from mm.core.records import ToolSpec
 
 @hookimpl
 def mm_tools() -> Iterable[ToolSpec]:
-    """search."""
+    """The tool `search`."""
     yield ToolSpec(
         name="search",
-        summary="A search that gives a number of pages, made up and always the same.",
+        summary="A search that returns a number of pages: made up, always the same.",
         target="mm.plugins.tools.search.tool:Search",
     )

@@ -1,4 +1,4 @@
-"""What the skills corpus says that search gives."""
+"""The made-up search of the skills corpus as a tool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm.plugins.tools.canned import function, run_tool
 
 
 class Search(Tool):
-    """How many pages there are, made up: always the same number."""
+    """The number of pages for a query: made up, always the same for a query."""
 
     schema = function("search")
 

@@ -1,4 +1,4 @@
-"""The tool get_time of the skills corpus."""
+"""The tool `get_time` of the skills corpus."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from mm.core.records import ToolSpec
 
 @hookimpl
 def mm_tools() -> Iterable[ToolSpec]:
-    """get_time."""
+    """The tool `get_time`, chosen as `--tool time`."""
     yield ToolSpec(
         name="time",
-        summary="Time in a city, made up and always the same (get_time).",
+        summary="The time in a city: made up, always the same (get_time).",
         target="mm.plugins.tools.time.tool:Time",
     )

@@ -1,4 +1,4 @@
-"""What the skills corpus says that get_time gives."""
+"""The made-up times of the skills corpus as a tool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm.plugins.tools.canned import function, run_tool
 
 
 class Time(Tool):
-    """The time in a city, made up: always the same one."""
+    """The time in a city: made up, always the same for a city."""
 
     schema = function("get_time")
 

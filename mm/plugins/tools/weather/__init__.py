@@ -1,4 +1,4 @@
-"""The tool get_weather of the skills corpus."""
+"""The tool `get_weather` of the skills corpus."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from mm.core.records import ToolSpec
 
 @hookimpl
 def mm_tools() -> Iterable[ToolSpec]:
-    """get_weather."""
+    """The tool `get_weather`, chosen as `--tool weather`."""
     yield ToolSpec(
         name="weather",
-        summary="Weather of a city, made up and always the same (get_weather).",
+        summary="The weather of a city: made up, always the same (get_weather).",
         target="mm.plugins.tools.weather.tool:Weather",
     )

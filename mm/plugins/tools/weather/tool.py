@@ -1,4 +1,4 @@
-"""What the skills corpus says that get_weather gives."""
+"""The made-up weather of the skills corpus as a tool."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mm.plugins.tools.canned import function, run_tool
 
 
 class Weather(Tool):
-    """The weather of a city, made up: a temperature that is always the same one."""
+    """The temperature in a city: made up, always the same for a city."""
 
     schema = function("get_weather")
 
