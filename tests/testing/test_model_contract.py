@@ -134,7 +134,7 @@ def test_a_plain_model_passes_and_what_it_lacks_is_said(plugins: PluginManager) 
         (Half, "contract", "nothing calls Half.prefil: is prefill meant?"),
         (Misspelt, "contract", "nothing calls Misspelt.set_output: is set_outputs meant?"),
         (Blockless, "contract", "Blockless does not implement blocks; blocks is a property, not set in __init__"),
-        (Leaking, "packed equals unpacked", "packed logits: differs by"),
+        (Leaking, "packed equals unpacked", "forward: a document's logits change with its pack (keep documents apart"),
         (Tied, "set outputs", "set_outputs: the new weight is not zero at first"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Packed batches, attention over them, output heads, optimizers: functions of tensors. Imports `mm.core` and torch."""
+"""Packed batches, the contracts of models, caches and kernels, attention, output heads, optimizers. Imports `mm.core`, torch."""

@@ -70,7 +70,7 @@ class ArchitectureSuite(TrainedModelSuite):
         errors = []
         for slot, logits_nV in found.items():
             expected = self.model(packed([whole[slot]]))[0][-len(logits_nV) :]
-            errors.append(assert_near(logits_nV, expected, NEAR, f"slot {slot}: {what}"))
+            errors.append(assert_near(logits_nV, expected, NEAR, f"{what} gives slot {slot} other logits than a full forward"))
         return max(errors)
 
     def check_cache(self) -> str:
@@ -109,7 +109,7 @@ class ArchitectureSuite(TrainedModelSuite):
         whole = dict(zip((1, 3, 0), self.ids, strict=False))
         self.read(cache, {1: whole[1][:6], 3: whole[3][:1]})
         found = self.read(cache, {1: whole[1][6:], 0: whole[0], 3: whole[3][1:]})
-        self.compare({slot: row[None] for slot, row in found.items()}, whole, "prefill after the tokens that the slot holds")
+        self.compare({slot: row[None] for slot, row in found.items()}, whole, "prefill after tokens that the slot holds")
 
     @torch.no_grad()
     def check_copied_slots_are_independent(self) -> None:
@@ -130,7 +130,7 @@ class ArchitectureSuite(TrainedModelSuite):
         cache.clear([0])
         assert list(cache.lengths) == [0, 2, 0, 0], f"lengths {list(cache.lengths)} after clear([0])"
         found = {0: self.read(cache, {0: third})[0][None], **self.feed(cache, {1: second[2:]})}
-        self.compare(found, {0: third, 1: second}, "after clear")
+        self.compare(found, {0: third, 1: second}, "prefill or decode after clear")
 
     @torch.no_grad()
     def check_truncation(self) -> None:

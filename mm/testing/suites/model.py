@@ -131,27 +131,32 @@ class ModelSuite(Suite):
         with torch.no_grad():
             found = self.model(self.batch, head=lambda hidden_TE, weight_VE: hidden_TE @ weight_VE.t())
         assert isinstance(found, tuple) and len(found) == 2, f"forward returns {type(found).__name__}, not (result, auxiliary)"
-        assert_near(found[0], self.logits_TV, NEAR, "hidden_TE @ weight_VE.T against the logits")
+        assert_near(found[0], self.logits_TV, NEAR, "forward: the head gets hidden_TE and weight_VE whose product is the logits")
 
     def check_packed_equals_unpacked(self) -> str:
         """A document's logits do not depend on what it is packed with."""
         with torch.no_grad():
             alone = torch.cat([self.model(pack([unit]))[0] for unit in self.batch.units])
-        return f"largest error {assert_near(self.logits_TV, alone, NEAR, 'packed logits'):.1g}"
+        what = "forward: a document's logits change with its pack (keep documents apart: batch.lengths, batch.position_ids)"
+        return f"largest error {assert_near(self.logits_TV, alone, NEAR, what):.1g}"
 
     def check_causal(self) -> None:
         """A token's logits do not depend on later tokens."""
         changed = attrs.evolve(self.batch, input_ids=self.batch.input_ids.clone())
         changed.input_ids[-1] = (changed.input_ids[-1] + 1) % VOCABULARY
         with torch.no_grad():
-            assert_near(self.model(changed)[0][:-1], self.logits_TV[:-1], NEAR, "logits before a changed token")
+            assert_near(self.model(changed)[0][:-1], self.logits_TV[:-1], NEAR, "forward: the logits before a changed token")
 
     def check_shared_prompts(self) -> str:
         """A pack whose documents begin with equal prompts gives the same logits and gradients, `batch.shared` used or not."""
         prompt, *ends = (unit.sequences[0].ids for unit in documents([9, 4, 6, 2], VOCABULARY))
         batch = pack([Unit((Tokens(torch.cat((prompt, end)), prompt=len(prompt)),)) for end in ends])
         (logits, gradient), (expected, plain) = (self.gradient(b) for b in (batch, attrs.evolve(batch, shared=None)))
-        errors = assert_near(logits, expected, NEAR, "logits with batch.shared"), assert_near(gradient, plain, NEAR, "gradients")
+        what = "with batch.shared (attention needs all tokens: see mm.runtime.nn.attention.sharing)"
+        errors = [
+            assert_near(logits, expected, NEAR, f"forward: logits {what}"),
+            assert_near(gradient, plain, NEAR, f"forward: gradients {what}"),
+        ]
         return f"largest error {max(errors):.1g}"
 
     def check_save_and_load(self) -> None:

@@ -57,8 +57,8 @@ class TrainedModelSuite(ModelSuite):
         model = small_model(self.record)
         model(pack([]), head=lambda hidden_TE, weight_VE: (hidden_TE @ weight_VE.t()).sum())[0].backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None]
-        assert not missing, f"no gradient for {missing[0]}"
-        assert not gradients(model.parameters()).any(), "the gradient is not zero"
+        assert not missing, f"forward: {missing[0]} has no gradient: an empty pack must keep every parameter in the graph"
+        assert not gradients(model.parameters()).any(), "forward: the gradient of an empty pack is not zero"
 
     def check_every_parameter_learns(self) -> None:
         """Every parameter gets a finite gradient, under autocast in bfloat16 too."""
@@ -67,7 +67,7 @@ class TrainedModelSuite(ModelSuite):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 model(self.batch)[0].pow(2).mean().backward()
             wrong = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
-            assert not wrong, f"no finite gradient for {wrong[0]}{' under autocast in bfloat16' if half else ''}"
+            assert not wrong, f"forward: {wrong[0]} has no finite gradient{' under autocast in bfloat16' if half else ''}"
 
     def check_blocks(self) -> str:
         """`blocks` are the repeated modules, each called once in a forward; compilation and recomputation work on them."""
@@ -91,7 +91,7 @@ class TrainedModelSuite(ModelSuite):
         plain, again = small_model(self.record), small_model(self.record)
         checkpoint_blocks(again)
         (_, expected), (_, found) = self.gradient(self.batch, plain), self.gradient(self.batch, again)
-        assert_near(found, expected, _SAME, "gradients with activation checkpointing")
+        assert_near(found, expected, _SAME, "gradients of blocks that are called again (they must compute the same)")
 
     def check_adapter_targets(self) -> str:
         """`adapter_targets` name hidden layers or stacks of weights."""
