@@ -51,9 +51,11 @@ def _words(name: str, kind: str) -> dict[str, str]:
 
 
 def _place(template: str, module: str) -> Path:
-    """Where a template's text goes: the package's own files at its root, the test in tests, the rest in the module."""
+    """Where a template's text goes: the package's own files at its root, the tests in tests, the rest in the module."""
     if template in ("pyproject.toml", "README.md"):
         return Path(template)
+    if template == "conftest.py":
+        return Path("tests") / template
     if template == "test.py":
         return Path("tests") / f"test_{module}.py"
     return Path("src") / module / ("__init__.py" if template == "declaration.py" else template)
