@@ -4,7 +4,7 @@
         spec = plugin_manager("mm_focal").get(AlgorithmSpec, "focal")
         assert_passed(check_algorithm(spec))
 
-Importing this package imports no torch.
+Importing this package imports no torch, and no pytest: the fixtures are in `mm.testing.pytest_plugin`.
 """
 
 from mm.testing.checks import (

@@ -4,7 +4,8 @@ Conventions of a fenced block's info string:
 
 - `python` is executed, in order, in one namespace a page, in an empty workspace;
 - `python no-run` is only compiled; `python file=NAME` is written to NAME in that workspace instead of being executed
-  (a plugin for `-p ./NAME`, whose parts the page's command lines may then use); `toml file=NAME` likewise;
+  (a plugin for `-p ./NAME`, whose parts the page's command lines may then use); `toml file=NAME` likewise; a file of that
+  kind whose name begins with `test_` is run by pytest;
 - `bash`: each line that calls `mm` is parsed by the command that it names, and is not run. `mm plugins new` is: the
   package that it writes can be used by the lines after it.
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +102,18 @@ def test_python_runs(page: Path, workspace: Path) -> None:
         code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
         if not block.file and "no-run" not in block.info.split():
             exec(code, module.__dict__)
+
+
+def files_of_tests(page: Path) -> list[str]:
+    return [block.file for block in blocks(page, "python") if block.file.startswith("test_")]
+
+
+@pytest.mark.parametrize("page", [page for page in ORIGINALS if files_of_tests(page)], ids=name_of)
+def test_test_files_pass(page: Path, workspace: Path) -> None:
+    write_files(page, workspace)
+    words = [sys.executable, "-m", "pytest", "-q", "--strict-markers", "-p", "no:cacheprovider", "--rootdir", str(workspace)]
+    done = subprocess.run([*words, *files_of_tests(page)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", TRANSLATIONS, ids=name_of)

@@ -2,25 +2,16 @@
 
 import pytest
 
-from mm.contracts import AlgorithmSpec, ArchitectureSpec, BackendSpec, ConverterSpec
-from mm.core.plugins import PluginManager
-from mm.core.spec import Spec
-from mm.testing import assert_passed, check_part, plugin_manager
+from mm.testing import assert_passed, check_part
+from mm.testing.pytest_plugin import Plugins
 
-PARTS = [
-    (AlgorithmSpec, "focal"), (BackendSpec, "twin"), (ArchitectureSpec, "arcee"), (ArchitectureSpec, "mingru"),
-    (ConverterSpec, "arcee"),
-]  # fmt: skip
-MODULES = [f"mm_example.{name}" for name in ("focal", "twin", "arcee", "mingru", "arcee_format")]
+MODULES = ["mm_example.focal", "mm_example.twin", "mm_example.arcee", "mm_example.mingru", "mm_example.arcee_format"]
+# found whether the package is installed or only on the path
+pytestmark = pytest.mark.mm_plugins(*MODULES)
 
 
-@pytest.fixture(scope="module")
-def plugins() -> PluginManager:
-    # works whether the package is installed or only on the path
-    return plugin_manager(*MODULES)
-
-
-@pytest.mark.parametrize(("record", "name"), PARTS)
-def test_conformance(plugins: PluginManager, record: type[Spec], name: str) -> None:
-    spec = plugins.get(record, name)
-    assert_passed(check_part(spec, plugins=plugins, module=plugins.owner(spec).value))
+@pytest.mark.parametrize("module", MODULES)
+def test_conformance(mm_plugins: Plugins, module: str) -> None:
+    plugins = mm_plugins()
+    (part,) = next(plugin.records for plugin in plugins.plugins if plugin.value == module)
+    assert_passed(check_part(part, plugins=plugins, module=module))

@@ -47,4 +47,5 @@ def test_plugins_new_writes_a_part_that_works(
     monkeypatch.syspath_prepend(folder / "src")
     spec = mm_plugins(f"mm_my_{kind}").get(KINDS[kind], f"my-{kind}")
     assert spec.load().__module__.startswith(f"mm_my_{kind}.")
+    assert "mm.testing.pytest_plugin" in (folder / "tests/conftest.py").read_text()
     compile((folder / "tests" / f"test_mm_my_{kind}.py").read_text(), "test", "exec")

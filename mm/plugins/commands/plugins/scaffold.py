@@ -55,6 +55,8 @@ def _target_path(template: str, module: str) -> Path:
     """The file that is made from a template, relative to the package's folder."""
     if template in ("pyproject.toml", "README.md"):
         return Path(template)
+    if template == "conftest.py":
+        return Path("tests") / template
     if template == "test.py":
         return Path("tests") / f"test_{module}.py"
     return Path("src") / module / ("__init__.py" if template == "declaration.py" else template)
