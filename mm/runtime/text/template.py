@@ -72,7 +72,7 @@ class ChatTemplate:
 
         if not self.source:
             raise UsageError(
-                "The tokenizer has no chat template, so it cannot render conversations. Put a chat_template.jinja into its folder."
+                "The tokenizer has no chat template and cannot render conversations. Put a chat_template.jinja into its folder."
             )
         marked = bool(_MARKED.search(self.source))
         try:
