@@ -123,9 +123,7 @@ class _Build:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise MMError(
-                f"The token cache {target.parent} has no room: {error.strerror}. Free some space there."
-            ) from None
+            raise MMError(f"The token cache {target.parent} has no room: {error.strerror}. Free some space there.") from None
         finally:
             writer.close()
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -52,8 +52,6 @@ def with_shared_prompts(attention: Attention) -> Attention:
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend(
-    attention: Attention, shared: SharedPrompts, q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed
-) -> Tensor:
+def _attend(attention: Attention, shared: SharedPrompts, q_UHD: Tensor, k_UKD: Tensor, v_UKD: Tensor, batch: Packed) -> Tensor:
     q_THD, k_TKD, v_TKD = (shared.to_tokens(x) for x in (q_UHD, k_UKD, v_UKD))
     return shared.to_rows(attention(q_THD, k_TKD, v_TKD, batch))

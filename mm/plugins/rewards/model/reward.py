@@ -99,9 +99,7 @@ def _device(name: str) -> torch.device:
         try:
             return torch.device(name)
         except RuntimeError:
-            raise UsageError(
-                f"--model-device {name}: not a torch device. Give auto, cpu, or a device such as cuda:1."
-            ) from None
+            raise UsageError(f"--model-device {name}: not a torch device. Give auto, cpu, or a device such as cuda:1.") from None
     chip = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cpu") if chip is None else torch.device(chip.type, torch.accelerator.current_device_index())
 
