@@ -71,8 +71,8 @@ class SupportsCache(Protocol):
 
 
 @runtime_checkable
-class SupportsFastDecode(Protocol):
-    """A model with a faster `decode` for weights that stay as they are."""
+class SupportsFastDecode(SupportsCache, Protocol):
+    """A model with a cache and a faster `decode` for weights that stay as they are."""
 
     def fast_decode(self) -> Decode:
         """A function like `decode`, from a copy of the present weights laid out for it."""

@@ -89,7 +89,7 @@ class RoleBuilder:
         outputs = self._set_outputs(name, loaded) if name in needs.value_heads else []
         own: dict[str, Any] = {}
         if trainable:
-            own = {key: getattr(settings, key) for key in ("learning_rate", "clip_norm")}
+            own = {"learning_rate": settings.learning_rate, "clip_norm": settings.clip_norm}
             if self._adapted(name, loaded.model):
                 own |= _FACTORS
                 for parameter in outputs:  # new, so there is nothing yet that could be adapted

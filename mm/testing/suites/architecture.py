@@ -146,11 +146,12 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_fast_decode(self) -> str:
         """The step that `fast_decode` returns computes what `decode` does, and stores the same."""
-        if not isinstance(self.model, SupportsFastDecode):
+        served, results = self.served, list[Tensor]()
+        if not isinstance(served, SupportsFastDecode):
             raise Skip("no fast_decode: decode is used")
-        fast, results = self.model.fast_decode(), list[Tensor]()
+        fast = served.fast_decode()
         for decode in (fast, None):
-            cache = self.served.new_cache(_SLOTS, _CAPACITY)
+            cache = served.new_cache(_SLOTS, _CAPACITY)
             self.read(cache, {0: self.ids[0], 2: self.ids[1]})
             steps = self.feed(cache, {2: self.ids[2], 0: self.ids[2]}, decode)
             results.append(torch.cat([*steps.values(), *self.feed(cache, {2: self.ids[3]}).values()]))
