@@ -51,13 +51,13 @@ from mm.runtime.training.rollouts.options import RolloutConfig, kl_coefficient, 
 from mm.runtime.training.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
-    from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, sum_by_document
+    from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
     from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
     from mm.runtime.training.roles import Role
 
 # where the names are that need torch: imported when they are asked for (PEP 562)
 _WITH_TORCH = {
-    **dict.fromkeys(("Packed", "Tokens", "Unit", "pack", "sum_by_document"), "mm.runtime.nn.batch"),
+    **dict.fromkeys(("Packed", "Tokens", "Unit", "pack"), "mm.runtime.nn.batch"),
     **dict.fromkeys(("linear_cross_entropy", "token_logprobs"), "mm.runtime.nn.heads"),
     "Role": "mm.runtime.training.roles",
 }
@@ -71,7 +71,7 @@ __all__ = [
     "Source", "SourceSpec", "Stage", "StageResult", "StageSpec", "TokenValues", "Tokens", "Tool", "ToolSpec", "Totals",
     "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate",
     "estimate_kl", "hookimpl", "kl_coefficient", "linear_cross_entropy", "mean_loss", "option", "pack", "policy_gradient",
-    "rewards_of", "rollout_needs", "sum_by_document", "token_logprobs",
+    "rewards_of", "rollout_needs", "token_logprobs",
 ]  # fmt: skip
 
 

@@ -46,8 +46,8 @@ class BackendSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class ArchitectureSpec(Spec):
-    """A model. `config` is torch-free and has `num_parameters() -> int` and `flops_per_token(context) -> float`, and
-    `num_active_parameters() -> int` where a token does not pass all of them. Where the format that holds such models has
+    """A model. `config` is torch-free and has `num_parameters() -> int` and `flops_per_token(context) -> float` (of training),
+    and `num_active_parameters() -> int` where a token does not pass all of them. Where the format that holds such models has
     some of their layers larger by a factor, `exported_scales` is {the end of a layer's name: the factor}."""
 
     kind: ClassVar[str] = "architecture"

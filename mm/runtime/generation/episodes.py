@@ -1,4 +1,4 @@
-"""Episodes: turns of the assistant and, between them, what the tools that it calls answer. Token ids in and out."""
+"""Episodes: turns of the assistant and, between them, the results of the tools that it calls. Token ids in and out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from mm.runtime.generation.tool_use import take_turns
 from mm.runtime.text.messages import Message
 from mm.runtime.text.replies import Call, read_calls, transcript
 
@@ -64,12 +63,15 @@ class Player:
         request: Callable[[E, int], Request],
         on_turn: Callable[[int], None] = lambda going: None,
     ) -> None:
-        """Let every episode take turns until it stops calling, or may not go on: `finish_reason` is then "length" or
+        """Let every episode take turns until it stops calling, or reaches a limit: `finish_reason` is then "length" or
         "turns". All take their next turn together.
 
-        `request` is what the engine is asked for an episode in a turn; `on_turn` is told before each turn how many
-        episodes go on.
+        `request(episode, turn)` is the engine's request; `on_turn` is called before each turn with the number of episodes that
+        take it.
         """
+
+        # here, for authors' declarations import this module, and checking calls against schemas is slow to import
+        from mm.runtime.generation.tool_use import take_turns
 
         def draw(going: Sequence[E], turn: int) -> list[list[Call]]:
             on_turn(len(going))
