@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -16,7 +17,9 @@ from mm.contracts import (
     CheckpointError,
     Completion,
     Experience,
+    MMError,
     Needs,
+    Rollout,
     RolloutConfig,
     Tokens,
     TokenValues,
@@ -148,6 +151,16 @@ def test_experience_is_read_as_it_was_laid_out() -> None:
     assert values.old is not None and values.old.tolist() == [-1.0, -2.0, -3.0, -4.0] and values.reference is None
     with pytest.raises(KeyError, match="bonus"):
         Bonus.of_pack(batch)
+
+
+def test_advantages_for_other_completions_are_an_error() -> None:
+    class Short(Rollout):
+        def advantages(self, groups: Any) -> list[list[float]]:
+            return [[0.0] for _ in groups]
+
+    context: Any = SimpleNamespace(rewards={"some": None}, max_length=None)
+    with pytest.raises(MMError, match=r"Short.advantages: \[1\] advantages for \[2\] completions"):
+        Short(RolloutConfig(), {}, context).make_experience([[sample((3,)), sample((4,))]])
 
 
 def test_a_subclass_has_values_of_its_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from mm.core.errors import UsageError
+from mm.core.errors import MMError, UsageError
 from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.measures import Largest, Metrics, Totals, Watch
 from mm.runtime.training.positions import check_positions
@@ -64,8 +64,11 @@ class Rollout(Algorithm):
 
     def make_experience(self, groups: Groups) -> list[Experience]:
         """Each completion with its advantage and, if they are needed, its old and reference log-probabilities."""
-        samples = flatten(groups)
-        advantages = [advantage for group in self.advantages(groups) for advantage in group]
+        samples, found = flatten(groups), self.advantages(groups)
+        given, wanted = ([len(group) for group in one] for one in (found, groups))
+        if given != wanted:
+            raise MMError(f"{type(self).__name__}.advantages: {given} advantages for {wanted} completions.")
+        advantages = [advantage for group in found for advantage in group]
         old = self.logprobs("policy", samples) if self.config.updates > 1 else [None] * len(samples)
         reference = self.logprobs("reference", samples) if "reference" in self.models else [None] * len(samples)
         return [Experience.of(*parts) for parts in zip(samples, advantages, old, reference, strict=True)]
