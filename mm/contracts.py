@@ -53,7 +53,7 @@ from mm.runtime.training.rollouts.options import RolloutConfig, kl_coefficient, 
 from mm.runtime.training.rollouts.rollout import Rollout
 
 if TYPE_CHECKING:
-    from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, sum_by_document
+    from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
     from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
     from mm.runtime.nn.kernels import Kernels
     from mm.runtime.nn.model import Head, Model, logits
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 # where the names are that need torch: imported when they are asked for (PEP 562)
 _WITH_TORCH = {
-    **dict.fromkeys(("Packed", "Tokens", "Unit", "pack", "sum_by_document"), "mm.runtime.nn.batch"),
+    **dict.fromkeys(("Packed", "Tokens", "Unit", "pack"), "mm.runtime.nn.batch"),
     **dict.fromkeys(("linear_cross_entropy", "token_logprobs"), "mm.runtime.nn.heads"),
     **dict.fromkeys(("Head", "Model", "logits"), "mm.runtime.nn.model"),
     "Kernels": "mm.runtime.nn.kernels",
@@ -78,7 +78,7 @@ __all__ = [
     "StageSpec", "SupportsCache", "SupportsFastDecode", "SupportsTruncate", "TokenValues", "Tokens", "Tool", "ToolSpec",
     "Totals", "TrackerSpec", "TrainingView", "Unit", "Unsupported", "UsageError", "Watch", "clip_ratio", "clipped_surrogate",
     "estimate_kl", "hookimpl", "kl_coefficient", "linear_cross_entropy", "logits", "mean_loss", "option", "pack",
-    "policy_gradient", "rewards_of", "rollout_needs", "sum_by_document", "token_logprobs",
+    "policy_gradient", "rewards_of", "rollout_needs", "token_logprobs",
 ]  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from mm.runtime.generation.tool_use import take_turns
 from mm.runtime.text.messages import Message
 from mm.runtime.text.replies import Call, read_calls, transcript
 
@@ -73,6 +72,8 @@ class EpisodeRunner:
         All episodes take their next turn together. `request` returns the engine's request for an episode and a turn (from 0);
         `on_turn` is called before each turn with the number of episodes that take it.
         """
+        # imported here: declarations import this module, and checking calls against schemas is slow to import
+        from mm.runtime.generation.tool_use import take_turns
 
         def generate(active: Sequence[E], turn: int) -> list[list[Call]]:
             on_turn(len(active))

@@ -99,7 +99,17 @@ class Packed:
 
     def targets_per_document(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """How many learned positions each document has, N."""
-        return sum_by_document(torch.ones_like(self.targets, dtype=dtype), self)
+        return self.sum_by_document(torch.ones_like(self.targets, dtype=dtype))
+
+    def sum_by_document(self, values_M: Tensor) -> Tensor:
+        """The sums over each document's learned positions, N.
+
+        Through a table with a row for each document: adding by index comes in another order each time on some devices.
+        """
+        cu_seqlens, longest, document_M = self.cu_seqlens.long(), max(self.lengths, default=1), self.target_document
+        place_M = document_M * longest + self.target_index - cu_seqlens[document_M]
+        table = values_M.new_zeros(len(self.lengths) * longest).index_copy(0, place_M, values_M)
+        return table.view(len(self.lengths), longest).sum(1)
 
     def to(self, device: torch.device) -> Packed:
         """The same pack with its tensors on `device`; the copies do not block the host."""
@@ -154,18 +164,6 @@ def split_by_tokens(units: Iterable[Unit], budget: int) -> list[list[Unit]]:
         packs[slot].append(unit)
         room[slot] -= unit.num_tokens
     return packs
-
-
-def sum_by_document(values_M: Tensor, batch: Packed) -> Tensor:
-    """The sum of `values_M` over the learned positions of each document, (N,).
-
-    The values are copied to a table with one row per document, whose rows are then summed. `index_add` would be shorter,
-    but on some devices it adds in a different order each time, and its result is not reproducible.
-    """
-    cu_seqlens, longest, document_M = batch.cu_seqlens.long(), max(batch.lengths, default=1), batch.target_document
-    place_M = document_M * longest + batch.target_index - cu_seqlens[document_M]
-    table = values_M.new_zeros(len(batch.lengths) * longest).index_copy(0, place_M, values_M)
-    return table.view(len(batch.lengths), longest).sum(1)
 
 
 def _targets(sequence: Tokens, start: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mm.runtime.nn.batch import Packed, sum_by_document
+from mm.runtime.nn.batch import Packed
 from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
 from mm.runtime.nn.model import Model
 from mm.runtime.training.measures import Metrics, Totals
@@ -80,7 +80,7 @@ class Role:
         """The sum of the log-probabilities of each document's targets, N: of each answer, of each completion."""
 
         def head(hidden: Tensor, weight: Tensor) -> Tensor:
-            return sum_by_document(token_logprobs(_predicting(hidden, batch), weight, batch.targets), batch)
+            return batch.sum_by_document(token_logprobs(_predicting(hidden, batch), weight, batch.targets))
 
         found: Tensor = self(batch, head)
         return found

@@ -22,7 +22,7 @@ from mm.plugins.algorithms.dpo import BETAS, DpoConfig
 from mm.plugins.algorithms.dpo.losses import LOSSES
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.plugins.algorithms.kto.algorithm import Kto
-from mm.runtime.nn.batch import Unit, pack, sum_by_document
+from mm.runtime.nn.batch import Unit, pack
 from mm.runtime.training.context import Context
 from mm.runtime.training.distributed import World
 from mm.runtime.training.measures import Totals
@@ -164,7 +164,7 @@ def test_sums_by_document(lengths: list[int], seed: int) -> None:
     learns = [torch.rand(n, generator=generator) < 0.5 for n in lengths]
     batch = pack([Unit((Tokens(torch.zeros(len(learn), dtype=torch.long), {"learn": learn}),)) for learn in learns])
     values = torch.rand(batch.num_targets, generator=generator, dtype=torch.float64, requires_grad=True)
-    found = sum_by_document(values, batch)
+    found = batch.sum_by_document(values)
     parts = values.split([int(learn[1:].sum()) for learn in learns])
     torch.testing.assert_close(found, torch.stack([p.sum() for p in parts]) if parts else found)
     (gradient,) = torch.autograd.grad(found.sum(), values)

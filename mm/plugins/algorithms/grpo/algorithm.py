@@ -1,17 +1,20 @@
-"""GRPO (DeepSeekMath, arXiv:2402.03300) and the losses that grew out of it."""
+"""GRPO (DeepSeekMath, arXiv:2402.03300) and the losses that grew out of it. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from mm.contracts import DrawnTokens, Metrics, Packed, Rollout, Sample, Totals, Unit, estimate_kl
+from mm.contracts import DrawnTokens, Metrics, Rollout, Sample, Totals, estimate_kl
 from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.losses import SURROGATES
 from mm.runtime.training.rollouts.advantages import deviation, mean_and_deviation, subtract_mean
 from mm.runtime.training.rollouts.completions import Groups, has_spread, rewards_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mm.contracts import Packed, Unit
 
 EPS = 1e-4
 
@@ -50,7 +53,7 @@ class SurrogateRollout(Rollout):
         if self.config.loss_type in ("grpo", "gspo"):
             return 1 / (completions * tokens.length_N.clamp(min=1))[tokens.document_M]
         whole = completions * self.config.max_new_tokens if self.config.loss_type == "dr_grpo" else max(1.0, totals.targets)
-        return torch.full_like(tokens.logprobs_M, 1 / whole)
+        return tokens.logprobs_M.new_full(tokens.logprobs_M.shape, 1 / whole)
 
 
 class Grpo(SurrogateRollout):

@@ -6,11 +6,12 @@ Each returns every token's loss, and the tokens that it clips.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mm.contracts import DrawnTokens, clip_ratio, clipped_surrogate
-from mm.runtime.nn.batch import sum_by_document
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cispo(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -23,7 +24,7 @@ def cispo(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]
 def gspo(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The clipped surrogate with one ratio per completion, exp of the mean of log ratios (GSPO, arXiv:2507.18071, eq. 7)."""
     log_M = tokens.logprobs_M - tokens.old_M
-    mean_N = sum_by_document(log_M, tokens.batch) / tokens.length_N.clamp(min=1)
+    mean_N = tokens.batch.sum_by_document(log_M) / tokens.length_N.clamp(min=1)
     return clip_ratio(mean_N.exp()[tokens.document_M], tokens.advantages_M, low, high)
 
 

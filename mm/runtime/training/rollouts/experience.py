@@ -57,6 +57,15 @@ class Experience:
     advantage: float
     tokens: TokenValues
 
+    @classmethod
+    def of(cls, sample: Sample, advantage: float, old: Tensor | None, reference: Tensor | None) -> Experience:
+        """That of a completion whose tokens all have its advantage."""
+        import torch
+
+        advantages_L, engine_L = torch.full((sample.length,), advantage), torch.tensor(sample.drawn_logprobs)
+        values = TokenValues(advantages=advantages_L, engine=engine_L, old=old, reference=reference)
+        return cls(sample=sample, advantage=advantage, tokens=values)
+
     def as_unit(self) -> Unit:
         """The unit of an update: the values laid out beside all tokens, 0 where the policy drew nothing."""
         import torch

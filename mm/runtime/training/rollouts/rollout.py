@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from mm.core.errors import UsageError
+from mm.core.errors import MMError, UsageError
 from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.measures import Largest, Metrics, Totals, Watch
 from mm.runtime.training.positions import check_positions
@@ -32,7 +32,7 @@ class Rollout(Algorithm):
     policy gradient. Rows are prompts, and `global_batch_size` counts them; `config` is a `RolloutConfig`.
 
     A subclass gives `advantages`; `loss` if the surrogate is another; `make_experience` if tokens need more than an advantage.
-    Old log-probabilities are the present ones where a rollout is used once (the ratio is then 1 and only its gradient counts),
+    Old log-probabilities are the present ones if a rollout is used once (the ratio is then 1 and only its gradient counts),
     otherwise the trainer's own before the first update: the engine's differ by its rounding, and are watched.
     """
 
@@ -63,12 +63,15 @@ class Rollout(Algorithm):
         return loss, {"loss": (loss.detach(), totals.share), **self.token_metrics(tokens)}
 
     def make_experience(self, groups: Groups) -> list[Experience]:
-        """Each completion with its advantage and, where they are needed, its old and reference log-probabilities."""
-        samples = flatten(groups)
-        advantages = [advantage for group in self.advantages(groups) for advantage in group]
+        """Each completion with its advantage and, if they are needed, its old and reference log-probabilities."""
+        samples, found = flatten(groups), self.advantages(groups)
+        given, wanted = ([len(group) for group in one] for one in (found, groups))
+        if given != wanted:
+            raise MMError(f"{type(self).__name__}.advantages: {given} advantages for {wanted} completions.")
+        advantages = [advantage for group in found for advantage in group]
         old = self.logprobs("policy", samples) if self.config.updates > 1 else [None] * len(samples)
         reference = self.logprobs("reference", samples) if "reference" in self.models else [None] * len(samples)
-        return [self._experience(*parts) for parts in zip(samples, advantages, old, reference, strict=True)]
+        return [Experience.of(*parts) for parts in zip(samples, advantages, old, reference, strict=True)]
 
     # ---- a rollout
 
@@ -162,13 +165,6 @@ class Rollout(Algorithm):
         with sampling.evaluation_mode(self.models["policy"]):
             self.complete(samples)
         self._failures += sampling.score(samples, self.context)
-
-    def _experience(self, sample: Sample, advantage: float, old: Tensor | None, reference: Tensor | None) -> Experience:
-        import torch
-
-        advantages_L, engine_L = torch.full((sample.length,), advantage), torch.tensor(sample.drawn_logprobs)
-        values = TokenValues(advantages=advantages_L, engine=engine_L, old=old, reference=reference)
-        return Experience(sample=sample, advantage=advantage, tokens=values)
 
     def _completion_metrics(self, groups: Groups) -> Metrics:
         """With the failures since the last such metrics."""
