@@ -13,6 +13,7 @@ import torch
 from test_every_algorithm import ROWS
 from torch import Tensor
 
+from mm.core.config.composition import Composition
 from mm.core.workspace import Workspace
 from mm.runtime.runs import api, session
 from mm.runtime.training.trainer import Trainer
@@ -82,7 +83,7 @@ def trainer_of(workspace: Path, case: str, budget: int) -> Trainer:
         "tokenizer": workspace / "tokenizer", "data": workspace / f"{kind}.jsonl", "eval_ratio": 0.0, "max_length": 512,
         "dtype": "fp32", "backend": "cpu", "threads": 1, "micro_batch_tokens": budget,
     })  # fmt: skip
-    resolved = api.new_run(PLUGINS, [layer], Workspace(workspace), lambda line: None)
+    resolved = api.new_run(Composition(PLUGINS, [layer]), Workspace(workspace), lambda line: None)
     trainer = session.build(PLUGINS, resolved.run, Workspace(workspace), say=lambda line: None).trainer
     with torch.no_grad():
         for role in (r for r in trainer.state.roles.values() if r.trainable):

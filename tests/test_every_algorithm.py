@@ -12,6 +12,7 @@ import torch
 from ranks import two_ranks
 
 import mm
+from mm.core.config.composition import Composition
 from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.runs import api, session
@@ -95,7 +96,7 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
         "dtype": "fp32", "backend": "cpu",
     })]  # fmt: skip
     plugins = PluginManager.discover(environ={})
-    resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
+    resolved = api.new_run(Composition(plugins, layers), Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
     trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients
     with torch.no_grad():  # a policy that is no longer the reference, whose B is no longer zero

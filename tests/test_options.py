@@ -13,14 +13,14 @@ import tomli_w
 from attrs.validators import ge
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mm.core.config.resolve import resolve
+from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer
 from mm.core.options import Option, OptionInfo, build, coerce, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run, read_toml
-from mm.plugins.commands.parts import PartsCommand, given_layers
+from mm.plugins.commands.train.command import TrainCommand
 from mm.testing import plugin_manager
 
 
@@ -144,24 +144,23 @@ def runs(draw: st.DrawFn) -> Run:
     """A resolved run with some of its settings changed."""
     names = [spec.name for spec in PLUGINS.specs(AlgorithmSpec)]
     values = base(draw(st.sampled_from(names)), draw(st.booleans()))
-    run = resolve(PLUGINS, [Layer(origin="test", values=values)]).run
+    run = Composition(PLUGINS, [Layer(origin="test", values=values)]).resolve().run
     free = [o for o in run.options if o.key not in (*values, "arch", "from", "preset", "tracker")]
     for option_ in draw(st.lists(st.sampled_from(free), max_size=6, unique_by=lambda o: o.key)):
         changed = {**values, option_.key: draw(values_of(option_))}
         try:
-            resolve(PLUGINS, [Layer(origin="test", values=changed)])
+            Composition(PLUGINS, [Layer(origin="test", values=changed)]).resolve()
         except UsageError:
             continue
         values = changed
-    return resolve(PLUGINS, [Layer(origin="test", values=values)]).run
+    return Composition(PLUGINS, [Layer(origin="test", values=values)]).resolve().run
 
 
-@click.command(cls=PartsCommand)
-@click.option("--config")
+@click.command(cls=TrainCommand)
 @click.pass_context
-def parse(ctx: click.Context, config: str | None, **values: Any) -> Run:
-    """The train command without the training."""
-    return resolve(ctx.obj, given_layers(ctx, values)).run
+def parse(ctx: click.Context) -> Run:
+    """The train command without its choices and the training."""
+    return attrs.evolve(ctx.meta["composition"], chosen={}).resolve().run
 
 
 SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -179,7 +178,7 @@ def test_a_run_and_its_command_line_are_the_same(run: Run) -> None:
 def test_a_run_and_its_file_are_the_same(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(run.table()), encoding="utf-8")
-    assert resolve(PLUGINS, [Layer(origin="run.toml", values=read_toml(path))]).run == run
+    assert Composition(PLUGINS, [Layer(origin="run.toml", values=read_toml(path))]).resolve().run == run
 
 
 @pytest.mark.parametrize("names", [("a b", "c,d", "--x"), ()])
@@ -187,13 +186,13 @@ def test_a_value_that_was_switched_off_survives_both_ways(names: tuple[str, ...]
     (tmp_path / "mine.py").write_text(PART)
     plugins = plugin_manager(str(tmp_path / "mine.py"))
     values = {**base("mine", False), "ratio": None, "names": names, "switch": False, "max_steps": None}
-    run = resolve(plugins, [Layer(origin="test", values=values)]).run
+    run = Composition(plugins, [Layer(origin="test", values=values)]).resolve().run
     assert (run.algorithm.ratio, run.algorithm.names, run.algorithm.switch) == (None, names, False)
     assert run.train.max_steps is None
     assert parse.main(run.argv(), standalone_mode=False, obj=plugins) == run
     table = tomllib.loads(tomli_w.dumps(run.table()))
     (tmp_path / "run.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
-    assert resolve(plugins, [Layer(origin="run.toml", values=read_toml(tmp_path / "run.toml"))]).run == run
+    assert Composition(plugins, [Layer(origin="run.toml", values=read_toml(tmp_path / "run.toml"))]).resolve().run == run
 
 
 PART = """

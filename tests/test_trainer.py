@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
+from mm.core.config.composition import Composition
 from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
@@ -66,7 +67,7 @@ def built(workspace: Path, plugins: PluginManager, **options: Any) -> session.Se
     """The parts of another training that continues run a, not started."""
     given = {**SMALL, "algo": "sft", "from_": "a", "run": "b", "data": workspace / "tiny_rows.jsonl", "backend": "cpu"}
     kept = {k: v for k, v in {**given, "dtype": "fp32", **options}.items() if not k.startswith("dense_")}
-    resolved = api.new_run(plugins, [api.flat_layer(kept)], Workspace(workspace), lambda line: None)
+    resolved = api.new_run(Composition(plugins, [api.flat_layer(kept)]), Workspace(workspace), lambda line: None)
     return session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None)
 
 

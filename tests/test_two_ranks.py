@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
+from mm.core.config.composition import Composition
 from mm.core.errors import StorageError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
@@ -54,7 +55,7 @@ def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.T
     given = {**small, "tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl", "eval_ratio": 0.0}
     plugins = PluginManager.discover(environ={})
     layers = [api.flat_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
-    resolved = api.new_run(plugins, layers, Workspace(workspace), lambda line: None)
+    resolved = api.new_run(Composition(plugins, layers), Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
     units = trainer.state.feed.next()
     trainer.state.updates.apply = lambda step, horizon: {}  # type: ignore[method-assign]  # keep the gradients

@@ -22,6 +22,10 @@ class Layer:
     textual: bool = False
     lenient: bool = False
 
+    def given(self, options: Sequence[Option]) -> Mapping[str, Any]:
+        """The values for these options, by flat key; possibly for further ones too."""
+        return self.values
+
 
 def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
     """The `MM_TRAIN_*` variables."""
@@ -33,12 +37,12 @@ def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
 def merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str, Any], dict[str, str]]:
     """The value of each option that a layer (highest first) gives, by flat key, and the origin of every option."""
     values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    sources = {option.key: "default" for option in options}
+    given = [(layer, layer.given(options)) for layer in layers]
     for option in options:
-        layer = next((layer for layer in layers if option.key in layer.values), None)
-        if layer is None:
-            sources[option.key] = "default"
-            continue
-        values[option.key] = coerce(option, layer.values[option.key], layer.origin, textual=layer.textual)
-        sources[option.key] = layer.origin
+        for layer, found in given:
+            if option.key in found:
+                values[option.key] = coerce(option, found[option.key], layer.origin, textual=layer.textual)
+                sources[option.key] = layer.origin
+                break
     return values, sources

@@ -6,6 +6,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Option:
         return self.base_type is not self.type
 
 
-def options_of(config: type, *, section: str, prefix: str = "") -> list[Option]:
+@cache
+def options_of(config: type, *, section: str, prefix: str = "") -> tuple[Option, ...]:
     """The options of a config class. Raises TypeError for a field that was not made with `option`."""
     hints = typing.get_type_hints(config)
     found = []
@@ -86,7 +88,7 @@ def options_of(config: type, *, section: str, prefix: str = "") -> list[Option]:
         key = (f"{prefix}_" if prefix else "").replace("-", "_") + field.name.rstrip("_")
         default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         found.append(Option(key=key, section=section, field=field.name, type=hints[field.name], default=default, info=info))
-    return found
+    return tuple(found)
 
 
 def coerce(option: Option, value: Any, origin: str, *, textual: bool = False) -> Any:

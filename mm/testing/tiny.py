@@ -82,6 +82,7 @@ def tiny_run(
     """Train two steps of a new tiny dense model on the CPU, as `mm.train` does; `options` change or add settings."""
     import json
 
+    from mm.core.config.composition import Composition
     from mm.core.layers import environment_layer
     from mm.core.say import silent
     from mm.core.workspace import Workspace
@@ -100,7 +101,7 @@ def tiny_run(
     if options.get("from_"):
         tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
     layers = [api.flat_layer({"algo": algo, **tiny, **options}), environment_layer()]
-    return api.start(manager, layers, Workspace(workspace), resume=resume, say=silent)
+    return api.start(Composition(manager, layers), Workspace(workspace), resume=resume, say=silent)
 
 
 def _made(folder: Path) -> Path:

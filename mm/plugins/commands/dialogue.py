@@ -8,12 +8,12 @@ import click
 from attrs import frozen
 from attrs.validators import ge
 
-from mm.core.config import load_settings as inference
-from mm.core.config.load_settings import Inference, InferenceSelection
-from mm.core.layers import Layer
-from mm.core.options import option, options_of
+from mm.core.config.load_settings import Inference, InferenceComposition
+from mm.core.config.sections import Section
+from mm.core.options import option
 from mm.core.workspace import Workspace
-from mm.plugins.commands.parts import COMMAND_LINE, PartsCommand, Selected, given_layers, peek
+from mm.plugins.commands.line import Line
+from mm.plugins.commands.parts import PartsCommand
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -47,24 +47,18 @@ class ModelCommand(PartsCommand):
 
     def __init__(self, *args: Any, settings: type, **values: Any) -> None:
         super().__init__(*args, **values)
-        self.extra = ((values.get("name") or settings.__name__.lower(), settings),)
+        self.own = Section(name=values["name"], config=settings)
 
-    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
-        """See `PartsCommand`; nothing stands below the line."""
-        layers = [Layer(origin=COMMAND_LINE, values=peek(args, options_of(InferenceSelection, section="select")), textual=True)]
-        selection = inference.likely_selection(plugins, layers)
-        return Selected(selection, inference.inference_sections(plugins, selection, self.extra), [])
-
-    def resolve(self, ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
-        """How models are opened, and an instance of `settings`, from a parsed line."""
-        found, settings = inference.resolve_inference(ctx.obj, given_layers(ctx, values), self.extra)
-        return found, settings[self.extra[0][0]]
+    def compose(self, ctx: click.Context, line: Line) -> InferenceComposition:
+        """See `PartsCommand`; there is nothing below the line."""
+        return InferenceComposition(ctx.obj, [line], self.own)
 
 
-def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
-    """`ModelCommand.resolve` of the command that is running."""
-    assert isinstance(ctx.command, ModelCommand)
-    return ctx.command.resolve(ctx, values)
+def resolve(ctx: click.Context) -> tuple[Inference, Any]:
+    """How the running `ModelCommand` opens models, and an instance of its `settings`."""
+    composition: InferenceComposition = ctx.meta["composition"]
+    assert composition.own is not None
+    return composition.inference, composition.own.read(composition.layers)
 
 
 def activate(plugins: PluginManager, how: Inference) -> None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.autoselect import needs_of
-from mm.core.config.resolve import Resolved, check_values, compose
+from mm.core.config.composition import SELECT, TRAIN, Composition, Resolved
 from mm.core.config.sections import section_of
 from mm.core.errors import Interrupted
 from mm.core.layers import Layer
-from mm.core.options import Option, options_of
+from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.settings import COMMON
+from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
 from mm.runtime.data.corpus import open_source
 from mm.runtime.runs import api
@@ -32,26 +31,23 @@ class TrainStage(Stage):
     """Trains in a run of its own, from the model or the tokenizer that earlier stages gave."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """Those of a training with this algorithm, and of every architecture for a stage that makes a model."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset means the stage that makes the model, not those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
-        sections = compose(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})])
-        if algorithm.new_model:
-            sections += [section_of(s) for s in plugins.specs(ArchitectureSpec)]
-        return [o for section in sections for o in section.options if o.key not in fixed]
+        sections = Composition(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})]).sections
+        models = map(section_of, plugins.specs(ArchitectureSpec)) if algorithm.new_model else ()
+        return [o for section in (*sections, *models) for o in section.options if o.key not in fixed]
 
     def check(self) -> None:
         """The options are well typed."""
-        check_values(self.plugins, self._layers({}))
+        self._composition({}).check()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The resolved settings, the rows, and the model or tokenizer to start from."""
-        resolved = self._resolve(artifacts)
-        values = resolved.run.values()
-        kind = needs_of(self.plugins, resolved.run).data
-        run = resolved.run
+        run = self._resolve(artifacts).run
+        values, kind = run.values(), run.needs.data
         digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
         taken = [artifacts[self.spec.needs[0]], *self._taken(artifacts).values()]
         # logging, saving and where it ran do not change what comes out; where it stops does
@@ -63,7 +59,7 @@ class TrainStage(Stage):
         """The plan of the training, as far as what it starts from exists."""
         if any(need not in artifacts for need in self.spec.needs):
             return f"mm train --algo {self.spec.algorithm}, from what {', '.join(self.spec.needs)} will be"
-        return api.plan(self.plugins, self._layers(artifacts), self.workspace, say=lambda line: None)
+        return api.plan(self._composition(artifacts), self.workspace, say=silent)
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Train; a training of the same inputs that was interrupted is resumed, or taken if it was finished by hand."""
@@ -72,20 +68,20 @@ class TrainStage(Stage):
         if run is None:
             run = self.workspace.run(self._resolve(artifacts).run.select.run)
             write_text(self._note, json.dumps({"inputs": inputs, "run": run.name}))
-            self._train(run.name, self._layers(artifacts), resume=False)
+            self._train(run.name, self._composition(artifacts), resume=False)
         elif run.manifest["state"] == "finished":
             self.say(f"run {run.name} was finished meanwhile: taken as it is")
         else:
-            self._train(run.name, [*map(_resumable, self.layers)], resume=True)
+            self._train(run.name, Composition(self.plugins, [*map(_resumable, self.layers)]), resume=True)
         self._note.unlink()
         manifest = run.manifest
         summary = f"{run.name}: {manifest['parameters']:,} parameters, {manifest['tokens']:,} tokens"
         return StageResult({self.spec.gives[0]: run.model}, summary)
 
-    def _train(self, name: str, layers: list[Layer], *, resume: bool) -> None:
+    def _train(self, name: str, composition: Composition, *, resume: bool) -> None:
         named = Layer(origin=f"stage {self.spec.name}", values={"run": name})
         try:
-            api.start(self.plugins, [named, *layers], self.workspace, resume=resume, say=self.say)
+            api.start(composition.having([named, *composition.layers]), self.workspace, resume=resume, say=self.say)
         except Interrupted as error:  # the pipeline goes on with it, and with the stages after it
             raise Interrupted(error.message, error.signal_number, again="the same 'mm run' line") from None
 
@@ -103,18 +99,15 @@ class TrainStage(Stage):
             return run if (run.model / "config.json").exists() else None
         return run if run.manifest and checkpoints(run.checkpoints) else None
 
-    def _layers(self, artifacts: Mapping[str, Path]) -> list[Layer]:
+    def _composition(self, artifacts: Mapping[str, Path]) -> Composition:
         makes_model = self.plugins.get(AlgorithmSpec, self.spec.algorithm).new_model is not None
         key = "tokenizer" if makes_model else "from"
         fixed = {"algo": self.spec.algorithm}
         if self.spec.needs[0] in artifacts:
             fixed[key] = str(artifacts[self.spec.needs[0]])
         taken = {name: str(path) for name, path in self._taken(artifacts).items()}
-        return [
-            Layer(origin=f"stage {self.spec.name}", values=fixed),
-            *self.layers,
-            Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **taken}),
-        ]
+        defaults = Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **taken})
+        return Composition(self.plugins, [Layer(origin=f"stage {self.spec.name}", values=fixed), *self.layers, defaults])
 
     def _taken(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
         """The artifacts that fill settings which the user has left open."""
@@ -123,10 +116,10 @@ class TrainStage(Stage):
         return {key: path for key, path in found.items() if path is not None and key not in given}
 
     def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
-        return api.new_run(self.plugins, self._layers(artifacts), self.workspace, lambda line: None)
+        return api.new_run(self._composition(artifacts), self.workspace, silent)
 
 
 def _resumable(layer: Layer) -> Layer:
     """A layer's options that a resume takes."""
-    allowed = {o.key for name, config in COMMON for o in options_of(config, section=name) if o.info.on_resume}
+    allowed = {o.key for o in (*SELECT.options, *TRAIN.options) if o.info.on_resume}
     return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})

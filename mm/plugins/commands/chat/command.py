@@ -33,7 +33,7 @@ class ChatSettings(dialogue.Answering):
 @click.command(cls=dialogue.ModelCommand, settings=ChatSettings)
 @click.argument("model", required=False)
 @click.pass_context
-def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
+def chat(ctx: click.Context, /, model: str | None) -> None:
     """Talk with MODEL, a run's name or a model folder; without it, with the newest run that has a model.
 
     Each line is a turn; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends the conversation.
@@ -41,7 +41,7 @@ def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
     from mm.runtime.generation.tool_use import open_tools
 
     name = model or _newest(Workspace.here())
-    how, answering = dialogue.resolve(ctx, values)
+    how, answering = dialogue.resolve(ctx)
     tools = open_tools(ctx.obj, answering.tool)
     conversation = Conversation(dialogue.open_model(ctx.obj, name, how), answering, tools)
     for line in _lines():

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from mm.core.config.load_settings import changes_of, model_section
-from mm.core.plugins import PluginManager
-from mm.plugins.commands.parts import PartsCommand, Selected, given_layers
+from mm.core.config.load_settings import LoadSettings
+from mm.plugins.commands.line import Line
+from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.devices.dtypes import DTYPES
 
 
 class ConvertCommand(PartsCommand):
     """Has the settings that a trained model may be loaded with."""
 
-    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
-        """See `PartsCommand`."""
-        return Selected(None, [model_section(plugins)], [])
+    def compose(self, ctx: click.Context, line: Line) -> LoadSettings:
+        """See `PartsCommand`; there is nothing below the line."""
+        return LoadSettings(ctx.obj, [line])
 
 
 @click.command(cls=ConvertCommand)
@@ -30,8 +29,7 @@ class ConvertCommand(PartsCommand):
 @click.option("--force", is_flag=True, help="Replace the model folder that OUT is.")
 @click.pass_context
 def convert(
-    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool,
-    **values: Any,
+    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool
 ) -> None:
     """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
 
@@ -40,7 +38,7 @@ def convert(
     """
     from mm.runtime.runs import api
 
-    changes = changes_of(ctx.obj, given_layers(ctx, values))
+    changes = ctx.meta["composition"].changes
     say = lambda line: click.echo(line, err=True)  # noqa: E731
     api.activate(ctx.obj, "cpu", say)
     from mm.runtime.models import convert as conversion

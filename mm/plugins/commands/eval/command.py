@@ -18,13 +18,13 @@ from mm.plugins.evaluations.settings import EvalSettings
 @click.option("--name", default="", metavar="NAME", help="Name of the report; by default what is measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 @click.pass_context
-def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json: bool, **values: Any) -> None:
+def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json: bool) -> None:
     """Measure each MODEL, a run's name or a folder of any readable format, and show them side by side.
 
     --data gives perplexity and bits per byte over the tokens that training on those rows would learn; --skills gives the
     share of right answers with 95% intervals. The report of a run's model is kept in runs/RUN/evals/.
     """
-    how, settings = dialogue.resolve(ctx, values)
+    how, settings = dialogue.resolve(ctx)
     measure.check(ctx.obj, settings)
     workspace = Workspace.here()
     report.check_name([find_model(model, workspace) for model in models], name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -16,14 +15,14 @@ from mm.plugins.commands import dialogue
 @click.argument("prompt", nargs=-1)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as the beginning of a document, without the chat template.")
 @click.pass_context
-def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bool, **values: Any) -> None:
+def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bool) -> None:
     """Answer PROMPT with MODEL, a run's name or a model folder.
 
     The words of PROMPT are joined by spaces; as '-', or when it is left out in a pipe, it is read from standard input.
     The text goes to standard output as it appears, the speed to standard error.
     """
     text = _read(prompt)
-    how, answering = dialogue.resolve(ctx, values)
+    how, answering = dialogue.resolve(ctx)
     if raw and (answering.system or answering.thinking is not None):
         raise UsageError("--raw uses no chat template: --system, --thinking and --no-thinking do nothing there.")
     messages = text if raw else [*answering.messages(), {"role": "user", "content": text}]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.resolve import select, selectors
+from mm.core.config.composition import SELECT
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
@@ -18,9 +18,9 @@ class Download(Stage):
     """Built-in data is part of the package; named data must be readable."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """`--data`."""
-        return selectors("data")
+        return (SELECT.option("data"),)
 
     def check(self) -> None:
         """The named data exists."""
@@ -43,7 +43,7 @@ class Download(Stage):
         return {name: open_source(self.plugins, name, "").digest() for name in self._named()}
 
     def _named(self) -> Sequence[str]:
-        return select(self.layers).data
+        return SELECT.read(self.layers).data  # type: ignore[no-any-return]
 
     def _line(self) -> str:
         if named := self._named():
