@@ -21,7 +21,7 @@ from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.workspace import Workspace, fingerprint
-from mm.plugins.commands.run.command import split_words
+from mm.plugins.commands.run.command import read_stages
 from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.testing import plugin_manager, tiny_rows
 
@@ -170,11 +170,11 @@ def test_unknown_names_get_their_close_match(
 def test_a_flag_takes_no_stage_for_its_value(plugins: PluginManager) -> None:
     known = stage_options(plugins)
     line = "--compile pretrain --no-sft-compile sft --epochs 2 --data=a --data b"
-    names, options = split_words(line.split(), known)
+    names, options = read_stages(line.split(), known)
     assert names == ["pretrain", "sft"]
     assert options == {"compile": "true", "sft_compile": "false", "epochs": "2", "data": ("a", "b")}
     with pytest.raises(UsageError, match="--epochs needs a value"):
-        split_words(["sft", "--epochs", "--compile"], known)
+        read_stages(["sft", "--epochs", "--compile"], known)
 
 
 def test_a_file_may_hold_tables_of_other_stages(plugins: PluginManager, tmp_path: Path) -> None:
