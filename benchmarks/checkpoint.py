@@ -29,6 +29,7 @@ PLAIN = 6
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]]:
     """A training of a new model, and the batch of each of its steps."""
     from mm.core.config.composition import Composition
+    from mm.core.layers import argument_layer
     from mm.core.plugins import PluginManager
     from mm.core.workspace import Workspace
     from mm.runtime.runs import api, session
@@ -41,7 +42,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]
         "algo": "pretrain", "arch": "dense", "preset": args.preset, "data": data, "backend": args.backend,
         "run": "bench", "global_batch_size": args.rows, "max_length": 256, "eval_ratio": 0.0, "threads": args.threads,
     }  # fmt: skip
-    resolved = api.new_run(Composition(plugins, [api.flat_layer(options)]), workspace, lambda line: None)
+    resolved = api.new_run(Composition(plugins, [argument_layer(options)]), workspace, lambda line: None)
     api.activate(plugins, resolved.run.select.backend, print)
     trainer = session.build(plugins, resolved.run, workspace, say=lambda line: None).trainer
     units = trainer.state.feed.next()

@@ -100,10 +100,11 @@ def load(
     own (`local_slots=2`) and settings that may change on loading (`rope_scaling_factor=4.0`).
     """
     from mm.core.config.load_settings import InferenceComposition
+    from mm.core.layers import argument_layer
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
-    inference = InferenceComposition(manager, [api.flat_layer(options)]).inference
+    inference = InferenceComposition(manager, [argument_layer(options)]).inference
     api.activate(manager, inference.backend, _say(False))
     from mm.runtime.generation import text_model
 
@@ -148,10 +149,11 @@ def convert(
     """
     from mm.core.config.load_settings import LoadSettings
     from mm.core.config.unknown import check_keys
+    from mm.core.layers import argument_layer
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
-    settings = LoadSettings(manager, [api.flat_layer(changes)])
+    settings = LoadSettings(manager, [argument_layer(changes)])
     check_keys(manager, settings.options, settings.layers)
     found = settings.changes
     api.activate(manager, "cpu", _say(False))
@@ -177,11 +179,10 @@ def _composition(plugins: PluginManager | None, options: dict[str, Any], config:
 
 def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
     """Arguments above the environment above the file."""
-    from mm.core.layers import Layer, environment_layer
+    from mm.core.layers import Layer, argument_layer, environment_layer
     from mm.core.run import read_toml
-    from mm.runtime.runs.api import flat_layer
 
-    layers = [flat_layer(options), environment_layer()]
+    layers = [argument_layer(options), environment_layer()]
     return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]
 
 

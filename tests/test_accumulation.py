@@ -14,6 +14,7 @@ from test_every_algorithm import ROWS
 from torch import Tensor
 
 from mm.core.config.composition import Composition
+from mm.core.layers import argument_layer
 from mm.core.workspace import Workspace
 from mm.runtime.runs import api, session
 from mm.runtime.training.trainer import Trainer
@@ -78,7 +79,7 @@ def trainer_of(workspace: Path, case: str, budget: int) -> Trainer:
     """The trainer of a run, whose policy is no longer what it began as."""
     kind, own = CASES[case]
     size = {} if "arch" in own else {"arch": "dense", **drawing.SMALL}
-    layer = api.flat_layer({
+    layer = argument_layer({
         "algo": case.split()[0], "run": "unused", "preset": "tiny", "global_batch_size": 5, **size, **own,
         "tokenizer": workspace / "tokenizer", "data": workspace / f"{kind}.jsonl", "eval_ratio": 0.0, "max_length": 512,
         "dtype": "fp32", "backend": "cpu", "threads": 1, "micro_batch_tokens": budget,

@@ -14,6 +14,7 @@ from mm import cli
 from mm.contracts import Position, Source
 from mm.core.config.composition import Composition
 from mm.core.errors import DataError, UsageError
+from mm.core.layers import argument_layer
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
 from mm.plugins.formats import text
@@ -158,7 +159,7 @@ def test_the_plan_says_shares_and_what_is_skipped(tmp_path: Path) -> None:
     given = {"algo": "pretrain", "arch": "dense", "preset": "tiny", "backend": "cpu", "data": (f"{a}:3", f"{b}:1")}
     plugins = PluginManager.discover(environ={})
     plan = lambda **more: api.plan(  # noqa: E731
-        Composition(plugins, [api.flat_layer(given | more)]), Workspace(tmp_path), say=lambda line: None
+        Composition(plugins, [argument_layer(given | more)]), Workspace(tmp_path), say=lambda line: None
     )
     with pytest.raises(DataError, match=f"{a}:4: text is empty"):
         plan()

@@ -13,6 +13,7 @@ from ranks import two_ranks
 
 import mm
 from mm.core.config.composition import Composition
+from mm.core.layers import argument_layer
 from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.runs import api, session
@@ -91,7 +92,7 @@ def first_gradients(workspace: Path, case: str) -> tuple[dict[str, torch.Tensor]
     own = {name: value for name, value in own.items() if name != "lora_dropout"}
     (workspace / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[kind]), encoding="utf-8")
     given = {"arch": "dense", "preset": "tiny", "tokenizer": workspace / "tiny_tokenizer", "data": workspace / f"{kind}.jsonl"}
-    layers = [api.flat_layer({
+    layers = [argument_layer({
         "algo": algo, "run": "unused", **SMALL, **given, **own, "global_batch_size": 7, "eval_ratio": 0.0, "max_length": 128,
         "dtype": "fp32", "backend": "cpu",
     })]  # fmt: skip

@@ -183,6 +183,15 @@ def test_a_file_may_hold_tables_of_other_stages(plugins: PluginManager, tmp_path
     assert found["ground"].read_text() == "black"
 
 
+def test_one_text_for_a_list_is_an_argument_s_alone(plugins: PluginManager, tmp_path: Path) -> None:
+    """A file says lists as lists, in a stage's table too."""
+    assert mm.run("download", workspace=tmp_path, plugins=plugins, quiet=True, download_data="skills") == {}
+    for key in ("data", "download_data"):
+        layer = Layer(origin="demo.toml", values={key: "skills"})
+        with pytest.raises(UsageError, match=r"--data \(demo.toml\): .* got 'skills'. Write it as \['skills'\]"):
+            run_stages(plugins, ["download"], Workspace(tmp_path), [layer], force=False, dry_run=False, say=print)
+
+
 def test_a_failing_stage_is_reported_and_run_again(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
     reports: list[list[Outcome]] = []
 

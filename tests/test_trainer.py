@@ -20,6 +20,7 @@ from mm.core.callback import TrainingView
 from mm.core.config.composition import Composition
 from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
+from mm.core.layers import argument_layer
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.workspace import RunFolder, Workspace
@@ -67,7 +68,7 @@ def built(workspace: Path, plugins: PluginManager, **options: Any) -> session.Se
     """The parts of another training that continues run a, not started."""
     given = {**SMALL, "algo": "sft", "from_": "a", "run": "b", "data": workspace / "tiny_rows.jsonl", "backend": "cpu"}
     kept = {k: v for k, v in {**given, "dtype": "fp32", **options}.items() if not k.startswith("dense_")}
-    resolved = api.new_run(Composition(plugins, [api.flat_layer(kept)]), Workspace(workspace), lambda line: None)
+    resolved = api.new_run(Composition(plugins, [argument_layer(kept)]), Workspace(workspace), lambda line: None)
     return session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None)
 
 

@@ -22,6 +22,7 @@ from mm.core.callback import TrainingView
 from mm.core.config.composition import Composition
 from mm.core.errors import StorageError
 from mm.core.hooks import hookimpl
+from mm.core.layers import argument_layer
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.workspace import Workspace
@@ -54,7 +55,7 @@ def gradients(workspace: Path, batch: int, arch: str) -> tuple[dict[str, torch.T
     small = SMALL if arch == "dense" else {n: v for n, v in SMALL.items() if not n.startswith("dense")} | EXPERTS
     given = {**small, "tokenizer": workspace / "tokenizer", "data": workspace / "rows.jsonl", "eval_ratio": 0.0}
     plugins = PluginManager.discover(environ={})
-    layers = [api.flat_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
+    layers = [argument_layer({"algo": "sft", "run": "unused", "global_batch_size": batch, **given})]
     resolved = api.new_run(Composition(plugins, layers), Workspace(workspace), lambda line: None)
     trainer = session.build(plugins, resolved.run, Workspace(workspace), say=lambda line: None).trainer
     units = trainer.state.feed.next()

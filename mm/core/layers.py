@@ -15,16 +15,24 @@ ENVIRONMENT = "MM_TRAIN_"
 
 @attrs.frozen(kw_only=True)
 class Layer:
-    """Values of one origin. `textual` values are parsed; `lenient` unknown keys only warn (the environment)."""
+    """Values of one origin. `textual` values are parsed, `arguments` are Python's (one item may stand for a list of one, a path
+    for text), and of a `lenient` layer, the environment, keys of parts that are not selected only warn."""
 
     origin: str
     values: Mapping[str, Any]
     textual: bool = False
+    arguments: bool = False
     lenient: bool = False
 
     def given(self, options: Sequence[Option]) -> Mapping[str, Any]:
         """The values for these options, by flat key; possibly for further ones too."""
         return self.values
+
+
+def argument_layer(options: Mapping[str, Any]) -> Layer:
+    """Keyword arguments; None means not given, and a trailing underscore only keeps a name off a Python keyword."""
+    values = {key.rstrip("_"): value for key, value in options.items() if value is not None}
+    return Layer(origin="argument", values=values, arguments=True)
 
 
 def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
@@ -42,7 +50,8 @@ def merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str,
     for option in options:
         for layer, found in given:
             if option.key in found:
-                values[option.key] = coerce(option, found[option.key], layer.origin, textual=layer.textual)
+                given_as = {"textual": layer.textual, "argument": layer.arguments}
+                values[option.key] = coerce(option, found[option.key], layer.origin, **given_as)
                 sources[option.key] = layer.origin
                 break
     return values, sources

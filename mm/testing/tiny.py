@@ -83,7 +83,7 @@ def tiny_run(
     import json
 
     from mm.core.config.composition import Composition
-    from mm.core.layers import environment_layer
+    from mm.core.layers import argument_layer, environment_layer
     from mm.core.say import silent
     from mm.core.workspace import Workspace
     from mm.runtime.runs import api
@@ -100,7 +100,7 @@ def tiny_run(
     }  # fmt: skip
     if options.get("from_"):
         tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
-    layers = [api.flat_layer({"algo": algo, **tiny, **options}), environment_layer()]
+    layers = [argument_layer({"algo": algo, **tiny, **options}), environment_layer()]
     return api.start(Composition(manager, layers), Workspace(workspace), resume=resume, say=silent)
 
 

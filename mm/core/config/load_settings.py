@@ -17,7 +17,7 @@ from mm.core.config.sections import Section, check_owners, compose_selected, sec
 from mm.core.config.unknown import check_keys
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, merge
-from mm.core.options import Option, option, options_of
+from mm.core.options import Option, option, options_of, refusal
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec, EngineSpec
 
@@ -145,11 +145,10 @@ def changed(spec: ArchitectureSpec, config: Any, changes: Mapping[str, Any]) -> 
     """
     if not changes:
         return config
-    flags = {o.field: o.flag for o in options_of(spec.config, section=_MODEL) if o.info.on_load}
-    for name in changes.keys() - flags.keys():
+    options = {o.field: o for o in options_of(spec.config, section=_MODEL) if o.info.on_load}
+    for name in changes.keys() - options.keys():
         raise UsageError(f"--{name.replace('_', '-')}: a model of architecture {spec.name!r} has no such setting on loading.")
     try:
         return config.loaded_with(**changes) if hasattr(config, "loaded_with") else attrs.evolve(config, **changes)
     except ValueError as error:
-        flag = next((f for field, f in flags.items() if f"'{field}'" in str(error)), ", ".join(flags[n] for n in changes))
-        raise UsageError(f"{flag}: {error.args[0]}") from None
+        raise refusal(error, options.values(), ", ".join(options[name].flag for name in changes)) from None

@@ -11,6 +11,7 @@ from attrs.validators import ge
 from mm.core.config.load_settings import Inference, InferenceComposition
 from mm.core.config.sections import Section
 from mm.core.options import option
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
@@ -65,9 +66,9 @@ def activate(plugins: PluginManager, how: Inference) -> None:
     """Set the chosen backend's environment; says on stderr what was chosen."""
     from mm.runtime.runs import api
 
-    api.activate(plugins, how.backend, say)
+    api.activate(plugins, how.backend, on_stderr)
     for line in how.messages:
-        say(line)
+        on_stderr(line)
 
 
 def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
@@ -76,11 +77,6 @@ def open_model(plugins: PluginManager, model: str, how: Inference) -> TextModel:
     from mm.runtime.generation import text_model
 
     return text_model.load(plugins, model, Workspace.here(), how)
-
-
-def say(line: str) -> None:
-    """A line for the user, apart from what is generated."""
-    click.echo(line, err=True)
 
 
 def write(text: str) -> None:

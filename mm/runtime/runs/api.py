@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence, Set
-from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -134,14 +132,3 @@ def _newest_tokenizer(workspace: Workspace) -> tuple[str, str]:
     if found:
         return str(found[-1].parent), f"tokenizer: {found[-1].parent}, the newest of this workspace"
     return str(DEFAULT_FOLDER), "tokenizer: the one that comes with mm"
-
-
-def flat_layer(options: dict[str, Any]) -> Layer:
-    """Keyword arguments as a layer; `None` means not given, one string stands for a list of one."""
-    values = {k.rstrip("_"): str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
-    for key in ("data", "tracker", "eval_data", "sample_prompt", "reward", "tool"):
-        if isinstance(values.get(key), str):
-            values[key] = (values[key],)
-        elif key in values:
-            values[key] = tuple(str(v) for v in values[key])
-    return Layer(origin="argument", values=values)

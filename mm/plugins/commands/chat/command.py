@@ -11,6 +11,7 @@ from attrs import frozen
 
 from mm.core.errors import UsageError, close_match
 from mm.core.options import option
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
 
@@ -68,12 +69,12 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": text}]
         try:
             if take_turns([asked], self._draw, _answer, self.tools, _TURNS):
-                dialogue.say(f"stopped: the model has called tools in {_TURNS} turns running")
+                on_stderr(f"stopped: the model has called tools in {_TURNS} turns running")
         except UsageError as error:
-            dialogue.say(f"{error}\n/reset forgets the conversation.")
+            on_stderr(f"{error}\n/reset forgets the conversation.")
         except KeyboardInterrupt:
             click.echo()
-            dialogue.say("stopped; this turn is forgotten")
+            on_stderr("stopped; this turn is forgotten")
         else:
             self.messages = asked
 
@@ -89,7 +90,7 @@ class Conversation:
             asked, seed=self.seed + len(asked), on_text=dialogue.write, tools=offered(self.tools) or None, **self.options
         )
         click.echo()
-        dialogue.say(f"({dialogue.summary(found)})")
+        on_stderr(f"({dialogue.summary(found)})")
         said = answer(found.text, self.options["thinking"])
         said, calls = with_calls(said) if self.tools else (said, [])
         asked.append(said)
@@ -99,12 +100,12 @@ class Conversation:
         """Do what a line that begins with '/' says; False to leave."""
         if line == "/reset":
             self.messages = list(self.start)
-            dialogue.say("forgotten")
+            on_stderr("forgotten")
         elif line == "/help":
             for name, what in _HELP.items():
-                dialogue.say(f"{name:<8} {what}")
+                on_stderr(f"{name:<8} {what}")
         elif line != "/exit":
-            dialogue.say(f"There is no {line.split()[0]}.{close_match(line, _HELP)} /help lists what there is.")
+            on_stderr(f"There is no {line.split()[0]}.{close_match(line, _HELP)} /help lists what there is.")
         return line != "/exit"
 
 
@@ -119,7 +120,7 @@ def _answer(asked: list[Any], results: list[str]) -> bool:
 def _newest(workspace: Workspace) -> str:
     for run in workspace.runs():
         if (run.model / "config.json").exists() or checkpoints(run.checkpoints):
-            dialogue.say(f"model: run {run.name}, the newest")
+            on_stderr(f"model: run {run.name}, the newest")
             return run.name
     raise UsageError(f"No model to talk with: {workspace.path / 'runs'} has none. Name one, or train one with 'mm run'.")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mm.core.config.load_settings import LoadSettings
+from mm.core.say import on_stderr
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.devices.dtypes import DTYPES
@@ -39,11 +40,10 @@ def convert(
     from mm.runtime.runs import api
 
     changes = ctx.meta["composition"].changes
-    say = lambda line: click.echo(line, err=True)  # noqa: E731
-    api.activate(ctx.obj, "cpu", say)
+    api.activate(ctx.obj, "cpu", on_stderr)
     from mm.runtime.models import convert as conversion
 
-    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=say)
+    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=on_stderr)
     click.echo(f"{folder}: written, and read back bit for bit")
     for path in sorted(folder.iterdir()):
         click.echo(f"  {path.name}  {path.stat().st_size:,} bytes")

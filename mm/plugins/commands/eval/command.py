@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace, find_model
 from mm.plugins.commands import dialogue
 from mm.plugins.evaluations import measure, report, table
@@ -33,9 +34,9 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
 
     def one(model: str) -> dict[str, Any]:
         opened = text_model.load(ctx.obj, model, workspace, how)
-        found = report.evaluate(ctx.obj, model, opened, how, settings, workspace, dialogue.say)
+        found = report.evaluate(ctx.obj, model, opened, how, settings, workspace, on_stderr)
         path = report.keep(found, name)
-        dialogue.say(f"report: {path}" if path else f"report: not kept, {model} belongs to no run; --json prints it")
+        on_stderr(f"report: {path}" if path else f"report: not kept, {model} belongs to no run; --json prints it")
         return found
 
     reports = [one(model) for model in models]

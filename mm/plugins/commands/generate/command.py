@@ -7,6 +7,7 @@ import sys
 import click
 
 from mm.core.errors import UsageError
+from mm.core.say import on_stderr
 from mm.plugins.commands import dialogue
 
 
@@ -29,7 +30,7 @@ def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bo
     opened = dialogue.open_model(ctx.obj, model, how)
     found = opened.generate(messages, raw=raw, on_text=dialogue.write, **answering.sampling())
     click.echo()
-    dialogue.say(dialogue.summary(found))
+    on_stderr(dialogue.summary(found))
 
 
 def _read(words: tuple[str, ...]) -> str:
