@@ -29,6 +29,8 @@ PLAIN = 6  # plain steps per round
 
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]]:
     """The trainer of a new model after three steps, and the units that every step uses."""
+    from mm.core.config.composition import Composition
+    from mm.core.layers import argument_layer
     from mm.core.plugins import PluginManager
     from mm.core.workspace import Workspace
     from mm.runtime.runs import api, session
@@ -41,7 +43,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Trainer, list[Unit]
         "algo": "pretrain", "arch": "dense", "preset": args.preset, "data": data, "backend": args.backend,
         "run": "bench", "global_batch_size": args.rows, "max_length": 256, "eval_ratio": 0.0, "threads": args.threads,
     }  # fmt: skip
-    resolved = api.new_run(plugins, [api.flat_layer(options)], workspace, lambda line: None)
+    resolved = api.new_run(Composition(plugins, [argument_layer(options)]), workspace, lambda line: None)
     api.activate(plugins, resolved.run.select.backend, print)
     trainer = session.build(plugins, resolved.run, workspace, say=lambda line: None).trainer
     units = trainer.state.feed.next()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mm.core.config.composition import Composition
     from mm.core.layers import Layer
     from mm.core.plugins import Plugin, PluginManager
     from mm.core.workspace import RunFolder
@@ -41,8 +42,8 @@ def train(
     """
     from mm.runtime.runs import api
 
-    layers = _layers({"algo": algo, **options}, config)
-    return api.start(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
+    composition = _composition(plugins, {"algo": algo, **options}, config)
+    return api.start(composition, _workspace(workspace), resume=resume, say=_say(quiet))
 
 
 def plan(
@@ -58,8 +59,8 @@ def plan(
     """Returns a description of what `train` would do with these arguments, as printed by `mm train --dry-run`. Writes nothing."""
     from mm.runtime.runs import api
 
-    layers = _layers({"algo": algo, **options}, config)
-    return api.plan(plugins or _plugins(), layers, _workspace(workspace), resume=resume, say=_say(quiet))
+    composition = _composition(plugins, {"algo": algo, **options}, config)
+    return api.plan(composition, _workspace(workspace), resume=resume, say=_say(quiet))
 
 
 def run(
@@ -98,11 +99,12 @@ def load(
     `options` are those of `mm generate` that open a model, with underscores: `backend`, `dtype`, `engine`, the engine's
     own (`local_slots=2`) and settings that may change on loading (`rope_scaling_factor=4.0`).
     """
-    from mm.core.config.load_settings import resolve_inference
+    from mm.core.config.load_settings import InferenceComposition
+    from mm.core.layers import argument_layer
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
-    inference, _ = resolve_inference(manager, [api.flat_layer(options)])
+    inference = InferenceComposition(manager, [argument_layer(options)]).inference
     api.activate(manager, inference.backend, _say(False))
     from mm.runtime.generation import text_model
 
@@ -145,11 +147,15 @@ def convert(
 
     `changes` are settings that may change on loading, as in `load`; the written model has them.
     """
-    from mm.core.config.load_settings import changes_of
+    from mm.core.config.load_settings import LoadSettings
+    from mm.core.config.unknown import check_keys
+    from mm.core.layers import argument_layer
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
-    new_settings = changes_of(manager, [api.flat_layer(changes)], strict=True)
+    settings = LoadSettings(manager, [argument_layer(changes)])
+    check_keys(manager, settings.options, settings.layers)
+    new_settings = settings.changes
     api.activate(manager, "cpu", _say(False))
     from mm.runtime.models import convert as conversion
 
@@ -165,13 +171,18 @@ def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = Non
     return [p for p in manager.plugins if kind is None or any(r.kind == kind for r in p.records)]
 
 
+def _composition(plugins: PluginManager | None, options: dict[str, Any], config: Path_ | None) -> Composition:
+    from mm.core.config.composition import Composition
+
+    return Composition(plugins or _plugins(), _layers(options, config))
+
+
 def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
     """The layers of values, highest first: arguments, environment, file."""
-    from mm.core.layers import Layer, environment_layer
+    from mm.core.layers import Layer, argument_layer, environment_layer
     from mm.core.run import read_toml
-    from mm.runtime.runs.api import flat_layer
 
-    layers = [flat_layer(options), environment_layer()]
+    layers = [argument_layer(options), environment_layer()]
     return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mm.core.config.composition import Composition
+from mm.core.layers import argument_layer
 from mm.core.plugins import PluginManager
 from mm.core.say import silent
 from mm.core.workspace import Workspace
@@ -15,5 +17,5 @@ from mm.runtime.runs.lifecycle import Session
 def built(plugins: PluginManager, workspace: Path, **options: Any) -> Session:
     """The session that `mm.train` would start with these options; nothing is written but the token cache."""
     given = {"run": "unused", "backend": "cpu", "dtype": "fp32", "eval_ratio": 0.0, **options}
-    resolved = api.new_run(plugins, [api.flat_layer(given)], Workspace(workspace), silent)
+    resolved = api.new_run(Composition(plugins, [argument_layer(given)]), Workspace(workspace), silent)
     return session.build(plugins, resolved.run, Workspace(workspace), say=silent)

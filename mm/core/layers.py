@@ -15,12 +15,27 @@ ENVIRONMENT = "MM_TRAIN_"
 
 @attrs.frozen(kw_only=True)
 class Layer:
-    """Values of one origin. `textual`: they are texts, to be parsed. `lenient`: unknown keys only warn (the environment)."""
+    """Values of one origin.
+
+    `textual`: they are texts, to be parsed. `arguments`: they are Python's, where one item may stand for a list of one and a
+    path for text. `lenient` (the environment): keys of parts that are not selected only warn.
+    """
 
     origin: str
     values: Mapping[str, Any]
     textual: bool = False
+    arguments: bool = False
     lenient: bool = False
+
+    def given(self, options: Sequence[Option]) -> Mapping[str, Any]:
+        """The values for these options, by flat key; possibly for further ones too."""
+        return self.values
+
+
+def argument_layer(options: Mapping[str, Any]) -> Layer:
+    """Keyword arguments; None means not given, and a trailing underscore only keeps a name off a Python keyword."""
+    values = {key.rstrip("_"): value for key, value in options.items() if value is not None}
+    return Layer(origin="argument", values=values, arguments=True)
 
 
 def environment_layer(environ: Mapping[str, str] | None = None) -> Layer:
@@ -34,12 +49,13 @@ def merge(layers: Sequence[Layer], options: Sequence[Option]) -> tuple[dict[str,
     """Merge layers, highest first. Returns the values of the options that a layer gives, and the origin of every option's value
     ("default" if no layer gives one), both by flat key."""
     values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
+    sources = {option.key: "default" for option in options}
+    given = [(layer, layer.given(options)) for layer in layers]
     for option in options:
-        layer = next((layer for layer in layers if option.key in layer.values), None)
-        if layer is None:
-            sources[option.key] = "default"
-            continue
-        values[option.key] = coerce(option, layer.values[option.key], layer.origin, textual=layer.textual)
-        sources[option.key] = layer.origin
+        for layer, found in given:
+            if option.key in found:
+                given_as = {"textual": layer.textual, "argument": layer.arguments}
+                values[option.key] = coerce(option, found[option.key], layer.origin, **given_as)
+                sources[option.key] = layer.origin
+                break
     return values, sources

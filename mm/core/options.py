@@ -3,9 +3,11 @@ environment, a TOML file and keyword arguments."""
 
 from __future__ import annotations
 
+import os
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,15 @@ class OptionInfo:
     on_load: bool = False
 
 
+class Refused(ValueError):
+    """A refused value, with the field that it is of. A validator's ValueError becomes one for the validator's own field; one
+    that is about another field raises it itself."""
+
+    def __init__(self, field: str, complaint: str) -> None:
+        super().__init__(complaint)
+        self.field = field
+
+
 def option(
     default: Any = attrs.NOTHING,
     *,
@@ -39,10 +50,10 @@ def option(
     """A field of a part's config class that is also an option.
 
     The annotation is the type: bool, int, float, str, Path, `X | None` or `tuple[X, ...]`. `validator` is an attrs
-    validator; its ValueError is shown to the user with the option's name.
+    validator; its ValueError is shown to the user with the option's flag.
     """
     info = OptionInfo(help=help, choices=tuple(choices), on_resume=on_resume, on_load=on_load)
-    return attrs.field(default=default, validator=validator, metadata={_INFO: info})
+    return attrs.field(default=default, validator=_naming_its_field(validator) if validator else None, metadata={_INFO: info})
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +83,8 @@ class Option:
         return self.base_type is not self.type
 
 
-def options_of(config: type, *, section: str, prefix: str = "") -> list[Option]:
+@cache
+def options_of(config: type, *, section: str, prefix: str = "") -> tuple[Option, ...]:
     """The options of a config class. Raises TypeError for a field that was not made with `option`."""
     hints = typing.get_type_hints(config)
     found = []
@@ -86,11 +98,12 @@ def options_of(config: type, *, section: str, prefix: str = "") -> list[Option]:
         key = (f"{prefix}_" if prefix else "").replace("-", "_") + field.name.rstrip("_")
         default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         found.append(Option(key=key, section=section, field=field.name, type=hints[field.name], default=default, info=info))
-    return found
+    return tuple(found)
 
 
-def coerce(option: Option, value: Any, origin: str, *, textual: bool = False) -> Any:
-    """`value` as the option's type; text (argv, environment) is parsed, other values must already fit.
+def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, argument: bool = False) -> Any:
+    """`value` as the option's type. Text (argv, environment) is parsed, a Python argument may be one item for a list of one and
+    a path for text, and other values must already fit.
 
     Raises UsageError naming the option, the origin, what was expected and what was given.
     """
@@ -100,7 +113,7 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False) ->
             return None
         raise _mismatch(option, value, origin)
     try:
-        result = _convert(option.base_type, value, textual)
+        result = _convert(option.base_type, _plain(option.base_type, value) if argument else value, textual)
     except (TypeError, ValueError):
         raise _mismatch(option, value, origin) from None
     choices = option.info.choices
@@ -111,15 +124,44 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False) ->
 
 
 def build(config: type, options: Sequence[Option], values: dict[str, Any]) -> Any:
-    """An instance of a config class from flat values; a validator's complaint becomes a UsageError."""
+    """An instance of a config class from flat values. Raises UsageError for a missing or refused value."""
     missing = [o.flag for o in options if o.default is attrs.NOTHING and o.key not in values]
     if missing:
         raise UsageError(f"Missing option {', '.join(missing)}.")
     try:
         return config(**{o.field: values[o.key] for o in options if o.key in values})
     except ValueError as error:
-        flag = next((o.flag for o in options if f"'{o.field}'" in str(error)), config.__name__)
-        raise UsageError(f"{flag}: {error.args[0] if error.args else error}") from None
+        raise refusal(error, options, config.__name__) from None
+
+
+def refusal(error: ValueError, options: Iterable[Option], otherwise: str) -> UsageError:
+    """The error for the user, with the flag of the option whose validator raised.
+
+    A ValueError of the class itself (`__attrs_post_init__`) is about the field that it begins with, in quotes. `otherwise` is
+    named for one that begins with none.
+    """
+    field = error.field if isinstance(error, Refused) else _complaint(error).partition("' ")[0].removeprefix("'")
+    flag = next((option.flag for option in options if option.field == field), otherwise)
+    return UsageError(f"{flag}: {_complaint(error)}")
+
+
+def _complaint(error: ValueError) -> str:
+    """Its text; attrs' own validators put more beside it."""
+    return str(error.args[0] if error.args else error)
+
+
+def _naming_its_field(validator: Callable[..., Any] | Sequence[Callable[..., Any]]) -> Callable[..., None]:
+    check = validator if callable(validator) else attrs.validators.and_(*validator)
+
+    def checked(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        try:
+            check(instance, attribute, value)
+        except Refused:
+            raise
+        except ValueError as error:
+            raise Refused(attribute.name, _complaint(error)) from error
+
+    return checked
 
 
 def _without_none(hint: Any) -> Any:
@@ -128,6 +170,14 @@ def _without_none(hint: Any) -> Any:
         if len(rest) == 1 and len(typing.get_args(hint)) == 2:
             return rest[0]
     return hint
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """A Python argument as a file would have it."""
+    if typing.get_origin(kind) is tuple:
+        items = value if isinstance(value, Iterable) and not isinstance(value, str | os.PathLike) else [value]
+        return [_plain(typing.get_args(kind)[0], item) for item in items]
+    return os.fspath(value) if kind is str and isinstance(value, os.PathLike) else value
 
 
 def _convert(kind: Any, value: Any, textual: bool) -> Any:

@@ -11,17 +11,20 @@ import attrs
 
 from mm.core.errors import UsageError
 from mm.core.options import Option
+from mm.core.records import Needs
 from mm.core.settings import Selection, TrainSettings
 
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """The settings of one training. `parts` maps `kind.name` to that part's config. Runs are equal if all their settings are."""
+    """The settings of one training. `parts` maps `kind.name` to that part's config, and `needs` are the algorithm's with its
+    config. Runs are equal if all their settings are."""
 
     select: Selection
     train: TrainSettings
     parts: Mapping[str, Any]
     options: tuple[Option, ...] = attrs.field(eq=False, repr=False)
+    needs: Needs = attrs.field(eq=False, repr=False)
 
     @property
     def algorithm(self) -> Any:

@@ -165,6 +165,3 @@ class TrainedRoleSettings(RoleSettings):
         None, help="Its largest gradient norm; by default the policy's.", validator=optional(ge(0.0))
     )
     adapter: str = option("", help="Adapter that is trained instead of its own weights.")
-
-
-COMMON: tuple[tuple[str, type[Any]], ...] = (("select", Selection), ("train", TrainSettings))

@@ -86,7 +86,8 @@ def tiny_run(
     these defaults; `rows` are JSON rows, by default those of the algorithm's kind."""
     import json
 
-    from mm.core.layers import environment_layer
+    from mm.core.config.composition import Composition
+    from mm.core.layers import argument_layer, environment_layer
     from mm.core.say import silent
     from mm.core.workspace import Workspace
     from mm.runtime.runs import api
@@ -103,8 +104,8 @@ def tiny_run(
     }  # fmt: skip
     if options.get("from_"):
         tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
-    layers = [api.flat_layer({"algo": algo, **tiny, **options}), environment_layer()]
-    return api.start(manager, layers, Workspace(workspace), resume=resume, say=silent)
+    layers = [argument_layer({"algo": algo, **tiny, **options}), environment_layer()]
+    return api.start(Composition(manager, layers), Workspace(workspace), resume=resume, say=silent)
 
 
 def _make_folder(folder: Path) -> Path:

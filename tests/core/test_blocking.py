@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from mm.cli import mm
-from mm.core.config.resolve import resolve
+from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
@@ -40,7 +40,7 @@ def test_one_blocked_part(entry: str) -> None:
     assert [p.name for p in manager.broken()] == [p.name for p in EVERYTHING.broken()]
     with pytest.raises(UsageError, match=f"blocked by no:{entry}"):
         manager.get(KINDS[part.partition(".")[0]], part.partition(".")[2])
-    run = resolve(manager, [Layer(origin="test", values=values_without(manager, part))]).run
+    run = Composition(manager, [Layer(origin="test", values=values_without(manager, part))]).resolve().run
     assert run.select.algo
     for algorithm in manager.specs(AlgorithmSpec):
         assert algorithm.needs(algorithm.config() if algorithm.config else None).data
@@ -69,5 +69,5 @@ def test_a_whole_kind_can_be_missing(kind: str) -> None:
     record = KINDS[kind]
     assert manager.specs(record) == [s for s in EVERYTHING.specs(record) if EVERYTHING.owner(s).distribution != "minimind-ascend"]
     values = values_without(manager, "")
-    run = resolve(manager, [Layer(origin="test", values=values)]).run
+    run = Composition(manager, [Layer(origin="test", values=values)]).resolve().run
     assert attrs.asdict(run.select)["algo"] == values["algo"]

@@ -13,14 +13,14 @@ import tomli_w
 from attrs.validators import ge
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mm.core.config.resolve import resolve
+from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
-from mm.core.layers import Layer
-from mm.core.options import Option, OptionInfo, build, coerce, option, options_of
+from mm.core.layers import Layer, argument_layer, merge
+from mm.core.options import Option, OptionInfo, Refused, build, coerce, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run, read_toml
-from mm.plugins.commands.parts import PartsCommand, given_layers
+from mm.plugins.commands.train.command import TrainCommand
 from mm.testing import plugin_manager
 
 
@@ -37,6 +37,7 @@ class Config:
     limit: int | None = option(None, help="A limit.")
     ratio: float | None = option(0.25, help="A ratio that can be switched off.")
     sizes: tuple[int, ...] = option((), help="Sizes.")
+    names: tuple[str, ...] = option((), help="Names.")
     class_: str = option("a", help="A Python keyword.")
 
 
@@ -114,6 +115,70 @@ def test_building_reports_the_flag() -> None:
         build(Config, [required], {})
 
 
+def test_the_flag_is_that_of_the_validator_which_raised() -> None:
+    """Also where it mentions another field, or none."""
+
+    def above(other: str) -> Any:
+        def check(config: Any, attribute: Any, value: int) -> None:
+            if value == 13:
+                raise ValueError("nobody sits there")
+            if value == 14:
+                raise Refused(other, "nobody sits before there")
+            if value < getattr(config, other):
+                raise ValueError(f"'{attribute.name}' must not be below '{other}'")
+
+        return check
+
+    @attrs.frozen(kw_only=True)
+    class Seats:
+        first: int = option(1, help="The first.", validator=[ge(0), above("last")])
+        last: int = option(1, help="The last.", validator=above("first"))
+        row: int = option(1, help="The row.")
+
+        def __attrs_post_init__(self) -> None:
+            if self.row < 0:
+                raise ValueError("'row' is below 'first'")
+            if self.row > 9:
+                raise ValueError("there are 9 rows")
+
+    options = options_of(Seats, section="x", prefix="seat")
+    for values, message in (
+        ({"first": 1, "last": 2}, "--seat-first: 'first' must not be below 'last'"),
+        ({"first": 2, "last": 1}, "--seat-last: 'last' must not be below 'first'"),
+        ({"first": -1, "last": -1}, "--seat-first: 'first' must be >= 0: -1"),
+        ({"first": 13, "last": 13}, "--seat-first: nobody sits there"),
+        ({"first": 14}, "--seat-last: nobody sits before there"),
+        ({"row": -1}, "--seat-row: 'row' is below 'first'"),
+        ({"row": 10}, "Seats: there are 9 rows"),
+    ):
+        with pytest.raises(UsageError) as error:
+            build(Seats, options, {f"seat_{field}": value for field, value in values.items()})
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("names", "a,b", ("a,b",)), ("names", Path("a/b"), ("a/b",)), ("names", ["a", Path("b")], ("a", "b")),
+        ("names", (), ()), ("sizes", 3, (3,)), ("sizes", {4: "four"}.keys(), (4,)), ("word", Path("a/b"), "a/b"),
+        ("path", "a/b", Path("a/b")), ("path", Path("a/b"), Path("a/b")), ("count", 3, 3),
+    ],
+)  # fmt: skip
+def test_a_python_argument_may_be_one_for_many_and_a_path_for_text(field: str, value: Any, expected: Any) -> None:
+    """Of every option, a plugin's like a built-in one; a file's values stay strict."""
+    found = merge([argument_layer({f"my_part_{field}": value})], list(OPTIONS.values()))[0]
+    assert found == {f"my_part_{field}": expected}
+    if field in ("names", "sizes") and not isinstance(value, list | tuple):
+        with pytest.raises(UsageError, match=r"--my-part-(names|sizes) \(f.toml\): expected a list"):
+            coerce(OPTIONS[field], "a,b", "f.toml")
+
+
+@pytest.mark.parametrize(("field", "value"), [("names", 3), ("names", [None]), ("sizes", "3"), ("count", Path("3"))])
+def test_a_python_argument_is_typed_all_the_same(field: str, value: Any) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        merge([argument_layer({f"my_part_{field}": value})], list(OPTIONS.values()))
+
+
 # ---- a Run there and back
 
 PLUGINS = PluginManager.discover(environ={})
@@ -144,24 +209,23 @@ def runs(draw: st.DrawFn) -> Run:
     """A resolved run with some of its settings changed."""
     names = [spec.name for spec in PLUGINS.specs(AlgorithmSpec)]
     values = base(draw(st.sampled_from(names)), draw(st.booleans()))
-    run = resolve(PLUGINS, [Layer(origin="test", values=values)]).run
+    run = Composition(PLUGINS, [Layer(origin="test", values=values)]).resolve().run
     free = [o for o in run.options if o.key not in (*values, "arch", "from", "preset", "tracker")]
     for option_ in draw(st.lists(st.sampled_from(free), max_size=6, unique_by=lambda o: o.key)):
         changed = {**values, option_.key: draw(values_of(option_))}
         try:
-            resolve(PLUGINS, [Layer(origin="test", values=changed)])
+            Composition(PLUGINS, [Layer(origin="test", values=changed)]).resolve()
         except UsageError:
             continue
         values = changed
-    return resolve(PLUGINS, [Layer(origin="test", values=values)]).run
+    return Composition(PLUGINS, [Layer(origin="test", values=values)]).resolve().run
 
 
-@click.command(cls=PartsCommand)
-@click.option("--config")
+@click.command(cls=TrainCommand)
 @click.pass_context
-def parse(ctx: click.Context, config: str | None, **values: Any) -> Run:
-    """The train command without the training."""
-    return resolve(ctx.obj, given_layers(ctx, values)).run
+def parse(ctx: click.Context) -> Run:
+    """The train command without its choices and the training."""
+    return attrs.evolve(ctx.meta["composition"], chosen={}).resolve().run
 
 
 SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -179,7 +243,7 @@ def test_a_run_and_its_command_line_are_the_same(run: Run) -> None:
 def test_a_run_and_its_file_are_the_same(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(run.table()), encoding="utf-8")
-    assert resolve(PLUGINS, [Layer(origin="run.toml", values=read_toml(path))]).run == run
+    assert Composition(PLUGINS, [Layer(origin="run.toml", values=read_toml(path))]).resolve().run == run
 
 
 @pytest.mark.parametrize("names", [("a b", "c,d", "--x"), ()])
@@ -187,13 +251,13 @@ def test_a_value_that_was_switched_off_survives_both_ways(names: tuple[str, ...]
     (tmp_path / "mine.py").write_text(PART)
     plugins = plugin_manager(str(tmp_path / "mine.py"))
     values = {**base("mine", False), "ratio": None, "names": names, "switch": False, "max_steps": None}
-    run = resolve(plugins, [Layer(origin="test", values=values)]).run
+    run = Composition(plugins, [Layer(origin="test", values=values)]).resolve().run
     assert (run.algorithm.ratio, run.algorithm.names, run.algorithm.switch) == (None, names, False)
     assert run.train.max_steps is None
     assert parse.main(run.argv(), standalone_mode=False, obj=plugins) == run
     table = tomllib.loads(tomli_w.dumps(run.table()))
     (tmp_path / "run.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
-    assert resolve(plugins, [Layer(origin="run.toml", values=read_toml(tmp_path / "run.toml"))]).run == run
+    assert Composition(plugins, [Layer(origin="run.toml", values=read_toml(tmp_path / "run.toml"))]).resolve().run == run
 
 
 PART = """

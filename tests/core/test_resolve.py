@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import mm as package
 from mm.cli import mm
-from mm.core.config.resolve import compose, resolve
+from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.plugins import PluginManager
+from mm.core.records import BackendSpec
 from mm.core.run import read_toml
 from mm.core.workspace import Workspace
 from mm.runtime.runs import api
@@ -42,9 +45,15 @@ class Csv:
     path: str = option("out.csv", help="File.")
 
 needs = lambda config: Needs(data="text")
+ASKED = []
+
+def counted(config):
+    ASKED.append(config)
+    return Needs(data="text", roles=("policy", "reference"))
 
 @hookimpl
 def mm_algorithms():
+    yield AlgorithmSpec(name="counted", summary="Counts.", target="a:b", config=Config, needs=counted)
     yield AlgorithmSpec(
         name="mine", summary="Mine.", target="a:b", config=Config, needs=needs,
         defaults={"learning_rate": 3e-4, "seed": 5, "epochs": 4, "gamma": 2.0})
@@ -64,13 +73,21 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> PluginManager:
     return plugin_manager(str(path))
 
 
+@pytest.fixture
+def asked(plugins: PluginManager) -> list[Any]:
+    """The configs that the needs of the algorithm `counted` were asked with."""
+    found: list[Any] = sys.modules["mm_plugin_resolve_parts"].ASKED
+    found.clear()
+    return found
+
+
 def layer(**values: object) -> Layer:
     return Layer(origin="argument", values={"algo": "mine", **values})
 
 
 def message(plugins: PluginManager, *layers: Layer) -> str:
     with pytest.raises(UsageError) as error:
-        resolve(plugins, layers)
+        Composition(plugins, layers).resolve()
     return str(error.value)
 
 
@@ -82,7 +99,7 @@ def test_precedence_and_sources(plugins: PluginManager, tmp_path: Path) -> None:
         environment_layer({"MM_TRAIN_LEARNING_RATE": "0.3", "MM_TRAIN_SEED": "8", "MM_TRAIN_CLIP_NORM": "0.5", "HOME": "/"}),
         Layer(origin=str(path), values=read_toml(path)),
     ]
-    found = resolve(plugins, layers)
+    found = Composition(plugins, layers).resolve()
     train, sources = found.run.train, found.sources
     assert (train.learning_rate, sources["learning_rate"]) == (0.4, "command line")
     assert (train.seed, sources["seed"]) == (8, "environment")
@@ -96,13 +113,45 @@ def test_precedence_and_sources(plugins: PluginManager, tmp_path: Path) -> None:
 
 
 def test_a_preset_stands_between_the_user_and_the_class(plugins: PluginManager) -> None:
-    found = resolve(plugins, [layer(arch="dense", preset="tiny", dense_num_hidden_layers=3)])
+    found = Composition(plugins, [layer(arch="dense", preset="tiny", dense_num_hidden_layers=3)]).resolve()
     sizes, sources = found.run.architecture, found.sources
     assert (sizes.num_hidden_layers, sources["dense_num_hidden_layers"]) == (3, "argument")
     assert (sizes.hidden_size, sources["dense_hidden_size"]) == (96, "preset tiny")
     assert (sizes.rope_theta, sources["dense_rope_theta"]) == (1e6, "default")
     assert "has no preset 'tinny'. Did you mean 'tiny'" in message(plugins, layer(arch="dense", preset="tinny"))
     assert "--preset tiny needs --arch" in message(plugins, layer(preset="tiny"))
+
+
+def test_everything_is_computed_once(plugins: PluginManager, asked: list[Any]) -> None:
+    given = Composition(plugins, [layer(algo="counted", beta=0.3, arch="dense", preset="tiny")])
+    given.check()
+    chosen = given.choosing({"data": (("x.jsonl",), "data: x.jsonl")}).choosing({"run": ("r", "run: r")})
+    found = chosen.resolve()
+    assert (found.run.select.data, found.sources["data"]) == (("x.jsonl",), "chosen")
+    assert list(chosen.chosen.values()) == [(("x.jsonl",), "data: x.jsonl"), ("r", "run: r")]
+    # what the choices leave as it was is the same object, and the needs are the same call's
+    assert asked == [found.run.algorithm] and found.run.needs is given.needs
+    assert found.run.train is given.resolve().run.train and found.run.parts["role.reference"] is given.read(given.sections[2])
+    assert found.run.select != given.selection and given.resolve().run.select is given.selection
+    other = chosen.having([layer(algo="counted", beta=0.4, arch="dense", preset="tiny")]).resolve()
+    assert [config.beta for config in asked] == [0.3, 0.4] and other.run.needs is not given.needs
+    assert other.run.train is found.run.train and other.run.architecture is found.run.architecture
+    assert other.run.select.data == ("x.jsonl",)
+
+
+def test_a_line_is_composed_once(plugins: PluginManager, asked: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a row"}\n')
+    options = {"algo": "counted", "arch": "dense", "preset": "tiny", "data": tmp_path / "rows.jsonl", "beta": 0.3}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    line = CliRunner(env={"MM_WORKSPACE": str(tmp_path)}).invoke(mm, ["train", *words, "--dry-run"], obj=plugins)
+    assert line.exit_code == 0, line.output
+    assert [config.beta for config in asked] == [0.3]
+
+
+def test_a_backend_that_is_left_open_in_words_is_chosen_too(plugins: PluginManager, tmp_path: Path) -> None:
+    given = [layer(backend="auto", arch="dense", preset="tiny", data=("x.jsonl",))]
+    found = api.new_run(Composition(plugins, given), Workspace(tmp_path), lambda line: None)
+    assert found.run.select.backend in [spec.name for spec in plugins.specs(BackendSpec)]
 
 
 def test_an_unknown_option_names_its_origin_and_what_is_near(plugins: PluginManager) -> None:
@@ -117,7 +166,7 @@ def test_another_algorithms_option_says_whose_it_is(plugins: PluginManager) -> N
 
 
 def test_the_environment_may_hold_what_another_algorithm_would_use(plugins: PluginManager) -> None:
-    found = resolve(plugins, [layer(), environment_layer({"MM_TRAIN_ZETA": "2"})])
+    found = Composition(plugins, [layer(), environment_layer({"MM_TRAIN_ZETA": "2"})]).resolve()
     (warning,) = found.warnings
     assert warning.startswith("MM_TRAIN_ZETA is not used: --zeta is an option of algorithm 'other'")
     text = message(plugins, layer(), environment_layer({"MM_TRAIN_BATA": "2"}))
@@ -132,11 +181,11 @@ def test_a_wrong_value_names_its_origin(plugins: PluginManager) -> None:
 
 
 def test_other_parts_have_prefixed_options(plugins: PluginManager, tmp_path: Path) -> None:
-    flags = {o.flag for s in compose(plugins, [layer(arch="dense", tracker=("my-csv",))]) for o in s.options}
+    flags = {o.flag for o in Composition(plugins, [layer(arch="dense", tracker=("my-csv",))]).options}
     assert {"--beta", "--learning-rate", "--dense-hidden-size", "--my-csv-path"} <= flags
     (tmp_path / "run.toml").write_text('algo = "mine"\narch = "dense"\n[dense]\nhidden_size = 64\n[my-csv]\npath = "a"\n')
     values = {**read_toml(tmp_path / "run.toml"), "tracker": ["my-csv"]}
-    run = resolve(plugins, [Layer(origin="file", values=values)]).run
+    run = Composition(plugins, [Layer(origin="file", values=values)]).resolve().run
     assert run.architecture.hidden_size == 64
     assert run.parts["tracker.my-csv"].path == "a"
 
@@ -164,9 +213,9 @@ def test_a_settings_file_that_cannot_be_read(tmp_path: Path, name: str, text: st
 def test_a_wrong_value_is_heard_of_before_a_missing_model(tmp_path: Path) -> None:
     manager, said = PluginManager.discover(environ={}), []
     with pytest.raises(UsageError, match="--epochs"):
-        api.new_run(manager, [Layer(origin="argument", values={"algo": "sft", "epochs": 0})], Workspace(tmp_path), said.append)
+        api.new_run(Composition(manager, [layer(algo="sft", epochs=0)]), Workspace(tmp_path), said.append)
     with pytest.raises(UsageError, match="sft continues a model"):
-        api.new_run(manager, [Layer(origin="argument", values={"algo": "sft"})], Workspace(tmp_path), said.append)
+        api.new_run(Composition(manager, [layer(algo="sft")]), Workspace(tmp_path), said.append)
 
 
 def test_python_and_the_command_line_refuse_the_same(plugins: PluginManager, tmp_path: Path) -> None:
@@ -195,6 +244,6 @@ def test_the_algorithms_table_of_a_file_and_a_lone_text_for_a_list_are_answered_
     plugins = PluginManager.discover(environ={})
     values = {"algo": "sft", "sft_max_steps": 3}
     with pytest.raises(UsageError, match=r"bare: --max-steps, in a file max_steps above all tables. \(from run.toml\)"):
-        resolve(plugins, [Layer(origin="run.toml", values=values)])
+        Composition(plugins, [Layer(origin="run.toml", values=values)]).resolve()
     with pytest.raises(UsageError, match=r"--data \(run.toml\): .* got 'skills'. Write it as \['skills'\]"):
-        resolve(plugins, [Layer(origin="run.toml", values={"algo": "sft", "data": "skills"})])
+        Composition(plugins, [Layer(origin="run.toml", values={"algo": "sft", "data": "skills"})]).resolve()

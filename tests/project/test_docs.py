@@ -166,9 +166,11 @@ def parse(command: click.Command, name: str, words: list[str], parent: click.Con
 
 
 def _parse_stages(words: list[str], manager: PluginManager) -> None:
-    from mm.plugins.commands.run.command import split_words
+    from mm.plugins.commands.run.command import read_stages
+    from mm.plugins.commands.train.command import CONFIG
 
-    names, options = split_words([w for w in words if w not in ("--force", "--dry-run", "--help")], stage_options(manager))
+    known = {**stage_options(manager), CONFIG.key: CONFIG}
+    names, options = read_stages([w for w in words if w not in ("--force", "--dry-run", "--help")], known)
     layers = [Layer(origin="line", values={k: v for k, v in options.items() if k != "config"}, textual=True)]
     if "config" in options:
         layers.append(Layer(origin="file", values=read_toml(Path(options["config"]))))

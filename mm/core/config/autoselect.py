@@ -1,4 +1,4 @@
-"""What is chosen for the user when a name is left out: backend, data, starting model, tokenizer, run name.
+"""The choices made for the user where a name is left out: backend, data, starting model, engine.
 
 Every choice comes with a line to print, so that nothing is chosen silently.
 """
@@ -7,64 +7,42 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
-from mm.core.config.resolve import backend_name, needs_from, read_config, select
+from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
-from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Needs, Probe, SourceSpec
-from mm.core.run import Run
-from mm.core.settings import RolloutParts, Selection
+from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Probe, SourceSpec
 from mm.core.workspace import Workspace
 
-
-@attrs.define
-class Choices:
-    """Values chosen, as a layer below what the user gave, and the lines that say so."""
-
-    values: dict[str, Any] = attrs.field(factory=dict)
-    lines: list[str] = attrs.field(factory=list)
-
-    def add(self, key: str, value: Any, line: str) -> None:
-        """Choose one value."""
-        self.values[key] = value
-        self.lines.append(line)
-
-    @property
-    def layer(self) -> Layer:
-        """The choices as a layer."""
-        return Layer(origin="chosen", values=self.values)
+# the chosen values by key, each with the line that says so
+Choices = dict[str, tuple[Any, str]]
 
 
-def choose(plugins: PluginManager, layers: list[Layer], workspace: Workspace) -> Choices:
-    """Fill what the selection leaves open. Raises UsageError naming what to pass where nothing can be chosen."""
-    selection = select(layers)
-    if not selection.algo:
-        known = ", ".join(s.name for s in plugins.specs(AlgorithmSpec))
-        raise UsageError(f"Missing option --algo. Known: {known}.")
-    spec = plugins.get(AlgorithmSpec, selection.algo)
-    choices = Choices()
-    _choose_backend(plugins, selection, choices)
-    _choose_model(spec, selection, workspace, choices)
-    _choose_data(plugins, spec, selection, layers, choices)
-    _choose_engine(plugins, layers, choices)
-    return choices
+def choose(composition: Composition, workspace: Workspace) -> Composition:
+    """The composition with everything chosen that its selection leaves open; one that has choices already is returned.
+
+    Raises UsageError that names the missing option if nothing can be chosen.
+    """
+    if composition.chosen:
+        return composition
+    spec, _ = composition.required()
+    backend, line = choose_backend(composition.plugins, composition.selection.backend)
+    choices: Choices = {} if backend == composition.selection.backend else {"backend": (backend, line)}
+    choices |= _model(composition, spec, workspace) | _data(composition) | _engine(composition, backend)
+    return composition.choosing(choices)
 
 
 def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
     """A usable backend for `name` ("auto" or a backend, perhaps with a card), and the line that explains it.
 
-    Raises UsageError when the named backend cannot run here, with its probe's reason.
+    Raises UsageError if the named backend cannot run here, with its probe's reason.
     """
     if name != "auto":
-        spec = plugins.get(BackendSpec, backend_name(name)[0])
-        probe = probe_of(spec)
+        probe = probe_of(plugins.get(BackendSpec, backend_name(name)[0]))
         if not probe.available:
             raise UsageError(f"--backend {name}: {probe.reason}.")
         return name, f"backend: {name}"
     reasons: list[str] = []
-    for spec in sorted(plugins.specs(BackendSpec), key=lambda s: -s.priority):
+    for spec in sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority):
         probe = probe_of(spec)
         if probe.available:
             why = f" ({'; '.join(reasons)})" if reasons else ""
@@ -73,8 +51,16 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
     raise UsageError(f"No backend can run here: {'; '.join(reasons) or 'none is installed'}.")
 
 
+def backend_name(text: str) -> tuple[str, int | None]:
+    """`"cuda:1"` as ("cuda", 1). Raises UsageError if the card is not a number."""
+    name, colon, card = text.partition(":")
+    if colon and not card.isdigit():
+        raise UsageError(f"--backend {text}: expected NAME or NAME:CARD with a card's number.")
+    return name, int(card) if colon else None
+
+
 def probe_of(spec: BackendSpec) -> Probe:
-    """The answer of a backend's probe; one that raises, against its contract, only says so."""
+    """The result of a backend's probe; one that raises, against its contract, counts as not available."""
     try:
         return spec.probe()
     except Exception as error:
@@ -82,7 +68,7 @@ def probe_of(spec: BackendSpec) -> Probe:
 
 
 def choose_engine(plugins: PluginManager, backend: str, name: str = "") -> EngineSpec:
-    """The engine of that name, or the first by name that runs on the backend. Raises UsageError when there is none."""
+    """The engine of that name, or the first by name that runs on the backend. Raises UsageError if there is none."""
     chip = backend_name(backend)[0]
     engines = [plugins.get(EngineSpec, name)] if name else plugins.specs(EngineSpec)
     usable = [spec for spec in engines if not spec.backends or chip in spec.backends]
@@ -92,61 +78,37 @@ def choose_engine(plugins: PluginManager, backend: str, name: str = "") -> Engin
     return usable[0]
 
 
-def needs_of(plugins: PluginManager, run: Run) -> Needs:
-    """What the run's algorithm needs with its config."""
-    spec = plugins.get(AlgorithmSpec, run.select.algo)
-    return spec.needs(run.algorithm)
-
-
-def _choose_backend(plugins: PluginManager, selection: Selection, choices: Choices) -> None:
-    name, line = choose_backend(plugins, selection.backend)
-    if name != selection.backend:
-        choices.add("backend", name, line)
-
-
-def _choose_model(spec: AlgorithmSpec, selection: Selection, workspace: Workspace, choices: Choices) -> None:
+def _model(composition: Composition, spec: AlgorithmSpec, workspace: Workspace) -> Choices:
+    selection = composition.selection
     if selection.from_ or selection.arch:
         if selection.from_ and selection.arch:
             raise UsageError("--arch makes a new model and --from continues one: give one of them.")
-        return
+        return {}
     run = workspace.newest(spec.starts_from)
     if run is not None:
-        choices.add("from", run.name, f"model: run {run.name}, the newest that {spec.name} continues")
-    elif spec.new_model and not spec.starts_from:
-        arch, preset = spec.new_model
-        choices.add("arch", arch, f"model: new, {arch} {selection.preset or preset}")
-        if not selection.preset:
-            choices.add("preset", preset, f"preset: {preset}")
-    else:
+        return {"from": (run.name, f"model: run {run.name}, the newest that {spec.name} continues")}
+    if spec.new_model is None or spec.starts_from:
         raise UsageError(
             f"{spec.name} continues a model ({' or '.join(spec.starts_from)}) and {workspace.path / 'runs'} has none: "
             "pass --from RUN|FOLDER, or --arch NAME --preset NAME to start from random weights."
         )
+    arch, preset = spec.new_model
+    chosen: Choices = {"arch": (arch, f"model: new, {arch} {selection.preset or preset}")}
+    return chosen if selection.preset else {**chosen, "preset": (preset, f"preset: {preset}")}
 
 
-def _choose_data(
-    plugins: PluginManager, spec: AlgorithmSpec, selection: Selection, layers: list[Layer], choices: Choices
-) -> None:
-    if selection.data:
-        return
-    kind = _row_kind(plugins, layers)
-    sources = [s for s in plugins.specs(SourceSpec) if kind in s.provides]
-    if not sources:
-        raise UsageError(f"{spec.name} learns from {kind} rows and no installed source brings any: pass --data FILE.")
-    names = tuple(s.name for s in sources)
-    choices.add("data", names, f"data: {', '.join(names)}, built in")
+def _data(composition: Composition) -> Choices:
+    if composition.selection.data:
+        return {}
+    spec, needs = composition.required()
+    names = tuple(source.name for source in composition.plugins.specs(SourceSpec) if needs.data in source.provides)
+    if not names:
+        raise UsageError(f"{spec.name} learns from {needs.data} rows and no installed source brings any: pass --data FILE.")
+    return {"data": (names, f"data: {', '.join(names)}, built in")}
 
 
-def _choose_engine(plugins: PluginManager, layers: list[Layer], choices: Choices) -> None:
-    needs = needs_from(plugins, layers)
-    parts: RolloutParts = read_config(RolloutParts, layers, "rollout")
-    if needs is not None and needs.generates and not parts.engine:
-        name = choose_engine(plugins, select([*layers, choices.layer]).backend).name
-        choices.add("engine", name, f"engine: {name}")
-
-
-def _row_kind(plugins: PluginManager, layers: list[Layer]) -> str:
-    """The kind of row, which may depend on the algorithm's own settings."""
-    needs = needs_from(plugins, layers)
-    assert needs is not None
-    return needs.data
+def _engine(composition: Composition, backend: str) -> Choices:
+    if composition.rollout is None or composition.rollout.engine:
+        return {}
+    name = choose_engine(composition.plugins, backend).name
+    return {"engine": (name, f"engine: {name}")}

@@ -6,20 +6,21 @@ Imports no torch: the chosen backend's environment is set before the training mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
 from attrs import frozen
 
 from mm.core.config.autoselect import choose_backend, choose_engine
-from mm.core.config.resolve import check_keys, read_config
 from mm.core.config.sections import Section, check_owners, compose_selected, section_of
+from mm.core.config.unknown import check_keys
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, merge
-from mm.core.options import Option, option, options_of
+from mm.core.options import Option, option, options_of, refusal
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec
+from mm.core.records import ArchitectureSpec, EngineSpec
 
 _MODEL = "model"
 
@@ -31,6 +32,9 @@ class InferenceSelection:
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.")
     dtype: str = option("auto", help="Type of the weights.", choices=("auto", "fp32", "bf16", "fp16"))
     engine: str = option("", help="What generates; left out, the first that runs on the backend.")
+
+
+_SELECT = Section(name="select", config=InferenceSelection)
 
 
 @frozen(kw_only=True)
@@ -46,76 +50,92 @@ class Inference:
     messages: tuple[str, ...] = ()
 
 
-@frozen(kw_only=True)
-class ModelSection:
-    """The settings that a trained model may be loaded with, of all installed architectures; their options are bare."""
+@attrs.frozen(slots=False, eq=False)
+class LoadSettings:
+    """The settings that a trained model may be loaded with, of all installed architectures: a section of bare options, and the
+    values that layers (highest first) give them. Architectures that share a field's name share the option."""
 
-    options: list[Option]
+    plugins: PluginManager
+    layers: Sequence[Layer]
     name: str = _MODEL
 
+    @property
+    def sections(self) -> list[LoadSettings]:
+        """All sections of a command that has no others."""
+        return [self]
 
-def model_section(plugins: PluginManager) -> ModelSection:
-    """Every option that is marked `on_load`; architectures that share a field's name share the option."""
-    found: dict[str, Option] = {}
-    for spec in plugins.specs(ArchitectureSpec):
-        for o in options_of(spec.config, section=_MODEL):
-            if o.info.on_load:
-                found.setdefault(o.key, o)
-    return ModelSection(options=list(found.values()))
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """Every option that is marked `on_load`."""
+        found: dict[str, Option] = {}
+        for spec in self.plugins.specs(ArchitectureSpec):
+            for o in options_of(spec.config, section=_MODEL):
+                if o.info.on_load:
+                    found.setdefault(o.key, o)
+        return tuple(found.values())
 
-
-def inference_sections(
-    plugins: PluginManager, selection: InferenceSelection, extra: Sequence[tuple[str, type]] = ()
-) -> list[Section | ModelSection]:
-    """The sections of a command that opens models; `extra` are its own settings, bare. Raises UsageError for a clash."""
-    composed = compose_selected(plugins, [selection], (("select", InferenceSelection), *extra))
-    sections: list[Section | ModelSection] = [*composed, model_section(plugins)]
-    check_owners(o for section in sections for o in section.options)
-    return sections
-
-
-def likely_selection(plugins: PluginManager, layers: Sequence[Layer]) -> InferenceSelection:
-    """What the layers select, with the engine that would be chosen: it has options too."""
-    selection: InferenceSelection = read_config(InferenceSelection, layers, "select")
-    try:
-        backend, _ = choose_backend(plugins, selection.backend)
-        return attrs.evolve(selection, engine=choose_engine(plugins, backend, selection.engine).name)
-    except UsageError:  # said where the line is resolved, once it has been parsed
-        return selection
+    @cached_property
+    def changes(self) -> dict[str, Any]:
+        """The settings that the layers change, by field. Raises UsageError for an ill-typed value."""
+        given = merge(self.layers, self.options)[0]
+        return {o.field: given[o.key] for o in self.options if o.key in given}
 
 
-def resolve_inference(
-    plugins: PluginManager, layers: Sequence[Layer], extra: Sequence[tuple[str, type]] = ()
-) -> tuple[Inference, dict[str, Any]]:
-    """How the layers (highest first) say that a model is opened, and an instance of each config class in `extra`.
+@attrs.frozen(slots=False, eq=False)
+class InferenceComposition:
+    """The options of a command that opens models and what layers of values (highest first) make of them; `own` is the section
+    of the command's own options. Everything is computed when it is first asked for, and once."""
 
-    Raises UsageError for an unknown or ill-typed value, and for a backend or engine that cannot be used here.
-    """
-    selection: InferenceSelection = read_config(InferenceSelection, layers, "select")
-    backend, line = choose_backend(plugins, selection.backend)
-    spec = choose_engine(plugins, backend, selection.engine)
-    selection = attrs.evolve(selection, engine=spec.name)
-    sections = inference_sections(plugins, selection, extra)
-    check_keys(plugins, [o for section in sections for o in section.options], layers, selection)
-    inference = Inference(
-        backend=backend, dtype=selection.dtype, engine=spec.name,
-        engine_config=section_of(spec).read(layers) if spec.config else None,
-        changes=changes_of(plugins, layers),
-        messages=(line,) if selection.backend == "auto" else (),
-    )  # fmt: skip
-    return inference, {name: read_config(config, layers, name) for name, config in extra}
+    plugins: PluginManager
+    layers: Sequence[Layer]
+    own: Section | None = None
 
+    @cached_property
+    def sections(self) -> list[Section | LoadSettings]:
+        """The sections of the options. Raises UsageError if two of them claim one option."""
+        try:
+            selection = self._usable[0]
+        except UsageError:  # reported where the model is opened, once the line has been parsed
+            selection = self._selection
+        common = [_SELECT, self.own] if self.own else [_SELECT]
+        composed = compose_selected(self.plugins, [selection], common)
+        sections: list[Section | LoadSettings] = [*composed, self._settings]
+        check_owners(o for section in sections for o in section.options)
+        return sections
 
-def changes_of(plugins: PluginManager, layers: Sequence[Layer], *, strict: bool = False) -> dict[str, Any]:
-    """The settings of a trained model that the layers (highest first) change on loading, by field.
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """The options of all sections."""
+        return tuple(o for section in self.sections for o in section.options)
 
-    Raises UsageError for an ill-typed value and, where `strict`, for a key that is no such setting.
-    """
-    options = model_section(plugins).options
-    if strict:
-        check_keys(plugins, options, layers, None)
-    given = merge(layers, options)[0]
-    return {o.field: given[o.key] for o in options if o.key in given}
+    @cached_property
+    def inference(self) -> Inference:
+        """How a model is opened. Raises UsageError for an unknown or ill-typed value, and for a backend or engine that cannot
+        be used here."""
+        selection, line = self._usable
+        check_keys(self.plugins, self.options, self.layers)
+        spec = self.plugins.get(EngineSpec, selection.engine)
+        return Inference(
+            backend=selection.backend, dtype=selection.dtype, engine=spec.name,
+            engine_config=section_of(spec).read(self.layers) if spec.config else None,
+            changes=self._settings.changes,
+            messages=(line,) if self._selection.backend == "auto" else (),
+        )  # fmt: skip
+
+    @cached_property
+    def _settings(self) -> LoadSettings:
+        return LoadSettings(self.plugins, self.layers)
+
+    @cached_property
+    def _selection(self) -> InferenceSelection:
+        return _SELECT.read(self.layers)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _usable(self) -> tuple[InferenceSelection, str]:
+        """The selection with a backend and an engine that can be used here, and the line that explains the backend."""
+        backend, line = choose_backend(self.plugins, self._selection.backend)
+        engine = choose_engine(self.plugins, backend, self._selection.engine).name
+        return attrs.evolve(self._selection, backend=backend, engine=engine), line
 
 
 def changed(spec: ArchitectureSpec, config: ArchitectureConfig, changes: Mapping[str, Any]) -> ArchitectureConfig:
@@ -123,11 +143,10 @@ def changed(spec: ArchitectureSpec, config: ArchitectureConfig, changes: Mapping
     that this architecture does not have, or a value that it refuses."""
     if not changes:
         return config
-    flags = {o.field: o.flag for o in options_of(spec.config, section=_MODEL) if o.info.on_load}
-    for name in changes.keys() - flags.keys():
+    options = {o.field: o for o in options_of(spec.config, section=_MODEL) if o.info.on_load}
+    for name in changes.keys() - options.keys():
         raise UsageError(f"--{name.replace('_', '-')}: a model of architecture {spec.name!r} has no such setting on loading.")
     try:
         return config.loaded_with(**changes)
     except ValueError as error:
-        flag = next((f for field, f in flags.items() if f"'{field}'" in str(error)), ", ".join(flags[n] for n in changes))
-        raise UsageError(f"{flag}: {error.args[0]}") from None
+        raise refusal(error, options.values(), ", ".join(options[name].flag for name in changes)) from None

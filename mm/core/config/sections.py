@@ -60,13 +60,22 @@ class Section:
     prefix: str = ""
 
     @property
-    def options(self) -> list[Option]:
+    def options(self) -> tuple[Option, ...]:
         """The options of this section."""
         return options_of(self.config, section=self.name, prefix=self.prefix)
+
+    def option(self, key: str) -> Option:
+        """The option of this flat key."""
+        return next(option for option in self.options if option.key == key)
 
     def read(self, layers: Sequence[Layer]) -> Any:
         """An instance of the config from the layers (highest first)."""
         return build(self.config, self.options, merge(layers, self.options)[0])
+
+
+def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
+    """An instance of one config class from the layers' bare values; keys of others are left alone."""
+    return Section(name=section, config=config).read(layers)
 
 
 def section_of(spec: Spec, role: str = "policy") -> Section:
@@ -77,17 +86,13 @@ def section_of(spec: Spec, role: str = "policy") -> Section:
     return Section(name=f"{spec.kind}.{name}", config=spec.config, prefix="" if spec.kind == "algorithm" else name)
 
 
-def compose_selected(
-    plugins: PluginManager, selections: Sequence[Any], common: Iterable[tuple[str, type]], roles: Iterable[Section] = ()
-) -> list[Section]:
-    """The sections of what selections name: common settings and the algorithm's own bare, every other part's and role's
-    prefixed with its name. Raises UsageError when two parts claim one option.
+def compose_selected(plugins: PluginManager, selections: Sequence[Any], common: Iterable[Section]) -> list[Section]:
+    """The sections of a line: the common ones, then those of the parts that the selections name.
 
-
-    A selection is a training's, or any other with some of its fields.
+    The options of an algorithm are bare, those of every other part are prefixed with its name. A selection is a training's,
+    or any other with some of its fields. Raises UsageError if two parts claim one option.
     """
-    sections = [*(Section(name=name, config=config) for name, config in common), *roles]
-    parts: list[Spec] = []
+    sections, parts = list(common), list[Spec]()
     for selection in selections:
         algo = getattr(selection, "algo", "")
         found = [*([plugins.get(AlgorithmSpec, algo)] if algo else []), *selected_parts(plugins, selection)]

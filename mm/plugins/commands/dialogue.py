@@ -8,17 +8,13 @@ import click
 from attrs import frozen
 from attrs.validators import ge
 
-from mm.core.config.load_settings import (
-    Inference,
-    InferenceSelection,
-    inference_sections,
-    likely_selection,
-    resolve_inference,
-)
-from mm.core.layers import Layer
-from mm.core.options import option, options_of
+from mm.core.config.load_settings import Inference, InferenceComposition
+from mm.core.config.sections import Section
+from mm.core.options import option
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
-from mm.plugins.commands.parts import COMMAND_LINE, PartsCommand, Selected, given_layers, peek
+from mm.plugins.commands.line import Line
+from mm.plugins.commands.parts import PartsCommand
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -53,33 +49,27 @@ class ModelCommand(PartsCommand):
 
     def __init__(self, *args: Any, settings: type, **values: Any) -> None:
         super().__init__(*args, **values)
-        self.extra = ((values.get("name") or settings.__name__.lower(), settings),)
+        self.own = Section(name=values["name"], config=settings)
 
-    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
+    def compose(self, ctx: click.Context, line: Line) -> InferenceComposition:
         """See `PartsCommand`. There are no layers below the command line: neither environment nor settings file."""
-        layers = [Layer(origin=COMMAND_LINE, values=peek(args, options_of(InferenceSelection, section="select")), textual=True)]
-        selection = likely_selection(plugins, layers)
-        return Selected(selection, inference_sections(plugins, selection, self.extra), [])
-
-    def resolve(self, ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
-        """From a parsed line: how models are opened, and an instance of `settings`."""
-        inference, configs = resolve_inference(ctx.obj, given_layers(ctx, values), self.extra)
-        return inference, configs[self.extra[0][0]]
+        return InferenceComposition(ctx.obj, [line], self.own)
 
 
-def resolve(ctx: click.Context, values: dict[str, Any]) -> tuple[Inference, Any]:
-    """`ModelCommand.resolve` of the command that is running."""
-    assert isinstance(ctx.command, ModelCommand)
-    return ctx.command.resolve(ctx, values)
+def resolve(ctx: click.Context) -> tuple[Inference, Any]:
+    """How the running `ModelCommand` opens models, and an instance of its `settings`."""
+    composition: InferenceComposition = ctx.meta["composition"]
+    assert composition.own is not None
+    return composition.inference, composition.own.read(composition.layers)
 
 
 def activate(plugins: PluginManager, inference: Inference) -> None:
     """Set the environment of the chosen backend, and report the choice on stderr."""
     from mm.runtime.runs import api
 
-    api.activate(plugins, inference.backend, say)
+    api.activate(plugins, inference.backend, on_stderr)
     for line in inference.messages:
-        say(line)
+        on_stderr(line)
 
 
 def open_model(plugins: PluginManager, model: str, inference: Inference) -> TextModel:
@@ -87,12 +77,7 @@ def open_model(plugins: PluginManager, model: str, inference: Inference) -> Text
     activate(plugins, inference)
     from mm.runtime.generation import text_model
 
-    return text_model.load(plugins, model, Workspace.here(), inference, say)
-
-
-def say(line: str) -> None:
-    """Print a line for the user on stderr: stdout is for the generated text."""
-    click.echo(line, err=True)
+    return text_model.load(plugins, model, Workspace.here(), inference, on_stderr)
 
 
 def write(text: str) -> None:

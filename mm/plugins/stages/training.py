@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.autoselect import needs_of
-from mm.core.config.resolve import Resolved, check_values, compose
+from mm.core.config.composition import SELECT, TRAIN, Composition, Resolved
 from mm.core.config.sections import section_of
 from mm.core.errors import Interrupted
 from mm.core.layers import Layer
-from mm.core.options import Option, options_of
+from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
-from mm.core.settings import COMMON
+from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
 from mm.runtime.data.corpus import open_source
 from mm.runtime.runs import api
@@ -32,27 +31,24 @@ class TrainStage(Stage):
     """Trains in a run of its own, starting from the model, or for pretraining the tokenizer, of an earlier stage."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options of a training with this algorithm, and those of every architecture if the stage makes a new model."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset applies to the stage that makes the model, not to those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
-        sections = compose(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})])
-        if algorithm.new_model:
-            sections += [section_of(s) for s in plugins.specs(ArchitectureSpec)]
-        return [o for section in sections for o in section.options if o.key not in fixed]
+        sections = Composition(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})]).sections
+        models = map(section_of, plugins.specs(ArchitectureSpec)) if algorithm.new_model else ()
+        return [o for section in (*sections, *models) for o in section.options if o.key not in fixed]
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
-        check_values(self.plugins, self._layers({}))
+        self._composition({}).check()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The resolved settings, the digests of the rows, and the fingerprints of the model or tokenizer to start from and of
         other models that are used, such as the teacher."""
-        resolved = self._resolve(artifacts)
-        values = resolved.run.values()
-        kind = needs_of(self.plugins, resolved.run).data
-        run = resolved.run
+        run = self._resolve(artifacts).run
+        values, kind = run.values(), run.needs.data
         digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
         models = [artifacts[self.spec.needs[0]], *self._artifact_settings(artifacts).values()]
         # logging, saving and the backend do not change the result of a training; the options that end it do
@@ -64,7 +60,7 @@ class TrainStage(Stage):
         """The plan of the training; one line if a model or tokenizer that it needs does not exist yet."""
         if any(need not in artifacts for need in self.spec.needs):
             return f"mm train --algo {self.spec.algorithm}, from {', '.join(self.spec.needs)} once that exists"
-        return api.plan(self.plugins, self._layers(artifacts), self.workspace, say=lambda line: None)
+        return api.plan(self._composition(artifacts), self.workspace, say=silent)
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Train. If this stage has started a run with the same inputs before, that run is resumed; if it has been finished
@@ -74,20 +70,20 @@ class TrainStage(Stage):
         if run is None:
             run = self.workspace.run(self._resolve(artifacts).run.select.run)
             write_text(self._note, json.dumps({"inputs": inputs, "run": run.name}))
-            self._train(run.name, self._layers(artifacts), resume=False)
+            self._train(run.name, self._composition(artifacts), resume=False)
         elif run.manifest["state"] == "finished":
             self.say(f"run {run.name} was finished meanwhile: it is used")
         else:
-            self._train(run.name, [*map(_resumable, self.layers)], resume=True)
+            self._train(run.name, Composition(self.plugins, [*map(_resumable, self.layers)]), resume=True)
         self._note.unlink()
         manifest = run.manifest
         summary = f"{run.name}: {manifest['parameters']:,} parameters, {manifest['tokens']:,} tokens"
         return StageResult({self.spec.gives[0]: run.model}, summary)
 
-    def _train(self, name: str, layers: list[Layer], *, resume: bool) -> None:
+    def _train(self, name: str, composition: Composition, *, resume: bool) -> None:
         run_layer = Layer(origin=f"stage {self.spec.name}", values={"run": name})
         try:
-            api.start(self.plugins, [run_layer, *layers], self.workspace, resume=resume, say=self.say)
+            api.start(composition.having([run_layer, *composition.layers]), self.workspace, resume=resume, say=self.say)
         except Interrupted as error:  # 'mm run' resumes this training and then runs the later stages
             raise Interrupted(error.message, error.signal_number, again="the same 'mm run' line") from None
 
@@ -106,18 +102,15 @@ class TrainStage(Stage):
             return run if (run.model / "config.json").exists() else None
         return run if run.manifest and checkpoints(run.checkpoints) else None
 
-    def _layers(self, artifacts: Mapping[str, Path]) -> list[Layer]:
+    def _composition(self, artifacts: Mapping[str, Path]) -> Composition:
         makes_model = self.plugins.get(AlgorithmSpec, self.spec.algorithm).new_model is not None
         key = "tokenizer" if makes_model else "from"
         fixed = {"algo": self.spec.algorithm}
         if self.spec.needs[0] in artifacts:
             fixed[key] = str(artifacts[self.spec.needs[0]])
         from_artifacts = {name: str(path) for name, path in self._artifact_settings(artifacts).items()}
-        return [
-            Layer(origin=f"stage {self.spec.name}", values=fixed),
-            *self.layers,
-            Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **from_artifacts}),
-        ]
+        defaults = Layer(origin=f"defaults of stage {self.spec.name}", values={**self.spec.defaults, **from_artifacts})
+        return Composition(self.plugins, [Layer(origin=f"stage {self.spec.name}", values=fixed), *self.layers, defaults])
 
     def _artifact_settings(self, artifacts: Mapping[str, Path]) -> dict[str, Path]:
         """The settings that the record fills with artifacts (`takes`, such as the teacher), unless the user has set them."""
@@ -126,10 +119,10 @@ class TrainStage(Stage):
         return {key: path for key, path in first.items() if path is not None and key not in given}
 
     def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
-        return api.new_run(self.plugins, self._layers(artifacts), self.workspace, lambda line: None)
+        return api.new_run(self._composition(artifacts), self.workspace, silent)
 
 
 def _resumable(layer: Layer) -> Layer:
     """The layer with only those options that may change on a resume."""
-    allowed = {o.key for name, config in COMMON for o in options_of(config, section=name) if o.info.on_resume}
+    allowed = {o.key for o in (*SELECT.options, *TRAIN.options) if o.info.on_resume}
     return attrs.evolve(layer, values={k: v for k, v in layer.values.items() if k in allowed})

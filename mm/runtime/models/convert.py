@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
+from mm.core.say import Say, silent
 from mm.core.storage import atomic_folder
 from mm.core.workspace import Workspace, find_adapter, find_model, read_config
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
@@ -34,7 +35,7 @@ def convert(
     adapter: str | None = None,
     force: bool = False,
     workspace: Workspace | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = silent,
 ) -> Path:
     """Write a model in another format. Returns the written folder. Runs on the CPU.
 
@@ -73,7 +74,7 @@ def _merge(plugins: PluginManager, loaded: LoadedModel, adapter: str, workspace:
     merge_adapter(plugins, loaded.model, part, find_adapter(saved, workspace))
 
 
-def _choose(plugins: PluginManager, loaded: LoadedModel, config: Mapping[str, Any], say: Callable[[str], None]) -> str:
+def _choose(plugins: PluginManager, loaded: LoadedModel, config: Mapping[str, Any], say: Say) -> str:
     if config.get("model_type") != "mm":
         say(f"--to {NATIVE}: {', '.join(config.get('architectures') or ())} into our own layout")
         return NATIVE

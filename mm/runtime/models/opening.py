@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mm.core.config.resolve import backend_name
+from mm.core.config.autoselect import backend_name
 from mm.core.errors import MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec

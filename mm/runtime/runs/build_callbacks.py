@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mm.core.callback import Callback
-from mm.core.config.autoselect import choose_engine, needs_of
+from mm.core.config.autoselect import choose_engine
 from mm.core.errors import UsageError
 from mm.core.records import EngineSpec, TrackerSpec
 from mm.runtime.text.rows import TextRow
@@ -75,7 +75,7 @@ def _samples(
     settings, tokenizer = run.train, loaded.tokenizer
     longest = loaded.config.max_position_embeddings
     limit = None if longest is None else longest - settings.sample_tokens
-    raw = needs_of(plugins, run).data == TextRow.kind
+    raw = run.needs.data == TextRow.kind
     prompts = prompts_from_texts(settings.sample_prompt, tokenizer, raw=raw, limit=limit)
     prompts += prompts_from_rows(held, settings.samples, tokenizer, limit=limit)
     spec = choose_engine(plugins, run.select.backend)

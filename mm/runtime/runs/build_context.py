@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mm.core.config.autoselect import choose_engine, needs_of
+from mm.core.config.autoselect import choose_engine
 from mm.core.config.sections import part_name, section_of
 from mm.core.errors import UsageError
 from mm.core.records import EngineSpec, RewardSpec, ToolSpec
@@ -54,7 +54,7 @@ class ContextBuilder:
         """Everything that the run's algorithm may use."""
         settings = self.run.train
         device = self.backend.device(self.world.local_rank)
-        rollout = self._rollout() if needs_of(self.plugins, self.run).generates else {}
+        rollout = self._rollout() if self.run.needs.generates else {}
         return Context(
             tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take,
             max_length=settings.max_length, cache=Workspace(self.folder.path.parents[1]).cache,

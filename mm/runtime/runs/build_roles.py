@@ -11,7 +11,7 @@ import attrs
 from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.core.records import AdapterSpec, Needs
+from mm.core.records import AdapterSpec
 from mm.core.run import Run
 from mm.core.say import Say
 from mm.core.workspace import ADAPTER, Workspace, find_adapter, find_model
@@ -45,7 +45,7 @@ class RoleBuilder:
     world: World
     say: Say
 
-    def policy(self, needs: Needs, checkpoint: Path | None) -> LoadedModel:
+    def policy(self, checkpoint: Path | None) -> LoadedModel:
         """The policy at its start or, with a checkpoint, as saved there; with the run's adapter.
 
         A frozen role that shares its weights must answer as it began: what an adapter begins with is then merged first.
@@ -53,20 +53,21 @@ class RoleBuilder:
         loaded = models.load_model_folder(self.plugins, checkpoint, self.backend, merge=False) if checkpoint else self._start()
         self._check_tokenizer(loaded)
         adapter = self._adapted("policy", loaded.model, checkpoint / ADAPTER if checkpoint else None)
-        sharing = [name for name in needs.roles if self._shared(name, needs)]
+        sharing = [name for name in self.run.needs.roles if self._shared(name)]
         if adapter and sharing and not checkpoint and adapter.restart():
             self.say(f"adapter: what it begins with is merged first, for the {sharing[0]} is the policy with the adapter off")
         return attrs.evolve(loaded, adapter=adapter)
 
-    def roles(self, needs: Needs, policy: LoadedModel) -> dict[str, Role]:
+    def roles(self, policy: LoadedModel) -> dict[str, Role]:
         """Every role that the algorithm needs. Raises UsageError for one whose model must be named or does not fit."""
+        needs = self.run.needs
         adapted = {name: adapter for name in needs.trainable if (adapter := self._adapter_name(name))}
         if len(adapted) == len(needs.trainable) and self.run.train.optimizer != _FACTORS["optimizer"]:
             raise UsageError(
                 f"--optimizer {self.run.train.optimizer} works on whole matrices and {', '.join(adapted.values())} trains none: "
                 f"an adapter's parameters are trained by {_FACTORS['optimizer']}; leave it out."
             )
-        roles = {name: self._role(name, needs, policy) for name in needs.roles}
+        roles = {name: self._role(name, policy) for name in needs.roles}
         if adapted:
             parameters = [p for role in roles.values() if role.trainable for p in role.model.parameters()]
             trained, total = (sum(p.numel() for p in parameters if p.requires_grad >= only) for only in (True, False))
@@ -74,14 +75,15 @@ class RoleBuilder:
             self.say(f"adapter: {what}; {trained:,} of {total:,} parameters are trained")
         return roles
 
-    def _role(self, name: str, needs: Needs, policy: LoadedModel) -> Role:
+    def _role(self, name: str, policy: LoadedModel) -> Role:
+        needs = self.run.needs
         trainable = name in needs.trainable
         if name == "policy":
             return self._placed(name, policy.model, trainable, _FACTORS if policy.adapter else None)
         settings = self.run.parts[f"role.{name}"]
         if name in needs.user_provided and not settings.from_:
             raise UsageError(f"{self.run.select.algo} needs a {name}: pass --{name}-from RUN|FOLDER.")
-        if policy.adapter is not None and self._shared(name, needs):
+        if policy.adapter is not None and self._shared(name):
             return Role(name, policy.model, trainable=False, without=policy.adapter.off)
         loaded = self._open(settings.from_) if settings.from_ else self._start()
         if loaded.tokenizer.fingerprint != policy.tokenizer.fingerprint:
@@ -114,8 +116,9 @@ class RoleBuilder:
         name: str = self.run.select.adapter if role == "policy" else self.run.parts[f"role.{role}"].adapter
         return name
 
-    def _shared(self, name: str, needs: Needs) -> bool:
+    def _shared(self, name: str) -> bool:
         """Whether this role's weights are the policy's, where that has an adapter to switch off."""
+        needs = self.run.needs
         own = name == "policy" or name in needs.trainable or name in needs.value_heads
         return not own and not self.run.parts[f"role.{name}"].from_
 

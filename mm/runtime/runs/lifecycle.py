@@ -18,7 +18,7 @@ import attrs
 import tomli_w
 import torch
 
-from mm.core.config.resolve import Resolved
+from mm.core.config.composition import Resolved
 from mm.core.errors import Interrupted, UsageError
 from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager

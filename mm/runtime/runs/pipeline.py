@@ -20,7 +20,6 @@ from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.say import Say
 from mm.core.workspace import Workspace, write_text
-from mm.runtime.runs.api import flat_layer
 from mm.runtime.runs.stage import Stage, StageResult
 
 
@@ -180,8 +179,6 @@ def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Laye
     prefix, keys = _prefix(spec.name), {o.key for o in options}
     bare = {k: v for k, v in layer.values.items() if k in keys}
     own = {k.removeprefix(prefix): v for k, v in layer.values.items() if k.startswith(prefix)}
-    if not layer.textual:
-        own = dict(flat_layer(own).values)
     return attrs.evolve(layer, values={**bare, **{k: v for k, v in own.items() if k in keys}})
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from mm.core.config.autoselect import needs_of
-from mm.core.config.resolve import Resolved
+from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
@@ -32,7 +31,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     tokenizer = Tokenizer.load(folder)
     rows, tokens, data = _data(plugins, run, tokenizer)
     settings = run.train
-    each = needs_of(plugins, run).steps
+    each = run.needs.steps
     steps = settings.max_steps or max(1, -(-settings.epochs * rows // settings.global_batch_size)) * each
     again = f", {each} with the same rows" if each > 1 else ""
     per_step = tokens / max(1, rows) * settings.global_batch_size
@@ -85,7 +84,7 @@ def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, 
 
 def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str) -> tuple[int, float, int]:
     """Rows, an estimate of their tokens from the first ones, and bad rows. Raises DataError at one that is not skipped."""
-    source, reader = open_rows(plugins, locator, needs_of(plugins, run).data)
+    source, reader = open_rows(plugins, locator, run.needs.data)
     rows = sampled = tokens = bad = 0
     for entry in reader.read(source):
         try:

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mm.core.callback import Callback
-from mm.core.config.autoselect import needs_of
-from mm.core.config.resolve import Resolved
+from mm.core.config.composition import Resolved
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
@@ -86,17 +85,16 @@ def _build(
     world.require_equal("plugins", plugins.versions())
     backend.seed(run.train.seed)
     role_builder = RoleBuilder(plugins=plugins, run=run, workspace=workspace, backend=backend, world=world, say=say)
-    needs = needs_of(plugins, run)
-    loaded = role_builder.policy(needs, checkpoint)
+    loaded = role_builder.policy(checkpoint)
 
     def opened(names: tuple[str, ...]) -> Corpus:
-        return open_corpus(plugins, names, needs.data, loaded.tokenizer, run.train, workspace.cache, say)
+        return open_corpus(plugins, names, run.needs.data, loaded.tokenizer, run.train, workspace.cache, say)
 
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None
     held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
     use_threads(backend, loaded.model, run.train.threads)
-    roles = role_builder.roles(needs, loaded)
+    roles = role_builder.roles(loaded)
     check_positions(roles, {f"--max-length {run.train.max_length}": run.train.max_length})
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
@@ -129,8 +127,8 @@ def _trainer(
 ) -> Trainer:
     run, world, settings = builder.run, builder.world, builder.run.train
     rows, _ = split_held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
-    order, steps = corpus.order(rows, settings.seed), needs_of(builder.plugins, run).steps
-    feed = Feed(corpus.store, order, settings.global_batch_size, world, steps)
+    order = corpus.order(rows, settings.seed)
+    feed = Feed(corpus.store, order, settings.global_batch_size, world, run.needs.steps)
     context = builder.context(feed)
     algorithm = builder.plugins.load(AlgorithmSpec, run.select.algo)(run.algorithm, roles, context)
     feed.order = algorithm.order(feed.order, rows)

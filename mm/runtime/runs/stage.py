@@ -34,9 +34,9 @@ class Stage(ABC):
         self.spec, self.plugins, self.workspace, self.layers, self.say = spec, plugins, workspace, list(layers), say
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options that a stage of this record takes."""
-        return []
+        return ()
 
     def check(self) -> None:  # noqa: B027  a stage without options has nothing to check
         """Raise UsageError for an invalid option value. Called for every stage before the first one runs."""

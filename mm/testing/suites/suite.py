@@ -107,9 +107,9 @@ class Suite:
         return self.spec.target
 
 
-def options_of_part(spec: Spec) -> list[Option]:
+def options_of_part(spec: Spec) -> tuple[Option, ...]:
     """The options of a part, as on the command line. Raises TypeError if a field of its config has no help."""
-    return section_of(spec).options if spec.config else []
+    return section_of(spec).options if spec.config else ()
 
 
 def declaring_module(spec: Spec) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from mm.contracts import Position, Source
+from mm.core.config.composition import Composition
 from mm.core.errors import DataError, UsageError
+from mm.core.layers import argument_layer
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
 from mm.plugins.formats import text
@@ -153,8 +155,9 @@ def test_the_command_ends_with_2(mm_cli: CommandLine, tmp_path: Path) -> None:
 def test_the_plan_says_shares_and_what_is_skipped(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl"), write(tmp_path / "b.jsonl", rows=10, bad=[])
     given = {"algo": "pretrain", "arch": "dense", "preset": "tiny", "backend": "cpu", "data": (f"{a}:3", f"{b}:1")}
+    plugins = PluginManager.discover(environ={})
     plan = lambda **more: api.plan(  # noqa: E731
-        PluginManager.discover(environ={}), [api.flat_layer(given | more)], Workspace(tmp_path), say=lambda line: None
+        Composition(plugins, [argument_layer(given | more)]), Workspace(tmp_path), say=lambda line: None
     )
     with pytest.raises(DataError, match=f"{a}:4: text is empty"):
         plan()

@@ -137,10 +137,10 @@ def test_load_chooses_the_type_and_says_what_is_wrong(workspace: Workspace, plug
 def test_the_engine_is_the_first_that_runs_on_the_backend(plugins: PluginManager, monkeypatch: pytest.MonkeyPatch) -> None:
     other = EngineSpec(name="a-remote", summary="", target="x:y", backends=("gpu",))
     real = plugins.specs
-    monkeypatch.setattr(plugins, "specs", lambda kind: [other, *real(kind)] if kind == "engine" else real(kind))
+    monkeypatch.setattr(plugins, "specs", lambda record: [other, *real(record)] if record is EngineSpec else real(record))
     assert choose_engine(plugins, "gpu:1") is other
     assert choose_engine(plugins, "cpu").name == "local"
-    monkeypatch.setattr(plugins, "get", lambda kind, name: other)
+    monkeypatch.setattr(plugins, "get", lambda record, name: other)
     with pytest.raises(UsageError, match="'a-remote' runs on gpu"):
         choose_engine(plugins, "cpu", "a-remote")
 

@@ -21,7 +21,7 @@ from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.workspace import Workspace, fingerprint
-from mm.plugins.commands.run.command import split_words
+from mm.plugins.commands.run.command import read_stages
 from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.testing import tiny_rows
 
@@ -164,17 +164,26 @@ def test_unknown_names_get_their_close_match(
 def test_a_flag_takes_no_stage_for_its_value(plugins: PluginManager) -> None:
     known = stage_options(plugins)
     line = "--compile pretrain --no-sft-compile sft --epochs 2 --data=a --data b"
-    names, options = split_words(line.split(), known)
+    names, options = read_stages(line.split(), known)
     assert names == ["pretrain", "sft"]
     assert options == {"compile": "true", "sft_compile": "false", "epochs": "2", "data": ("a", "b")}
     with pytest.raises(UsageError, match="--epochs needs a value"):
-        split_words(["sft", "--epochs", "--compile"], known)
+        read_stages(["sft", "--epochs", "--compile"], known)
 
 
 def test_a_file_may_hold_tables_of_other_stages(plugins: PluginManager, tmp_path: Path) -> None:
     layer = Layer(origin="demo.toml", values={"roof_colour": "red", "floor_colour": "black"})
     found = run_stages(plugins, ["floor"], Workspace(tmp_path), [layer], force=False, dry_run=False, say=print)
     assert found["ground"].read_text() == "black"
+
+
+def test_one_text_for_a_list_is_an_argument_s_alone(plugins: PluginManager, tmp_path: Path) -> None:
+    """A file says lists as lists, in a stage's table too."""
+    assert mm.run("download", workspace=tmp_path, plugins=plugins, quiet=True, download_data="skills") == {}
+    for key in ("data", "download_data"):
+        layer = Layer(origin="demo.toml", values={key: "skills"})
+        with pytest.raises(UsageError, match=r"--data \(demo.toml\): .* got 'skills'. Write it as \['skills'\]"):
+            run_stages(plugins, ["download"], Workspace(tmp_path), [layer], force=False, dry_run=False, say=print)
 
 
 def test_a_failing_stage_is_reported_and_run_again(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:

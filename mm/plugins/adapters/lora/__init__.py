@@ -10,7 +10,7 @@ from attrs.validators import ge, gt, lt, optional
 
 from mm.core.configs import AdapterConfig
 from mm.core.hooks import hookimpl
-from mm.core.options import option
+from mm.core.options import Refused, option
 from mm.core.records import AdapterSpec
 
 _INIT = "kaiming"
@@ -18,9 +18,9 @@ _INIT = "kaiming"
 
 def _from_files(config: LoraConfig, attribute: Attribute[Any], value: str) -> None:
     if value and config.target:
-        raise ValueError(f"'target' cannot be chosen beside {value}: the weights there say what they belong to")
+        raise Refused("target", f"'target' cannot be chosen beside {value}: the weights there say what they belong to")
     if value and config.init != _INIT:
-        raise ValueError(f"'init' cannot be chosen beside {value}: the weights there are what it begins with")
+        raise Refused("init", f"'init' cannot be chosen beside {value}: the weights there are what it begins with")
 
 
 @frozen(kw_only=True)

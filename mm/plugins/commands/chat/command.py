@@ -11,6 +11,7 @@ from attrs import frozen
 
 from mm.core.errors import UsageError, close_match
 from mm.core.options import option
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
 
@@ -33,7 +34,7 @@ class ChatSettings(dialogue.GenerationOptions):
 @click.command(cls=dialogue.ModelCommand, settings=ChatSettings)
 @click.argument("model", required=False)
 @click.pass_context
-def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
+def chat(ctx: click.Context, /, model: str | None) -> None:
     """Chat with MODEL, a run's name or a model folder; by default with the newest run that has a model.
 
     Each line is a turn; /help lists the commands. Ctrl-C stops an answer, Ctrl-D ends the conversation.
@@ -41,7 +42,7 @@ def chat(ctx: click.Context, /, model: str | None, **values: Any) -> None:
     from mm.runtime.generation.tool_use import open_tools
 
     name = model or _newest(Workspace.here())
-    inference, settings = dialogue.resolve(ctx, values)
+    inference, settings = dialogue.resolve(ctx)
     tools = open_tools(ctx.obj, settings.tool)
     conversation = Conversation(dialogue.open_model(ctx.obj, name, inference), settings, tools)
     for line in _lines():
@@ -70,12 +71,12 @@ class Conversation:
         messages = [*self.messages, {"role": "user", "content": text}]
         try:
             if take_turns([messages], self._model_turn, _add_results, self.tools, _TURNS):
-                dialogue.say(f"stopped: the model has called tools in {_TURNS} turns in a row")
+                on_stderr(f"stopped: the model has called tools in {_TURNS} turns in a row")
         except UsageError as error:
-            dialogue.say(f"{error}\n/reset forgets the conversation.")
+            on_stderr(f"{error}\n/reset forgets the conversation.")
         except KeyboardInterrupt:
             click.echo()
-            dialogue.say("stopped; this turn is forgotten")
+            on_stderr("stopped; this turn is forgotten")
         else:
             self.messages = messages
 
@@ -90,7 +91,7 @@ class Conversation:
         seed, tools = self.seed + len(messages), template_tools(self.tools) or None
         generation = self.model.generate(messages, seed=seed, on_text=dialogue.write, tools=tools, **self.keywords)
         click.echo()
-        dialogue.say(f"({dialogue.summary(generation)})")
+        on_stderr(f"({dialogue.summary(generation)})")
         message = answer(generation.text, self.keywords["thinking"])
         message, calls = extract_calls(message) if self.tools else (message, [])
         messages.append(message)
@@ -100,12 +101,12 @@ class Conversation:
         """Carry out a line that begins with '/'. Returns False if the user wants to leave."""
         if line == "/reset":
             self.messages = list(self.start)
-            dialogue.say("the conversation is forgotten")
+            on_stderr("the conversation is forgotten")
         elif line == "/help":
             for name, description in _HELP.items():
-                dialogue.say(f"{name:<8} {description}")
+                on_stderr(f"{name:<8} {description}")
         elif line != "/exit":
-            dialogue.say(f"Unknown command {line.split()[0]}.{close_match(line, _HELP)} /help lists the commands.")
+            on_stderr(f"Unknown command {line.split()[0]}.{close_match(line, _HELP)} /help lists the commands.")
         return line != "/exit"
 
 
@@ -120,7 +121,7 @@ def _add_results(messages: list[Any], results: list[str]) -> bool:
 def _newest(workspace: Workspace) -> str:
     for run in workspace.runs():
         if (run.model / "config.json").exists() or checkpoints(run.checkpoints):
-            dialogue.say(f"model: run {run.name}, the newest")
+            on_stderr(f"model: run {run.name}, the newest")
             return run.name
     raise UsageError(f"No model to chat with: {workspace.path / 'runs'} has none. Name one, or train one with 'mm run'.")
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from mm.core.config.load_settings import changes_of, model_section
-from mm.core.plugins import PluginManager
-from mm.plugins.commands.parts import PartsCommand, Selected, given_layers
+from mm.core.config.load_settings import LoadSettings
+from mm.core.say import on_stderr
+from mm.plugins.commands.line import Line
+from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.devices.dtypes import DTYPES
 
 
 class ConvertCommand(PartsCommand):
     """A command with the settings that may be changed when a trained model is loaded, such as YaRN's."""
 
-    def select(self, plugins: PluginManager, args: list[str]) -> Selected:
-        """See `PartsCommand`."""
-        return Selected(None, [model_section(plugins)], [])
+    def compose(self, ctx: click.Context, line: Line) -> LoadSettings:
+        """See `PartsCommand`; there is nothing below the line."""
+        return LoadSettings(ctx.obj, [line])
 
 
 @click.command(cls=ConvertCommand)
@@ -30,8 +30,7 @@ class ConvertCommand(PartsCommand):
 @click.option("--force", is_flag=True, help="Replace OUT if it is a model folder.")
 @click.pass_context
 def convert(
-    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool,
-    **values: Any,
+    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool
 ) -> None:
     """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
 
@@ -40,12 +39,11 @@ def convert(
     """
     from mm.runtime.runs import api
 
-    changes = changes_of(ctx.obj, given_layers(ctx, values))
-    say = lambda line: click.echo(line, err=True)  # noqa: E731
-    api.activate(ctx.obj, "cpu", say)
+    changes = ctx.meta["composition"].changes
+    api.activate(ctx.obj, "cpu", on_stderr)
     from mm.runtime.models import convert as conversion
 
-    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=say)
+    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=on_stderr)
     click.echo(f"{folder}: written, and read back bit for bit")
     for path in sorted(folder.iterdir()):
         click.echo(f"  {path.name}  {path.stat().st_size:,} bytes")

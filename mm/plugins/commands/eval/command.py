@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace, find_model
 from mm.plugins.commands import dialogue
 from mm.plugins.evaluations import measure, report, table
@@ -18,13 +19,13 @@ from mm.plugins.evaluations.settings import EvalSettings
 @click.option("--name", default="", metavar="NAME", help="Name of the report; by default made from the data and split.")
 @click.option("--json", "as_json", is_flag=True, help="Print the reports as JSON.")
 @click.pass_context
-def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json: bool, **values: Any) -> None:
+def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json: bool) -> None:
     """Measure each MODEL, a run's name or a folder of any readable format, and show the models side by side.
 
     --data gives perplexity and bits per byte, over the tokens that training on those rows would learn. --skills gives the
     share of right answers, with 95% intervals. The report of a run's model is saved in runs/RUN/evals/.
     """
-    inference, settings = dialogue.resolve(ctx, values)
+    inference, settings = dialogue.resolve(ctx)
     measure.check_settings(ctx.obj, settings)
     workspace = Workspace.here()
     report.check_name([find_model(model, workspace) for model in models], name)
@@ -33,9 +34,9 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
 
     def evaluate_and_save(model: str) -> dict[str, Any]:
         text = text_model.load(ctx.obj, model, workspace, inference)
-        result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, dialogue.say)
+        result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, on_stderr)
         path = report.save(result, name)
-        dialogue.say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
+        on_stderr(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
         return result
 
     reports = [evaluate_and_save(model) for model in models]

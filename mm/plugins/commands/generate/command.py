@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
 from mm.core.errors import UsageError
+from mm.core.say import on_stderr
 from mm.plugins.commands import dialogue
 
 
@@ -16,21 +16,21 @@ from mm.plugins.commands import dialogue
 @click.argument("prompt", nargs=-1)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as the beginning of a document, without the chat template.")
 @click.pass_context
-def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bool, **values: Any) -> None:
+def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bool) -> None:
     """Answer PROMPT with MODEL, a run's name or a model folder.
 
     The words of PROMPT are joined by spaces. If PROMPT is '-', or is omitted and the input is a pipe, it is read from
     standard input. The text goes to standard output while it is generated, the speed to standard error.
     """
     text = _prompt_text(prompt)
-    inference, options = dialogue.resolve(ctx, values)
+    inference, options = dialogue.resolve(ctx)
     if raw and (options.system or options.thinking is not None):
         raise UsageError("--raw uses no chat template: --system, --thinking and --no-thinking have no effect with it.")
     messages = text if raw else [*options.first_messages(), {"role": "user", "content": text}]
     text_model = dialogue.open_model(ctx.obj, model, inference)
     generation = text_model.generate(messages, raw=raw, on_text=dialogue.write, **options.keywords())
     click.echo()
-    dialogue.say(dialogue.summary(generation))
+    on_stderr(dialogue.summary(generation))
 
 
 def _prompt_text(words: tuple[str, ...]) -> str:

@@ -44,7 +44,7 @@ def _part(plugin: Plugin, spec: Spec) -> str:
     fields = [f.name for f in attrs.fields(type(spec)) if f.name not in _SHOWN]
     facts = _origin(plugin) | {name: _fact(spec, name) for name in fields if getattr(spec, name) not in ((), {}, "", None)}
     text = _lines(f"{spec.kind} {spec.name}: {spec.summary}", facts)
-    options = section_of(spec).options if spec.config else []
+    options = section_of(spec).options if spec.config else ()
     return text + ("\n\nOptions:\n" + "\n".join(_option(o) for o in options) if options else "")
 
 

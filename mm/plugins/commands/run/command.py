@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mm.core.errors import UsageError
+from mm.core.errors import UsageError, close_match
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option
 from mm.core.records import StageSpec
 from mm.core.run import read_toml
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
+from mm.plugins.commands.line import COMMAND_LINE, read_line
 from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 
 
@@ -43,10 +43,10 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
 
     Options of the stages are those of `mm train`, for every stage that has them: --epochs 1; or for one: --sft-epochs 1.
     """
-    names, options = split_words(words, stage_options(ctx.obj))
+    names, options = read_stages(words, stage_options(ctx.obj))
     if not names:
         raise UsageError("Missing argument STAGE: name stages or a preset, such as 'all'; mm run --help lists them.")
-    layers = [Layer(origin="command line", values=options, textual=True), environment_layer()]
+    layers = [Layer(origin=COMMAND_LINE, values=options, textual=True), environment_layer()]
     if config:
         layers.append(Layer(origin=config, values=read_toml(Path(config))))
     report = None if dry_run else print_outcomes
@@ -57,41 +57,13 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
         print_next(artifacts)
 
 
-def split_words(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
-    """Stage names, and `--option value`, `--option=value`, `--flag`, `--no-flag` as flat text values.
-
-    `known` tells which options are flags, so that a flag takes no stage's name for its value.
-    """
-    names: list[str] = []
-    options: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            names.append(word)
-            continue
-        text, equals, value = word.removeprefix("--").partition("=")
-        key = text.replace("-", "_")
-        if not equals and _is_flag(key.removeprefix("no_"), known):
-            key, value = key.removeprefix("no_"), "false" if key.startswith("no_") else "true"
-        elif not equals:
-            value = _value(word, rest, key in known)
-        # an option that may be given several times is a list
-        many = key in known and typing.get_origin(known[key].base_type) is tuple
-        options[key] = (*options.get(key, ()), value) if many else value
+def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
+    """Stage names, and the text values that the words give known options. Raises UsageError for an unknown option."""
+    options, names = read_line(words, known)
+    if unknown := next((word for word in names if word.startswith("--")), None):
+        flag = unknown.partition("=")[0]
+        raise UsageError(f"No such option: {flag}.{close_match(flag, ['--' + key.replace('_', '-') for key in known])}")
     return names, options
-
-
-def _is_flag(key: str, known: Mapping[str, Option]) -> bool:
-    return key in known and known[key].base_type is bool
-
-
-def _value(word: str, rest: list[str], known: bool) -> str:
-    if rest and not rest[0].startswith("--"):
-        return rest.pop(0)
-    if known:
-        raise UsageError(f"Option {word} needs a value.")
-    return ""  # that there is no such option is said with what is near to it
 
 
 def print_next(artifacts: dict[str, Path]) -> None:

@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import click
+from attrs import frozen
 
+from mm.core.config.autoselect import choose
+from mm.core.config.composition import Composition
+from mm.core.errors import UsageError
+from mm.core.layers import Layer, environment_layer
+from mm.core.options import option, options_of
+from mm.core.run import read_toml
 from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
-from mm.plugins.commands.parts import PartsCommand, given_layers
+from mm.plugins.commands.line import Line, read_line
+from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.runs import api
 
 
-@click.command(cls=PartsCommand)
-@click.option("--config", metavar="FILE", help="Settings in TOML; the command line and MM_TRAIN_* stand above it.")
+@frozen(kw_only=True)
+class _File:
+    config: str = option("", help="Settings in TOML; the command line and MM_TRAIN_* stand above it.")
+
+
+(CONFIG,) = options_of(_File, section="file")
+
+
+class TrainCommand(PartsCommand):
+    """Composes a training of the line, the environment and the settings file."""
+
+    def compose(self, ctx: click.Context, line: Line) -> Composition:
+        """See `PartsCommand`; parts that would be chosen for the user have options, too."""
+        layers: list[Layer] = [line, environment_layer()]
+        if config := read_line(line.words, {CONFIG.key: CONFIG})[0].get(CONFIG.key):
+            layers.append(Layer(origin=config, values=read_toml(Path(config))))
+        composition = Composition(ctx.obj, layers)
+        try:
+            return choose(composition, Workspace.here())
+        except UsageError:  # reported where the run is resolved, once the line has been parsed
+            return composition
+
+    def algorithm(self, composition: Composition) -> str:
+        """See `PartsCommand`."""
+        return composition.selection.algo
+
+
+@click.command(cls=TrainCommand)
+@click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help)
 @click.option("--resume", is_flag=True, help="Go on with --run NAME (the newest unfinished run without it).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and touch nothing.")
 @click.pass_context
-def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool, **values: Any) -> None:
+def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool) -> None:
     """Train a model with an algorithm.
 
     The options below are those of the selected parts: give --algo, --arch and so on to see theirs.
     """
-    layers = given_layers(ctx, values)
+    composition: Composition = ctx.meta["composition"]
     if dry_run:
-        click.echo(api.plan(ctx.obj, layers, Workspace.here(), say=on_stderr, resume=resume))
+        click.echo(api.plan(composition, Workspace.here(), say=on_stderr, resume=resume))
         return
-    folder = api.start(ctx.obj, layers, Workspace.here(), resume=resume, say=on_stderr)
+    folder = api.start(composition, Workspace.here(), resume=resume, say=on_stderr)
     if is_main():
         click.echo(f"run: {folder.path}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.resolve import read_config
+from mm.core.config.sections import read_config
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
@@ -29,7 +29,7 @@ class Convert(Stage):
     """Writes `exports/RUN`, named after the model's run."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options of `ConvertOptions`."""
         return options_of(ConvertOptions, section="convert")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.resolve import select, selectors
+from mm.core.config.composition import SELECT
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
@@ -18,9 +18,9 @@ class Download(Stage):
     """Checks that the data given with `--data` can be read. Nothing is fetched: the built-in data is part of the package."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """`--data`."""
-        return selectors("data")
+        return (SELECT.option("data"),)
 
     def check(self) -> None:
         """Raise UsageError if data given with `--data` does not exist."""
@@ -43,7 +43,7 @@ class Download(Stage):
         return {name: open_source(self.plugins, name, "").digest() for name in self._named()}
 
     def _named(self) -> Sequence[str]:
-        return select(self.layers).data
+        return SELECT.read(self.layers).data  # type: ignore[no-any-return]
 
     def _line(self) -> str:
         if named := self._named():

@@ -12,8 +12,8 @@ from attrs import frozen
 from attrs.validators import ge, optional
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.load_settings import Inference, resolve_inference
-from mm.core.config.resolve import read_config
+from mm.core.config.load_settings import Inference, InferenceComposition
+from mm.core.config.sections import read_config
 from mm.core.layers import Layer
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
@@ -49,7 +49,7 @@ class Evaluate(Stage):
     """Writes `reports/eval.json` and the plots, and prints the tables and sample conversations."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options of `EvalOptions`."""
         return options_of(EvalOptions, section="eval")
 
@@ -72,7 +72,8 @@ class Evaluate(Stage):
         """Measure every model and its starting model, plot the curves, write everything to eval.json, print it."""
         trained = self._trained_models(artifacts)
         settings = self._settings(trained)
-        inference, _ = resolve_inference(self.plugins, [Layer(origin="stage", values={"backend": self._options().backend})])
+        selected = Layer(origin="stage", values={"backend": self._options().backend})
+        inference = InferenceComposition(self.plugins, [selected]).inference
         api.activate(self.plugins, inference.backend, self.say)
         starts = [start for one in trained if (start := one.start(self.workspace))]
         names = {one.model: one.name for one in (*starts, *trained)}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from mm.contracts import Position, Stage, StageResult
-from mm.core.config.resolve import read_config, select, selectors
+from mm.core.config.composition import SELECT
+from mm.core.config.sections import read_config
 from mm.core.options import Option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
@@ -23,9 +24,9 @@ class TrainTokenizer(Stage):
     """Trains a tokenizer on the rows of `--data`, by default of every built-in source, into `tokenizers/pipeline`."""
 
     @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> list[Option]:
+    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """`--data` and the vocabulary's options."""
-        return [*selectors("data"), *options_of(TrainingOptions, section="tokenizer")]
+        return (SELECT.option("data"), *options_of(TrainingOptions, section="tokenizer"))
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
@@ -57,7 +58,7 @@ class TrainTokenizer(Stage):
         return self.workspace.path / "tokenizers" / "pipeline"
 
     def _names(self) -> list[str]:
-        named = list(select(self.layers).data)
+        named = list(SELECT.read(self.layers).data)
         return named or [s.name for s in self.plugins.specs(SourceSpec) if s.provides]
 
     def _sources(self) -> list[tuple[str, str]]:
