@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
-from mm.core.storage import atomic_folder
 from mm.core.workspace import read_config
 from mm.runtime.models.hf_files import read_tensors
 from mm.runtime.models.rules import Rules
+from mm.runtime.models.storage import atomic_folder
 from mm.runtime.models.tensors import cast, compare, named_tensors
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError, MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec, ArchitectureSpec, ConverterSpec
-from mm.core.storage import INDEX, verify
 from mm.core.workspace import ADAPTER, read_config
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.hf_files import reader
+from mm.runtime.models.storage import INDEX, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model
 from mm.runtime.text.tokenizer import Tokenizer

@@ -24,11 +24,11 @@ from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say
-from mm.core.storage import atomic_folder, discard, remove_leftovers
 from mm.core.workspace import RunFolder, Workspace, fingerprint, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import LoadedModel, save_model_folder
+from mm.runtime.models.storage import atomic_folder, discard, remove_leftovers
 from mm.runtime.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.runtime.training.distributed import World
 from mm.runtime.training.trainer import Trainer

@@ -13,12 +13,12 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
 from mm.core.say import Say, is_main
-from mm.core.storage import explain_write_errors
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
 from mm.runtime.data.order import split_held_out
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.opening import open_backend, use_threads
+from mm.runtime.models.storage import explain_write_errors
 from mm.runtime.runs import lifecycle
 from mm.runtime.runs.build_callbacks import build_callbacks
 from mm.runtime.runs.build_context import ContextBuilder

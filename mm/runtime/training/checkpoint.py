@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_map_only
 
 from mm.core.callback import Callback
 from mm.core.errors import CheckpointError, StorageError
-from mm.core.storage import discard, replace, seal, verify
 from mm.core.workspace import checkpoints, step_of
 from mm.runtime.models.folder import WEIGHTS, LoadedModel, save_model_folder, save_weights
+from mm.runtime.models.storage import discard, replace, seal, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.training.distributed import World
 from mm.runtime.training.state import TrainState

@@ -11,9 +11,9 @@ import attrs
 
 from mm.core.callback import Callback
 from mm.core.errors import UsageError
-from mm.core.storage import atomic_folder
 from mm.core.workspace import RunFolder
 from mm.runtime.models.folder import LoadedModel, save_model_folder
+from mm.runtime.models.storage import atomic_folder
 
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
