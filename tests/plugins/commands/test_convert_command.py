@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from mm.core.plugins import PluginManager
-from mm.core.storage import atomic_folder
 from mm.core.workspace import RunFolder
 from mm.plugins.architectures.dense import DenseConfig
 from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import load_model_folder, new_model, save_model_folder
+from mm.runtime.models.storage import atomic_folder
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing.pytest_plugin import CommandLine
 

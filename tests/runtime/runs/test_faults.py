@@ -22,8 +22,8 @@ from sizes import sizes
 
 import mm
 from mm.core.errors import UsageError
-from mm.core.storage import verify
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.models.storage import verify
 from mm.testing import tiny_run
 from mm.testing.pytest_plugin import Train
 

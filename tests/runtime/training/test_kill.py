@@ -16,8 +16,8 @@ from run_files import lines, weights
 from sizes import sizes
 
 from mm.core.errors import CheckpointError
-from mm.core.storage import verify
 from mm.core.workspace import RunFolder, Workspace, step_of
+from mm.runtime.models.storage import verify
 from mm.testing import tiny_run
 
 KILLS = 24

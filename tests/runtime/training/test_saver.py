@@ -18,8 +18,8 @@ from sizes import sizes
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.errors import StorageError
-from mm.core.storage import verify
 from mm.core.workspace import Workspace
+from mm.runtime.models.storage import verify
 from mm.runtime.training import checkpoint, saver
 from mm.testing.pytest_plugin import Train
 

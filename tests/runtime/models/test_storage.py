@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mm.core.errors import CheckpointError
-from mm.core.storage import INDEX, atomic_folder, remove_leftovers, verify
+from mm.runtime.models.storage import INDEX, atomic_folder, remove_leftovers, verify
 
 
 def write(final: Path, text: str = "hello") -> Path:
