@@ -91,7 +91,7 @@ class Composition:
         roles = list(self._roles())
         rollout = [self._rollout_section] if self._rollout_section else []
         common = [SELECT, TRAIN, *rollout, *roles, *self._adapters(roles)]
-        return compose_selected(self.plugins, [self.selection, self.rollout], common)
+        return compose_selected(self.plugins, [self.selection, *([self.rollout] if rollout else [])], common)
 
     @cached_property
     def options(self) -> tuple[Option, ...]:

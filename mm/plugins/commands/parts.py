@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
-from click.shell_completion import CompletionItem
 
 from mm.core.config.unknown import unknown_option
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.plugins.commands.line import Line, read_line
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _TITLES = {"select": "Parts", "train": "Training"}
 
@@ -74,6 +76,8 @@ class PartsCommand(click.Command):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """As click's, with the options of the parts."""
+        from click.shell_completion import CompletionItem
+
         found = ctx.meta["composition"].options if incomplete.startswith("-") else ()
         flags = [CompletionItem(option.flag, help=option.info.help) for option in found if option.flag.startswith(incomplete)]
         return [*flags, *super().shell_complete(ctx, incomplete)]

@@ -169,6 +169,9 @@ def test_a_flag_takes_no_stage_for_its_value(plugins: PluginManager) -> None:
     assert options == {"compile": "true", "sft_compile": "false", "epochs": "2", "data": ("a", "b")}
     with pytest.raises(UsageError, match="--epochs needs a value"):
         read_stages(["sft", "--epochs", "--compile"], known)
+    assert read_stages(["sft", "--bogus", "3", "--other=4", "--strange", "--epochs", "2", "dpo"], known) == (
+        ["sft", "dpo"], {"epochs": "2", "bogus": "", "other": "", "strange": ""}
+    )  # fmt: skip
 
 
 def test_a_file_may_hold_tables_of_other_stages(plugins: PluginManager, tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mm.core.errors import UsageError, close_match
+from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option
 from mm.core.records import StageSpec
@@ -58,12 +59,12 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
 
 
 def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
-    """Stage names, and the text values that the words give known options. Raises UsageError for an unknown option."""
-    options, names = read_line(words, known)
-    if unknown := next((word for word in names if word.startswith("--")), None):
-        flag = unknown.partition("=")[0]
-        raise UsageError(f"No such option: {flag}.{close_match(flag, ['--' + key.replace('_', '-') for key in known])}")
-    return names, options
+    """Stage names, and the options between them as flat text values; an unknown one, whose value the next word is taken for,
+    is empty and refused with the stages. Raises UsageError for a missing value."""
+    values, rest = read_line(words, known)
+    unknown = {word: word.partition("=")[0].removeprefix("--").replace("-", "_") for word in rest if word.startswith("--")}
+    taken = {after for word, after in pairwise(words) if word in unknown and "=" not in word}
+    return [word for word in rest if word not in unknown and word not in taken], {**values, **dict.fromkeys(unknown.values(), "")}
 
 
 def print_next(artifacts: dict[str, Path]) -> None:

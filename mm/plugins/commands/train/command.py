@@ -48,11 +48,11 @@ class TrainCommand(PartsCommand):
 
 
 @click.command(cls=TrainCommand)
-@click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help)
+@click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
 @click.option("--resume", is_flag=True, help="Go on with --run NAME (the newest unfinished run without it).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and touch nothing.")
 @click.pass_context
-def train(ctx: click.Context, /, config: str | None, resume: bool, dry_run: bool) -> None:
+def train(ctx: click.Context, /, resume: bool, dry_run: bool) -> None:
     """Train a model with an algorithm.
 
     The options below are those of the selected parts: give --algo, --arch and so on to see theirs.
