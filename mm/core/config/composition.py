@@ -140,7 +140,7 @@ class Composition:
         return self._merged[section]
 
     def _sizes(self) -> Layer:
-        """The preset's."""
+        """The sizes of the preset, as a layer."""
         spec, preset = self.plugins.get(ArchitectureSpec, self.selection.arch), self.selection.preset
         if preset and preset not in spec.presets:
             near, known = close_match(preset, spec.presets), ", ".join(spec.presets)

@@ -27,7 +27,7 @@ _MODEL = "model"
 
 @frozen(kw_only=True)
 class InferenceSelection:
-    """What opens a model."""
+    """The parts that open a model."""
 
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.")
     dtype: str = option("auto", help="Type of the weights.", choices=("auto", "fp32", "bf16", "fp16"))

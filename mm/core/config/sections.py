@@ -1,4 +1,4 @@
-"""Which options a selection of parts has: a section for the common settings, for the algorithm and for each other part."""
+"""The options of selected parts, in sections: one for the common settings, one for the algorithm, one for each other part."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
 
 @attrs.frozen(kw_only=True)
 class Section:
-    """One config class of a composed run; `prefix` stands before its options' names."""
+    """One config class of a composed run. The names of its options begin with `prefix`."""
 
     name: str
     config: type
@@ -74,13 +74,13 @@ class Section:
 
 
 def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
-    """An instance of one config class from the layers' bare values; keys of others are left alone."""
+    """An instance of one config class from the layers' bare values; other keys are ignored."""
     return Section(name=section, config=config).read(layers)
 
 
 def section_of(spec: Spec, role: str = "policy") -> Section:
-    """The section of a part with a config: an algorithm's options are bare, every other's have its name before them, and
-    those of a part of another role than the policy that role's name too."""
+    """The section of a part with a config. The options of an algorithm are bare, those of another part begin with its name,
+    and those of a part of a role beside the policy with the role's name before that."""
     assert spec.config is not None
     name = spec.name if role == "policy" else f"{role}-{spec.name}"
     return Section(name=f"{spec.kind}.{name}", config=spec.config, prefix="" if spec.kind == "algorithm" else name)
@@ -103,7 +103,7 @@ def compose_selected(plugins: PluginManager, selections: Sequence[Any], common: 
 
 
 def check_owners(options: Iterable[Option]) -> None:
-    """Raise UsageError when two sections claim one option."""
+    """Raise UsageError if two sections claim one option."""
     owner: dict[str, str] = {}
     for option in options:
         if option.key in owner:

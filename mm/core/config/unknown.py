@@ -1,4 +1,4 @@
-"""Keys that no selected part has: whose they are, and what is near."""
+"""Keys that no selected part has: the parts that have them, and close matches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a command line by the options that are known."""
+"""The one reader of a command line: the values of known options, and the remaining words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _following(word: str, left: list[str]) -> str:
 
 @attrs.frozen(kw_only=True)
 class Line(Layer):
-    """The options on a command line, read when it is known which there are: `values` are those that were asked for."""
+    """A layer of the options on a command line. They are read as they become known; `values` holds those read so far."""
 
     words: Sequence[str]
     values: dict[str, Any] = attrs.field(factory=dict, init=False)

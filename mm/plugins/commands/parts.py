@@ -20,7 +20,7 @@ _TITLES = {"select": "Parts", "train": "Training"}
 
 
 class Options(Protocol):
-    """A section of a line's options, whichever way it was made."""
+    """A section of a line's options."""
 
     @property
     def name(self) -> str:
@@ -32,7 +32,7 @@ class Options(Protocol):
 
 
 class Composed(Protocol):
-    """The parts that a line selects, as far as their options on the line and in the help go."""
+    """The options of the parts that a line selects, for the line and the help."""
 
     @property
     def sections(self) -> Sequence[Options]:

@@ -1,4 +1,4 @@
-"""From layers of settings to a training or a plan; what the command line and `mm.train` both call.
+"""From layers of values to a training or a plan: the functions that the command line and `mm.train` share.
 
 Imports no torch: the chosen backend's environment is set before the training modules are imported.
 """
@@ -39,7 +39,7 @@ def start(composition: Composition, workspace: Workspace, *, resume: bool, say: 
 
 
 def plan(composition: Composition, workspace: Workspace, *, say: Say, resume: bool = False) -> str:
-    """What `start` would do, as text; writes nothing."""
+    """The plan of `start` as text; writes nothing."""
     from mm.runtime.runs.plan import describe
 
     resolved = (resume_run if resume else new_run)(composition, workspace, say)
@@ -47,7 +47,7 @@ def plan(composition: Composition, workspace: Workspace, *, say: Say, resume: bo
 
 
 def new_run(composition: Composition, workspace: Workspace, say: Say) -> Resolved:
-    """Resolve a new run, choosing what is left out and saying so."""
+    """Resolve a new run. Parts that the layers leave open are chosen, and each choice is printed."""
     composition.check()
     composition = choose(composition, workspace)
     selection = composition.selection
@@ -69,7 +69,7 @@ def new_run(composition: Composition, workspace: Workspace, say: Say) -> Resolve
 
 
 def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Resolved:
-    """Resolve an existing run with its own settings; only stopping, logging, the backend and where data is may differ."""
+    """Resolve an existing run with its own settings. Only stopping, logging, the backend and the paths of the data may differ."""
     plugins, name = composition.plugins, composition.selection.run
     if not name:
         unfinished = [r for r in workspace.runs() if r.manifest.get("state") != "finished"]
@@ -93,7 +93,7 @@ def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Reso
 
 
 def activate(plugins: PluginManager, backend: str, say: Say) -> None:
-    """Set the backend's environment; says which variables come too late because torch is already imported."""
+    """Set the backend's environment variables. Prints those that come too late because torch is already imported."""
     spec = plugins.get(BackendSpec, backend_name(backend)[0])
     # torch loads every installed device extension by itself when it is imported, and one whose driver is missing breaks
     # torch for the whole process; a backend imports its own
@@ -109,7 +109,7 @@ def _only(layer: Layer, keys: Set[str]) -> Layer:
 
 
 def _check_changes(before: Run, after: Run) -> None:
-    """Raise UsageError for a setting that cannot change on a resume and did."""
+    """Raise UsageError if a setting differs that must not change on a resume."""
     found = after.values()
     for option, value in zip(before.options, before.values().values(), strict=True):
         if found.get(option.key, value) != value and not option.info.on_resume:
@@ -120,7 +120,8 @@ def _check_changes(before: Run, after: Run) -> None:
 
 
 def _check_evaluation(resolved: Resolved, layers: Sequence[Layer]) -> None:
-    """--eval-data given above an --eval-ratio replaces it; below or beside it, one of them would do nothing."""
+    """Raise UsageError if both --eval-data and --eval-ratio are given and one would have no effect. Data given in a higher layer
+    than the ratio replaces it."""
     order = [layer.origin for layer in layers]
     ratio, data = resolved.sources["eval_ratio"], resolved.sources["eval_data"]
     if resolved.run.train.eval_data and ratio in order and order.index(ratio) <= order.index(data):

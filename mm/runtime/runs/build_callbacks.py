@@ -1,4 +1,4 @@
-"""The callbacks of a run: what its settings ask for, its trackers, and what plugins add."""
+"""Building the callbacks of a run: those of its settings, its trackers, and those of plugins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_callbacks(
     plugins: PluginManager, run: Run, folder: RunFolder, world: World, backend: Backend,
     loaded: LoadedModel, held: HeldOut, say: Say,
 ) -> list[Callback]:  # fmt: skip
-    """Those of this rank. Raises UsageError for a setting that this run cannot serve."""
+    """The callbacks of this rank. Raises UsageError for a setting that needs held-out rows if there are none."""
     def report(line: str) -> None:
         say(line)
         backend.notes.append(line)
@@ -86,5 +86,5 @@ def _samples(
 
 
 def _flops(loaded: LoadedModel, run: Run) -> float:
-    """Training FLOPs a token, with documents of half the longest length on average."""
+    """Training FLOPs per token, for documents of half the maximum length on average."""
     return loaded.config.flops_per_token(run.train.max_length // 2)

@@ -1,4 +1,4 @@
-"""What a run lends its algorithm: rows, micro-batches, and for one that draws completions engine, rewards, tools, a log."""
+"""Building the `Context` of an algorithm: rows, micro-batches and, if it draws completions, engine, rewards, tools and a log."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROLLOUTS = "rollouts.jsonl"
 
 @attrs.frozen(kw_only=True)
 class ContextBuilder:
-    """Builds the `Context` of a run. Paths among the options of rewards and tools begin at the workspace."""
+    """Builds the `Context` of a run. Relative paths in the options of rewards and tools start at the workspace."""
 
     plugins: PluginManager
     run: Run
@@ -51,7 +51,7 @@ class ContextBuilder:
     say: Say
 
     def context(self, feed: Feed) -> Context:
-        """Everything that the run's algorithm may use."""
+        """The context with everything that the run's algorithm may use."""
         settings = self.run.train
         device = self.backend.device(self.world.local_rank)
         rollout = self._rollout() if self.run.needs.generates else {}
@@ -63,7 +63,7 @@ class ContextBuilder:
         )  # fmt: skip
 
     def _warn(self, text: str) -> None:
-        """Says a warning once, and notes it for the manifest."""
+        """Print a warning once, and note it for the manifest."""
         if text not in self.backend.notes and self.world.main:
             self.backend.notes.append(text)
             self.say(text)
@@ -77,8 +77,8 @@ class ContextBuilder:
         }  # fmt: skip
 
     def engine(self, model: Model, dtype: str) -> Engine:
-        """The engine of the run. In float32 it shares the policy's weights; for another compute type it holds a copy in
-        that type, so that it multiplies what the trainer's autocast does, and `update` refreshes it."""
+        """The engine of the run. In float32 it shares the policy's weights. For another compute type it holds a copy in that
+        type, so that it computes with the values that autocast gives the trainer; `update` refreshes the copy."""
         spec = choose_engine(self.plugins, self.run.select.backend, self._parts.engine)
         if dtype != "fp32":
             device = next(model.parameters()).device
@@ -89,7 +89,7 @@ class ContextBuilder:
         return engine
 
     def rewards(self) -> dict[str, tuple[Reward, float]]:
-        """Name -> the reward and its weight. Raises UsageError for a weight that is no finite number."""
+        """Name -> (reward, weight). Raises UsageError if a weight is not finite."""
         found = {}
         for locator in self._parts.reward:
             name = part_name(locator)
@@ -122,8 +122,8 @@ class ContextBuilder:
 
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:
-    """Appends samples to the run's `rollouts.jsonl`, on the main rank. The first ones replace those that a run which was
-    cut off wrote behind its last checkpoint."""
+    """A function that appends samples to the run's `rollouts.jsonl`, on the main rank. Before the first ones it removes those
+    that an interrupted run wrote after its last checkpoint."""
     path, begun = folder / ROLLOUTS, False
 
     def log(samples: Sequence[Mapping[str, Any]]) -> None:

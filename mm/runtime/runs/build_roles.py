@@ -1,4 +1,4 @@
-"""The models of a run: opened, adapted, put on the device, and given their roles."""
+"""Building the roles of a run: opening its models, adapting them, and moving them to the device."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _FACTORS = {"optimizer": "adamw"}
 
 @attrs.frozen(kw_only=True)
 class RoleBuilder:
-    """Opens models for one run. A run that starts from nothing draws its weights from the seed, so that a role that
-    begins as the policy did can be made again on a resume."""
+    """Opens the models of one run. New weights are initialised from the run's seed, so that a resume can make the model of a
+    role again that started as a copy of the policy's."""
 
     plugins: PluginManager
     run: Run
@@ -46,7 +46,7 @@ class RoleBuilder:
     say: Say
 
     def policy(self, checkpoint: Path | None) -> LoadedModel:
-        """The policy at its start or, with a checkpoint, as saved there; with the run's adapter.
+        """The policy as the run starts or, with a checkpoint, as saved there; with the run's adapter.
 
         A frozen role that shares its weights must answer as it began: what an adapter begins with is then merged first.
         """
@@ -59,7 +59,7 @@ class RoleBuilder:
         return attrs.evolve(loaded, adapter=adapter)
 
     def roles(self, policy: LoadedModel) -> dict[str, Role]:
-        """Every role that the algorithm needs. Raises UsageError for one whose model must be named or does not fit."""
+        """Every role that the algorithm needs. Raises UsageError if the user must name a role's model, or if it does not fit."""
         needs = self.run.needs
         adapted = {name: adapter for name in needs.trainable if (adapter := self._adapter_name(name))}
         if len(adapted) == len(needs.trainable) and self.run.train.optimizer != _FACTORS["optimizer"]:
@@ -99,7 +99,7 @@ class RoleBuilder:
         return self._placed(name, loaded.model, trainable, own, None if trainable else loaded.path)
 
     def _adapted(self, role: str, model: Model, saved: Path | None = None) -> Adapter | None:
-        """The adapter of a role, put into its model; None for a role without."""
+        """The adapter of a role, applied to its model; None if it has none."""
         if not (name := self._adapter_name(role)):
             return None
         spec = self.plugins.get(AdapterSpec, name)
@@ -117,7 +117,7 @@ class RoleBuilder:
         return name
 
     def _shared(self, name: str) -> bool:
-        """Whether this role's weights are the policy's, where that has an adapter to switch off."""
+        """True if this role uses the policy's weights with the policy's adapter switched off."""
         needs = self.run.needs
         own = name == "policy" or name in needs.trainable or name in needs.value_heads
         return not own and not self.run.parts[f"role.{name}"].from_
@@ -143,7 +143,7 @@ class RoleBuilder:
             self.backend.notes.append(text)
 
     def _start(self) -> LoadedModel:
-        """What the policy begins as: the model of `--from`, or new weights from the seed."""
+        """The model that the policy starts from: that of `--from`, or new weights from the seed."""
         select = self.run.select
         if select.from_:
             return self._open(select.from_)
@@ -164,7 +164,7 @@ class RoleBuilder:
         return [parameter for parameter in loaded.model.parameters() if parameter not in before]
 
     def _check_tokenizer(self, loaded: LoadedModel) -> None:
-        """A model has its tokenizer; another one named beside it can only be a mistake."""
+        """Raise UsageError if --tokenizer names another tokenizer than that of the --from model."""
         select = self.run.select
         if select.from_ and select.tokenizer:
             own, named = loaded.tokenizer.fingerprint, Tokenizer.load(Path(select.tokenizer)).fingerprint

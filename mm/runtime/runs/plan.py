@@ -54,7 +54,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
 
 
 def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, ArchitectureConfig | None, str]:
-    """The folder with the tokenizer, the model's config where it is known without reading weights, and a name."""
+    """The folder with the tokenizer, the model's config if it can be known without reading weights (else None), and a name."""
     if not run.select.from_:
         folder = Path(run.select.tokenizer)
         config = attrs.evolve(run.architecture, vocab_size=Tokenizer.load(folder).vocab_size)
@@ -68,7 +68,7 @@ def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path
 
 
 def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:
-    """Rows and (estimated) tokens of an epoch, and what they come from."""
+    """The rows and estimated tokens of an epoch, and the names of their sources."""
     locators, shares = split_weights(plugins, run.select.data)
     counts = [_count(plugins, run, tokenizer, locator) for locator in locators]
     rows = sum(count for count, _, _ in counts)
@@ -83,7 +83,7 @@ def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, 
 
 
 def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str) -> tuple[int, float, int]:
-    """Rows, an estimate of their tokens from the first ones, and bad rows. Raises DataError at one that is not skipped."""
+    """(rows, estimate of their tokens from the first ones, bad rows). Raises DataError at a bad row that is not skipped."""
     source, reader = open_rows(plugins, locator, run.needs.data)
     rows = sampled = tokens = bad = 0
     for entry in reader.read(source):

@@ -1,4 +1,4 @@
-"""A training from start to end: the parts of a Run are built, joined to a trainer, and the run's folder is kept."""
+"""A training from start to end: building the parts of a Run, running the trainer, keeping the run's folder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device w
 
 
 def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
-    """Train as `resolved` says, into its run's folder; answers the folder.
+    """Train the resolved run and return its folder.
 
     Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
     """
@@ -108,7 +108,7 @@ def _build(
 
 
 def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: Tokenizer, say: Say) -> HeldOut:
-    """What is measured: rows of `--eval-data`, or those that `--eval-ratio` keeps from training."""
+    """The held-out rows: those of `--eval-data`, or those that `--eval-ratio` keeps from training."""
     settings = run.train
     if evaluation is None:
         _, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)

@@ -21,7 +21,7 @@ from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage
 
 
 class RunCommand(click.Command):
-    """Its help lists the installed stages and presets."""
+    """The command, whose help lists the installed stages and presets."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Stages with their summaries, then presets with their stages."""
@@ -40,7 +40,7 @@ class RunCommand(click.Command):
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="STAGE... [--OPTION VALUE]...")
 @click.pass_context
 def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, words: tuple[str, ...]) -> None:
-    """Run stages of the pipeline in their order; a stage whose inputs and output stand is skipped.
+    """Run stages of the pipeline in their order; a stage whose inputs are unchanged and whose output exists is skipped.
 
     Options of the stages are those of `mm train`, for every stage that has them: --epochs 1; or for one: --sft-epochs 1.
     """
@@ -59,8 +59,10 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
 
 
 def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
-    """Stage names, and the options between them as flat text values; an unknown one, whose value the next word is taken for,
-    is empty and refused with the stages. Raises UsageError for a missing value."""
+    """The names of the stages, and the options between them as flat text values. Raises UsageError for a missing value.
+
+    An unknown option gets an empty value, and the next word counts as its value: the caller refuses it, naming the stages.
+    """
     values, rest = read_line(words, known)
     unknown = {word: word.partition("=")[0].removeprefix("--").replace("-", "_") for word in rest if word.startswith("--")}
     taken = {after for word, after in pairwise(words) if word in unknown and "=" not in word}
@@ -68,7 +70,7 @@ def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list
 
 
 def print_next(artifacts: dict[str, Path]) -> None:
-    """The lines to type next, for what there is."""
+    """Print the lines to type next, for the artifacts that exist."""
     model = next((path for name, path in reversed(artifacts.items()) if name.startswith("run:")), None)
     lines = []
     if model:
@@ -81,7 +83,7 @@ def print_next(artifacts: dict[str, Path]) -> None:
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:
-    """The summary as a table."""
+    """Print the summary as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The command `mm train`: layers in, a run out."""
+"""The command `mm train`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainCommand(PartsCommand):
     """Composes a training of the line, the environment and the settings file."""
 
     def compose(self, ctx: click.Context, line: Line) -> Composition:
-        """See `PartsCommand`; parts that would be chosen for the user have options, too."""
+        """See `PartsCommand`. Parts that would be chosen for the user have their options too."""
         layers: list[Layer] = [line, environment_layer()]
         if config := read_line(line.words, {CONFIG.key: CONFIG})[0].get(CONFIG.key):
             layers.append(Layer(origin=config, values=read_toml(Path(config))))
