@@ -1,0 +1,74 @@
+"""The word list of CONTRIBUTING.md, held against the docstrings and comments of the package."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# texts that are data: what training rows ask and answer
+DATA = ("mm/plugins/sources/skills/phrases.py", "mm/plugins/sources/skills/world.py")
+FILES = [path for path in sorted((ROOT / "mm").rglob("*.py")) if str(path.relative_to(ROOT)) not in DATA]
+
+
+def rows() -> list[list[str]]:
+    """The cells of the table's rows."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Words")[2].partition("\n## ")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+
+
+def pattern(phrase: str) -> re.Pattern[str]:
+    """`What ...` stands for a sentence's beginning; another phrase for its words anywhere."""
+    if phrase.endswith(" ..."):
+        return re.compile(rf"(?:^|[.:?!]\s){re.escape(phrase.removesuffix('...'))}")
+    return re.compile(rf"(?<!\w){re.escape(phrase)}(?!\w)", re.IGNORECASE)
+
+
+PHRASES = [phrase for row in rows() for phrase in re.findall(r"`([^`]+)`", row[1])]
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of every docstring, and of every block of comments."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and (doc := ast.get_docstring(node)):
+            yield getattr(node, "lineno", 1), doc
+    comments: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments.append((token.start[0], token.string.lstrip("# ")))
+    for index, (line, text) in enumerate(comments):
+        continued = bool(index) and comments[index - 1][0] == line - 1
+        yield line, text if not continued else f"{comments[index - 1][1]} {text}"
+
+
+def test_the_list_is_short() -> None:
+    assert 15 < len(rows()) <= 30
+    assert len(PHRASES) == len(set(PHRASES)) > 30
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_a_phrase_that_we_do_not_use_is_not_used(phrase: str) -> None:
+    wanted = pattern(phrase)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {match[0]!r}"
+        for path in FILES
+        for line, text in texts(path)
+        for match in wanted.finditer(" ".join(text.split()))
+    ]
+    assert wrong == []
+
+
+def test_a_phrase_is_found_where_it_stands() -> None:
+    assert pattern("What ...").search("Reads. What is read")
+    assert not pattern("What ...").search("Reads what is there")
+    assert pattern("take back").search("to Take back a state")
+    assert not pattern("sweep").search("sweeping")
