@@ -48,7 +48,7 @@ class Speaking(Engine):
         raise AssertionError
 
 
-def player(speak: Speaker, **bounds: int) -> EpisodeRunner:
+def runner(speak: Speaker, **bounds: int) -> EpisodeRunner:
     tools = open_tools(PluginManager.discover(environ={}), evaluation.TOOLS)
     return EpisodeRunner(engine=Speaking(speak), tokenizer=TOKENIZER, tools=tools, **bounds)
 
@@ -93,7 +93,7 @@ def test_the_tools_say_what_every_episode_expects() -> None:
     items = [item for split in HELD_OUT for item in data[split] if item["suite"] == "agent"]
     rows = [{**row, "suite": "agent", "tier": "train", "check": {"contains": row["gt"]}} for row in data["agent"]]
     rows = [{**row, "conversations": row["conversations"][:-1]} for row in rows]
-    competent = player(Competent())
+    competent = runner(Competent())
     answers = evaluation.answers(competent, [*items, *rows], seed=0)
     assert [first_question(a.item["conversations"]) for a in answers if not a.right] == []
     assert {len(a.turns) for a in answers} == {2, 3} and {a.finish_reason for a in answers} == {"stop"}
@@ -104,7 +104,7 @@ def test_items_advance_together_and_are_counted_once() -> None:
     items = corpus.generate(0)["dev"]
     agent = [item for item in items if item["suite"] == "agent"]
     two = [item for item in agent if len(item["check"]["contains"]) == 2]
-    competent, ended = player(Competent()), []
+    competent, ended = runner(Competent()), []
     requests = known_requests()
     plain = [item for item in items if item["suite"] != "agent"][:9]
     competent.engine.speak = lambda text, speak=competent.engine.speak: (  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ def test_items_advance_together_and_are_counted_once() -> None:
 
 def test_a_turn_continues_the_tokens_before_it() -> None:
     item = next(i for i in corpus.generate(0)["dev"] if i["suite"] == "agent" and len(i["check"]["contains"]) == 2)
-    competent = player(Competent())
+    competent = runner(Competent())
     (answer,) = evaluation.answers(competent, [item], seed=0)
     _, *read = competent.engine.read  # type: ignore[attr-defined]
     assert len(read) == 2 and read[1][: len(read[0])] == read[0] and tuple(answer.ids[: len(read[1])]) == read[1]
@@ -137,7 +137,7 @@ SUM = call("calculate", {"expression": "6*7"})
 def played(lines: list[str], **bounds: int) -> tuple[Episode, int]:
     """An episode of the given turns, and how many of them were drawn."""
     left = iter(lines)
-    scripted = player(lambda prompt: next(left), **bounds)
+    scripted = runner(lambda prompt: next(left), **bounds)
     episode = Episode(ids=TOKENIZER.encode_prompt([{"role": "user", "content": "six times seven?"}]))
     scripted.run([episode], lambda e, turn: Request(ids=tuple(e.ids), max_new_tokens=64, stop=(TOKENIZER.eos_id,)))
     return episode, len(scripted.engine.batches)  # type: ignore[attr-defined]
