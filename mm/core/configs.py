@@ -1,4 +1,4 @@
-"""Base classes of the configs of architectures and adapters: what mm asks of them beside their options, with its defaults."""
+"""Base classes of the configs of architectures and adapters: the attributes that mm needs besides options, with defaults."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ArchitectureConfig:
     """Base of an architecture's config, an `attrs.frozen` class whose fields are options.
 
     `vocab_size` must be one of the fields: it follows the tokenizer, by `attrs.evolve(config, vocab_size=n)`.
-    `max_position_embeddings` is the longest document in tokens, as a field or a property; None, the default, says that
-    documents may be of any length.
+    `max_position_embeddings` is the longest document in tokens, as a field or a property; None, the default, stands for any
+    length.
     """
 
     vocab_size: int
@@ -37,18 +37,18 @@ class ArchitectureConfig:
 
     @property
     def exported_scales(self) -> Mapping[str, float]:
-        """{the end of a layer's name: how many times larger its weight is in the checkpoint format of such models}."""
+        """Ending of a layer's name -> the factor of its weight in the exported checkpoint format; empty by default."""
         return _NONE
 
     def loaded_with(self, **changes: Any) -> Self:
-        """The config of a trained model with other values of fields marked `on_load`; override it if other fields follow
-        from them. Raises ValueError naming a field in quotes."""
+        """The config of a trained model with other values of fields marked `on_load`. Override it if other fields depend on
+        them. Raises ValueError with the name of a field in quotes."""
         return attrs.evolve(self, **changes)
 
 
 @attrs.frozen(auto_attribs=False)
 class AdapterConfig:
-    """Base of an adapter's config. `from_`, if a subclass makes it an option, is what the adapter begins with: a folder or
-    a file, or the name of a run, in whose place it gets the folder of that run's adapter."""
+    """Base of an adapter's config. If a subclass makes `from_` an option, the adapter starts with that folder or file. The user
+    may also name a run; the adapter then gets the folder of that run's adapter."""
 
     from_: str = ""

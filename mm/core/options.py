@@ -1,5 +1,5 @@
-"""The one options mechanism: attrs classes whose fields carry their help, read alike from the command line, the
-environment, a TOML file and keyword arguments."""
+"""The options mechanism: attrs classes whose fields have a help text. Their values come from the command line, the
+environment, a TOML file or keyword arguments, all in the same way."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _INFO = "mm.option"
 
 @attrs.frozen(kw_only=True)
 class OptionInfo:
-    """What an option's field says beyond its type and default. `on_resume`: may change when a run is resumed; `on_load`:
-    a setting of a model that may change when a trained one is loaded."""
+    """The properties of an option besides its type and default. `on_resume`: it may change when a run is resumed. `on_load`: it
+    is a setting of a model that may change when a trained model is loaded."""
 
     help: str
     choices: tuple[str, ...] = ()
@@ -79,13 +79,14 @@ class Option:
 
     @property
     def optional(self) -> bool:
-        """Whether the value may be None."""
+        """True if the value may be None."""
         return self.base_type is not self.type
 
 
 @cache
 def options_of(config: type, *, section: str, prefix: str = "") -> tuple[Option, ...]:
-    """The options of a config class. Raises TypeError for a field that was not made with `option`."""
+    """The options of a config class, with `prefix` before their flat names. Raises TypeError for a field that was not made with
+    `option`."""
     hints = typing.get_type_hints(config)
     found = []
     for field in attrs.fields(config):
@@ -94,7 +95,7 @@ def options_of(config: type, *, section: str, prefix: str = "") -> tuple[Option,
         info = field.metadata.get(_INFO)
         if info is None:
             raise TypeError(f"{config.__qualname__}.{field.name} is not made with option(default, help=...)")
-        # a trailing underscore only keeps a field's name off a Python keyword: from_ is --from
+        # a trailing underscore only avoids a Python keyword: from_ is --from
         key = (f"{prefix}_" if prefix else "").replace("-", "_") + field.name.rstrip("_")
         default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         found.append(Option(key=key, section=section, field=field.name, type=hints[field.name], default=default, info=info))
@@ -102,12 +103,12 @@ def options_of(config: type, *, section: str, prefix: str = "") -> tuple[Option,
 
 
 def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, argument: bool = False) -> Any:
-    """`value` as the option's type. Text (argv, environment) is parsed, a Python argument may be one item for a list of one and
-    a path for text, and other values must already fit.
+    """`value` as the option's type. With `textual` (argv, environment) text is parsed. With `argument` (Python) one item may
+    stand for a list of one, and a path for text. Other values must have the type already.
 
-    Raises UsageError naming the option, the origin, what was expected and what was given.
+    Raises UsageError with the option, the `origin` of the value, the expected type and the value.
     """
-    # TOML has no null, so the word stands for it there too
+    # TOML has no null, so the word "none" stands for it there too
     if value is None or (option.optional and value == "none"):
         if option.optional:
             return None
@@ -124,7 +125,8 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, ar
 
 
 def build(config: type, options: Sequence[Option], values: dict[str, Any]) -> Any:
-    """An instance of a config class from flat values. Raises UsageError for a missing or refused value."""
+    """An instance of a config class from flat values. Raises UsageError if a required value is missing, or a validator raises
+    ValueError."""
     missing = [o.flag for o in options if o.default is attrs.NOTHING and o.key not in values]
     if missing:
         raise UsageError(f"Missing option {', '.join(missing)}.")
@@ -185,7 +187,7 @@ def _convert(kind: Any, value: Any, textual: bool) -> Any:
         items = value.split(",") if isinstance(value, str) and textual else value
         if isinstance(items, str):
             raise TypeError
-        if textual:  # an empty word gives an empty list, which could not be written otherwise
+        if textual:  # an empty text stands for an empty list, which could not be written otherwise
             items = [item for item in items if item != ""]
         return tuple(_convert(typing.get_args(kind)[0], item, textual) for item in items)
     if kind is bool:

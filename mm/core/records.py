@@ -1,7 +1,7 @@
 """The frozen records that plugins yield: data about a part, never the part itself.
 
-A record names its implementation as `"module:attr"`; that module is imported when the part is used, so listing,
-help and option errors stay free of torch. A field that a record does not have makes its plugin broken, not ignored.
+A record names its implementation as `"module:attr"`. That module is imported only when the part is used, so that lists, help
+and option errors do not import torch. A plugin that passes an unknown field to a record is reported as broken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mm.core.spec import Spec, check_extends
 
 @attrs.frozen
 class Probe:
-    """Whether a backend can run here; `reason` says why not, or names what was found."""
+    """`available`: True if the backend can run here. `reason`: why it cannot, or the chip that was found."""
 
     available: bool
     reason: str = ""
@@ -25,7 +25,7 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Container:
-    """What a container needs to reach the chip: host devices, `host:container[:ro]` mounts, environment."""
+    """The settings that give a container access to the chip: host devices, `host:container[:ro]` mounts, environment."""
 
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Container:
 
 @attrs.frozen(kw_only=True)
 class BackendSpec(Spec):
-    """A chip. `probe` imports no torch and never raises; `env` is set before torch is imported."""
+    """A chip. `probe` imports no torch and never raises. The variables of `env` are set before torch is imported."""
 
     kind: ClassVar[str] = "backend"
     hook: ClassVar[str] = "mm_backends"
@@ -59,12 +59,14 @@ class ArchitectureSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class Needs:
-    """What an algorithm needs: the kind of row, the roles (models) it uses and those of them that it trains.
+    """The needs of an algorithm.
 
-    A role begins as a copy of the policy's start, unless it is in `user_provided`: then the user names its model. Those in
-    `value_heads` answer one number a position instead of logits. `generates`: the algorithm draws completions, so an engine
-    is built, and engine and rewards may be selected; `tools`: it lets the model call tools, which may then be selected,
-    too. `steps`: optimizer steps made of a global batch.
+    - `data`: the kind of row; `roles`: the models that it uses; `trainable`: those of them that it trains.
+    - `user_provided`: roles whose model the user must name. All others start as a copy of the model that the policy starts from.
+    - `value_heads`: roles that compute one number per position instead of logits.
+    - `generates`: the algorithm samples completions, so that an engine is built, and engine and rewards can be selected.
+    - `tools`: the model may call tools, so that these can be selected too.
+    - `steps`: the number of optimizer steps per global batch.
     """
 
     data: str
@@ -83,11 +85,11 @@ def _always(needs: Needs | Callable[[Any], Needs]) -> Callable[[Any], Needs]:
 
 @attrs.frozen(kw_only=True)
 class AlgorithmSpec(Spec):
-    """What is learned. `defaults` overrides common settings by name; `needs` is a `Needs`, or a function of the config that
-    returns one, and is read as a function.
+    """An algorithm, which defines what is learned. `defaults` overrides common settings by name. `needs` is a `Needs`, or a
+    function of the config that returns one; reading the attribute always returns a function.
 
-    `starts_from` names the algorithms whose runs this one continues when the user names no model; without any, a new
-    model is made, of the `new_model` architecture and preset unless the user names others.
+    `starts_from`: if the user names no model, the newest run of one of these algorithms is continued. If it is empty, a new model
+    is made. `new_model`: the architecture and preset of that, unless the user names others.
     """
 
     kind: ClassVar[str] = "algorithm"
@@ -101,8 +103,8 @@ class AlgorithmSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class AdapterSpec(Spec):
-    """A change to a trained role's weights that is trained instead of them, such as low-rank adaptation. `config`, if there
-    is one, extends `AdapterConfig`."""
+    """An adapter, such as low-rank adaptation: parameters that are trained instead of a role's own weights. `config`, if any,
+    extends `AdapterConfig`."""
 
     kind: ClassVar[str] = "adapter"
     hook: ClassVar[str] = "mm_adapters"
@@ -112,7 +114,7 @@ class AdapterSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class EngineSpec(Spec):
-    """What generates. `backends` names those it runs on; empty means every backend."""
+    """An engine, which generates. `backends` are the names of those that it runs on; empty stands for all."""
 
     kind: ClassVar[str] = "engine"
     hook: ClassVar[str] = "mm_engines"
@@ -130,10 +132,10 @@ class RewardSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class FormatSpec(Spec):
-    """A row schema. `recognise` looks at one parsed JSON row; `row` is the kind of row that `parse` gives.
+    """A row schema. `recognise` returns True for a parsed JSON row of this format; `row` is the kind of row that `parse` returns.
 
-    `accepts`: further rows that it reads when an algorithm asks for its kind, though by themselves they would be taken
-    for something else: a finished conversation is chat, and also a prompt for whoever needs prompts.
+    `accepts` returns True for further rows that the format can read if an algorithm needs its kind, although another format
+    recognises them. A finished conversation is chat, for example, but can also be read as a prompt.
     """
 
     kind: ClassVar[str] = "format"
@@ -144,7 +146,8 @@ class FormatSpec(Spec):
     accepts: Callable[[Mapping[str, Any]], bool] | None = None
 
     def fits(self, row: Mapping[str, Any], row_kind: str = "") -> bool:
-        """Whether the row is this format's, where `row_kind` is needed ("": whatever it is by itself)."""
+        """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, in which case `accepts` is not
+        used."""
         if row_kind and row_kind != self.row:
             return False
         return self.recognise(row) or bool(row_kind and self.accepts and self.accepts(row))
@@ -152,8 +155,8 @@ class FormatSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class SourceSpec(Spec):
-    """Where rows come from. `recognise` looks at the text given to `--data`; `provides` lists the row kinds that a
-    built-in source has without any file (empty for sources that read what the user names)."""
+    """A source of rows. `recognise` returns True for a text of `--data` that names this source. `provides` lists the kinds of
+    rows that a built-in source has; it is empty for sources that read files of the user."""
 
     kind: ClassVar[str] = "source"
     hook: ClassVar[str] = "mm_sources"
@@ -172,7 +175,7 @@ class ToolSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class TrackerSpec(Spec):
-    """A callback with a config that records metrics somewhere. `always`: used without being asked for."""
+    """A tracker: a callback with a config that records metrics. `always`: it is used even if the user does not select it."""
 
     kind: ClassVar[str] = "tracker"
     hook: ClassVar[str] = "mm_trackers"
@@ -182,8 +185,8 @@ class TrackerSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class ConverterSpec(Spec):
-    """A checkpoint format of one architecture. `reads` lists the names in a config.json's `architectures` that it
-    imports; `writes` is the one that it exports."""
+    """A converter of a checkpoint format for one architecture. `reads` lists the names in a config.json's `architectures` that it
+    can import; `writes` is the name that it exports."""
 
     kind: ClassVar[str] = "converter"
     hook: ClassVar[str] = "mm_converters"
@@ -195,11 +198,16 @@ class ConverterSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class StageSpec(Spec):
-    """A step of `mm run`. `needs` and `gives` name artifacts and so fix the order; `after` are artifacts, as patterns
-    such as `run:*`, that it does not need but waits for where a stage of the same call gives them. `presets` names the
-    groups of stages that it belongs to. `algorithm` is set for a stage that trains, from the first of its `needs`, and
-    `defaults` are then its settings; `takes` says which of them are artifacts, the first of several that is there, unless
-    the user says otherwise: `{"teacher_from": ("run:spo", "run:sft")}`."""
+    """A stage of `mm run`.
+
+    - `needs` and `gives` are names of artifacts, which determine the order of the stages.
+    - `after` are artifacts, as patterns such as `run:*`, that the stage does not need, but waits for if a stage of the same call
+      makes them.
+    - `presets` are the groups of stages that it belongs to.
+    - `algorithm` is that of a stage that trains, starting from the first of its `needs`; `defaults` are then its settings.
+    - `takes` are settings whose values are artifacts, unless the user sets them: the first that exists of each tuple, as in
+      `{"teacher_from": ("run:spo", "run:sft")}`.
+    """
 
     kind: ClassVar[str] = "stage"
     hook: ClassVar[str] = "mm_stages"
@@ -216,7 +224,7 @@ class StageSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class CommandSpec(Spec):
-    """A subcommand of `mm`; the target is a click command."""
+    """A subcommand of `mm`. The target is a click command."""
 
     kind: ClassVar[str] = "command"
     hook: ClassVar[str] = "mm_commands"

@@ -1,4 +1,4 @@
-"""The settings that every training shares, and the names that select its parts."""
+"""The settings that all runs share, and the options that select a run's parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _fraction(instance: object, attribute: Attribute[float], value: float) -> No
 
 def _between_evaluations(instance: TrainSettings, attribute: Attribute[Any], value: Any) -> None:
     if value and instance.eval_interval is None:
-        raise ValueError(f"'{attribute.name}' compares evaluations and there are none on the way: give --eval-interval too")
+        raise ValueError(f"'{attribute.name}' compares evaluations during the run, and there are none: pass --eval-interval too")
 
 
 def _steps(instance: object, attribute: Attribute[Any], value: str | None) -> None:
@@ -25,7 +25,7 @@ def _steps(instance: object, attribute: Attribute[Any], value: str | None) -> No
 
 
 def first_and_count(text: str) -> tuple[int | None, int]:
-    """`--profile` text: "COUNT" as (None, COUNT), "FIRST:COUNT" as (FIRST, COUNT). Raises ValueError for another."""
+    """The text of `--profile`: "COUNT" as (None, COUNT), "FIRST:COUNT" as (FIRST, COUNT). Raises ValueError for any other."""
     first, colon, count = text.rpartition(":")
     if not (count.isdigit() and int(count) and (first.isdigit() and int(first) if colon else True)):
         raise ValueError(f"'profile' must be a number of steps, or FIRST:COUNT with steps counted from 1: {text!r}")
@@ -34,10 +34,10 @@ def first_and_count(text: str) -> tuple[int | None, int]:
 
 @frozen(kw_only=True)
 class Selection:
-    """The parts of a run by name. Empty means: chosen for the user, and printed."""
+    """The parts of a run by name. If one is empty, the part is chosen automatically and printed."""
 
     algo: str = option("", help="Training algorithm.")
-    arch: str = option("", help="Architecture of a new model; leave out with --from.")
+    arch: str = option("", help="Architecture of a new model; omit it with --from.")
     preset: str = option("", help="Named sizes of the architecture.")
     from_: str = option("", help="Start from this run, Hugging Face folder or model folder.")
     tokenizer: str = option("", help="Tokenizer folder for a new model; default is the one that comes with mm.")
@@ -52,7 +52,7 @@ class Selection:
 
 @frozen(kw_only=True)
 class TrainSettings:
-    """Common settings. A step is an optimizer step; a row is a document, pair or prompt."""
+    """The common settings of training. A step is an optimizer step; a row is a document, pair or prompt."""
 
     seed: int = option(42, help="Seed of weights, row order and every other draw.")
     epochs: int = option(1, help="Passes over the rows; fixes the schedule's horizon unless --max-steps does.", validator=gt(0))
@@ -86,11 +86,11 @@ class TrainSettings:
         False, help="Keep only what enters each block, and compute it again in the backward: less memory, more time."
     )
     threads: int | None = option(
-        None, help="CPU threads; without it as many as the backend finds best for the model's size.", validator=optional(gt(0))
+        None, help="CPU threads; by default the best number for the model's size on the backend.", validator=optional(gt(0))
     )
-    skip_bad_rows: bool = option(False, help="Leave out rows that cannot be used, counted by reason, instead of stopping.")
+    skip_bad_rows: bool = option(False, help="Skip invalid rows, and count them by reason, instead of stopping.")
     data_workers: int | None = option(
-        None, help="Processes that encode rows; without it one a core.", validator=optional(gt(0)), on_resume=True
+        None, help="Processes that encode rows; by default one per core.", validator=optional(gt(0)), on_resume=True
     )
     eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", validator=_fraction)
     eval_data: tuple[str, ...] = option(
@@ -98,7 +98,7 @@ class TrainSettings:
     )
     eval_rows: int = option(256, help="Most rows that an evaluation measures.", validator=gt(0))
     eval_interval: int | None = option(
-        None, help="Steps between evaluations; without it at the start and the end.", validator=optional(gt(0)), on_resume=True
+        None, help="Steps between evaluations; by default at the start and the end.", validator=optional(gt(0)), on_resume=True
     )
     patience: int | None = option(
         None, help="End the training after this many evaluations in a row without a better held-out loss or reward.",
@@ -106,14 +106,14 @@ class TrainSettings:
     )  # fmt: skip
     min_delta: float = option(0.0, help="How much better counts for --patience.", validator=ge(0.0))
     keep_best: bool = option(
-        False, help="Keep the model with the best held-out loss (of drawing algorithms: reward), as NAME@best.",
+        False, help="Keep the model with the best held-out loss (in reinforcement learning: reward), as NAME@best.",
         validator=_between_evaluations, on_resume=True,
     )  # fmt: skip
     samples: int = option(
         0, help="Held-out rows whose beginning is continued at each evaluation.", validator=ge(0), on_resume=True
     )
     sample_prompt: tuple[str, ...] = option(
-        (), help="Prompt that is answered at each evaluation; may be given several times.", on_resume=True
+        (), help="Prompt that is completed at each evaluation; may be given several times.", on_resume=True
     )
     sample_tokens: int = option(64, help="Most tokens of such a generation.", validator=gt(0), on_resume=True)
     profile: str | None = option(
@@ -121,7 +121,7 @@ class TrainSettings:
     )
     log_interval: int = option(10, help="Steps between lines of metrics.", validator=gt(0), on_resume=True)
     save_interval: int | None = option(
-        None, help="Steps between checkpoints; without it at the end.", validator=optional(gt(0)), on_resume=True
+        None, help="Steps between checkpoints; by default only at the end.", validator=optional(gt(0)), on_resume=True
     )
     background_save: bool = option(
         True, help="Write checkpoints beside the training, from a copy in host memory.", on_resume=True
@@ -131,32 +131,32 @@ class TrainSettings:
 
 @frozen(kw_only=True)
 class RolloutParts:
-    """The parts of a run that draws completions."""
+    """The options that select the parts of a run which samples completions."""
 
-    engine: str = option("", help="What generates; by default the first engine that runs on the backend.")
+    engine: str = option("", help="Engine that generates; by default the first one that runs on the backend.")
     reward: tuple[str, ...] = option((), help="Reward as NAME or NAME:WEIGHT; may be given several times.")
     skip_failed_rewards: bool = option(
-        False, help="Go on when a reward fails on a completion: this is counted, and nothing is learned from the completion."
+        False, help="Continue if a reward fails on a completion: it is counted, and the completion is not learned."
     )
 
 
 @frozen(kw_only=True)
 class EpisodeParts(RolloutParts):
-    """The parts of a run whose completions are episodes with tools."""
+    """The options that select the parts of a run whose completions are episodes with tools."""
 
     tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
 
 
 @frozen(kw_only=True)
 class RoleSettings:
-    """Where a role beside the policy comes from."""
+    """The options of a role besides the policy."""
 
-    from_: str = option("", help="Run or model folder that this role begins as; by default the policy's own start.")
+    from_: str = option("", help="Run or model folder that this role starts from; by default that of the policy.")
 
 
 @frozen(kw_only=True)
 class TrainedRoleSettings(RoleSettings):
-    """A role that is trained beside the policy."""
+    """The options of a role that is trained besides the policy."""
 
     learning_rate: float | None = option(
         None, help="Its peak learning rate; by default the policy's.", validator=optional(gt(0.0))

@@ -1,6 +1,6 @@
 """RMSNorm on the CPU, for half-precision activations and float32 weights, the types under autocast.
 
-torch has no fused CPU kernel for it: its operators pass over float32 copies of the activations about fifteen times and keep
+torch has no fused CPU kernel for it: its operators read or write float32 copies of the activations about fifteen times and keep
 three copies for the backward. This one works in blocks that stay in the cache, and its backward keeps the activations and
 one number per row. On 2000 x 512 it is 4 times as fast, which saves 6% of a training step.
 

@@ -1,1 +1,1 @@
-"""Training algorithms, a folder each; the module beside them is shared by several. They import contracts, runtime and core."""
+"""Training algorithms, one per folder; `next_token` is shared by several. They import contracts, runtime and core."""

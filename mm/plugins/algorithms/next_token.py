@@ -8,7 +8,7 @@ from mm.contracts import Algorithm, Metrics, Packed, Totals
 
 
 class NextToken(Algorithm):
-    """The mean negative log-likelihood over the global batch's target tokens."""
+    """The mean negative log-likelihood of the global batch's target tokens."""
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """The sum over this pack's targets, divided by all targets of the step (1 if there are none)."""

@@ -1,1 +1,1 @@
-"""Model architectures, a folder each, and the decoder that dense and moe share. They import contracts, runtime and core."""
+"""Model architectures, one per folder, and the decoder that dense and moe share. They import contracts, runtime and core."""

@@ -1,7 +1,7 @@
 """A static key/value cache: S slots of C tokens, allocated once. Legend: mm.runtime.nn.batch, and A active slots.
 
-Lengths are known twice: on the host, which decides shapes, and on the device, which computes positions and masks; so
-no step waits for the device.
+Lengths are kept twice: on the host, which decides shapes, and on the device, which computes positions and masks. So no step
+waits for the device.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class KVCache:
-    """Per-layer `keys` and `values`, each [S, K, C, D]; `lengths` (host) and `positions_S` (device) hold the same.
+    """Per-layer `keys` and `values`, each [S, K, C, D]; `lengths` (host) and `positions_S` (device) have equal values.
 
-    All of them are views of one tensor `store` [layers, 2, S, K, C, D]: one operator stores a token's key and value,
-    one copies a slot.
+    Keys and values are views of one tensor `store` [layers, 2, S, K, C, D]: one operator stores a token's key and value in a
+    layer, and one copies a slot.
     """
 
     def __init__(
         self, shape_SKCD: tuple[int, int, int, int], *, layers: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        # zeros, not empty: a masked position still enters a product, where a stray NaN would survive
+        # zeros, not empty: a masked position is still multiplied by 0, and 0 * NaN is NaN
         self.store = torch.zeros(layers, 2, *shape_SKCD, dtype=dtype, device=device)
         self.layers = list(self.store.unbind())
         self.keys = [layer[0] for layer in self.layers]
@@ -41,7 +41,8 @@ class KVCache:
         self._index: tuple[tuple[int, ...], Tensor] = ((), self.positions_S[:0])
 
     def at(self, slots: Sequence[int]) -> Slots:
-        """Targets of a packed forward: slot n for document n. Raises ValueError when a slot is named twice."""
+        """The slots to store the documents of a packed forward in, the n-th for document n. Raises ValueError if one is named
+        twice."""
         if len(set(slots)) != len(slots):
             raise ValueError(f"each document needs a slot of its own, got {list(slots)}")
         return Slots(self, tuple(slots))
@@ -63,13 +64,13 @@ class KVCache:
         self._set(tuple(slots), [length] * len(slots))
 
     def index(self, slots: tuple[int, ...]) -> Tensor:
-        """The slots on the device; the last answer is kept, as decoding asks for the same slots again and again."""
+        """The slots as a tensor on the device. The last one is cached, as decoding uses the same slots in many steps."""
         if self._index[0] != slots:
             self._index = (slots, torch.tensor(slots, dtype=torch.long).to(self.positions_S.device, non_blocking=True))
         return self._index[1]
 
     def reserve(self, slots: tuple[int, ...], lengths: Sequence[int]) -> list[int]:
-        """The slots' present lengths, after checking that `lengths` more tokens fit; ValueError otherwise."""
+        """The slots' present lengths. Raises ValueError if `lengths` more tokens do not fit."""
         starts = [self.lengths[slot] for slot in slots]
         for slot, start, length in zip(slots, starts, lengths, strict=True):
             if not 0 < length <= self.capacity - start:
@@ -77,7 +78,7 @@ class KVCache:
         return starts
 
     def advance(self, slots: tuple[int, ...], lengths: Sequence[int]) -> None:
-        """Count tokens that a forward has stored."""
+        """Add `lengths`, the tokens that a forward has stored, to the slots' lengths."""
         self._set(slots, [self.lengths[slot] + length for slot, length in zip(slots, lengths, strict=True)])
 
     def step(self, slots: tuple[int, ...]) -> None:
@@ -95,15 +96,15 @@ class KVCache:
 
 @attrs.frozen
 class Slots:
-    """Where a packed forward stores its documents."""
+    """The slots of a cache in which a packed forward stores its documents."""
 
     cache: KVCache
     slots: tuple[int, ...]
 
 
 class Prefill:
-    """A packed forward that stores keys and values. Documents in empty slots attend within the pack by the model's
-    own attention; if any slot already holds tokens, documents attend one by one to their slot."""
+    """A packed forward that stores keys and values. If all slots are empty, documents attend within the pack by the model's
+    own attention; if any slot holds tokens, all documents attend one by one to their slots."""
 
     def __init__(self, target: Slots, batch: Packed, attention: Attention) -> None:
         self.cache, self.slots, self.batch, self.attention = target.cache, target.slots, batch, attention
@@ -145,7 +146,7 @@ class Prefill:
 
 
 class Decode:
-    """One token for each active slot."""
+    """A decoding step: one token for each active slot."""
 
     def __init__(self, cache: KVCache, slots: tuple[int, ...]) -> None:
         self.cache, self.slots = cache, slots
@@ -174,7 +175,7 @@ class Decode:
         self.cache.step(self.slots)
 
     def _mask(self) -> Tensor:
-        # added to the scores, in their type: a boolean mask would be turned into that again by every layer
+        # additive and in the scores' type: every layer would convert a boolean mask to that again
         device = self.slots_A.device
         hidden_AC = torch.arange(self.longest, device=device) > self.positions_A[:, None]
         mask_AC = torch.zeros(hidden_AC.shape, dtype=self.cache.store.dtype, device=device)

@@ -1,4 +1,4 @@
-"""The decoder that dense and mixture-of-experts models share; they differ by the feed-forward they give it.
+"""The decoder that dense and mixture-of-experts models share. They differ in the feed-forward.
 
 Parameter names are those of MiniMind and of Hugging Face's Llama and Qwen3, so a converter has little to rename.
 """
@@ -30,8 +30,9 @@ INITIAL_STD = 0.02
 class Decoder(Model):
     """A causal language model over packed documents.
 
-    `feed_forward(layer)` makes each block's feed-forward, whose contract is `(x_TE, batch) -> (y_TE, auxiliary or None)`.
-    Weights are initialised from torch's generator: normal with deviation 0.02, as MiniMind and Hugging Face do.
+    `feed_forward(layer)` makes each block's feed-forward, a module called as `(x_TE, batch) -> (y_TE, auxiliary or None)`.
+    Weights are initialised from torch's global generator: normal with a standard deviation of 0.02, as in MiniMind and Hugging
+    Face.
     """
 
     config: DenseConfig
@@ -53,21 +54,22 @@ class Decoder(Model):
         return list(self.model.layers)
 
     def tie(self) -> None:
-        """Make the output layer share the embedding's Parameter (again, after anything that replaced one)."""
+        """Make the output layer share the embedding's Parameter, if the config ties them. To be called again after either was
+        replaced."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def set_outputs(self, count: int) -> None:
-        """See `Model`; a tied output layer is untied."""
+        """See `Model`; a tied output layer is untied first."""
         self.config = attrs.evolve(self.config, tie_word_embeddings=False)
         self.lm_head = nn.Linear(self.config.hidden_size, count, bias=False)
         nn.init.zeros_(self.lm_head.weight)
 
     def forward(self, batch: Packed, *, head: Head | None = None, cache: Slots | None = None) -> tuple[Any, Any]:
-        """See `Model`; the auxiliary value is a list of those that blocks gave, or None.
+        """See `Model`; the auxiliary value is a list of the blocks' auxiliary values, or None if there are none.
 
-        With `cache` (`KVCache.at(slots)`, one slot for each document) keys and values are stored too, and a document
-        continues what its slot holds.
+        With `cache` (`KVCache.at(slots)`, one slot per document) keys and values are stored too, and a document continues the
+        tokens that its slot holds.
         """
         if cache is None:
             hidden_TE, auxiliaries = self._hidden(batch)
@@ -79,7 +81,8 @@ class Decoder(Model):
         return (head or logits)(hidden_TE, self.lm_head.weight), found or None
 
     def _hidden(self, batch: Packed) -> tuple[Tensor, list[Any]]:
-        """What the trunk answers; where documents begin alike it computes, and answers auxiliary values of, rows."""
+        """(hidden_TE, the blocks' auxiliary values). If documents share prompts, the trunk computes each shared token once, and
+        the auxiliary values are those of these unique tokens (U)."""
         if batch.shared is None:
             found: tuple[Tensor, list[Any]] = self.model(batch.input_ids, batch.position_ids, batch, self._sharing)
             return found
@@ -90,7 +93,7 @@ class Decoder(Model):
     def new_cache(
         self, slots: int, capacity: int, dtype: torch.dtype | None = None, device: torch.device | None = None
     ) -> KVCache:
-        """See `SupportsCache`; type and device are the model's by default."""
+        """See `SupportsCache`. `dtype` and `device` are those of the model by default."""
         weight, config = self.lm_head.weight, self.config
         return KVCache(
             (slots, config.num_key_value_heads, capacity, config.head_size),
@@ -111,8 +114,8 @@ class Decoder(Model):
     def decode(self, ids_A: Tensor, slots_A: Sequence[int], cache: KVCache) -> Tensor:
         """See `SupportsCache`. Raises ValueError if a slot is full.
 
-        Attention reads up to the longest of these slots. Slots in one ascending run are read in place, others are
-        gathered, so an engine keeps its active slots together. Nothing synchronises the device.
+        Attention reads every slot up to the length of the longest. Consecutive ascending slots are read in place, others are
+        gathered first, so an engine should keep its active slots together. The host does not wait for the device.
         """
         step = Decode(cache, tuple(slots_A))
         hidden_AE, _ = self.model(ids_A, step.positions_A, None, step.attend, cached=True)

@@ -1,7 +1,7 @@
-"""One decoding step from a copy of the weights that is laid out for it: q, k and v in one product, gate and up in one.
+"""A decoding step from a copy of the weights in a faster layout: one product for q, k and v, one for gate and up.
 
-The arithmetic is the blocks' own; what is not one of this package's plain modules (a chip's fused attention, experts,
-an adapted projection) is called as it is.
+The arithmetic is that of the blocks. A module that is not one of this package's plain ones (a chip's fused attention, experts,
+an adapted projection) is called unchanged.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Step = Callable[[Tensor, Rotary, Decode], Tensor]
 
 @runtime_checkable
 class FastFeedForward(Protocol):
-    """A feed-forward with a faster form for decoding."""
+    """A feed-forward module that has a faster form for decoding."""
 
     def fast_decode(self) -> Callable[[Tensor], Tensor]:
         """x_AE -> y_AE from a copy of the present weights, laid out for few rows."""
 
 
 class FastDecode:
-    """`Decoder.decode` with the weights of the moment it was made; changed weights need a new one."""
+    """`Decoder.decode` with a copy of the present weights; after they change, make a new one."""
 
     def __init__(self, trunk: Trunk, lm_head: nn.Module) -> None:
         self.trunk = trunk
@@ -54,7 +54,7 @@ class FastDecode:
 
 def _block(block: nn.Module, layer: int) -> Step:
     if type(block) is not Block:
-        call: Any = block._call_impl  # as the decoder does: a compiled block would compile again for every layer
+        call: Any = block._call_impl  # uncompiled, as in Trunk: a compiled block would compile again per layer
         return lambda x_AE, rotary, decode: call(x_AE, rotary, None, partial(decode.attend, layer))[0]
     attend, feed = _attention(block.self_attn, layer), feed_forward(block.mlp)
     before, after = _norm(block.input_layernorm), _norm(block.post_attention_layernorm)
@@ -80,7 +80,7 @@ def _attention(module: nn.Module, layer: int) -> Step:
         qk_AJD, v_AKD = heads_AJD[:, :-keys], heads_AJD[:, -keys:]
         if norms is not None:
             qk_AJD = torch.cat((norms[0](qk_AJD[:, :-keys]), norms[1](qk_AJD[:, -keys:])), 1)
-        # every head turns by the same angles: queries and keys go through in one piece
+        # all heads are rotated by the same angles, so queries and keys go through in one call
         qk_AJD = module.rotate(qk_AJD, *rotary)
         return output(decode.attend(layer, qk_AJD[:, :-keys], qk_AJD[:, -keys:], v_AKD).flatten(1))
 
@@ -88,7 +88,7 @@ def _attention(module: nn.Module, layer: int) -> Step:
 
 
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The same norm in fewer operators: on a CPU, torch's own takes ten, a tenth of a step."""
+    """The norm in fewer operators. On a CPU torch's own takes ten of them, a tenth of a step's time."""
     if type(module) is not RMSNorm or module.weight.device.type != "cpu":
         return module
     weight, scale, eps_11 = module.weight, 1 / module.weight.shape[0], torch.full((1, 1), module.eps)
@@ -105,7 +105,7 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def feed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """x_AE -> y_AE of a feed-forward, from a copy of its weights."""
+    """The fast form of a feed-forward, x_AE -> y_AE, from a copy of its weights."""
     if isinstance(module, FastFeedForward):
         return module.fast_decode()
     if type(module) is not SwiGLU:
@@ -114,7 +114,7 @@ def feed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def swiglu(gate_up: Product, down: Product) -> Callable[[Tensor], Tensor]:
-    """down(silu(gate) * up), gate and up being the halves of one product."""
+    """The function x_AE -> down(silu(gate) * up), where `gate_up` computes gate and up side by side."""
 
     def feed(x_AE: Tensor) -> Tensor:
         gate, up = gate_up(x_AE).chunk(2, -1)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension (arXiv:1910.07467), computed in float32.
 
-    `rounding` tells the two MiniMind generations apart and matters only where the weight is in half precision too:
-    "before" rounds to it before the product with the weight, "after" once at the end. `normalise` is an attribute
-    that a chip may replace.
+    `rounding` differs between the two MiniMind generations and matters only if the weight is in half precision too: "before"
+    rounds to half precision before the product with the weight, "after" once at the end. A backend may replace the attribute
+    `normalise` by a fused kernel.
     """
 
     def __init__(self, size: int, eps: float, rounding: str = "after") -> None:
@@ -31,14 +31,14 @@ class RMSNorm(nn.Module):
         self.normalise = rms_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """The type of `x` is kept."""
+        """The normalised x, in its own shape and type."""
         return self.normalise(x, self.weight, self.eps, self.rounding)
 
 
 def rms_norm(x: Tensor, weight_E: Tensor, eps: float, rounding: str) -> Tensor:
-    """`RMSNorm` out of torch's own operators."""
+    """`RMSNorm.forward` by torch's own operators."""
     if weight_E.dtype != x.dtype:
-        # autocast: float32 weights on a half-precision stream; the fused kernel takes no mixed types
+        # under autocast: float32 weights and half-precision activations, and torch's fused kernel takes no mixed types
         return F.rms_norm(x.float(), weight_E.shape, weight_E, eps).to(x.dtype)
     if rounding == "after" or x.dtype.itemsize > 2:
         return F.rms_norm(x, weight_E.shape, weight_E, eps)
@@ -46,8 +46,8 @@ def rms_norm(x: Tensor, weight_E: Tensor, eps: float, rounding: str) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with rotary positions. What attends is given with each call, so that a chip's kernel,
-    the packed default and a cache share this module. `rotate` is an attribute that a chip may replace."""
+    """Grouped-query attention with rotary positions. The attention function is an argument of each call, so that a chip's
+    kernel, the packed default and a cache share this module. A backend may replace the attribute `rotate`."""
 
     def __init__(self, config: DenseConfig) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_TE: Tensor, rotary: tuple[Tensor, Tensor], batch: Packed | None, attention: Callable[..., Tensor]
     ) -> Tensor:
-        """x_TE -> o_TE."""
+        """x_TE -> o_TE. `attention` is called as (q_THD, k_TKD, v_TKD, batch) -> o_THD."""
         q_THD, k_TKD, v_TKD = (
             projection(x_TE).unflatten(-1, (-1, self.head_size))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -88,12 +88,12 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x_TE: Tensor, batch: Packed | None = None) -> tuple[Tensor, None]:
-        """The feed-forward's contract: (x_TE, batch) -> (y_TE, auxiliary); `batch` is None in cached decoding."""
+        """(y_TE, None): a SwiGLU has no auxiliary value. `batch` is None in cached decoding."""
         return self.down_proj(F.silu(self.gate_proj(x_TE)) * self.up_proj(x_TE)), None
 
 
 class Block(nn.Module):
-    """Pre-norm attention and the feed-forward it is given, each added to the residual stream."""
+    """Pre-norm attention and a feed-forward, each added to the residual stream."""
 
     def __init__(self, config: DenseConfig, feed_forward: nn.Module) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Block(nn.Module):
     def forward(
         self, x_TE: Tensor, rotary: tuple[Tensor, Tensor], batch: Packed | None, attention: Callable[..., Tensor]
     ) -> tuple[Tensor, object]:
-        """x_TE -> (x_TE, what the feed-forward answers for the auxiliary loss)."""
+        """x_TE -> (x_TE, the feed-forward's auxiliary value or None)."""
         x_TE = x_TE + self.self_attn(self.input_layernorm(x_TE), rotary, batch, attention)
         y_TE, auxiliary = self.mlp(self.post_attention_layernorm(x_TE), batch)
         return x_TE + y_TE, auxiliary

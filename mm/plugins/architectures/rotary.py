@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Rotary(nn.Module):
-    """Positions -> (cos_T1D, sin_T1D) in float32, the sign of the half-split rotation folded into the sine and YaRN's
-    attention factor into both.
+    """Positions -> (cos_T1D, sin_T1D) in float32. The sine includes the sign of the half-split rotation; both include YaRN's
+    attention factor.
 
-    The table is no buffer, which `model.to(bfloat16)` would round to 8 bits. It is built at first use on each device;
-    a position beyond it is an index error.
+    The table is not a buffer, because `model.to(bfloat16)` would round a buffer to 8 bits. It is built at first use on each
+    device. A position beyond it is an index error (on the CPU: IndexError).
     """
 
     def __init__(self, config: DenseConfig) -> None:
@@ -27,7 +27,7 @@ class Rotary(nn.Module):
         self._tables: dict[torch.device, Tensor] = {}
 
     def forward(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
-        """One look-up; every block of the forward shares the result."""
+        """Look the positions up; every block of the forward shares the result."""
         table = self._tables.get(position_ids_T.device)
         if table is None:
             table = self._tables[position_ids_T.device] = self._table().to(position_ids_T.device)
@@ -41,7 +41,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
-    """Turn each head's pairs (i, i + D/2) by its position's angles; float32 inside, the type of `x` outside.
+    """Rotate each head's pairs (i, i + D/2) by the angles of its position; computed in float32, returned in the type of `x`.
 
     With the signed sine, swapping the halves is a roll: three operators instead of seven.
     """
@@ -50,7 +50,7 @@ def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
 
 
 def inverse_frequencies(config: DenseConfig) -> Tensor:
-    """Radians a position for each of the D/2 pairs, float32 on the CPU; blended by YaRN where a factor is set."""
+    """Radians per position for each of the D/2 pairs, in float32 on the CPU; blended by YaRN if a scaling factor is set."""
     size = config.head_size
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
     plain = 1.0 / config.rope_theta**exponents
@@ -63,13 +63,14 @@ def inverse_frequencies(config: DenseConfig) -> Tensor:
 
 
 def attention_factor(config: DenseConfig) -> float:
-    """What cosine and sine are multiplied by, so that attention over more keys stays as sharp: YaRN's section 3.4."""
+    """The factor of cosine and sine that keeps attention over more keys as sharp (YaRN, section 3.4); 1 without YaRN."""
     if config.rope_scaling_factor is None:
         return 1.0
     return config.rope_attention_factor or 0.1 * math.log(config.rope_scaling_factor) + 1
 
 
 def _pair_turning(config: DenseConfig, turns: float) -> float:
-    """The (fractional) pair that turns that often within the original length: YaRN's equation 17 solved for it."""
+    """The index (fractional) of the pair that makes `turns` rotations within the original length: YaRN's equation 17, solved
+    for the pair."""
     ratio = config.original_positions / (turns * 2 * math.pi)
     return config.head_size * math.log(ratio) / (2 * math.log(config.rope_theta))

@@ -37,9 +37,9 @@ class Trunk(nn.Module):
     ) -> tuple[Tensor, list[Any]]:
         """(hidden_TE after the final norm, each block's auxiliary value).
 
-        Through a cache `attention` takes the layer first, and blocks run uncompiled: another callable for each layer
-        would compile each block again, and compiled decoding was measured slower from batch 8 on. `_call_impl` is
-        `__call__` without compilation, forward hooks included.
+        `cached`: `attention` is that of a cache and takes the layer's index first, and blocks run uncompiled. A different
+        callable per layer would compile each block again, and compiled decoding was measured to be slower from batch 8 on.
+        `_call_impl` is `__call__` without compilation, forward hooks included.
         """
         x_TE = _in_compute_type(self.embed_tokens(input_ids_T))
         rotary, auxiliaries = self.rotary(position_ids_T), []
@@ -53,8 +53,8 @@ class Trunk(nn.Module):
 
 
 def _in_compute_type(x_TE: Tensor) -> Tensor:
-    """Embeddings in bfloat16 under its autocast: a float32 residual stream would double the traffic of every block.
-    float16 keeps a float32 stream, since its range is too narrow for the stream's outliers."""
+    """The embeddings, in bfloat16 under bfloat16 autocast: a float32 residual stream would double the memory traffic of every
+    block. Under float16 autocast the stream stays float32, since the range of float16 is too narrow for its outliers."""
     kind = x_TE.device.type
     if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16:
         return x_TE.to(torch.bfloat16)

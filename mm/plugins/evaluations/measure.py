@@ -96,7 +96,7 @@ def _measure_text(
     }  # fmt: skip
 
 
-def player_of(plugins: PluginManager, model: TextModel) -> EpisodeRunner:
+def episode_runner(plugins: PluginManager, model: TextModel) -> EpisodeRunner:
     """A runner of episodes with the model's engine and the tools that the items of the skills corpus call."""
     tools = open_tools(plugins, held_out_items.TOOLS)
     return EpisodeRunner(engine=model.engine, tokenizer=model.loaded.tokenizer, tools=tools)
@@ -114,7 +114,7 @@ def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
 def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[SuiteScore]:
     items = _items(settings)
     with MeasuringBar(f"skills {settings.split}", len(items), "items") as bar:
-        return held_out_items.evaluate(player_of(plugins, model), items, seed=settings.seed, on_item=bar.add)
+        return held_out_items.evaluate(episode_runner(plugins, model), items, seed=settings.seed, on_item=bar.add)
 
 
 def _limited(elements: Sequence[T], settings: EvalSettings) -> Sequence[T]:

@@ -11,7 +11,7 @@ from mm.runtime.text.tool_schema import call_fault, functions_of
 
 
 def check_calls(row: Any, completion: str) -> list[bool]:
-    """For each call of all turns: True if it is well-formed and fits one of the row's tools.
+    """For each call of all turns: True if its syntax is valid and it fits one of the row's tools.
 
     Raises SchemaFault if the schema of a tool is invalid: that is an error in the row, not in the completion.
     """

@@ -1,2 +1,2 @@
-"""The contract of a chip and what accelerators have in common. Imports `mm.core` and `runtime.nn`; torch only inside
+"""The contract of a backend (a chip), and the base of accelerators. Imports `mm.core` and `runtime.nn`; torch only inside
 functions."""

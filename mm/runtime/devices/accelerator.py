@@ -1,4 +1,4 @@
-"""What accelerators have in common through torch's per-device module (`torch.cuda`, `torch.npu`, ...)."""
+"""The common behaviour of accelerators, by torch's per-device module (`torch.cuda`, `torch.npu`, ...)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AcceleratorBackend(Backend):
-    """A chip with its own memory and streams. A subclass names `device_type` and `collective` and what differs."""
+    """A chip with its own memory and streams. A subclass sets `device_type` and `collective`, and overrides what differs."""
 
     @property
     def api(self) -> Any:
@@ -23,7 +23,7 @@ class AcceleratorBackend(Backend):
         return getattr(torch, self.device_type)
 
     def setup(self) -> None:
-        """Raise UsageError when no card answers, or the one asked for does not exist."""
+        """Raises UsageError if torch finds no card, or the requested one does not exist."""
         count = self.api.device_count() if self.api.is_available() else 0
         if not count:
             raise UsageError(f"--backend {self.device_type}: torch finds no card.")
@@ -31,7 +31,7 @@ class AcceleratorBackend(Backend):
             raise UsageError(f"--backend {self.device_type}:{self.index}: this machine has cards 0 to {count - 1}.")
 
     def device(self, local_rank: int = 0) -> torch.device:
-        """The card asked for, or the local rank's; made the current one."""
+        """The requested card, or by default the local rank's. Makes it the current one."""
         import torch
 
         device = torch.device(self.device_type, local_rank if self.index is None else self.index)
@@ -39,24 +39,24 @@ class AcceleratorBackend(Backend):
         return device
 
     def default_dtype(self) -> str:
-        """bf16 where the chip has it, otherwise fp16 with a scaler."""
+        """bf16 if the chip supports it, otherwise fp16, which needs a gradient scaler."""
         return "bf16" if self.api.is_bf16_supported() else "fp16"
 
     def memory(self) -> dict[str, int]:
-        """Bytes: "peak" allocated since start, and the card's "total"."""
+        """In bytes: "peak" of the allocations since the start, and "total" of the card."""
         return {"peak": self.api.max_memory_allocated(), "total": self.api.get_device_properties(self.card).total_memory}
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """The allocator's error, and that of a driver or library that allocates past it."""
+        """As `Backend.is_out_of_memory`, and for errors of drivers and libraries that allocate outside torch."""
         return super().is_out_of_memory(error) or (isinstance(error, RuntimeError) and "out of memory" in str(error))
 
     @property
     def card(self) -> int:
-        """The number of the current card."""
+        """The index of the current card."""
         return int(self.api.current_device())
 
     def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
-        """The host's operators, and the chip's kernels where this torch can record them; a note says where it cannot."""
+        """The host's operators, and the chip's kernels if this torch can record them; adds a note if it cannot."""
         from torch.profiler import ProfilerActivity, supported_activities
 
         own = getattr(ProfilerActivity, self.device_type.upper(), ProfilerActivity.PrivateUse1)
@@ -70,24 +70,24 @@ class AcceleratorBackend(Backend):
         self.api.synchronize()
 
     def empty_cache(self) -> None:
-        """Give the allocator's cached memory back."""
+        """Release the allocator's cached memory."""
         self.api.empty_cache()
 
     def capabilities(self) -> dict[str, Any]:
-        """The card's name and memory."""
+        """The card's name and its memory in bytes."""
         return {"device": self.api.get_device_name(self.card), "memory": self.memory()["total"]}
 
     def seed(self, seed: int) -> None:
-        """Seed the host's and every card's generator."""
+        """Seed the generators of the host and of every card."""
         super().seed(seed)
         self.api.manual_seed_all(seed)
 
     def rng_state(self) -> dict[str, Tensor]:
-        """The host's state and the current card's."""
+        """The generator states of the host and of the current card, by device type."""
         return {**super().rng_state(), self.device_type: self.api.get_rng_state()}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `rng_state` gave; a state from another chip restores the host's alone."""
+        """Restore what `rng_state` returned. Of a state from another chip, only the host's part is restored."""
         super().set_rng_state(state)
         if self.device_type in state:
             self.api.set_rng_state(state[self.device_type].cpu())

@@ -1,4 +1,4 @@
-"""The backend contract with the CPU's behaviour as its defaults: a chip overrides what differs.
+"""The contract of a backend. The defaults are the CPU's behaviour; a chip overrides what differs.
 
 Importing this module imports no torch; the methods do.
 """
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 class Backend:
-    """A chip. `index` is the card the user asked for (`--backend cuda:1`), or None for the local rank's.
+    """A chip. `index` is the card that the user requested (`--backend cuda:1`), or None for the local rank's.
 
-    `collective` is the torch.distributed backend; `notes` collects what was declined or fell back, for the manifest.
+    `collective` is the torch.distributed backend. `notes` collects remarks for the manifest, such as unsupported requests and
+    fallbacks.
     """
 
     collective = "gloo"
@@ -31,7 +32,7 @@ class Backend:
         self.notes: list[str] = []
 
     def setup(self) -> None:
-        """Import the chip's torch extension and set its flags. Raises MMError when the chip cannot be used."""
+        """Import the chip's torch extension and set its flags. Raises MMError if the chip cannot be used."""
 
     def device(self, local_rank: int = 0) -> torch.device:
         """The device of this rank."""
@@ -44,7 +45,7 @@ class Backend:
         return "fp32"
 
     def autocast(self, dtype: str) -> AbstractContextManager[Any]:
-        """The context in which forward and loss run for a compute type."""
+        """The autocast context for the forward and the loss in a compute type, a name in `DTYPES`."""
         import torch
 
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,31 +62,31 @@ class Backend:
         return f"backend {type(self).__name__} does not compile"
 
     def fuse(self, module: nn.Module) -> list[str]:
-        """Put the chip's fused kernels into a model; returns their names.
+        """Install the chip's fused kernels in a model, in place. Returns their names.
 
-        The names and shapes of parameters and buffers must stay: the model is saved and read again by them. So replace what
-        a module computes (an attribute such as `RMSNorm.normalise`, or its `forward`), not the module by one around it.
+        The names and shapes of parameters and buffers must not change, because the model is saved and loaded by them. So replace
+        a module's computation (an attribute such as `RMSNorm.normalise`, or its `forward`), and do not wrap the module.
         """
         return []
 
     def threads(self, parameters: int) -> int | None:
-        """The number of host threads that serves a model of this size best; None leaves torch's own choice."""
+        """The best number of host threads for a model with `parameters` parameters; None keeps torch's default."""
         return None
 
     def kernels(self) -> Kernels:
-        """The kernels that models are built with: the chip's own in place of the portable ones."""
+        """The kernels that models are built with; a chip may replace the portable ones."""
         from mm.runtime.nn.kernels import Kernels
 
         return Kernels()
 
     def memory(self) -> dict[str, int]:
-        """Bytes: "peak" (of this process or device) and, where known, "total"."""
+        """In bytes: "peak" (of this process or device) and, if known, "total"."""
         import resource
 
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Whether an error says that the device or the host has no memory left."""
+        """True if the error says that the device or the host is out of memory."""
         import torch
 
         words = ("can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
@@ -94,7 +95,7 @@ class Backend:
         )
 
     def profiler_activities(self) -> list[torch.profiler.ProfilerActivity]:
-        """What `torch.profiler` records of this chip, beside the host's operators."""
+        """The activities that `torch.profiler` records: the host's operators, and on a chip its kernels."""
         import torch
 
         return [torch.profiler.ProfilerActivity.CPU]
@@ -103,16 +104,16 @@ class Backend:
         """Wait for the device."""
 
     def empty_cache(self) -> None:
-        """Give cached device memory back."""
+        """Release cached device memory."""
 
     def capabilities(self) -> dict[str, Any]:
-        """Facts for the manifest: the chip's name, what it supports."""
+        """Facts for the manifest, as JSON values: the name of the "device" and its features."""
         import platform
 
         return {"device": platform.processor() or platform.machine()}
 
     def peak_flops(self, dtype: str) -> float | None:
-        """FLOP/s of a large matrix product in this type on one device; None when not known."""
+        """The peak FLOP/s of a large matrix product in this compute type on one device; None if unknown."""
         return None
 
     def seed(self, seed: int) -> None:
@@ -122,13 +123,13 @@ class Backend:
         torch.manual_seed(seed)
 
     def rng_state(self) -> dict[str, Tensor]:
-        """The generators' states, by device type."""
+        """The states of the random generators, by device type."""
         import torch
 
         return {"cpu": torch.get_rng_state()}
 
     def set_rng_state(self, state: dict[str, Tensor]) -> None:
-        """Take back what `rng_state` gave."""
+        """Restore the states that `rng_state` returned."""
         import torch
 
         torch.set_rng_state(state["cpu"].cpu())

@@ -1,4 +1,4 @@
-"""The names of compute and weight types, and torch's types for them. Importing this module imports no torch."""
+"""The names of compute and weight types, and the torch types that they stand for. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's type of a name in `DTYPES`. Raises KeyError for another."""
+    """The torch type of a name in `DTYPES`. Raises KeyError for any other name."""
     import torch
 
     dtype: torch.dtype = getattr(torch, DTYPES[name])

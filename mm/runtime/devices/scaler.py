@@ -20,7 +20,7 @@ class Scaler(Protocol):
         """The loss times the present scale."""
 
     def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divide the gradients of an optimizer's parameters by the scale, in place, and notice those that are not finite."""
+        """Divide the gradients of an optimizer's parameters by the scale, in place, and record if any is not finite."""
 
     def step(self, optimizer: torch.optim.Optimizer) -> Any:
         """Step the optimizer, unless a gradient of its parameters was not finite."""
@@ -32,7 +32,7 @@ class Scaler(Protocol):
         """The present scale."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that an exact resume needs."""
+        """The state that an exact resume needs."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Restore what `state_dict` returned."""

@@ -1,4 +1,4 @@
-"""What generates, the requests and completions that pass, and what scores or serves a completion."""
+"""The contracts of engines, rewards and tools, and the records of requests and completions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch those filters off."""
+    """The settings of drawing tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch these filters off."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -25,8 +25,8 @@ class Sampling:
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """One prompt. `key` names the random stream of its draws (seed, step, prompt, sample, turn), so that a result
-    does not depend on the slot, the batch or the rank it ran in. `stop` are token ids that end the completion."""
+    """One prompt. `key` identifies the random stream of its draws (seed, step, prompt, sample, turn), so that the result does
+    not depend on the slot, the batch or the rank. `stop` are the token ids that end the completion."""
 
     ids: tuple[int, ...]
     max_new_tokens: int
@@ -37,8 +37,8 @@ class Request:
 
 @attrs.frozen(kw_only=True)
 class Completion:
-    """What was generated: token ids (with the stopping token), their log-probabilities under the sampling
-    distribution before filtering, and why it ended: "stop" or "length"."""
+    """The generated token ids (with the stopping token), their log-probabilities under the sampling distribution before top-k
+    and top-p, and the reason why it ended: "stop" or "length"."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -49,22 +49,23 @@ OnToken = Callable[[int, int, float], None]
 
 
 class Engine(ABC):
-    """What generates completions, token ids in and token ids out. Built with (config, model, backend)."""
+    """Generates completions, from token ids to token ids. Built with (config, model, backend)."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
-        """Completions in the order of the requests; `on_token(request, id, logprob)` is called as tokens appear."""
+        """The completions in the order of the requests. `on_token(index of the request, id, logprob)` is called for every token
+        as it is drawn."""
 
     @abstractmethod
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take new weights; `version` is the step they come from."""
+        """Load new weights. `version` is a number that identifies them."""
 
     def notes(self) -> list[str]:
-        """What the user should know of how this model is generated from; reported once, when the engine is built."""
+        """Remarks for the user on generation with this model. They are printed once, when the engine is built."""
         return []
 
     def release(self) -> None:  # noqa: B027 - optional: an engine that holds nothing between calls inherits it
-        """Free caches and device memory; a later `generate` builds them again."""
+        """Free caches and device memory. A later `generate` builds them again."""
 
 
 class Reward(ABC):
@@ -88,4 +89,4 @@ class Tool(ABC):
 
     @abstractmethod
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
-        """The result, a JSON value. Raises ValueError, whose text the model is told, for arguments that cannot be."""
+        """The result, a JSON value. Raises ValueError for invalid arguments; the model reads its text."""

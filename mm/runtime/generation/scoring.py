@@ -1,4 +1,4 @@
-"""Scoring: every reward is called, its scores are checked, and each completion gets their weighted sum."""
+"""Scoring: calls every reward, checks its scores, and computes the weighted sum for each completion."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Score = float | None
 
 @attrs.frozen(kw_only=True)
 class CompletionScore:
-    """The rewards of one completion: their weighted sum, each of them by name (None: it does not apply), and the reasons of
-    those that failed, by name. If any failed, `total` is no measure of the completion and nothing is learned from it."""
+    """The rewards of one completion: their weighted sum `total`, each score `by_name` (None: the reward does not apply), and the
+    reasons of the `failed` ones by name. If any failed, `total` is not meaningful and nothing is learned from the completion."""
 
     total: float = 0.0
     by_name: Mapping[str, Score] = attrs.field(factory=dict)
@@ -29,8 +29,8 @@ class CompletionScore:
 
 @attrs.frozen(kw_only=True)
 class Scores:
-    """The rewards of several completions. `total` are the weighted sums, in which a None does not count; `by_name` the scores
-    of each reward, unweighted; `failed` has for each completion the reasons of the rewards that failed, by name."""
+    """The rewards of several completions. `total` has the weighted sums, without the rewards that do not apply (None); `by_name`
+    the unweighted scores of each reward; `failed`, for each completion, the reasons of the failed rewards by name."""
 
     total: Sequence[float]
     by_name: Mapping[str, Sequence[Score]]
@@ -46,7 +46,8 @@ def score(
     rewards: Mapping[str, tuple[Reward, float]], rows: Sequence[Row], completions: Sequence[str], *,
     places: Sequence[str] = (), skip_failed: bool = False,
 ) -> Scores:  # fmt: skip
-    """Score every completion by every reward; `rows` are those of their prompts, `places` where these are.
+    """Score every completion by every reward. `rows` has the row of each completion's prompt, `places` the places of these in
+    the data, for messages.
 
     Raises MMError naming the reward and the row if a reward raises, or does not return exactly one finite number or None per
     completion; with `skip_failed` such a completion gets None and the reason. Raises UsageError if no reward applies to any of
@@ -72,7 +73,7 @@ def score(
 def _call(
     name: str, reward: Reward, rows: Sequence[Row], completions: Sequence[str], places: Sequence[str], skip_failed: bool
 ) -> tuple[list[Score], dict[int, str]]:
-    """The scores, and the reasons of the failures by index. A batch that fails is scored again one by one, to find the row."""
+    """(the scores, the reasons of failures by index). If the batch fails, completions are scored one by one to find the row."""
     try:
         return _check_scores(reward(rows, completions), len(completions)), {}
     except Exception as error:

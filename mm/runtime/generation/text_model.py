@@ -1,4 +1,4 @@
-"""Text in, text out: a loaded model with its tokenizer and an engine. What `mm.load` returns."""
+"""`TextModel`, which `mm.load` returns: a loaded model with its tokenizer and an engine, from text to text."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _THINK, _ANSWER = "<think>\n", "</think>"
 
 @attrs.frozen(kw_only=True)
 class Generation:
-    """What was generated for one prompt: `text` without special tokens, `ids` with the one that ended it, `logprobs`
-    as `Completion` documents them, `finish_reason` "stop" or "length". `seconds` run from the call to the last token,
-    so they include reading the prompt and, in a batch, the company's share."""
+    """The completion of one prompt: `text` without special tokens, `ids` with the token that ended it, `logprobs` as in
+    `Completion`, and `finish_reason` "stop" or "length". `seconds` is the time from the call to the last token. It includes
+    reading the prompt and, in a batch, the time spent on the other prompts."""
 
     text: str
     ids: tuple[int, ...]
@@ -45,17 +45,17 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens a second."""
+        """The number of generated tokens per second."""
         return len(self.ids) / self.seconds if self.seconds else 0.0
 
 
 class _Stopped(Exception):
-    """Raised inside a generation whose stream nobody reads any more."""
+    """Raised inside a generation after its stream was closed."""
 
 
 class TextModel:
-    """A model that answers. `loaded` is the model with its config and tokenizer; calls from several threads wait for
-    each other. `say` gets the engine's notes when it is built."""
+    """A model that generates text. `loaded` is the model with its config and tokenizer. Calls from several threads run one
+    after the other. `say` prints the engine's notes when it is built."""
 
     def __init__(
         self, loaded: LoadedModel, backend: Backend, make_engine: Callable[[], Engine], say: Say = silent
@@ -66,7 +66,7 @@ class TextModel:
 
     @cached_property
     def engine(self) -> Engine:
-        """What generates, built at first use."""
+        """The engine, built at first use."""
         engine = self._make_engine()
         for note in engine.notes():
             self.backend.notes.append(note)
@@ -91,11 +91,12 @@ class TextModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         on_text: OnText | None = None,
     ) -> Generation | list[Generation]:
-        """Answer a prompt, or each prompt of a list; the result is a Generation, or a list of them.
+        """Complete a prompt, or each prompt of a list. Returns a Generation, or a list of them.
 
-        A prompt is a text (one user turn; with `raw` the beginning of a document to be continued) or a list of
-        messages. `thinking` is that of the chat template. `on_text` is called with the text of a single prompt as it
-        appears. Raises UsageError for a prompt that is too long, settings out of range, a missing chat template.
+        A prompt is a text (one user turn, or with `raw` the beginning of a document to continue) or a list of messages.
+        `thinking` is an argument of the chat template, `tools` are function schemas. `on_text` is called with pieces of the
+        completion as they are generated, for a single prompt only. Raises UsageError if a prompt is too long, a setting is out
+        of range, or the chat template is missing.
         """
         batch, prompts = _as_batch(prompt)
         if batch and on_text is not None:
@@ -113,18 +114,18 @@ class TextModel:
         return found if batch else found[0]
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
-        """The text of `generate(prompt, **options)` piece by piece; closing the iterator ends the generation."""
+        """The text of `generate(prompt, **options)`, piece by piece. Closing the iterator ends the generation."""
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         closed = threading.Event()
 
-        def tell(text: str) -> None:
+        def put(text: str) -> None:
             if closed.is_set():
                 raise _Stopped
             pieces.put(text)
 
         def work() -> None:
             try:
-                self.generate(prompt, on_text=tell, **options)
+                self.generate(prompt, on_text=put, **options)
                 pieces.put(None)
             except BaseException as error:
                 pieces.put(error)
@@ -182,9 +183,9 @@ class TextModel:
 def load(
     plugins: PluginManager, text: str, workspace: Workspace, inference: Inference, say: Say = silent
 ) -> TextModel:
-    """A run's model or a model folder, frozen on the backend's device ("auto" type: the backend's default).
+    """Load the model of a run or a model folder, frozen, on the backend's device. The type "auto" is the backend's default.
 
-    Raises UsageError for a model that is not there or refuses a change, CheckpointError for damaged files.
+    Raises UsageError if the model does not exist or does not allow a changed setting, CheckpointError for damaged files.
     """
     chip = open_backend(plugins, inference.backend)
     loaded = load_model_folder(plugins, find_model(text, workspace), chip, inference.changes)
@@ -197,9 +198,9 @@ def load(
 
 
 def answer(text: str, thinking: bool | None = None) -> Message:
-    """The assistant's turn for the history of a conversation, its reasoning apart from what it says.
+    """A completion as the assistant's turn in the history of a conversation, with its reasoning split off.
 
-    `thinking` is what the prompt was made with: True has opened the think block already, False has closed it.
+    `thinking` is the argument with which the prompt was made: True has opened the think block already, False has closed it.
     """
     if thinking is False:
         return Message("assistant", text, reasoning_content="")

@@ -1,4 +1,4 @@
-"""The contract of a generation cache, and of the models that have one. All of it is optional: an engine asks with `isinstance`.
+"""The contracts of a generation cache and of models that have one. All are optional: an engine checks with `isinstance`.
 
 Importing this module imports no torch. Legend: mm.runtime.nn.batch, and A active slots.
 """
@@ -46,10 +46,10 @@ class Cache(Protocol):
 
 @runtime_checkable
 class SupportsTruncate(Protocol):
-    """A cache whose slots can forget their last tokens. A recurrent state cannot: it leaves this method out."""
+    """A cache whose slots can drop their last tokens. A recurrent state cannot, and does not implement this method."""
 
     def truncate(self, slots: Sequence[int], length: int) -> None:
-        """Make each of these slots what it was after its first `length` tokens. Raises ValueError if one holds fewer."""
+        """Set each of these slots to its state after its first `length` tokens. Raises ValueError if one holds fewer."""
 
 
 @runtime_checkable
@@ -72,7 +72,7 @@ class SupportsCache(Protocol):
 
 @runtime_checkable
 class SupportsFastDecode(SupportsCache, Protocol):
-    """A model with a cache and a faster `decode` for weights that stay as they are."""
+    """A model with a cache and a faster `decode` for weights that do not change."""
 
     def fast_decode(self) -> Decode:
-        """A function like `decode`, from a copy of the present weights laid out for it."""
+        """A function with the arguments and result of `decode`, which uses a copy of the present weights in a faster layout."""

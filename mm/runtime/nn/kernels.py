@@ -19,11 +19,11 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 @attrs.frozen(kw_only=True)
 class Kernels:
-    """What a chip computes with kernels of its own; every default is out of torch's operators and states the contract.
+    """The kernels that a chip may replace. The defaults use torch's own operators, and document the contracts.
 
-    `attention`: (q_THD, k_TKD, v_TKD, batch) -> o_THD, causal within each document. `scan`: (decay_TE, input_TE, batch) ->
-    h_TE, a linear recurrence within each document. `others`: further kernels by a name that a chip and an architecture
-    agree on, such as "mypackage.delta_rule".
+    - `attention`: (q_THD, k_TKD, v_TKD, batch) -> o_THD, causal within each document.
+    - `scan`: (decay_TE, input_TE, batch) -> h_TE, a linear recurrence within each document.
+    - `others`: further kernels by name, such as "mypackage.delta_rule", on which a chip and an architecture agree.
     """
 
     attention: Attention = packed_attention
@@ -31,5 +31,5 @@ class Kernels:
     others: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
 
     def get(self, name: str, default: _Kernel) -> _Kernel:
-        """The chip's kernel of that name or, if it brings none, `default`, whose arguments and result are its contract."""
+        """The chip's kernel of that name or, if it has none, `default`, whose arguments and result define the contract."""
         return self.others.get(name, default)  # type: ignore[return-value]

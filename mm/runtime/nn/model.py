@@ -1,6 +1,6 @@
-"""The contract of a model: what training, evaluation, generation, adapters and activation checkpointing ask of it.
+"""The contract of a model, on which training, evaluation, generation, adapters and activation checkpointing rely.
 
-Legend: mm.runtime.nn.batch. What generates faster than by full forwards is optional: see mm.runtime.nn.cache.
+Legend: mm.runtime.nn.batch. A cache for faster generation than by full forwards is optional: see mm.runtime.nn.cache.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Head = Callable[[Tensor, Tensor], Any]
 class Model(nn.Module, ABC):
     """A causal language model over packed documents, built as `Class(config, kernels)`; see `mm.runtime.nn.kernels`.
 
-    It keeps its config as `config`. `adapter_targets` are the weights that an adapter changes by default: patterns of
-    their names or last names, as in `q_proj` or `mlp.*`; "*" stands for every linear layer of the blocks. A model without
-    an auxiliary loss needs only `blocks`, `forward` and `set_outputs`.
+    It must keep its config as `config`. `adapter_targets` are patterns of the names, or last names, of the weights that an
+    adapter adapts by default, such as `q_proj` or `mlp.*`; "*" stands for every linear layer of the blocks. A model without an
+    auxiliary loss implements only `blocks`, `forward` and `set_outputs`.
     """
 
     config: ArchitectureConfig
@@ -32,8 +32,8 @@ class Model(nn.Module, ABC):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The repeated modules, each called once in a forward: backends compile them one by one, activation checkpointing
-        computes them again. Matrices outside them that are as long as the vocabulary count as embedding or output layer."""
+        """The repeated modules, each called once per forward. Backends compile them one by one, and activation checkpointing
+        recomputes them. A matrix outside the blocks with as many rows as the vocabulary counts as embedding or output layer."""
 
     @abstractmethod
     def forward(self, batch: Packed, *, head: Head | None = None) -> tuple[Any, Any]:
@@ -44,19 +44,21 @@ class Model(nn.Module, ABC):
         """
 
     def set_outputs(self, count: int) -> None:
-        """Make the head's `weight_VE` a new parameter of `count` rows, zero at first: a critic's values instead of logits.
+        """Make the head's `weight_VE` a new parameter of `count` rows, initialised to zero: for values of a critic instead of
+        logits.
 
-        A model that leaves this out cannot have such a role, as ppo's critic is.
+        A model that does not implement it cannot be a critic, as ppo needs one.
         """
         raise NotImplementedError(f"{type(self).__name__}.set_outputs(count)")
 
     def counts(self, batch: Packed) -> Mapping[str, float]:
-        """What the auxiliary loss divides by, counted on the host; the same names for every pack, an empty one too."""
+        """The counts by which the auxiliary loss divides, as host numbers. The names are the same for every pack, even an empty
+        one."""
         return {}
 
     def auxiliary_loss(self, auxiliary: Any, totals: Mapping[str, float]) -> Tensor | None:
-        """This micro-batch's share of a loss of the model's own, such as load balancing; None if there is none. `totals` are
-        its `counts`, summed over the micro-batches of the step and the ranks."""
+        """This micro-batch's share of the model's own loss, such as load balancing; None if there is none. `totals` are the
+        model's `counts`, summed over the micro-batches of the step and the ranks."""
         return None
 
     def auxiliary_metrics(self, auxiliary: Any) -> Mapping[str, tuple[Tensor, Tensor | float]]:

@@ -1,4 +1,4 @@
-"""A linear recurrence over packed documents out of torch's own operators: the default of every backend that brings no kernel.
+"""A linear recurrence over packed documents by torch's own operators: the default of every backend without its own kernel.
 
 Legend: mm.runtime.nn.batch; any E.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     Scan = Callable[[Tensor, Tensor, Packed], Tensor]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its passes depend on the lengths: each pack would compile again
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of passes depends on lengths: packs would recompile
 def packed_scan(decay_TE: Tensor, input_TE: Tensor, batch: Packed) -> Tensor:
-    """h_t = decay_t * h_(t-1) + input_t within each document, from a state of zeros; in the type of `input_TE`, computed in
-    float32 at least.
+    """h_TE with h_t = decay_t * h_(t-1) + input_t within each document, from a state of zeros. It is computed in at least float32
+    and returned in the type of `input_TE`.
 
-    A document's first decay is not used. To continue a state, add decay * state to the input of that first token.
+    A document's first decay is not used. To continue a state, add decay * state to the input of the document's first token.
     """
     if not batch.lengths:
         # an empty pack stays in the graph: every parameter then gets its zero gradient, which DDP waits for
@@ -48,7 +48,7 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_TE: Tensor) -> tuple[Tensor, Tensor, None]:
         decay_TE, h_TE = ctx.saved_tensors
-        # the gradient of h runs the other way: that of h_t is its own plus decay_(t+1) times that of h_(t+1)
+        # the gradient is a recurrence in reverse: dh_t = grad_t + decay_(t+1) * dh_(t+1)
         after_TE = torch.cat((decay_TE[1:], decay_TE.new_zeros(1, decay_TE.shape[1])))
         dh_TE = _recur(after_TE.flip(0), grad_TE.flip(0), ctx.longest).flip(0)
         before_TE = torch.cat((h_TE.new_zeros(1, h_TE.shape[1]), h_TE[:-1]))
@@ -56,8 +56,9 @@ class _Scan(torch.autograd.Function):
 
 
 def _recur(decay_TE: Tensor, x_TE: Tensor, longest: int) -> Tensor:
-    """The recurrence in log2(longest) passes over the pack (Hillis and Steele 1986): after a pass of step s each token has
-    taken in the 2 s tokens up to it. A decay of zero ends a document, so that nothing crosses its beginning."""
+    """The recurrence in log2(longest) updates of the whole pack (Hillis and Steele 1986): after the one with step s,
+    each h_t includes the inputs of the last 2 s tokens. A decay of zero at a document's first token separates it from the
+    document before."""
     step = 1
     while step < longest:
         x_TE = torch.cat((x_TE[:step], torch.addcmul(x_TE[step:], decay_TE[step:], x_TE[:-step])))

@@ -1,4 +1,4 @@
-"""The contract of an algorithm: what is learned. Imports no torch."""
+"""The contract of an algorithm, which defines the loss. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 class Algorithm:
-    """What is learned. The trainer owns device, precision, accumulation, clipping, schedule, logging and resume.
+    """Defines what is learned: the mini-batches, the loss and its metrics. The trainer owns device, precision, accumulation,
+    clipping, schedule, logging and resume.
 
-    `models` maps each role that `needs` named to a `Role`; `context` gives the tokenizer, the engine, keyed random
-    generators and more rows. `watch` names metrics that are reported once when they leave a range, with its meaning.
-    `state` names the attributes that an exact resume needs beside the models, in addition to those of the base class: numbers,
-    strings, tensors and collections of them, or objects with `state_dict` and `load_state_dict` of their own.
+    - `models` maps each role that `needs` names to a `Role`; `context` has the tokenizer, the engine, keyed random generators
+      and more rows.
+    - `watch`: metrics with their healthy ranges; the first time that one leaves its range is reported, with its meaning.
+    - `state`: the names of the attributes that an exact resume needs besides the models, in addition to those of the base class.
+      They are numbers, strings, tensors and collections of them, or objects with `state_dict` and `load_state_dict`.
     """
 
     watch: ClassVar[Mapping[str, Watch]] = {}
@@ -33,33 +35,35 @@ class Algorithm:
         self.config, self.models, self.context = config, models, context
 
     def order(self, order: Order, rows: Sequence[int]) -> Order:
-        """Which of the training `rows` come next; `order` is the default."""
+        """The order in which the training `rows` are taken. `order` is the default one."""
         return order
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
-        """This rank's rows -> mini-batches, one optimizer step each; called without gradients (rollouts, rewards)."""
+        """Make the mini-batches of this rank's rows, one per optimizer step. Called without gradients; rollouts and rewards
+        belong here."""
         return [units]
 
     def counts(self, batch: Packed) -> dict[str, float]:
-        """Counts that the loss divides by beside those which `Totals` has by itself, as host numbers; summed over
+        """Further counts by which the loss divides, as host numbers; `Totals` has the usual ones already. They are summed over
         micro-batches and ranks before any backward."""
         return {}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """This micro-batch's share of the loss, already divided, and metrics as detached (sum, count) or `Largest`."""
+        """(this micro-batch's share of the loss, already divided by the totals; its metrics, detached (sum, count) or
+        `Largest`)."""
         raise NotImplementedError
 
     def evaluate(self, units: list[Unit]) -> Metrics | None:
-        """Metrics of this rank's held-out rows, where the loss is not what they are judged by (rollouts); None: the
-        loss's metrics are. Called without gradients, on rows that no `prepare` has seen."""
+        """The metrics of this rank's held-out rows, for algorithms that are not judged by their loss (rollouts); None: those of
+        `loss` are used. Called without gradients, on units that `prepare` has not processed."""
         return None
 
     def after_step(self, step: int) -> bool:
-        """Called after an optimizer step; True drops the rest of this `prepare`'s mini-batches, on every rank."""
+        """Called after an optimizer step. True drops the rest of the mini-batches of the last `prepare`; all ranks must agree."""
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """The attributes that `state` names, of this class and those it derives from."""
+        """The values of the attributes that `state` names, in this class and its base classes."""
         held = {name: getattr(self, name) for name in self._state_names()}
         return {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in held.items()}
 

@@ -1,4 +1,4 @@
-"""The context of an algorithm: what it may use beside its models. Imports no torch."""
+"""The context of an algorithm: everything that it may use besides its models. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Units(Protocol):
-    """Units by number, read when they are asked for."""
+    """A sequence of units, each read when it is indexed."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Unit: ...
@@ -32,17 +32,17 @@ class Units(Protocol):
 
 @attrs.define(kw_only=True)
 class Context:
-    """What a run offers its algorithm.
+    """The services that a run offers its algorithm.
 
-    - `tokenizer`, `world` (the ranks: `world.sum` adds up host numbers), `seed`; `max_length`, the most tokens of a row;
+    - `tokenizer`, `world` (the ranks: `world.sum` adds up host numbers), `seed`, and `max_length`, the most tokens of a row;
     - `more_rows(n)`: this rank's share of the next n rows, under the checkpointed data cursor;
     - `packs(units)`: micro-batches on the device, by the run's token budget, for forwards in `prepare` and `evaluate`;
-    - by `unit.row_index`: `row(i)`, the row that a unit was made of (of kinds that are kept), `position(i)`, its place in the
-      data, and `units[i]`, the unit itself, held-out rows too; `data_digest` identifies all of them. While a run is measured on
-      another file, these four are that file's;
-    - `cache`: a folder for what could be computed again; `warn(text)`: prints a line once and notes it in the manifest;
-    - of an algorithm that generates: the `engine`, the `rewards` with their weights and the `tools` by name,
-      `score(rows, completions)`, and `log(lines)` for rollouts.jsonl.
+    - by `unit.row_index`, held-out rows included: `row(i)`, the row that a unit was made of (for kinds of rows that are kept),
+      `position(i)`, its place in the data, and `units[i]`, the unit itself. `data_digest` identifies the data. While a run is
+      evaluated on another file, these four are that file's;
+    - `cache`: a folder for results that could be computed again; `warn(text)` prints a line and notes it in the manifest;
+    - for an algorithm that generates: the `engine`, the `rewards` with their weights and the `tools`, both by name;
+      `score(rows, completions)`; `log(lines)`, which writes to rollouts.jsonl.
     """
 
     tokenizer: Tokenizer
@@ -65,8 +65,8 @@ class Context:
     _warned: set[str] = attrs.field(factory=set, init=False)
 
     def score(self, rows: Sequence[int], completions: Sequence[str]) -> Scores:
-        """The scores of completions by the run's rewards, see `score`; `rows` are the `unit.row_index` of their prompts. Warns of
-        the first failure of each reward that is skipped."""
+        """The scores of completions by the run's rewards; see `scoring.score`. `rows` has the `unit.row_index` of each
+        completion's prompt. Warns of the first skipped failure of each reward."""
         found = {index: self.row(index) for index in dict.fromkeys(rows)}
         places = {index: self.position(index) for index in found}
         scores = score(
@@ -81,11 +81,12 @@ class Context:
     def _warn_of(self, reward: str, place: str, reason: str) -> None:
         if reward not in self._warned:
             self._warned.add(reward)
-            self.warn(f"reward {reward} failed on {place}: {reason}; such completions are left out")
+            self.warn(f"reward {reward} failed on {place}: {reason}; such completions are skipped")
 
     @contextmanager
     def reading(self, store: Store) -> Iterator[None]:
-        """Inside the block, what belongs to a store (see `of_store`) is this one's: that of the held-out rows."""
+        """Inside the block, the attributes that belong to a store (see `of_store`) are those of `store`, such as that of
+        --eval-data."""
         now = of_store(store)
         before = {name: getattr(self, name) for name in now}
         self._set(now)
@@ -99,14 +100,14 @@ class Context:
             setattr(self, name, value)
 
     def generator(self, *key: int) -> torch.Generator:
-        """A CPU generator that depends on the run's seed and `key` alone, never on rank or slot."""
+        """A CPU generator seeded by the run's seed and `key` only, and so the same on every rank."""
         import torch
 
         return torch.Generator().manual_seed(stable_seed(self.seed, *key))
 
 
 def of_store(store: Store) -> dict[str, Any]:
-    """The attributes of `Context` that belong to a store, as it has them."""
+    """The attributes of `Context` that belong to a store, by name, with the store's values."""
     return {"row": store.row, "position": store.position, "units": store, "data_digest": store.digest}
 
 
@@ -117,11 +118,11 @@ def _one_pack(units: list[Unit]) -> list[Packed]:
 
 
 def _unkept(index: int) -> Row:
-    raise LookupError("this run keeps no rows beside their tokens")
+    raise LookupError("this run keeps only the tokens of its rows")
 
 
 def stable_seed(*key: int) -> int:
-    """A 63-bit seed from integers (splitmix64, Steele et al. 2014, folded over the key)."""
+    """A 63-bit seed from integers: the hash splitmix64 (Steele et al. 2014), folded over the key."""
     state = 0x9E3779B97F4A7C15
     for part in key:
         state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF

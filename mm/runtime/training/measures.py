@@ -1,4 +1,4 @@
-"""The counts that a loss divides by, the metrics it reports, and the ranges in which they are healthy. Imports no torch."""
+"""The counts by which a loss divides, the metrics that it reports, and their healthy ranges. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
 
-# what every step counts; no algorithm can use such a name in `counts`, for it is no identifier
+# counted in every step; over the ranks they are summed as "mm.tokens" etc., names that no algorithm uses in its `counts`
 _SIZES = ("tokens", "targets", "sequences", "units")
 
 
 @attrs.frozen(kw_only=True)
 class Totals(Mapping[str, float]):
-    """The size of a mini-batch, summed over its micro-batches and the ranks: what a loss divides by.
+    """The sizes of a mini-batch, summed over its micro-batches and the ranks. A loss divides by one of them.
 
     `tokens` are all tokens, `targets` the learned ones, `sequences` the documents, answers or completions, `units` the rows,
     pairs or completions. `totals["weights"]` is an algorithm's own count of that name, from its `counts`. `micro_batches` is
@@ -39,7 +39,7 @@ class Totals(Mapping[str, float]):
 
     @classmethod
     def of(cls, packs: Sequence[Packed], counts: Mapping[str, float] | None = None) -> Totals:
-        """Those of a mini-batch that this process has alone."""
+        """The totals of these packs, on this process alone."""
         return cls(
             tokens=float(sum(batch.num_tokens for batch in packs)), targets=float(sum(batch.num_targets for batch in packs)),
             sequences=float(sum(len(batch.lengths) for batch in packs)), units=float(sum(len(batch.units) for batch in packs)),
@@ -54,7 +54,7 @@ class Totals(Mapping[str, float]):
 
     @property
     def share(self) -> float:
-        """The count of a metric that every pack of every rank has a part of: such counts add up to 1 per step."""
+        """The count for a metric to which every pack of every rank contributes a part: such counts add up to 1 per step."""
         return 1.0 / (self.micro_batches * self.ranks)
 
     def __getitem__(self, name: str) -> float:
@@ -66,15 +66,16 @@ class Totals(Mapping[str, float]):
         return iter(self.counts)
 
     def __len__(self) -> int:
-        """How many own counts there are."""
+        """The number of the algorithm's own counts."""
         return len(self.counts)
 
 
 def mean_loss(each: Tensor, count: float, **means: Tensor) -> tuple[Tensor, Metrics]:
-    """The loss that is a mean over the whole step, and its metrics.
+    """(this micro-batch's share of a loss that is a mean over the whole step; its metrics).
 
-    `each` has this micro-batch's losses, one per target, pair or completion; `count` is how many the whole step has
-    (`totals.targets`, `totals.units`; 0 counts as 1). `means` are metrics with a value for each of the same; `loss` is one.
+    `each` has this micro-batch's losses, one per target, pair or completion. `count` is their number in the whole step
+    (`totals.targets` or `totals.units`; 0 counts as 1). `means` are further metrics, each with as many values as `each`; `loss`
+    is added to them.
     """
     values, size = {"loss": each, **means}, float(len(each))
     return each.sum() / max(1.0, count), {name: (value.detach().sum(), size) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""The objective: an algorithm's loss and its models' auxiliary losses, and the totals that both divide by."""
+"""The objective: an algorithm's loss plus its models' auxiliary losses, and the totals by which both are divided."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mm.runtime.training.roles import Role
 
 
 class Objective:
-    """The one place where an algorithm's loss and those of its models meet."""
+    """Adds the auxiliary losses and metrics of the models to those of the algorithm."""
 
     def __init__(self, algorithm: Algorithm, roles: Mapping[str, Role]) -> None:
         self.algorithm, self.roles = algorithm, roles
@@ -23,7 +23,7 @@ class Objective:
     def totals(self, packs: Sequence[Packed], world: World | None = None) -> Totals:
         """The totals of these packs, summed over the ranks of `world` (None: this rank alone)."""
         counts: dict[str, float] = {}
-        # an empty pack fixes the names, so that a rank without rows agrees with the others on what is summed
+        # an empty pack has all names, so that a rank without rows sums the same ones as the others
         parts: tuple[Algorithm | Role, ...] = (self.algorithm, *self.roles.values())
         for batch in packs or [pack([])]:
             for part in parts:
@@ -33,8 +33,8 @@ class Objective:
         return totals if world is None else totals.over_ranks(world)
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """A micro-batch's share of the loss, with the auxiliary losses of the forwards that it took, and metrics as
-        detached (sum, count)."""
+        """(a micro-batch's share of the loss, including the auxiliary losses of its forwards; its metrics, detached (sum,
+        count))."""
         loss, metrics = self.algorithm.loss(batch, totals)
         for role in self.roles.values():
             prefix = f"{role.name}/" if self._several else ""

@@ -1,4 +1,4 @@
-"""The check that no sequence is longer than a model can number. Imports no torch."""
+"""The check that no sequence exceeds a model's number of positions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def check_positions(roles: Mapping[str, Role], parts: Mapping[str, int]) -> None:
-    """Raise UsageError if a sequence of these parts, in tokens by the option that bounds each, is too long for a role's model."""
+    """Raise UsageError if a sequence exceeds the positions of a role's model. `parts` maps the option that bounds each part of
+    the sequence to that bound in tokens."""
     sums = "is" if len(parts) == 1 else "are together"
     for role in roles.values():
         positions = role.model.config.max_position_embeddings

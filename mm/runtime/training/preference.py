@@ -1,4 +1,4 @@
-"""The base of algorithms that compare whole answers under the policy and a frozen reference. Imports no torch."""
+"""The base of algorithms on the log-probabilities of whole answers under the policy and a frozen reference. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class PreferenceConfig:
-    """The option that every such algorithm has."""
+    """The options that every preference algorithm has."""
 
     cache_reference: bool = option(
         False, help="Compute the reference once for all rows and keep it in the workspace's cache."
@@ -29,8 +29,8 @@ class PreferenceConfig:
 
 @attrs.frozen(eq=False)
 class Answers:
-    """One answer of each of P pairs: its log-probability under the policy and under the reference (0 if there is none), each
-    summed over its tokens, and how many tokens it has."""
+    """One answer of each of P pairs, the chosen or the rejected ones: the sums of its tokens' log-probabilities under the policy
+    and under the reference (0 if there is none), and the number of its tokens."""
 
     policy_P: Tensor
     reference_P: Tensor
@@ -43,17 +43,17 @@ class Answers:
 
     @property
     def mean_ratio_P(self) -> Tensor:
-        """The mean of log(policy / reference) over its tokens."""
+        """The mean of log(policy / reference) over the answer's tokens."""
         return self.ratio_P / self.length_P.clamp(min=1)
 
 
 class PreferenceAlgorithm(Algorithm):
-    """An algorithm on log-probabilities of answers, with a `config` that has `cache_reference`: a `PreferenceConfig`.
+    """An algorithm on the log-probabilities of answers. Its `config` is a `PreferenceConfig`.
 
     Legend: N answers of a pack, P pairs. A unit of preference data is a pair with two sequences, the chosen answer first, so a
-    pack of P units has N = 2 P. The reference is computed beside the policy, in the same packs; or, cached, once for all rows
-    before it is first needed. Neither leaves anything that a resume would have to restore. `samples_answers`: what `add_answers`
-    adds depends on the run's seed.
+    pack of P units has N = 2 P. By default the reference is computed in each step, on the same packs as the policy. With
+    `cache_reference` it is computed for all rows when it is first needed. Neither has a state that a resume must restore.
+    `samples_answers`: True if the answers that `add_answers` adds depend on the run's seed.
     """
 
     samples_answers: ClassVar[bool] = False
@@ -63,7 +63,8 @@ class PreferenceAlgorithm(Algorithm):
         self._tables: dict[str, Tensor] = {}
 
     def pairs(self, batch: Packed) -> tuple[Answers, Answers]:
-        """The chosen and the rejected answers of a pack of preference data. Without the role `reference` its part is 0."""
+        """The chosen and the rejected answers of a pack of preference data. If the run has no role `reference`, `reference_P` is
+        0."""
         policy_N = self.models["policy"].sequence_logprobs(batch)
         reference_N = self.reference(batch) if "reference" in self.models else policy_N.new_zeros(policy_N.shape)
         both = policy_N, reference_N, batch.targets_per_document(policy_N.dtype)
@@ -71,8 +72,8 @@ class PreferenceAlgorithm(Algorithm):
         return Answers(*chosen), Answers(*rejected)
 
     def reference(self, batch: Packed, column: int | None = None) -> Tensor:
-        """The log-probability of each answer under the reference, N, without gradients. `column`: which answer of `add_answers`
-        the pack's are, if there are several."""
+        """The log-probability of each answer under the reference, (N,), without gradients. `column`: the index of the pack's
+        answers among those of `add_answers`, if each unit has only one of them here."""
         if not self.config.cache_reference:
             return self._reference_logprobs(batch)
         rows = self._table()[[unit.row_index for unit in batch.units]]
@@ -80,7 +81,7 @@ class PreferenceAlgorithm(Algorithm):
         return answers_N.to(batch.targets.device, non_blocking=True)
 
     def add_answers(self, unit: Unit) -> Unit:
-        """The unit with every answer of which the reference's log-probability is needed."""
+        """The unit with all answers whose log-probability under the reference is needed, as its sequences."""
         return unit
 
     def _reference_logprobs(self, batch: Packed) -> Tensor:
@@ -90,7 +91,7 @@ class PreferenceAlgorithm(Algorithm):
             return self.models["reference"].sequence_logprobs(batch)
 
     def _table(self) -> Tensor:
-        """The reference's log-probabilities of every row of the present store, on the host: (rows, answers of a row)."""
+        """The reference's log-probabilities for every row of the present data, (rows, answers per row), on the host."""
         from mm.runtime.training.reference_cache import reference_table
 
         if (store := self.context.data_digest) not in self._tables:

@@ -15,15 +15,16 @@ from mm.runtime.nn.batch import Unit, pack, split_by_tokens
 from mm.runtime.training.context import Context
 from mm.runtime.training.roles import Role
 
-# fixed, so that what is computed does not depend on a run's settings; without gradients this needs little memory
+# fixed, so that the results do not depend on a run's settings; without gradients this needs little memory
 _TOKENS, _BLOCK = 8192, 512
 
 
 def reference_table(role: Role, context: Context, add_answers: Callable[[Unit], Unit], *, seed: int | None) -> Tensor:
-    """The role's log-probabilities of all rows, (rows, answers) on the host: read from the cache, or computed and kept there.
+    """The role's log-probabilities of all rows, (rows, answers per row) on the host: loaded from the cache, or computed and saved
+    there.
 
-    The key has the reference's weights, the data, the answers (of the first row, and the `seed` that all depend on, if
-    any) and the type of the computation. Of several processes one computes and the others wait.
+    The cache's key is a hash of the reference's weights, the data, the answers (those of the first row, and the `seed` on which
+    all of them depend, if any) and the compute type. If several processes need it, one computes and the others wait.
     """
     if context.cache is None:
         return _compute(role, context, add_answers)
@@ -60,7 +61,7 @@ def _key(role: Role, context: Context, add_answers: Callable[[Unit], Unit], seed
     for ids in (sequence.ids for sequence in add_answers(context.units[0]).sequences):
         total.update(str(ids.tolist()).encode())
     for name, parameter in role.model.named_parameters():
-        if not parameter.requires_grad:  # an adapter's, in a model that is the policy's too, are switched off
+        if not parameter.requires_grad:  # if it shares the policy's model, the adapter's parameters are switched off
             total.update(name.encode())
             total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:32]

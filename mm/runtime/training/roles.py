@@ -1,4 +1,4 @@
-"""Roles: the models of a run by what they are for (policy, reference, critic, teacher)."""
+"""Roles: the models of a run by their purpose (policy, reference, critic, teacher)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from mm.runtime.training.measures import Metrics, Totals
 
 
 class Role:
-    """A model in its role. Calling it runs the wrapped module's forward, so that every gradient hook sees the step.
+    """A model in its role. Calling it runs the forward of the wrapped module, so that data-parallel gradient hooks run.
 
-    `model` is the architecture's module, `module` what wraps it for several ranks (the same on one rank). A frozen
-    role is in `eval()` and has no gradients; `path` is the folder that a resume reads it from again. `settings` are what
-    its training has of its own (`learning_rate`, `clip_norm`). With `without`, a frozen role shares the model of another
-    and is called inside that context (the policy with its adapter off): the other one then decides about training mode.
+    - `model` is the architecture's module; `module` is its data-parallel wrapper, or on one rank the model itself.
+    - A role that is not `trainable` is frozen: it is in `eval()` and has no gradients. `path` is the folder from which a resume
+      loads it again.
+    - `settings` are the role's own training settings (`learning_rate`, `clip_norm`); None stands for the policy's.
+    - With `without`, a frozen role shares the model of another role and is called inside that context, such as the policy with
+      its adapter off. The other role then decides about training mode.
     """
 
     def __init__(
@@ -47,20 +49,20 @@ class Role:
 
     @property
     def shared(self) -> bool:
-        """True if the model is another role's."""
+        """True if the role uses the model of another role."""
         return self._without is not None
 
     def train(self, mode: bool) -> None:
-        """Training mode for a trained role, `eval()` otherwise."""
+        """Set a trained role to training mode or, if `mode` is False, to `eval()`. A frozen role stays in `eval()`."""
         if not self.shared:
             self.model.train(mode and self.trainable)
 
     def __call__(self, batch: Packed, head: Callable[[Tensor, Tensor], Any]) -> Any:
-        """Runs the model and returns `head(hidden_TE, weight_VE)`, computed inside its forward; what an auxiliary loss needs is
-        kept aside."""
+        """Run the model. Returns `head(hidden_TE, weight_VE)`, computed inside its forward. The auxiliary value is kept for
+        `auxiliary_loss`."""
         with self._without() if self._without else nullcontext():
             result, auxiliary = self.module(batch, head=head)
-        # no gradient, no auxiliary loss: log-probabilities in `prepare`, a frozen role
+        # forwards without a gradient have no auxiliary loss: those of a frozen role, and log-probabilities in `prepare`
         if auxiliary is not None and self.trainable and torch.is_grad_enabled():
             self._auxiliary.append(auxiliary)
         return result
@@ -68,7 +70,7 @@ class Role:
     # ---- the usual heads. Legend: M learned positions and N documents of the pack
 
     def logprobs(self, batch: Packed, *, temperature: float = 1.0) -> Tensor:
-        """The log-probability of each target at this temperature, M, in float32."""
+        """The log-probability of each target at this temperature, (M,), in float32."""
 
         def head(hidden: Tensor, weight: Tensor) -> Tensor:
             return token_logprobs(_predicting(hidden, batch), weight, batch.targets, temperature=temperature)
@@ -77,7 +79,7 @@ class Role:
         return found
 
     def sequence_logprobs(self, batch: Packed) -> Tensor:
-        """The sum of the log-probabilities of each document's targets, N: of each answer, of each completion."""
+        """The sum of the log-probabilities of each document's targets, (N,): of each answer or completion."""
 
         def head(hidden: Tensor, weight: Tensor) -> Tensor:
             return batch.sum_by_document(token_logprobs(_predicting(hidden, batch), weight, batch.targets))
@@ -86,8 +88,8 @@ class Role:
         return found
 
     def cross_entropy(self, batch: Packed, *, weights_M: Tensor | None = None) -> Tensor:
-        """The sum over all targets of -log p, times `weights_M` if given. Faster than `-logprobs(batch).sum()`: the gradient
-        is made in the forward."""
+        """The sum over all targets of -log p, times `weights_M` if given. Faster than `-logprobs(batch).sum()`, because the
+        gradient is computed in the forward."""
 
         def head(hidden: Tensor, weight: Tensor) -> Tensor:
             return linear_cross_entropy(_predicting(hidden, batch), weight, batch.targets, weights_M=weights_M)
@@ -96,14 +98,15 @@ class Role:
         return found
 
     def values(self, batch: Packed) -> Tensor:
-        """The value of the state before each target, M, in float32; of a role in `Needs.value_heads`."""
+        """The value of the state before each target, (M,), in float32. The role must be in `Needs.value_heads`."""
         found: Tensor = self(batch, lambda hidden, weight: (_predicting(hidden, batch) @ weight.t()).squeeze(1).float())
         return found
 
     # ---- the model's own loss
 
     def counts(self, batch: Packed) -> dict[str, float]:
-        """What the model's auxiliary loss divides by, under the role's name: two roles may be of one architecture."""
+        """The counts by which the model's auxiliary loss divides. The role's name is a prefix of theirs, because two roles may
+        have the same architecture."""
         counted = self.model.counts(batch) if self.trainable else {}
         return {self._prefix + name: value for name, value in counted.items()}
 
@@ -117,7 +120,7 @@ class Role:
         return found
 
     def auxiliary_loss(self, totals: Totals) -> Tensor | None:
-        """The auxiliary loss of the calls since the last one, or None; added by the objective alone."""
+        """The auxiliary loss of the forwards since the last call of this method, or None. Only the objective calls it."""
         pieces, self._auxiliary = self._auxiliary, []
         own = {name.removeprefix(self._prefix): n for name, n in totals.items() if name.startswith(self._prefix)}
         losses = [self.model.auxiliary_loss(piece, own) for piece in pieces]
@@ -132,8 +135,8 @@ def _predicting(hidden: Tensor, batch: Packed) -> Tensor:
 
 @contextmanager
 def without_ddp(roles: Iterable[Role]) -> Iterator[None]:
-    """Inside the block roles run their models without what wraps them for several ranks: these may then run unequally
-    many forwards, and no gradient is reduced."""
+    """Inside the block roles run their models without the data-parallel wrappers: ranks may run different numbers of forwards,
+    and no gradient is reduced."""
     wrapped = [(role, role.module) for role in roles]
     for role, _ in wrapped:
         role.module = role.model

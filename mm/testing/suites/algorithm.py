@@ -28,14 +28,18 @@ from mm.testing.suites.tensors import assert_near, gradients
 from mm.testing.suites.training import ShortTraining
 
 _BATCHES, _RESUMED = 8, 2
-# float64, so that what is left is the loss and not the order of its sums; room for one that reduces in float32
+# the models are float64, so that the order of sums hardly matters; the tolerance allows a loss that reduces in float32
 _NEAR = 1e-5
 
 
 class AlgorithmSuite(Suite):
-    """`make_model(seed)` makes a model for a role, `units` are rows of the kind that the algorithm needs, and `rows` what
-    they were made of. `make_engine(model)` serves an algorithm that generates; `part_options` are those of parts that a
-    run may have beside it."""
+    """The checks of an algorithm.
+
+    - `make_model(seed)` makes a model for a role; `make_engine(model)` an engine, for an algorithm that generates;
+    - `units` are units of the kind of data that the algorithm needs (None: there are none), and `rows` the rows that they were
+      made of;
+    - `part_options` are the names of the options of other parts that a run may have, which `defaults` may set too.
+    """
 
     contract = Algorithm
 
@@ -59,23 +63,23 @@ class AlgorithmSuite(Suite):
 
     @property
     def needs(self) -> Needs:
-        """With the config's defaults."""
+        """The algorithm's needs with the default config."""
         return self.record.needs(self.config)
 
     @cached_property
     def config(self) -> Any:
-        """The config's defaults."""
+        """The default config, or None if the algorithm has no options."""
         return self.record.config() if self.record.config else None
 
     @property
     def units(self) -> list[Unit]:
-        """The rows. Raises Skip where none of this kind could be made."""
+        """The units. Raises Skip if there are none of the kind of data."""
         if self._units is None:
             raise Skip(f"no rows of kind {self.needs.data!r} here; give check_algorithm some with rows=")
         return self._units
 
     def make(self, dtype: torch.dtype = torch.float64) -> tuple[Algorithm, dict[str, Role]]:
-        """The algorithm on fresh models, the same ones each time."""
+        """A new algorithm and its roles, with new models that have the same weights each time."""
         needs = self.needs
         roles = {
             name: Role(name, self.make_model(seed).to(dtype), trainable=name in needs.trainable)
@@ -93,13 +97,13 @@ class AlgorithmSuite(Suite):
 
     @cached_property
     def minibatch(self) -> list[Unit]:
-        """The first that `prepare` gives."""
+        """The first mini-batch that `prepare` returns."""
         algorithm, _ = self.make()
         with torch.no_grad():
             return algorithm.prepare(self.units)[0]
 
     def gradient(self, packs: list[Packed]) -> tuple[float, Tensor]:
-        """(loss, gradient of all trainable parameters) summed over micro-batches, in float64."""
+        """(loss, gradient with respect to all trainable parameters), summed over the micro-batches, in float64."""
         algorithm, roles = self.make()
         objective = Objective(algorithm, roles)
         totals, value = objective.totals(packs), 0.0
@@ -111,20 +115,20 @@ class AlgorithmSuite(Suite):
         return value, gradients(trained)
 
     def check_needs(self) -> str:
-        """`needs(config)` names a row kind, roles, and those of them that are trained."""
+        """`needs(config)` names a kind of data, roles, and those of them that are trained."""
         needs = self.needs
         assert needs.data and needs.roles, "needs names a row kind and at least one role"
         assert needs.trainable and set(needs.trainable) <= set(needs.roles), "trainable roles are some of the roles"
         return f"{needs.data} rows; {', '.join(needs.roles)}"
 
     def check_defaults_are_common_settings(self) -> None:
-        """`defaults` overrides settings by names that exist; values of common settings fit."""
+        """`defaults` has only names of existing settings, and valid values for the common ones."""
         common = {name: value for name, value in self.record.defaults.items() if hasattr(self.config, name) is False}
         Selection(**{name: common.pop(name) for name in attrs.fields_dict(Selection).keys() & common.keys()})
         TrainSettings(**{name: value for name, value in common.items() if name not in self.part_options})
 
     def check_counts(self) -> str:
-        """Counts are host numbers, and an empty pack has the same names."""
+        """Counts are host numbers; an empty pack has the same names with zeros."""
         algorithm, _ = self.make()
         counts = algorithm.counts(pack(self.minibatch))
         host_numbers(counts)
@@ -134,30 +138,30 @@ class AlgorithmSuite(Suite):
         return ", ".join(f"{name} {value:g}" for name, value in counts.items()) or "none of its own"
 
     def check_metrics(self) -> str:
-        """Metrics are (sum, count) with the sum a detached scalar tensor."""
+        """Metrics are (sum, count); the sum is a detached scalar tensor."""
         algorithm, roles = self.make()
         batch = pack(self.minibatch)
         _, metrics = algorithm.loss(batch, Objective(algorithm, roles).totals([batch]))
         for name, (total, _count) in metrics.items():
-            assert isinstance(total, Tensor) and total.shape == (), f"metric {name!r}: the sum is no scalar tensor"
+            assert isinstance(total, Tensor) and total.shape == (), f"metric {name!r}: the sum is not a scalar tensor"
             assert not total.requires_grad, f"metric {name!r} is not detached"
         return ", ".join(sorted(metrics))
 
     def check_cutting_a_batch_changes_nothing(self) -> str:
-        """The loss and its gradient are those of the whole mini-batch, however it is cut into micro-batches."""
+        """The loss and its gradient do not depend on how the mini-batch is cut into micro-batches."""
         units = self.minibatch
         whole, expected = self.gradient([pack(units)])
         assert bool(expected.any()), "the gradient is zero everywhere"
         cuts = {"one unit each": [pack([u]) for u in units], "unequal": [pack(units[:1]), pack(units[1:])]}
         errors = []
-        for what, packs in {**cuts, "with an empty pack": [pack(units), pack([])]}.items():
+        for cut, packs in {**cuts, "with an empty pack": [pack(units), pack([])]}.items():
             value, found = self.gradient(packs)
-            assert_near(torch.tensor(value), torch.tensor(whole), _NEAR, f"the loss cut {what}")
-            errors.append(assert_near(found, expected, _NEAR, f"the gradient cut {what}"))
+            assert_near(torch.tensor(value), torch.tensor(whole), _NEAR, f"the loss of micro-batches {cut}")
+            errors.append(assert_near(found, expected, _NEAR, f"the gradient of micro-batches {cut}"))
         return f"largest error {max(errors):.1g}"
 
     def check_empty_pack(self) -> None:
-        """A pack without rows gives a loss of zero that reaches every trained parameter, with zero gradients."""
+        """The loss of an empty pack is zero, and gives every trained parameter a gradient of zeros."""
         algorithm, roles = self.make()
         empty, objective = pack([]), Objective(algorithm, roles)
         loss, _ = objective.loss(empty, objective.totals([empty]))
@@ -169,7 +173,7 @@ class AlgorithmSuite(Suite):
             assert not gradients(role.model.parameters()).any(), f"{role.name}: the gradient is not zero"
 
     def check_state_round_trip(self) -> None:
-        """`state_dict` can be stored as a checkpoint is, and another instance takes it back."""
+        """`state_dict` can be saved like a checkpoint, and another instance restores it."""
         algorithm, _ = self.make()
         with torch.no_grad():
             algorithm.prepare(self.units)
@@ -183,14 +187,14 @@ class AlgorithmSuite(Suite):
 
     @cached_property
     def training(self) -> tuple[ShortTraining, list[float], bytes]:
-        """A training, the losses of its batches, and its checkpoint before the last `_RESUMED` of them."""
+        """(A short training, the losses of its batches, its checkpoint before the last `_RESUMED` batches)."""
         training = ShortTraining(*self.make(torch.float32), _BATCHES)
         losses = training.run(self.units, _BATCHES - _RESUMED)
         saved = training.save()
         return training, losses + training.run(self.units, _RESUMED), saved
 
     def check_training(self) -> str:
-        """A few optimizer steps stay finite and move the weights; without rollouts they lower the loss."""
+        """In a few optimizer steps losses stay finite and exactly the trained roles change; without rollouts the loss falls."""
         _, fresh = self.make(torch.float32)
         training, losses, _ = self.training
         assert all(abs(value) < float("inf") for value in losses), f"losses {losses}"
@@ -203,8 +207,8 @@ class AlgorithmSuite(Suite):
         return f"loss {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps"
 
     def check_resume(self) -> str:
-        """A training that another instance resumes from its checkpoint ends with the same weights, to the bit: what the
-        algorithm remembers from step to step is in its state."""
+        """A training that another instance resumes from its checkpoint ends with the same weights, bit for bit. So `state` has
+        everything that the algorithm keeps from step to step."""
         whole, _, saved = self.training
         resumed = ShortTraining(*self.make(torch.float32), _BATCHES)
         resumed.restore(saved)
@@ -212,12 +216,12 @@ class AlgorithmSuite(Suite):
         for name, role in whole.state.roles.items():
             found = resumed.state.roles[name].model.state_dict()
             differ = [key for key, value in role.model.state_dict().items() if not torch.equal(value, found[key])]
-            assert not differ, f"after a resume {len(differ)} tensors of the {name} differ: what is missing in `state`?"
+            assert not differ, f"after a resume {len(differ)} tensors of the {name} differ: is an attribute missing in `state`?"
         return f"after {_BATCHES - _RESUMED} of {_BATCHES} batches"
 
 
 class _Letters(Reward):
-    """The share of a completion's characters that are letters: it differs between the completions of any model."""
+    """The share of letters among a completion's characters, which differs between the completions of any model."""
 
     def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
         return [sum(c.isalpha() for c in text) / max(1, len(text)) for text in completions]

@@ -1,4 +1,4 @@
-"""What every architecture must hold to: the checks of its model, and of how it generates. Legend: mm.runtime.nn.batch."""
+"""The checks that every architecture must pass: those of its model, and those of generation. Legend: mm.runtime.nn.batch."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mm.testing.suites.tensors import assert_near, documents
 from mm.testing.suites.trained_model import TrainedModelSuite
 
 _SLOTS, _CAPACITY = 4, 32
-# bfloat16 through several layers, against the same forward in bfloat16
+# the tolerance for bfloat16 through several layers, compared with the same forward in bfloat16
 _HALF = 0.1
 
 
 class ArchitectureSuite(TrainedModelSuite):
-    """`make_engine(model)` makes the engine that generation is tried with."""
+    """The checks of an architecture. `make_engine(model)` makes the engine for the check of generation."""
 
     def __init__(
         self, spec: ArchitectureSpec, module: str | None = None, *, make_engine: Callable[[Model], Engine] | None = None
@@ -41,49 +41,50 @@ class ArchitectureSuite(TrainedModelSuite):
         return [unit.sequences[0].ids for unit in documents([9, 5, 3, 6], VOCABULARY, seed=1)]
 
     @property
-    def served(self) -> SupportsCache:
-        """The model. Raises Skip if it has no cache, and AssertionError naming what is missing of it."""
+    def cached_model(self) -> SupportsCache:
+        """The model. Raises Skip if it has no cache, and AssertionError if it has only some of the methods of one."""
         present = {name for name in members(SupportsCache) if hasattr(self.model, name)}
         if not present:
             raise Skip("no cache: every token takes a forward over its whole document")
         if missing := sorted(members(SupportsCache) - present):
-            raise AssertionError(f"it has {', '.join(sorted(present))} and not {', '.join(missing)}: all of them or none")
+            raise AssertionError(f"it has {', '.join(sorted(present))} but not {', '.join(missing)}: all or none are needed")
         assert isinstance(self.model, SupportsCache)
         return self.model
 
     def read(self, cache: Cache, pieces: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Prefill each slot with its piece, in one pack; slot -> the next token's logits."""
-        return dict(zip(pieces, self.served.prefill(packed(pieces.values()), list(pieces), cache), strict=True))
+        """Prefill each slot with its piece, in one pack. Returns slot -> the logits of the next token, (V,)."""
+        return dict(zip(pieces, self.cached_model.prefill(packed(pieces.values()), list(pieces), cache), strict=True))
 
     def feed(self, cache: Cache, rest: dict[int, Tensor], decode: Any = None) -> dict[int, Tensor]:
-        """Decode each slot's tokens, in steps of all slots that have some left; slot -> all logits."""
+        """Decode each slot's tokens; a step has all slots with tokens left. Returns slot -> logits after each token, (n, V)."""
         found: dict[int, list[Tensor]] = {slot: [] for slot in rest}
         for step in range(max(map(len, rest.values()))):
             active = [slot for slot, ids in rest.items() if step < len(ids)]
             ids_A = torch.stack([rest[slot][step] for slot in active])
-            for slot, logits_V in zip(active, (decode or self.served.decode)(ids_A, active, cache), strict=True):
+            for slot, logits_V in zip(active, (decode or self.cached_model.decode)(ids_A, active, cache), strict=True):
                 found[slot].append(logits_V)
         return {slot: torch.stack(rows) for slot, rows in found.items()}
 
     def compare(self, found: dict[int, Tensor], whole: dict[int, Tensor], what: str) -> float:
-        """Raise unless the logits of each slot are those at the end of a full forward of its document."""
+        """Raise AssertionError unless each slot's logits are those at the end of a full forward of its document. Returns the
+        largest relative error."""
         errors = []
         for slot, logits_nV in found.items():
             expected = self.model(packed([whole[slot]]))[0][-len(logits_nV) :]
-            errors.append(assert_near(logits_nV, expected, NEAR, f"{what} gives slot {slot} other logits than a full forward"))
+            errors.append(assert_near(logits_nV, expected, NEAR, f"{what}: the logits of slot {slot} are not a full forward's"))
         return max(errors)
 
     def check_cache(self) -> str:
         """`new_cache` returns a `Cache`; prefill and decode return float32 logits and count the tokens in `lengths`."""
-        cache = self.served.new_cache(_SLOTS, _CAPACITY)
+        cache = self.cached_model.new_cache(_SLOTS, _CAPACITY)
         missing = ", ".join(sorted(name for name in members(Cache) if not hasattr(cache, name)))
         assert not missing, f"new_cache returns a {type(cache).__name__} without {missing} (see mm.contracts.Cache)"
         assert cache.slots == _SLOTS, f"new_cache({_SLOTS}, {_CAPACITY}) has {cache.slots} slots"
         assert cache.capacity is None or cache.capacity >= _CAPACITY, f"a capacity of {cache.capacity}, not {_CAPACITY}"
         assert isinstance(cache.device, torch.device), f"cache.device is {cache.device!r}"
         with torch.no_grad():
-            first = self.served.prefill(packed(self.ids[:2]), [2, 0], cache)
-            second = self.served.decode(self.ids[2][:2], [0, 2], cache)
+            first = self.cached_model.prefill(packed(self.ids[:2]), [2, 0], cache)
+            second = self.cached_model.decode(self.ids[2][:2], [0, 2], cache)
         for name, found in (("prefill", first), ("decode", second)):
             assert found.shape == (2, VOCABULARY), f"{name} returns {tuple(found.shape)}, not one row of logits per document"
             assert found.dtype == torch.float32, f"{name} returns {found.dtype}, not float32"
@@ -94,8 +95,8 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_cached_decoding_equals_forward(self) -> str:
-        """`prefill` and `decode` give the full forward's logits, whichever slots are active and in whatever order."""
-        cache, whole = self.served.new_cache(_SLOTS, _CAPACITY), dict(zip((2, 0, 3), self.ids, strict=False))
+        """`prefill` and `decode` return the logits of a full forward, for any set of active slots in any order."""
+        cache, whole = self.cached_model.new_cache(_SLOTS, _CAPACITY), dict(zip((2, 0, 3), self.ids, strict=False))
         begin = {slot: ids[:2] for slot, ids in whole.items()}
         first = {slot: row[None] for slot, row in self.read(cache, begin).items()}
         found = self.feed(cache, {slot: ids[2:] for slot, ids in whole.items()})
@@ -104,8 +105,8 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_continuing_a_slot(self) -> None:
-        """`prefill` continues slots that hold tokens, beside an empty one."""
-        cache = self.served.new_cache(_SLOTS, _CAPACITY)
+        """`prefill` continues slots that hold tokens, in one pack with an empty slot."""
+        cache = self.cached_model.new_cache(_SLOTS, _CAPACITY)
         whole = dict(zip((1, 3, 0), self.ids, strict=False))
         self.read(cache, {1: whole[1][:6], 3: whole[3][:1]})
         found = self.read(cache, {1: whole[1][6:], 0: whole[0], 3: whole[3][1:]})
@@ -113,8 +114,8 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_copied_slots_are_independent(self) -> None:
-        """`copy` gives slots the state of another; what is read afterwards into one does not change the others."""
-        cache, (prompt, *rest) = self.served.new_cache(_SLOTS, _CAPACITY), self.ids
+        """`copy` gives slots the state of another one. Tokens that are read into one of them later do not change the others."""
+        cache, (prompt, *rest) = self.cached_model.new_cache(_SLOTS, _CAPACITY), self.ids
         self.read(cache, {1: prompt})
         cache.copy(1, [3, 0])
         assert [cache.lengths[slot] for slot in (1, 3, 0)] == [len(prompt)] * 3, f"lengths {list(cache.lengths)} after copy"
@@ -124,8 +125,8 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_cleared_slots(self) -> None:
-        """`clear` empties a slot for another document and leaves the others as they are."""
-        cache, (first, second, third, _) = self.served.new_cache(_SLOTS, _CAPACITY), self.ids
+        """`clear` empties a slot for another document and does not change the others."""
+        cache, (first, second, third, _) = self.cached_model.new_cache(_SLOTS, _CAPACITY), self.ids
         self.read(cache, {0: first, 1: second[:2]})
         cache.clear([0])
         assert list(cache.lengths) == [0, 2, 0, 0], f"lengths {list(cache.lengths)} after clear([0])"
@@ -134,10 +135,10 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_truncation(self) -> None:
-        """A slot that was cut continues as if it had read only its first tokens."""
-        cache, (first, second, *_) = self.served.new_cache(_SLOTS, _CAPACITY), self.ids
+        """A truncated slot continues as if it had read only its first tokens."""
+        cache, (first, second, *_) = self.cached_model.new_cache(_SLOTS, _CAPACITY), self.ids
         if not isinstance(cache, SupportsTruncate):
-            raise Skip("the cache has no truncate: a prompt continues what a slot holds as a whole, or is read anew")
+            raise Skip("the cache has no truncate: a prompt continues all tokens of a slot, or is read from its beginning")
         self.read(cache, {0: second, 2: first})
         cache.truncate([2], 4)
         assert list(cache.lengths) == [len(second), 0, 4, 0], f"lengths {list(cache.lengths)} after truncate([2], 4)"
@@ -145,13 +146,13 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_fast_decode(self) -> str:
-        """The step that `fast_decode` returns computes what `decode` does, and stores the same."""
-        served, results = self.served, list[Tensor]()
-        if not isinstance(served, SupportsFastDecode):
+        """The function that `fast_decode` returns computes and stores the same as `decode`."""
+        cached, results = self.cached_model, list[Tensor]()
+        if not isinstance(cached, SupportsFastDecode):
             raise Skip("no fast_decode: decode is used")
-        fast = served.fast_decode()
+        fast = cached.fast_decode()
         for decode in (fast, None):
-            cache = served.new_cache(_SLOTS, _CAPACITY)
+            cache = cached.new_cache(_SLOTS, _CAPACITY)
             self.read(cache, {0: self.ids[0], 2: self.ids[1]})
             steps = self.feed(cache, {2: self.ids[2], 0: self.ids[2]}, decode)
             results.append(torch.cat([*steps.values(), *self.feed(cache, {2: self.ids[3]}).values()]))
@@ -159,8 +160,8 @@ class ArchitectureSuite(TrainedModelSuite):
 
     @torch.no_grad()
     def check_half_precision(self) -> str:
-        """A copy with weights in bfloat16, as reinforcement generates from, decodes near its own forward."""
-        model: Any = copy.deepcopy(self.served)
+        """A copy with bfloat16 weights, as reinforcement learning generates from, decodes close to its own full forward."""
+        model: Any = copy.deepcopy(self.cached_model)
         model.to(torch.bfloat16)
         cache, ids = model.new_cache(1, _CAPACITY), self.ids[0]
         found = [model.prefill(packed([ids[:5]]), [0], cache), *(model.decode(i[None], [0], cache) for i in ids[5:])]
@@ -168,7 +169,7 @@ class ArchitectureSuite(TrainedModelSuite):
         return f"largest error {error:.1g}"
 
     def check_generation(self) -> str:
-        """An engine draws the same tokens as full forwards, whatever else it generates at the same time."""
+        """An engine generates the tokens of full forwards, and those of a request do not depend on the other requests."""
         if self.make_engine is None:
             raise Skip("no engine here")
         engine = self.make_engine(self.model)
@@ -183,10 +184,10 @@ class ArchitectureSuite(TrainedModelSuite):
             assert tuple(ids[len(request.ids) :]) == completion.ids, f"greedy tokens {completion.ids} are not the forward's"
         for request, completion in zip(drawn, found[len(greedy) :], strict=True):
             (alone,) = engine.generate([request])
-            assert alone.ids == completion.ids, "a request alone draws other tokens than in company"
+            assert alone.ids == completion.ids, "a request alone draws other tokens than together with others"
         return "; ".join(engine.notes())
 
 
 def packed(pieces: Any) -> Packed:
-    """One document per sequence of ids."""
+    """A pack with one document per tensor of ids."""
     return pack([Unit((Tokens(ids),)) for ids in pieces])

@@ -1,4 +1,4 @@
-"""What every backend must hold to."""
+"""The checks that every backend must pass."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class BackendSuite(Suite):
-    """Everything after the declaration is skipped where the probe says that the chip is absent.
+    """The checks of a backend. If the probe does not find the chip, all checks but those of the declaration are skipped.
 
-    `fuse` and `compile` are tried on `model`, a small one.
+    `model` is a small model, on which `fuse` and `compile` are tried.
     """
 
     contract = Backend
@@ -40,7 +40,7 @@ class BackendSuite(Suite):
 
     @cached_property
     def backend(self) -> Backend:
-        """The backend, set up; the process's product precision stays as it was."""
+        """The backend, after `setup`; torch's float32 matmul precision is restored to its previous value."""
         probe = self.record.probe()
         if not probe.available:
             raise Skip(probe.reason)
@@ -51,18 +51,18 @@ class BackendSuite(Suite):
         return found
 
     def check_target(self) -> str:
-        """The implementation imports where the chip is."""
+        """The implementation can be imported if the chip is there."""
         return super().check_target() if self.record.probe().available else f"skipped: {self.record.probe().reason}"
 
     def check_device(self) -> str:
-        """`device` answers one of the declared type, and a tensor can live there."""
+        """`device` returns a device of the declared type, on which tensors can be created."""
         device = self.backend.device(0)
         assert device.type == self.backend.device_type, f"device {device}, but device_type {self.backend.device_type!r}"
         assert float(torch.ones(3, device=device).sum()) == 3
         return str(device)
 
     def check_seed_and_rng_state(self) -> None:
-        """Equal seeds draw equal numbers, and a state that was put back draws again what followed it."""
+        """Equal seeds give equal random numbers, and restoring a state repeats the numbers that followed it."""
         backend, device = self.backend, self.backend.device(0)
         draws = []
         for _ in range(2):
@@ -76,7 +76,7 @@ class BackendSuite(Suite):
         assert torch.equal(first[1], torch.rand(5)), "set_rng_state does not restore the host's draws"
 
     def check_autocast(self) -> str:
-        """`default_dtype` is a known type; products under `autocast` have the type that was asked for."""
+        """`default_dtype` is a known type; products under `autocast` have the requested type."""
         backend, device = self.backend, self.backend.device(0)
         default = backend.default_dtype()
         assert default in DTYPES, f"default_dtype is {default!r}, expected {', '.join(DTYPES)}"
@@ -88,7 +88,7 @@ class BackendSuite(Suite):
         return default
 
     def check_scaler(self) -> str:
-        """float32 has no gradient scaler, fp16 has one: it gives the gradients back as they were, skips a step that overflowed,
+        """fp32 has no gradient scaler. That of fp16 unscales gradients to their true values, skips a step that overflowed and
         lowers its scale then, and its state can be saved and restored."""
         assert self.backend.scaler("fp32") is None, "float32 needs no gradient scaler"
         scaler = self.backend.scaler("fp16")
@@ -112,7 +112,7 @@ class BackendSuite(Suite):
         return f"{type(scaler).__name__}, {before:g} at first"
 
     def check_memory(self) -> str:
-        """`memory` and `capabilities` are facts for the manifest, and synchronising works."""
+        """`memory` returns bytes, `capabilities` can be written to the manifest, and `synchronize` and `empty_cache` work."""
         self.backend.synchronize()
         self.backend.empty_cache()
         memory = self.backend.memory()
@@ -123,21 +123,21 @@ class BackendSuite(Suite):
         return str(capabilities["device"])
 
     def check_peak_flops(self) -> str:
-        """`peak_flops` is positive, or None where it is not known."""
+        """`peak_flops` is positive, or None if unknown."""
         peaks = {name: self.backend.peak_flops(name) for name in ("fp32", "bf16")}
         assert all(peak is None or peak > 0 for peak in peaks.values()), f"{peaks}"
         return ", ".join(f"{name} {peak:.2g}" for name, peak in peaks.items() if peak)
 
     def check_attention_in_float32(self) -> str:
-        """Values and gradients of the portable attention, in float32."""
+        """The backend's attention has the values and gradients of the portable one, in float32."""
         return self._attention("fp32")
 
     def check_attention_in_the_default_type(self) -> str:
-        """The same in the type that training uses."""
+        """As `check_attention_in_float32`, in the backend's default type."""
         return self._attention(self.backend.default_dtype())
 
     def check_attention_of_an_empty_pack(self) -> None:
-        """A pack without tokens stays in the graph, so that ranks without rows can go along."""
+        """The attention of an empty pack stays in the graph, as data-parallel ranks without rows need."""
         device = self.backend.device(0)
         q, k = (torch.zeros(0, heads, 16, device=device, requires_grad=True) for heads in (4, 2))
         out = self.backend.kernels().attention(q, k, k, pack([]).to(device))
@@ -145,7 +145,7 @@ class BackendSuite(Suite):
         out.sum().backward()  # type: ignore[no-untyped-call]
 
     def check_scan(self) -> str:
-        """Values and gradients of the portable scan, in float32; an empty pack stays in the graph."""
+        """The backend's scan has the values and gradients of the portable one, in float32; an empty pack stays in the graph."""
         device, scan = self.backend.device(0), self.backend.kernels().scan
         batch = pack(documents([1, 5, 17], 10))
         generator = torch.Generator().manual_seed(4)
@@ -161,7 +161,7 @@ class BackendSuite(Suite):
         return f"largest error {max(errors):.1g}"
 
     def check_fuse_keeps_names_and_result(self) -> str:
-        """After `fuse` a model has the same parameters and buffers, and computes the same within the type's tolerance."""
+        """`fuse` does not change a model's parameters and buffers, nor its logits, within the tolerance of float32."""
         device = self.backend.device(0)
         model = copy.deepcopy(self.model).to(device).eval()
         batch = pack(documents([5, 9], model.config.vocab_size)).to(device)
@@ -193,7 +193,7 @@ class BackendSuite(Suite):
 
 
 def _attend(attention: Attention, inputs: list[Tensor], weight: Tensor, batch: Packed) -> tuple[Tensor, Tensor]:
-    """(values, gradients of the weighted sum with respect to q, k and v in one vector)."""
+    """(values, gradients of their weighted sum with respect to q, k and v, in one vector)."""
     q, k, v = leaves = [x.detach().requires_grad_() for x in inputs]
     out = attention(q, k, v, batch)
     (out * weight).sum().backward()  # type: ignore[no-untyped-call]
@@ -201,7 +201,7 @@ def _attend(attention: Attention, inputs: list[Tensor], weight: Tensor, batch: P
 
 
 def _scan(scan: Scan, inputs: list[Tensor], batch: Packed) -> tuple[Tensor, Tensor]:
-    """(values, gradients with respect to decay and input in one vector) of the sum weighted by the last of the inputs."""
+    """(values, gradients of their weighted sum with respect to decay and input, in one vector); `inputs` end with the weight."""
     *given, weight = inputs
     decay, x = leaves = [tensor.detach().requires_grad_() for tensor in given]
     out = scan(decay, x, batch)

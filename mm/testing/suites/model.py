@@ -1,4 +1,4 @@
-"""What every model must hold to: the contract, its config, and what it computes."""
+"""The checks that every model must pass: of the contract, the config, and the computation."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from mm.testing.suites.suite import Check, Suite
 from mm.testing.suites.tensors import assert_near, documents, gradients, reload
 
 VOCABULARY = 97
-NEAR = 1e-4  # float32, sums in another order
-_ALIKE = 0.8  # of two names, by difflib
+NEAR = 1e-4  # tolerance for float32 sums in another order
+_ALIKE = 0.8  # difflib's similarity above which a name looks misspelt
 
 
 def configs_of(spec: ArchitectureSpec) -> dict[str, Any]:
-    """The config of every preset, the smallest model first; without presets the class's own defaults."""
+    """Name -> config of every preset, the smallest model first; of the class's defaults if there are no presets."""
     found = {name: spec.config(**sizes) for name, sizes in spec.presets.items()} or {"default": spec.config()}
     return dict(sorted(found.items(), key=lambda item: item[1].num_parameters()))
 
 
 def small_model(spec: ArchitectureSpec, vocab_size: int = VOCABULARY, seed: int = 0) -> Model:
-    """The smallest preset with a small vocabulary, on the CPU in float32."""
+    """A new model of the smallest preset with a small vocabulary, on the CPU in float32."""
     config = attrs.evolve(next(iter(configs_of(spec).values())), vocab_size=vocab_size)
     torch.manual_seed(seed)
     model: Model = spec.load()(config, Kernels())
@@ -48,7 +48,7 @@ def members(*contracts: type) -> set[str]:
 
 
 class ModelSuite(Suite):
-    """The checks run on the smallest preset, so give a tiny one."""
+    """The checks of a model. They run on its smallest preset, so an architecture should have a tiny one."""
 
     contract = Model
 
@@ -68,20 +68,21 @@ class ModelSuite(Suite):
 
     @cached_property
     def logits_TV(self) -> Tensor:
-        """Of `batch`."""
+        """The logits of `batch`."""
         with torch.no_grad():
             found: Tensor = self.model(self.batch)[0]
         return found
 
     def run(self) -> Iterator[Check]:
-        """See `Suite`; what breaks the contract is reported once, and not by every check that needs a model."""
+        """See `Suite`. If the contract is broken the other checks are not run, since most of them would fail for the same
+        reason."""
         for check in super().run():
             yield check
             if check.name == "contract" and not check.ok:
                 return
 
     def check_contract(self) -> None:
-        """Members without a default are implemented, no method looks like a misspelt one, and a model can be built."""
+        """All abstract members are implemented, no name looks like a misspelt one of the contract, and a model can be built."""
         target = self.record.load()
         own = {name for cls in target.__mro__ if cls not in Model.__mro__ for name in vars(cls) if not name.startswith("_")}
         left = members(Model, SupportsCache, SupportsFastDecode) - own
@@ -94,7 +95,7 @@ class ModelSuite(Suite):
         assert hasattr(small_model(self.record), "config"), f"{target.__name__} must keep its config: self.config = config"
 
     def check_config(self) -> str:
-        """Positions are a number or None, no more parameters are active than there are, factors are numbers."""
+        """The number of positions is positive or None, at most all parameters are active, and exported scales are positive."""
         for name, config in configs_of(self.record).items():
             assert isinstance(config, ArchitectureConfig), f"{name}: {type(config).__name__} does not extend ArchitectureConfig"
             positions = config.max_position_embeddings
@@ -104,7 +105,7 @@ class ModelSuite(Suite):
         return "documents of any length" if positions is None else f"{positions} positions"
 
     def check_parameter_counts(self) -> str:
-        """`config.num_parameters()` of every preset is what the module has."""
+        """`config.num_parameters()` of every preset is the number of parameters of the module."""
         implementation, counts = self.record.load(), []
         for name, config in configs_of(self.record).items():
             with torch.device("meta"):
@@ -115,18 +116,18 @@ class ModelSuite(Suite):
         return ", ".join(counts)
 
     def check_flops(self) -> None:
-        """FLOPs per token are positive and do not fall with the context."""
+        """The FLOPs per token are positive and do not decrease with the context."""
         config = next(iter(configs_of(self.record).values()))
         short, long = config.flops_per_token(64), config.flops_per_token(1024)
         assert 0 < short <= long, f"{short} at 64 tokens, {long} at 1024"
 
     def check_config_follows_the_vocabulary(self) -> None:
-        """`attrs.evolve(config, vocab_size=n)` gives the embedding n rows."""
+        """The model of `attrs.evolve(config, vocab_size=n)` has n logits and that config."""
         assert self.model.config.vocab_size == VOCABULARY, "the model keeps its config as `config`"
         assert self.logits_TV.shape == (self.batch.num_tokens, VOCABULARY), f"logits {tuple(self.logits_TV.shape)}"
 
     def check_head(self) -> None:
-        """`model(batch, head=f)` returns (f(hidden_TE, weight_VE), auxiliary); without a head the float32 logits."""
+        """`model(batch, head=f)` returns (f(hidden_TE, weight_VE), auxiliary); without a head, (float32 logits, auxiliary)."""
         assert self.logits_TV.dtype == torch.float32, f"logits are {self.logits_TV.dtype}"
         with torch.no_grad():
             found = self.model(self.batch, head=lambda hidden_TE, weight_VE: hidden_TE @ weight_VE.t())
@@ -134,7 +135,7 @@ class ModelSuite(Suite):
         assert_near(found[0], self.logits_TV, NEAR, "forward: the head gets hidden_TE and weight_VE whose product is the logits")
 
     def check_packed_equals_unpacked(self) -> str:
-        """A document's logits do not depend on what it is packed with."""
+        """A document's logits do not depend on the other documents of its pack."""
         with torch.no_grad():
             alone = torch.cat([self.model(pack([unit]))[0] for unit in self.batch.units])
         what = "forward: a document's logits change with its pack (keep documents apart: batch.lengths, batch.position_ids)"
@@ -148,7 +149,7 @@ class ModelSuite(Suite):
             assert_near(self.model(changed)[0][:-1], self.logits_TV[:-1], NEAR, "forward: the logits before a changed token")
 
     def check_shared_prompts(self) -> str:
-        """A pack whose documents begin with equal prompts gives the same logits and gradients, `batch.shared` used or not."""
+        """A pack whose documents share a prompt has the same logits and gradients with `batch.shared` and without it."""
         prompt, *ends = (unit.sequences[0].ids for unit in documents([9, 4, 6, 2], VOCABULARY))
         batch = pack([Unit((Tokens(torch.cat((prompt, end)), prompt=len(prompt)),)) for end in ends])
         (logits, gradient), (expected, plain) = (self.gradient(b) for b in (batch, attrs.evolve(batch, shared=None)))
@@ -160,14 +161,14 @@ class ModelSuite(Suite):
         return f"largest error {max(errors):.1g}"
 
     def check_save_and_load(self) -> None:
-        """A model that was saved and loaded into a differently initialised one computes the same, bit for bit."""
+        """A model that is saved, and loaded into one with other weights, computes the same, bit for bit."""
         other = small_model(self.record, seed=1).eval()
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             reload(self.model, other, Path(folder))
             assert torch.equal(other(self.batch)[0], self.logits_TV), "the loaded model computes something else"
 
     def gradient(self, batch: Packed, model: Model | None = None) -> tuple[Tensor, Tensor]:
-        """(logits, the gradient of their mean square by all parameters) of a model, or of a fresh one."""
+        """(logits, gradient of their mean square with respect to all parameters) of `model`, by default a new one."""
         model = model or small_model(self.record)
         logits_TV = model(batch)[0]
         logits_TV.pow(2).mean().backward()

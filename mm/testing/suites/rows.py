@@ -1,4 +1,4 @@
-"""A few rows of every built-in kind, for the checks of parts."""
+"""A few rows of every built-in kind, for the checks of parts that need data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def parse_rows(kind: str, rows: Sequence[Mapping[str, Any]], plugins: PluginManager) -> list[Row]:
-    """JSON rows, parsed by the formats of that kind; empty if there is no such format. Raises DataError for a bad row."""
+    """The JSON rows, parsed by the formats of that kind; empty if there is no such format. Raises DataError for an invalid
+    row."""
     formats = [spec for spec in plugins.specs(FormatSpec) if spec.row == kind]
     if not formats:
         return []

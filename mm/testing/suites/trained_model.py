@@ -1,4 +1,4 @@
-"""What every model must hold to in training."""
+"""The checks that every model must pass for training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SAME = 1e-6
 
 
 class TrainedModelSuite(ModelSuite):
-    """The auxiliary loss, gradients, a critic's outputs, blocks, adapters."""
+    """The checks of the auxiliary loss, gradients, a critic's outputs, blocks and adapter targets."""
 
     def check_auxiliary_loss(self) -> None:
-        """`counts` are host numbers with fixed names, an auxiliary loss is a finite scalar, its metrics are finite."""
-        model = small_model(self.record)  # in training, which alone has auxiliary values
+        """`counts` are host numbers with fixed names, the auxiliary loss is a finite scalar, and its metrics are finite."""
+        model = small_model(self.record)  # in training mode: there are no auxiliary values outside it
         counts = model.counts(self.batch)
         assert isinstance(counts, Mapping), f"counts returns {type(counts).__name__}, not a mapping of names to numbers"
         host_numbers(counts)
@@ -37,13 +37,13 @@ class TrainedModelSuite(ModelSuite):
                 assert torch.as_tensor(total / count).isfinite(), f"auxiliary_metrics: {name!r} is not a finite (sum, count)"
 
     def check_set_outputs(self) -> None:
-        """After `set_outputs(n)` the head's weight is a new parameter of n rows, zero at first, that learns."""
+        """After `set_outputs(n)` the head's weight is a new parameter of n rows, initially zero, that gets a gradient."""
         model = small_model(self.record)
         before = {id(parameter) for parameter in model.parameters()}
         try:
             model.set_outputs(2)
         except NotImplementedError:
-            raise Skip("set_outputs is not implemented, so that such a model cannot be a critic, as ppo needs one") from None
+            raise Skip("set_outputs is not implemented, so the model cannot be a critic, as in ppo") from None
         values_T2, weight_2E = model(self.batch, head=lambda hidden_TE, weight_2E: (hidden_TE @ weight_2E.t(), weight_2E))[0]
         assert weight_2E.shape[0] == 2, f"set_outputs(2) gives the head a weight of {weight_2E.shape[0]} rows"
         new = [p for p in model.parameters() if id(p) not in before]
@@ -53,7 +53,7 @@ class TrainedModelSuite(ModelSuite):
         assert weight_2E.grad is not None and bool(weight_2E.grad.any()), "set_outputs: the new weight gets no gradient"
 
     def check_empty_pack(self) -> None:
-        """A pack without tokens gives every parameter a zero gradient, which data-parallel training waits for."""
+        """An empty pack gives every parameter a gradient of zeros, as data-parallel training needs."""
         model = small_model(self.record)
         model(pack([]), head=lambda hidden_TE, weight_VE: (hidden_TE @ weight_VE.t()).sum())[0].backward()
         missing = [name for name, p in model.named_parameters() if p.grad is None]
@@ -61,7 +61,7 @@ class TrainedModelSuite(ModelSuite):
         assert not gradients(model.parameters()).any(), "forward: the gradient of an empty pack is not zero"
 
     def check_every_parameter_learns(self) -> None:
-        """Every parameter gets a finite gradient, under autocast in bfloat16 too."""
+        """Every parameter gets a finite gradient, also under bfloat16 autocast."""
         for half in (False, True):
             model = small_model(self.record)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -70,7 +70,7 @@ class TrainedModelSuite(ModelSuite):
             assert not wrong, f"forward: {wrong[0]} has no finite gradient{' under autocast in bfloat16' if half else ''}"
 
     def check_blocks(self) -> str:
-        """`blocks` are the repeated modules, each called once in a forward; compilation and recomputation work on them."""
+        """`blocks` are modules that a forward calls once each, as compilation and activation checkpointing need."""
         blocks, calls = list(self.model.blocks), Counter[int]()
         assert all(isinstance(block, nn.Module) for block in blocks), f"blocks is {self.model.blocks!r}"
         if not blocks:
@@ -85,7 +85,7 @@ class TrainedModelSuite(ModelSuite):
         return f"{len(blocks)}"
 
     def check_activation_checkpointing(self) -> None:
-        """Blocks that are computed again in the backward give the same gradients."""
+        """Gradients do not change if blocks are recomputed in the backward."""
         if not self.model.blocks:
             raise Skip("no blocks")
         plain, again = small_model(self.record), small_model(self.record)
@@ -94,7 +94,7 @@ class TrainedModelSuite(ModelSuite):
         assert_near(found, expected, _SAME, "gradients of blocks that are called again (they must compute the same)")
 
     def check_adapter_targets(self) -> str:
-        """`adapter_targets` name hidden layers or stacks of weights."""
+        """`adapter_targets` match at least one hidden layer or stack of weights."""
         hidden = {id(parameter) for parameter in hidden_matrices(self.model)}
         layers = [name.removesuffix(".weight") for name, p in self.model.named_parameters() if id(p) in hidden]
         patterns = list(self.model.adapter_targets)

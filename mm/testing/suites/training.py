@@ -18,7 +18,7 @@ from mm.runtime.training.trainer import Trainer
 
 
 class ShortTraining:
-    """A training whose every batch has the same rows."""
+    """A training whose batches all have the same rows."""
 
     def __init__(self, algorithm: Algorithm, roles: dict[str, Role], batches: int) -> None:
         settings = TrainSettings(learning_rate=1e-3, max_steps=batches, schedule="constant", weight_decay=0.0, dtype="fp32")
@@ -29,7 +29,7 @@ class ShortTraining:
         self._trainer = Trainer(self.state, evaluate=lambda state: {})
 
     def run(self, units: Sequence[Unit], batches: int) -> list[float]:
-        """Train so many batches; the loss of each before its first step."""
+        """Train on `batches` batches. Returns the loss of each before its first step."""
         state, losses = self.state, []
         for _ in range(batches):
             with torch.no_grad():
@@ -45,7 +45,7 @@ class ShortTraining:
         return losses
 
     def save(self) -> bytes:
-        """What a checkpoint holds of it: weights, optimizers, and the algorithm's state."""
+        """A checkpoint: the weights, the optimizers' states and the algorithm's state."""
         state, buffer = self.state, io.BytesIO()
         optimizers = {name: [o.state_dict() for o in found] for name, found in state.updates.optimizers.items()}
         models = {name: role.model.state_dict() for name, role in state.roles.items()}
@@ -54,7 +54,7 @@ class ShortTraining:
         return buffer.getvalue()
 
     def restore(self, saved: bytes) -> None:
-        """Continue where `save` was called."""
+        """Restore the state that `save` returned."""
         state, held = self.state, torch.load(io.BytesIO(saved), weights_only=True)
         for name, role in state.roles.items():
             role.model.load_state_dict(held["models"][name])

@@ -170,16 +170,16 @@ def test_files_that_do_not_fit_are_refused(base: RunFolder, tmp_path: Path) -> N
 
     with pytest.raises(UsageError, match="no run of this workspace, and no such folder or file"):
         train(lora_from=tmp_path / "nothing.pth")
-    with pytest.raises(UsageError, match=r"--lora-target.*cannot be chosen beside"):
+    with pytest.raises(UsageError, match=r"--lora-target.*cannot be combined with"):
         train(lora_from="x.pth", lora_target=["q_proj"])
-    with pytest.raises(UsageError, match=r"--lora-init.*cannot be chosen beside"):
+    with pytest.raises(UsageError, match=r"--lora-init.*cannot be combined with"):
         train(lora_from="x.pth", lora_init="normal")
     torch.save({"model.layers.9.self_attn.q_proj.lora.A.weight": torch.ones(2, 96)} | {
         "model.layers.9.self_attn.q_proj.lora.B.weight": torch.ones(96, 2)}, tmp_path / "deep.pth")  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"layers\.9\.self_attn\.q_proj is no weight of this model"):
+    with pytest.raises(CheckpointError, match=r"layers\.9\.self_attn\.q_proj is not a weight of this model"):
         train(lora_from=tmp_path / "deep.pth")
     torch.save({"model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2)}, tmp_path / "whole.pth")
-    with pytest.raises(CheckpointError, match="is no part of a LoRA"):
+    with pytest.raises(CheckpointError, match="is not a LoRA factor"):
         train(lora_from=tmp_path / "whole.pth")
     with pytest.raises(UsageError, match=r"--optimizer muon works on whole matrices.*leave it out"):
         train(optimizer="muon")
@@ -197,7 +197,7 @@ def test_files_that_do_not_fit_are_refused(base: RunFolder, tmp_path: Path) -> N
 def test_more_than_plain_lora_is_refused(key: str, value: object, tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "use_dora": False, "bias": "none", "init_lora_weights": True, "rank_pattern": {}}
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, key: value}))
-    with pytest.raises(UsageError, match=re.escape(f"{key} {value!r} is more than a low-rank update")):
+    with pytest.raises(UsageError, match=re.escape(f"{key} {value!r} is not a plain low-rank update")):
         read(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_what_peft_cannot_hold_is_kept_beside_and_said(
 ) -> None:  # fmt: skip
     name = tuned(workspace, preset, "apart", *target, stop_after_steps=2).name
     run = mm.train("sft", run=name, resume=True, workspace=workspace)
-    said = f"PEFT cannot hold the updates of the routed experts' {', '.join(sorted(apart))}: they are saved in {OURS}"
+    said = f"PEFT does not support updates of the routed experts' {', '.join(sorted(apart))}: they are saved in {OURS}"
     assert capsys.readouterr().err.count(said) == 2  # when it starts, and when the finished model stands
     folder = run.model / "adapter"
     config, stacks = json.loads((folder / "adapter_config.json").read_text()), load_file(folder / OURS)

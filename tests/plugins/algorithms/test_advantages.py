@@ -180,16 +180,16 @@ def test_spo_compares_with_what_it_knows_of_the_prompt(normalise: bool, clip: fl
             known[row] = (rho * known[row][0] + given, rho * known[row][1] + 1 - given)
         last |= {s.unit.row_index: s for s in samples}
         for row, (alpha, beta) in known.items():
-            assert (spo.tracker.known(row).alpha, spo.tracker.known(row).beta) == pytest.approx((alpha, beta), abs=1e-5)
+            assert (spo.tracker.look_up(row).alpha, spo.tracker.look_up(row).beta) == pytest.approx((alpha, beta), abs=1e-5)
     other = ValueTracker(half_life=0.5, rho_low=0.5, rho_high=0.9)
     other.load_state_dict(spo.tracker.state_dict())
     for tracker in (spo.tracker, other):  # compact, for there may be many prompts
         for row, sample in last.items():
-            kept = tracker.known(row)
+            kept = tracker.look_up(row)
             assert (kept.ids.tolist(), kept.learn.tolist()) == (sample.ids, sample.learn)
             assert kept.logprobs.tolist() == pytest.approx(sample.logprobs)
             assert kept.ids.nbytes + kept.learn.nbytes + kept.logprobs.nbytes == 9 * len(sample.ids)
-    assert {row: other.known(row).value for row in known} == {row: spo.tracker.known(row).value for row in known}
+    assert {row: other.look_up(row).value for row in known} == {row: spo.tracker.look_up(row).value for row in known}
     assert any(0.5 < rho < 0.9 for rho in rhos) and len(rhos) > 2
 
 
@@ -202,7 +202,7 @@ def test_prompts_come_by_the_deviation_of_their_outcome() -> None:
     order, counts = Prioritised(range(4), tracker, 0.02, seed=3), [0] * 4
     for _ in range(4000):
         counts[order.take(1)[0]] += 1
-    values = [tracker.known(row).value for row in range(4)]
+    values = [tracker.look_up(row).value for row in range(4)]
     assert values[0] == 0.5 and values[2] > 0.75 and values[3] < 0.1
     weights = [math.sqrt(v * (1 - v)) + 0.02 for v in values]
     for count, weight in zip(counts, weights, strict=True):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import mm
 from mm.contracts import Backend, Model, Request, Sampling, SupportsCache, SupportsTruncate
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec
+from mm.core.records import AdapterSpec, ArchitectureSpec
 from mm.core.workspace import RunFolder
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
@@ -76,7 +76,7 @@ def greedy(model: Model, ids: tuple[int, ...], count: int) -> tuple[int, ...]:
 def test_it_passes_the_kit(plugins: PluginManager) -> None:
     spec = plugins.get(ArchitectureSpec, "mingru")
     assert_passed(check_part(spec, plugins=plugins, module=plugins.owner(spec).value))
-    assert_passed(check_adapter(plugins.get("adapter", "lora"), architecture="mingru", plugins=plugins))
+    assert_passed(check_adapter(plugins.get(AdapterSpec, "lora"), architecture="mingru", plugins=plugins))
 
 
 def test_its_state_is_a_cache_that_cannot_be_cut(model: Model) -> None:

@@ -157,7 +157,7 @@ def test_what_follows_from_a_factor() -> None:
     ("words", "said"),
     [
         (["--rope-scaling-factor", "0.5"], "--rope-scaling-factor: "),
-        (["--rope-original-positions", "16"], "--rope-original-positions: 'rope_original_positions' does nothing"),
+        (["--rope-original-positions", "16"], "--rope-original-positions: 'rope_original_positions' has no effect"),
         (["--rope-scaling-factor", "long"], "--rope-scaling-factor (command line): expected a number"),
         (["--rope-scaling-facto", "4"], "Did you mean '--rope-scaling-factor'"),
         (["--max-new-tokens", "60"], "the model's 32 positions"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from mm.contracts import Sampling
 from mm.core.errors import UsageError
-from mm.plugins.engines.local.sampling import Sampler, check, uniform
+from mm.plugins.engines.local.sampling import Sampler, check_sampling, uniform
 
 CPU = torch.device("cpu")
 VOCABULARY = 23
@@ -119,4 +119,4 @@ def test_logits_that_are_no_numbers_do_not_leave_the_vocabulary() -> None:
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": 1e-9}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1}])
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        check(Sampling(**wrong))
+        check_sampling(Sampling(**wrong))

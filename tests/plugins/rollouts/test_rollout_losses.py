@@ -202,14 +202,14 @@ def test_advantages_are_sums_of_discounted_errors(rewards: list[float], gamma: f
 
 def test_a_value_forgets_by_the_kl() -> None:
     tracker = ValueTracker(half_life=0.06, rho_low=0.5, rho_high=0.96)
-    assert tracker.known(3).value == 0.5
+    assert tracker.look_up(3).value == 0.5
     tracker.update(3, 1.0, 0.06, {})  # half is kept: (0.5 + 1) / (0.5 + 1 + 0.5)
-    assert tracker.known(3).value == pytest.approx(0.75)
+    assert tracker.look_up(3).value == pytest.approx(0.75)
     tracker.update(3, 1.0, 10.0, {})  # never less than rho_low
-    assert tracker.known(3).value == pytest.approx(1.75 / 2)
+    assert tracker.look_up(3).value == pytest.approx(1.75 / 2)
     other = ValueTracker(half_life=0.06, rho_low=0.5, rho_high=0.96)
     other.load_state_dict(tracker.state_dict())
-    assert other.known(3).value == tracker.known(3).value
+    assert other.look_up(3).value == tracker.look_up(3).value
 
 
 def test_uncertain_prompts_come_more_often() -> None:

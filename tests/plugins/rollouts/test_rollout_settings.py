@@ -35,7 +35,7 @@ UNUSED: list[tuple[str, dict[str, Any], str]] = [
     ("grpo", {"overlong_buffer": 500, "max_new_tokens": 8}, "--overlong-buffer: .* longer than a completion"),
     ("spo", {"value_tracker": "global", "explore": 0.1}, "--explore: .* drawn by uncertainty"),
     ("spo", {"prioritised": False, "explore": 0.1}, "--explore: .* drawn by uncertainty"),
-    ("spo", {"value_tracker": "global", "prioritised": False}, "--prioritised: .* no prompt comes before another"),
+    ("spo", {"value_tracker": "global", "prioritised": False}, "--prioritised: .* all prompts have the same priority"),
     ("spo", {"rho_high": 0.8}, "--rho-high: .* below the least share, --rho-low 0.875"),
     ("spo", {"reward_low": 1.0}, "--reward-low: .* must be below --reward-high 1"),
     *((algo, {"scale_rewards": "batch"}, "--scale-rewards is an option of") for algo in ("rloo", "reinforce-pp", "spo", "ppo")),

@@ -1,4 +1,4 @@
-"""Turns with tools: the loop, and the skills corpus's episodes as an evaluation plays them."""
+"""Turns with tools: the loop, and the episodes of the skills corpus in an evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.plugins import PluginManager
-from mm.plugins.sources.skills import calls, corpus, evaluation
+from mm.plugins.sources.skills import calls, corpus, held_out_items
 from mm.plugins.sources.skills.splits import HELD_OUT
 from mm.plugins.sources.skills.turns import first_question
 from mm.runtime.generation.episodes import Episode, EpisodeRunner
@@ -48,8 +48,8 @@ class Speaking(Engine):
         raise AssertionError
 
 
-def player(speak: Speaker, **bounds: int) -> EpisodeRunner:
-    tools = open_tools(PluginManager.discover(environ={}), evaluation.TOOLS)
+def runner(speak: Speaker, **bounds: int) -> EpisodeRunner:
+    tools = open_tools(PluginManager.discover(environ={}), held_out_items.TOOLS)
     return EpisodeRunner(engine=Speaking(speak), tokenizer=TOKENIZER, tools=tools, **bounds)
 
 
@@ -93,8 +93,8 @@ def test_the_tools_say_what_every_episode_expects() -> None:
     items = [item for split in HELD_OUT for item in data[split] if item["suite"] == "agent"]
     rows = [{**row, "suite": "agent", "tier": "train", "check": {"contains": row["gt"]}} for row in data["agent"]]
     rows = [{**row, "conversations": row["conversations"][:-1]} for row in rows]
-    competent = player(Competent())
-    answers = evaluation.answers(competent, [*items, *rows], seed=0)
+    competent = runner(Competent())
+    answers = held_out_items.answers(competent, [*items, *rows], seed=0)
     assert [first_question(a.item["conversations"]) for a in answers if not a.right] == []
     assert {len(a.turns) for a in answers} == {2, 3} and {a.finish_reason for a in answers} == {"stop"}
     assert {i["tier"] for i in items} == {"seen", "new", "never"}
@@ -104,21 +104,21 @@ def test_items_advance_together_and_are_counted_once() -> None:
     items = corpus.generate(0)["dev"]
     agent = [item for item in items if item["suite"] == "agent"]
     two = [item for item in agent if len(item["check"]["contains"]) == 2]
-    competent, ended = player(Competent()), []
+    competent, ended = runner(Competent()), []
     requests = known_requests()
     plain = [item for item in items if item["suite"] != "agent"][:9]
     competent.engine.speak = lambda text, speak=competent.engine.speak: (  # type: ignore[attr-defined]
         speak(text) if "<|im_start|>user\n" in text and question(text) in requests else "?"
     )
-    evaluation.answers(competent, [*plain, *agent], seed=0, on_item=lambda: ended.append(0))
+    held_out_items.answers(competent, [*plain, *agent], seed=0, on_item=lambda: ended.append(0))
     assert competent.engine.batches == [9, len(agent), len(agent), len(two)]  # type: ignore[attr-defined]
     assert len(ended) == len(plain) + len(agent)
 
 
 def test_a_turn_continues_the_tokens_before_it() -> None:
     item = next(i for i in corpus.generate(0)["dev"] if i["suite"] == "agent" and len(i["check"]["contains"]) == 2)
-    competent = player(Competent())
-    (answer,) = evaluation.answers(competent, [item], seed=0)
+    competent = runner(Competent())
+    (answer,) = held_out_items.answers(competent, [item], seed=0)
     _, *read = competent.engine.read  # type: ignore[attr-defined]
     assert len(read) == 2 and read[1][: len(read[0])] == read[0] and tuple(answer.ids[: len(read[1])]) == read[1]
     # a conversation of these turns, rendered as a whole, is the very same ids
@@ -137,7 +137,7 @@ SUM = call("calculate", {"expression": "6*7"})
 def played(lines: list[str], **bounds: int) -> tuple[Episode, int]:
     """An episode of the given turns, and how many of them were drawn."""
     left = iter(lines)
-    scripted = player(lambda prompt: next(left), **bounds)
+    scripted = runner(lambda prompt: next(left), **bounds)
     episode = Episode(ids=TOKENIZER.encode_prompt([{"role": "user", "content": "six times seven?"}]))
     scripted.run([episode], lambda e, turn: Request(ids=tuple(e.ids), max_new_tokens=64, stop=(TOKENIZER.eos_id,)))
     return episode, len(scripted.engine.batches)  # type: ignore[attr-defined]

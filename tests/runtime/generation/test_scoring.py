@@ -158,7 +158,7 @@ def test_a_run_asks_its_rewards(mm_train: Train, tmp_path: Path) -> None:
     skipping = mm_train("judged", run="skipping", **options)
     assert '"failed": 0.25' in (skipping.path / "metrics.jsonl").read_text()
     (note,) = (note for note in skipping.manifest["notes"] if "failed" in note)  # two failed, the first is said
-    assert re.fullmatch(r"reward python failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\); .* left out", note)
+    assert re.fullmatch(r"reward python failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\); .* skipped", note)
     options["python_function"] = "x.py:f"
     with pytest.raises(UsageError, match=f"the file {tmp_path / 'x.py'} does not exist"):
         mm_train("judged", run="no", **options)

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: its settings, without torch."""
+"""Low-rank adaptation (LoRA): its options and record. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _INIT = "kaiming"
 
 def _from_files(config: LoraConfig, attribute: Attribute[Any], value: str) -> None:
     if value and config.target:
-        raise Refused("target", f"'target' cannot be chosen beside {value}: the weights there say what they belong to")
+        raise Refused("target", f"'target' cannot be combined with {value}: its tensors' names say which weights are adapted")
     if value and config.init != _INIT:
-        raise Refused("init", f"'init' cannot be chosen beside {value}: the weights there are what it begins with")
+        raise Refused("init", f"'init' cannot be combined with {value}: the adapter starts with its tensors")
 
 
 @frozen(kw_only=True)
 class LoraConfig(AdapterConfig):
-    """W + scale * B A (arXiv:2106.09685), with scale = alpha / rank."""
+    """The options of W + scale * B A (arXiv:2106.09685), with scale = alpha / rank."""
 
     rank: int | None = option(None, help="Rank of each update; by default 16, or that of --lora-from.", validator=optional(gt(0)))
     alpha: float | None = option(
@@ -35,19 +35,21 @@ class LoraConfig(AdapterConfig):
     target: tuple[str, ...] = option(
         (),
         help="Pattern of names, such as q_proj or mlp.*, of the weights to adapt; may be given several times. By default "
-        "the architecture's own choice, which is every projection of attention and feed-forward in dense and moe; routed "
-        "experts need a pattern that says experts.",
+        "the architecture's own choice: in dense and moe every projection of attention and feed-forward. Routed experts are "
+        "adapted only by a pattern with the word experts.",
     )
-    init: str = option(_INIT, help="Draw A uniformly after Kaiming, or normally; B is zero.", choices=("kaiming", "normal"))
+    init: str = option(
+        _INIT, help="Initialise A by Kaiming's uniform or by a normal distribution; B is zero.", choices=("kaiming", "normal")
+    )
     rslora: bool = option(False, help="Scale by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732).")
     from_: str = option(
-        "", help="Go on with the adapter of a run, of a folder in PEFT's layout or of a MiniMind .pth.", validator=_from_files
+        "", help="Continue the adapter of a run, of a folder in PEFT's layout or of a MiniMind .pth.", validator=_from_files
     )
 
 
 @hookimpl
 def mm_adapters() -> Iterable[AdapterSpec]:
-    """The part."""
+    """The adapter "lora"."""
     yield AdapterSpec(
         name="lora",
         summary="LoRA: low-rank updates of the projections, saved in PEFT's layout.",

@@ -1,4 +1,4 @@
-"""The adapter: updates put into a model, switched off, merged, saved and taken back."""
+"""The LoRA adapter: applies low-rank updates to a model, switches them off, merges, saves and loads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mm.plugins.adapters.lora import LoraConfig
 from mm.plugins.adapters.lora.exported import export_scale, peft_holds
 from mm.plugins.adapters.lora.files import STACKS, Pair, Saved, read, write
 from mm.plugins.adapters.lora.layers import LoraLinear, LoraStack, Update
-from mm.plugins.adapters.lora.places import Place, matching, places
+from mm.plugins.adapters.lora.places import Place, matching_places, places
 from mm.runtime.nn.model import Model
 
 _RANK = 16
@@ -29,11 +29,12 @@ class Lora(Adapter):
     config: LoraConfig
 
     def apply(self, saved: Path | None = None) -> None:
-        """See `Adapter`. Raises UsageError for a pattern without a weight, CheckpointError for files that do not fit."""
+        """See `Adapter`. Raises UsageError for a pattern that matches no weight, CheckpointError for files of another model."""
         path = saved or (Path(self.config.from_) if self.config.from_ else None)
         given = read(path) if path else None
         found = places(self.model)
-        chosen = _named(found, given, str(path)) if given else matching(found, self.config.target, self.model.adapter_targets)
+        default = self.model.adapter_targets
+        chosen = _saved_places(found, given, str(path)) if given else matching_places(found, self.config.target, default)
         self.alpha = (None if saved else self.config.alpha) or (given.alpha if given else None)
         self.rslora = given.rslora if saved and given else self.config.rslora or bool(given and given.rslora)
         self.updates: dict[str, tuple[Place, Update]] = {}
@@ -46,14 +47,14 @@ class Lora(Adapter):
             update.lora_B.requires_grad_(True)
 
     def restart(self) -> bool:
-        """See `Adapter`: the same weights are adapted, with the same rank and scale."""
+        """See `Adapter`. The new updates are of the same weights, with the same rank and scale."""
         updates = [update for _, update in self.updates.values()]
         if not any(update.lora_B.any() for update in updates):
             return False
         with torch.no_grad():
             for update in updates:
                 update.weight.add_(update.delta().to(update.weight.dtype))
-                update.draw(self.config.init)
+                update.initialise(self.config.init)
         return True
 
     def remove(self) -> None:
@@ -81,7 +82,7 @@ class Lora(Adapter):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """See `Adapter`. Holds a second copy of the adapted weights: what was rounded away could not be subtracted."""
+        """See `Adapter`. Keeps a copy of the adapted weights, because subtracting the updates again would not undo rounding."""
         kept = [(update, update.weight.detach().clone()) for _, update in self.updates.values()]
         try:
             with torch.no_grad():
@@ -95,8 +96,8 @@ class Lora(Adapter):
                     update.weight.copy_(weight)
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        """See `Adapter`: what PEFT can hold as PEFT writes it for an export of the model, stacks that it cannot in a file
-        beside that."""
+        """See `Adapter`. Updates that PEFT supports are written in its layout, for an export of the model. The other ones,
+        updates of stacked experts, go to a file of our own beside it."""
         factors: dict[str, Pair] = {}
         stacks: dict[str, Pair] = {}
         for place, update in self.updates.values():
@@ -116,7 +117,7 @@ class Lora(Adapter):
         if not outside:
             return []
         leaves = ", ".join(sorted({name.rpartition(".")[2] for name in outside}))
-        return [f"PEFT cannot hold the updates of the routed experts' {leaves}: they are saved in {STACKS}, which only mm reads"]
+        return [f"PEFT does not support updates of the routed experts' {leaves}: they are saved in {STACKS}, which only mm reads"]
 
     def _in_peft(self, place: Place) -> bool:
         return peft_holds(self.model, place, self.updates)
@@ -124,23 +125,23 @@ class Lora(Adapter):
     def _put(self, place: Place, factors: Pair | None, path: str) -> Update:
         rank = factors[0].shape[-2] if factors else self.config.rank or _RANK
         if factors and self.config.from_ and self.config.rank not in (None, rank):
-            raise UsageError(f"--lora-rank {self.config.rank}: the weights of {path} have rank {rank}; leave it out.")
+            raise UsageError(f"--lora-rank {self.config.rank}: the adapter of {path} has rank {rank}; omit the option.")
         scale = (self.alpha or rank) / (math.sqrt(rank) if self.rslora else rank)
         update: Update
         if place.count:
             if self.config.dropout:
-                raise UsageError(f"--lora-dropout: {place.name} is a stack of experts, whose inputs an update does not see.")
+                raise UsageError(f"--lora-dropout: {place.name} is a stack of experts; its update has no inputs to drop.")
             update = LoraStack(place.parent, place.leaf, rank, scale)
         else:
             update = LoraLinear(place.parent, place.leaf, rank, scale, self.config.dropout)
         if factors:
             _fill(update, factors, f"{path}: {place.name}")
         else:
-            update.draw(self.config.init)
+            update.initialise(self.config.init)
         return update
 
     def _target_modules(self) -> list[str]:
-        """Last names where they mean exactly the adapted layers, otherwise whole ones."""
+        """The last names of the adapted layers if these match no other layer, otherwise the whole names."""
         adapted = {name for place, _ in self.updates.values() if self._in_peft(place) for name in place.layers}
         leaves = {name.rpartition(".")[2] for name in adapted}
         every = {name for place in places(self.model) for name in place.layers}
@@ -148,18 +149,18 @@ class Lora(Adapter):
         return sorted(leaves if exact else adapted)
 
 
-def _named(found: list[Place], given: Saved, path: str) -> list[Place]:
-    """The places of what was read. Raises CheckpointError when the model has no such place."""
+def _saved_places(found: list[Place], given: Saved, path: str) -> list[Place]:
+    """The places whose factors were read. Raises CheckpointError if the model does not have all of them."""
     chosen = [place for place in found if place.name in given.stacks or any(name in given.factors for name in place.layers)]
     known = {name for place in chosen for name in ((place.name,) if place.name in given.stacks else place.layers)}
     if wrong := sorted(known ^ (given.factors.keys() | given.stacks.keys())):
-        what = "is missing there" if wrong[0] in known else "is no weight of this model"
-        raise CheckpointError(f"{path}: {wrong[0]} {what}: it belongs to another model.")
+        fault = "is missing" if wrong[0] in known else "is not a weight of this model"
+        raise CheckpointError(f"{path}: {wrong[0]} {fault}: it belongs to another model.")
     return chosen
 
 
 def _factors(model: Model, place: Place, given: Saved) -> Pair:
-    """What was read for a place, as the factors of our own weight."""
+    """The factors that were read for a place, in the layout and scale of our own weight."""
     if place.name in given.stacks:
         return given.stacks[place.name]
     pairs = [given.factors[name] for name in place.layers]
@@ -169,9 +170,10 @@ def _factors(model: Model, place: Place, given: Saved) -> Pair:
     return a, b / export_scale(model, place) if given.exported else b
 
 
-def _fill(update: Update, factors: Pair, what: str) -> None:
+def _fill(update: Update, factors: Pair, origin: str) -> None:
     with torch.no_grad():
         for own, value in zip((update.lora_A, update.lora_B), factors, strict=True):
             if own.shape != value.shape:
-                raise CheckpointError(f"{what} is for a weight of another shape: {tuple(value.shape)} is not {tuple(own.shape)}.")
+                shapes = f"{tuple(value.shape)} is not {tuple(own.shape)}"
+                raise CheckpointError(f"{origin} is for a weight of another shape: {shapes}.")
             own.copy_(value)

@@ -1,4 +1,4 @@
-"""How PEFT sees a model's adapted weights: on an export of the model, in a format of transformers."""
+"""A model's adapted weights as PEFT uses them: on an export of the model, in a format of transformers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _JOINED = {"gate_proj", "up_proj"}
 
 
 def export_scale(model: Model, place: Place) -> float:
-    """How much larger a weight is there; so is B, for W + B A to become the export's."""
+    """The factor of a weight in the export. B is scaled by it too, so that W + B A is scaled as a whole."""
     return next((scale for end, scale in model.config.exported_scales.items() if place.name.endswith(f".{end}")), 1.0)
 
 
 def peft_holds(model: Model, place: Place, adapted: Collection[str]) -> bool:
-    """Whether PEFT can put in this place's update, beside those of the `adapted` names.
+    """True if PEFT can load the update of this place, along with those of the places named in `adapted`.
 
-    transformers 5 stacks experts and joins their gate_proj and up_proj. PEFT 0.21 follows for Qwen3-MoE, where both of
-    the two are adapted, and not for Qwen2-MoE, which is what has a shared expert (_MODEL_TO_CONVERSION_PATTERN and
-    _MOE_FUSED_TARGETS of its transformers_weight_conversion).
+    transformers 5 stacks the experts' weights and fuses gate_proj with up_proj. PEFT 0.21 converts updates to this layout for
+    Qwen3-MoE, if both of the two are adapted. It does not for Qwen2-MoE, the one with a shared expert
+    (_MODEL_TO_CONVERSION_PATTERN and _MOE_FUSED_TARGETS of its transformers_weight_conversion).
     """
     if not place.count:
         return True

@@ -15,19 +15,19 @@ from mm.core.errors import CheckpointError, UsageError
 from mm.runtime.models.hf_files import read_file
 
 CONFIG, WEIGHTS, STACKS = "adapter_config.json", "adapter_model.safetensors", "experts.safetensors"
-# what our own key is called; PEFT warns of one that it does not know
+# our own key in PEFT's config, about which PEFT only warns
 _STACKS_KEY = "mm_experts"
 _PREFIX = "base_model.model."
 _LETTERS = tuple(enumerate("AB"))
-# what PEFT says of a plain update, its training and its loading; whatever else it says must be empty, for a later PEFT may
-# know more kinds that an update of W alone cannot hold
+# PEFT's keys that describe a plain update, its training and its loading. All other keys must be empty: they stand for variants,
+# also those of later versions, that are more than an update of W
 _PLAIN = frozenset({
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r",
     "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "use_rslora", "layers_to_transform", "layers_pattern",
     "megatron_config", "megatron_core", "eva_config", "velora_config", "qalora_group_size", "ensure_weight_tying",
     "runtime_config", _STACKS_KEY,
 })  # fmt: skip
-# other words mean nothing (bias), or factors of a base whose weights were changed before (pissa, olora, loftq)
+# the allowed values; other ones mean trained biases, or factors for a base whose weights were changed first (pissa, olora, loftq)
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {"bias": ("none",), "init_lora_weights": (True, "gaussian", "eva", "orthogonal")}
 
 Pair = tuple[Tensor, Tensor]
@@ -36,8 +36,12 @@ Factors = Mapping[str, Pair]
 
 @attrs.frozen(eq=False)
 class Saved:
-    """Factors A (R, I) and B (O, R) by the name of the linear layer, of the layers as `exported` or as ours, and `stacks`
-    (J, R, I) and (J, O, R) by the name of ours; alpha None where the file does not say (MiniMind: its scale is 1)."""
+    """The content of LoRA files.
+
+    - `factors`: A (R, I) and B (O, R) by the name of the linear layer; of an exported model's layers if `exported`, else of ours;
+    - `stacks`: A (J, R, I) and B (J, O, R) by the name of our stacked weight;
+    - `alpha`: None if the file does not have it, as in MiniMind, whose scale is 1.
+    """
 
     factors: Factors
     stacks: Factors = attrs.field(factory=dict)
@@ -47,12 +51,12 @@ class Saved:
 
     @property
     def ranks(self) -> list[int]:
-        """Those of the factors; one, in what was read."""
+        """The ranks of all factors, sorted; files that `read` accepts have a single one."""
         return sorted({a.shape[-2] for a, _ in (*self.factors.values(), *self.stacks.values())})
 
 
 def read(path: Path) -> Saved:
-    """What a folder or file holds. Raises UsageError for what this is not, CheckpointError for damage."""
+    """Read a folder in PEFT's layout or a MiniMind file. Raises UsageError if it is neither, CheckpointError if it is damaged."""
     if path.is_dir():
         saved = _read_peft(path)
     elif path.is_file():
@@ -65,7 +69,7 @@ def read(path: Path) -> Saved:
 
 
 def write(folder: Path, saved: Saved, dropout: float, targets: list[str]) -> None:
-    """PEFT's two files, of which `targets` is what `target_modules` says, and one of our own for stacks."""
+    """Write PEFT's two files, with `targets` as its `target_modules`, and a file of our own if there are stacks."""
     config: dict[str, Any] = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "inference_mode": True,
         "r": saved.ranks[0], "lora_alpha": saved.alpha, "lora_dropout": dropout, "use_rslora": saved.rslora, "bias": "none",
@@ -96,7 +100,7 @@ def _read_peft(folder: Path) -> Saved:
         raise UsageError(f"{folder / CONFIG}: peft_type is {config.get('peft_type')!r}, expected 'LORA'.")
     for key, value in config.items():
         if value and key not in _PLAIN and value not in _HARMLESS.get(key, ()):
-            raise UsageError(f"{folder / CONFIG}: {key} {value!r} is more than a low-rank update, or not known as one.")
+            raise UsageError(f"{folder / CONFIG}: {key} {value!r} is not a plain low-rank update, or unknown.")
     path = next((folder / name for name in (WEIGHTS, "adapter_model.bin") if (folder / name).is_file()), folder / WEIGHTS)
     factors = _pairs(read_file(path), path, _PREFIX, (".lora_A.weight", ".lora_B.weight"))
     stacks: Factors = {}
@@ -110,9 +114,9 @@ def _pairs(state: Mapping[str, Tensor], path: Path, prefix: str, endings: tuple[
     for key, tensor in state.items():
         ending = next((e for e in endings if key.endswith(e)), "")
         if not ending or not key.startswith(prefix):
-            raise CheckpointError(f"{path}: tensor {key} is no part of a LoRA, whose names end in {' and '.join(endings)}.")
+            raise CheckpointError(f"{path}: tensor {key} is not a LoRA factor, whose names end in {' and '.join(endings)}.")
         found.setdefault(key.removeprefix(prefix).removesuffix(ending), {})[ending] = tensor.float()
     for name, pair in found.items():
         if len(pair) != 2 or pair[endings[0]].shape[-2] != pair[endings[1]].shape[-1]:
-            raise CheckpointError(f"{path}: {name} has not both factors of one rank.")
+            raise CheckpointError(f"{path}: {name} does not have two factors of the same rank.")
     return {name: (pair[endings[0]], pair[endings[1]]) for name, pair in found.items()}

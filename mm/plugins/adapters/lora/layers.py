@@ -1,4 +1,4 @@
-"""Weights with a low-rank update, under the names that they had.
+"""Weights with a low-rank update. The plain weights keep their names in the model's state.
 
 Legend: I inputs, O outputs, R rank, J experts.
 """
@@ -17,7 +17,8 @@ _NORMAL_STD = 0.02  # MiniMind's
 
 
 class Update:
-    """The change B A * scale of one weight; `weight` is the plain parameter. A stack of J weights has J of each."""
+    """The update B A * scale of one weight. `weight` is the plain parameter, without the update. A stack of J weights has J
+    factors A and J factors B."""
 
     names: tuple[str, str]
     weight: nn.Parameter
@@ -27,28 +28,28 @@ class Update:
     active: bool
 
     def delta(self) -> Tensor:
-        """What is added to the weight, in the weight's type."""
+        """B A * scale, the tensor that is added to the weight, in the type of the factors."""
         with torch.autocast(self.lora_A.device.type, enabled=False):
             return self.lora_B @ self.lora_A * self.scale
 
-    def draw(self, init: str) -> None:
-        """A anew, B zero: the update is nothing at first."""
+    def initialise(self, init: str) -> None:
+        """Set A to random values ("normal" or "kaiming") and B to zero, so that the update is zero."""
         if init == "normal":
             nn.init.normal_(self.lora_A, std=_NORMAL_STD)
-        else:  # the authors' own code and PEFT: kaiming_uniform_(a=sqrt(5)) of each matrix, which is this bound
+        else:  # as in the authors' code and PEFT: kaiming_uniform_(a=sqrt(5)) of each matrix has this bound
             bound = 1 / math.sqrt(self.lora_A.shape[-1])
             nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
 
     def remove(self) -> None:
-        """Put back what was there before."""
+        """Restore the module as it was before the update was applied."""
         raise NotImplementedError
 
 
-class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both say that there is a weight
-    """A linear layer whose update works on activations: 2 R (I + O) operations a token and no gradient of the weight.
+class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both declare `weight`
+    """A linear layer whose update works on activations: 2 R (I + O) operations per token, and no gradient of the weight.
 
-    Made of the layer that `parent` has under the name `leaf`, in whose place it stands, it shares its parameters.
+    It replaces the linear layer that `parent` has under the name `leaf`, and shares its parameters.
     """
 
     names = ("lora_A", "lora_B")
@@ -59,12 +60,12 @@ class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both say that ther
         self.weight, self.bias = plain.weight, plain.bias
         self.lora_A, self.lora_B = _factors(plain.weight, rank)
         self.scale, self.dropout, self.active = scale, dropout, True
-        self._origin = parent, leaf, plain  # in a tuple: modules would become part of this one
+        self._origin = parent, leaf, plain  # in a tuple, so that the modules are not registered as children
         self.train(plain.training)
         setattr(parent, leaf, self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x @ weight.T and, where active, the update's share."""
+        """x @ weight.T (+ bias) and, if `active`, the update's output."""
         y = super().forward(x)
         if not self.active:
             return y
@@ -78,10 +79,10 @@ class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both say that ther
 
 
 class LoraStack(Update):
-    """A parameter of J weights, as routed experts have them: who reads it from its module reads weight + update.
+    """A parameter of J stacked weights, as in routed experts. Reading the attribute from its module returns weight + update.
 
-    The update works on the weights, since only the module knows which rows go through which of them; their whole
-    gradient is therefore computed on the way to the factors'.
+    The update works on the weights, since only the module knows which rows go through which expert. The gradient of the whole
+    weights is therefore computed on the way to that of the factors.
     """
 
     def __init__(self, module: nn.Module, leaf: str, rank: int, scale: float) -> None:
@@ -104,8 +105,8 @@ class LoraStack(Update):
 
 @cache
 def _adapted(plain: type, leaf: str) -> type[nn.Module]:
-    """The class whose modules read `leaf` with its update: a property comes before the parameter, which keeps its name in
-    the state. One for all modules, or a compiler would compile each anew."""
+    """A subclass of `plain` with a property `leaf` that returns weight + update. The property takes precedence over the
+    parameter, which keeps its name in the state. All modules share one class, or a compiler would compile each again."""
     return type(plain.__name__, (plain,), {leaf: property(_effective(leaf))})
 
 
@@ -115,7 +116,7 @@ def _update_of(leaf: str) -> str:
 
 def _effective(leaf: str) -> Callable[[nn.Module], Tensor]:
     def effective(module: nn.Module) -> Tensor:
-        # from the module, not from the update: a copy of the module has parameters of its own
+        # from the module, not from the update: a deep copy of the module has its own parameters
         weight, update = module._parameters[leaf], getattr(module, _update_of(leaf))
         assert weight is not None
         if not update.active:

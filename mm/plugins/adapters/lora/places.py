@@ -1,4 +1,4 @@
-"""Which weights of a model can take an update, and which of them are meant."""
+"""The weights of a model that can have an update, and the selection among them by patterns of names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ROUTED = "experts"
 
 @attrs.frozen(eq=False)
 class Place:
-    """A linear layer, or a parameter of `count` stacked weights: `leaf` of `parent`, called `name` in the model; `weight` is
-    the plain parameter."""
+    """A linear layer, or a parameter of `count` stacked weights (0 for a linear layer). It is the attribute `leaf` of `parent`;
+    `name` is its full name in the model, `weight` the plain parameter."""
 
     name: str
     parent: nn.Module
@@ -28,39 +28,40 @@ class Place:
 
     @property
     def layers(self) -> list[str]:
-        """The linear layers that it is for others: the weights of a stack have a number each before the last name."""
+        """The names of the linear layers in other formats: one per weight of a stack, with its index before the last name."""
         stem, _, leaf = self.name.rpartition(".")
         return [f"{stem}.{number}.{leaf}" for number in range(self.count)] if self.count else [self.name]
 
     @property
     def state(self) -> str:
-        """What the names of its parameters begin with, in the model's state."""
+        """The prefix of the names of its parameters in the model's state."""
         return self.name.removesuffix(self.leaf) if self.count else f"{self.name}."
 
 
 def places(model: Model) -> list[Place]:
-    """Every linear layer and every stack of weights, but the output layer: its weight is given to the losses, which
-    would see no update, and may be the embedding too."""
+    """Every linear layer and every stack of weights, except for the output layer: the losses use its plain weight, without an
+    update, and it may be tied to the embedding."""
     hidden = {id(parameter) for parameter in hidden_matrices(model)}
     return [place for place in _candidates(model) if id(place.weight) in hidden]
 
 
-def matching(found: Sequence[Place], patterns: Sequence[str], default: Sequence[str]) -> list[Place]:
-    """The places that a pattern means, or without any those that a `default` pattern means. Raises UsageError for a pattern
-    that means none."""
+def matching_places(found: Sequence[Place], patterns: Sequence[str], default: Sequence[str]) -> list[Place]:
+    """The places that match one of the patterns, or if there are none, one of `default`. Raises UsageError for a pattern that
+    matches no place."""
     for pattern in patterns:
-        if not any(_means(pattern, place) for place in found):
-            if any(_means(f"{_ROUTED}.{pattern}", place) for place in found):
+        if not any(_matches(pattern, place) for place in found):
+            if any(_matches(f"{_ROUTED}.{pattern}", place) for place in found):
                 raise UsageError(f"--lora-target {pattern}: only routed experts have it: name them as {_ROUTED}.{pattern}.")
             known = ", ".join(sorted({place.leaf for place in found}))
             raise UsageError(f"--lora-target {pattern}: no weight of this model has such a name. Their last names: {known}.")
-    chosen = [place for place in found if any(_means(pattern, place) for pattern in patterns or default)]
+    chosen = [place for place in found if any(_matches(pattern, place) for pattern in patterns or default)]
     if not chosen:
         raise UsageError(f"This model has none of {', '.join(default)}: name the weights to adapt with --lora-target.")
     return chosen
 
 
-def _means(pattern: str, place: Place) -> bool:
+def _matches(pattern: str, place: Place) -> bool:
+    """True if the pattern matches the place's whole or last names. Routed experts match only a pattern that names them."""
     if _ROUTED in place.name.split(".") and _ROUTED not in pattern:
         return False
     return fnmatchcase(place.name, pattern) or fnmatchcase(place.name, f"*.{pattern}")

@@ -15,8 +15,8 @@ from mm.runtime.training.rollouts.options import at_least_two
 
 @frozen(kw_only=True)
 class AgentConfig(GrpoConfig):
-    """How long an episode may be. --max-new-tokens bounds a turn, and --overlong-buffer counts back from whichever bound
-    is nearer, the turn's or the episode's."""
+    """The bounds of an episode. --max-new-tokens bounds a single turn. --overlong-buffer counts back from the bound that is
+    nearer, the turn's or the episode's."""
 
     num_generations: int = option(4, help="Episodes drawn for each prompt.", validator=at_least_two)
     max_turns: int = option(MAX_TURNS, help="Most turns of the assistant in an episode.", validator=gt(0))
@@ -27,7 +27,7 @@ class AgentConfig(GrpoConfig):
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """agent."""
+    """The algorithm "agent"."""
     summary = "Reinforcement learning over turns in which the model calls tools and reads their answers."
     yield like_grpo(
         "agent", summary, "mm.plugins.algorithms.agent.algorithm:Agent", AgentConfig, max_length=1024,

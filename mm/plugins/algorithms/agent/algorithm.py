@@ -14,12 +14,13 @@ from mm.runtime.training.rollouts.sampling import request_turn
 
 
 class Agent(Grpo):
-    """Every drawn token is learned under exactly the tokens before it; the tools' results are read and not learned."""
+    """GRPO over episodes of several turns. Every sampled token is trained in the exact context in which it was sampled; the
+    tools' results are context and no targets."""
 
     config: AgentConfig
 
     def complete(self, samples: Sequence[Sample]) -> None:
-        """Turns until an episode stops calling, or reaches a limit. Its text is the transcript that rewards read."""
+        """Run each episode until the model calls no tool, or a limit is reached. Rewards read the whole transcript."""
         self._warn_of_missing_tools(samples)
         runner = EpisodeRunner(
             engine=self.engine, tokenizer=self.context.tokenizer, tools=self.context.tools,
@@ -28,12 +29,12 @@ class Agent(Grpo):
         runner.run(samples, lambda sample, turn: request_turn(sample, turn, self.config, self.context))
 
     def remaining_tokens(self, sample: Sample) -> int:
-        """How many more tokens the longest turn, or the whole episode, could have had."""
+        """The tokens left before the nearer bound: that of the longest turn, or that of the episode."""
         turns = [len(list(run)) for drawn, run in groupby(sample.learn) if drawn]
         return min(self.config.max_new_tokens - max(turns, default=0), self.config.max_total_tokens - len(sample.ids))
 
     def longest_sequence(self) -> Mapping[str, int]:
-        """The bound of an episode."""
+        """The bound of an episode, in tokens."""
         return {f"--max-total-tokens {self.config.max_total_tokens}": self.config.max_total_tokens}
 
     def _warn_of_missing_tools(self, samples: Sequence[Sample]) -> None:

@@ -12,9 +12,9 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
 @frozen(kw_only=True)
 class DistillConfig:
-    """MiniMind's settings."""
+    """The settings of distillation; the defaults are MiniMind's."""
 
-    alpha: float = option(0.5, help="Weight of the cross-entropy; the teacher has the rest.", validator=[ge(0.0), le(1.0)])
+    alpha: float = option(0.5, help="Weight of the cross-entropy; the teacher's term has the rest.", validator=[ge(0.0), le(1.0)])
     temperature: float = option(1.5, help="Softens both distributions before they are compared.", validator=gt(0.0))
     divergence: str = option(
         "forward",
@@ -25,7 +25,7 @@ class DistillConfig:
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """distill."""
+    """The algorithm "distill"."""
     yield AlgorithmSpec(
         name="distill",
         summary="Knowledge distillation from a teacher of any size or architecture (--teacher-from).",

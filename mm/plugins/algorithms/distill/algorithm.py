@@ -14,7 +14,8 @@ from mm.runtime.training.roles import Role
 
 
 class Distill(Algorithm):
-    """alpha * cross-entropy + (1 - alpha) * T^2 * divergence from the teacher, the mean over the global batch's targets."""
+    """alpha * cross-entropy + (1 - alpha) * T^2 * divergence from the teacher, T being the temperature: the mean over the
+    global batch's targets."""
 
     config: DistillConfig
 
@@ -26,7 +27,7 @@ class Distill(Algorithm):
                 f"--teacher-from: the teacher predicts {rows['teacher']} tokens and the student {rows['policy']}; "
                 "distributions over different vocabularies cannot be compared."
             )
-        self.what = Distillation(alpha=config.alpha, temperature=config.temperature, divergence=config.divergence)
+        self.settings = Distillation(alpha=config.alpha, temperature=config.temperature, divergence=config.divergence)
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """The sum over this pack's targets, divided by all targets of the step (1 if there are none)."""
@@ -36,10 +37,10 @@ class Distill(Algorithm):
 
             def from_student(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 return linear_distillation(
-                    hidden.index_select(0, batch.target_index), weight, *teacher, batch.targets, self.what
+                    hidden.index_select(0, batch.target_index), weight, *teacher, batch.targets, self.settings
                 )
 
-            # nested, so that the teacher's output layer is there where a wrapper gathers and frees it around its forward
+            # nested: a wrapper that shards the teacher has its output layer gathered only during the teacher's forward
             found: tuple[Tensor, Tensor, Tensor] = self.models["policy"](batch, head=from_student)
             return found
 

@@ -1,4 +1,4 @@
-"""Learning from pairs of answers: DPO and its kin."""
+"""Learning from pairs of answers: DPO and related losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _has_reference(config: DpoConfig, attribute: Attribute[Any], value: bool) ->
 
 @frozen(kw_only=True)
 class DpoConfig(PreferenceConfig):
-    """The loss of a pair, and its strength."""
+    """The loss of a pair, its strength beta, and the settings that only some losses have."""
 
     loss_type: str = option(
         "sigmoid",
@@ -45,27 +45,27 @@ class DpoConfig(PreferenceConfig):
         validator=optional(gt(0.0)),
     )  # fmt: skip
     label_smoothing: float = option(
-        0.0, help="Share of pairs that are thought to be labelled the wrong way round.", validator=[ge(0.0), lt(0.5), _smoothed]
+        0.0, help="Share of pairs that are assumed to be labelled the wrong way round.", validator=[ge(0.0), lt(0.5), _smoothed]
     )
-    gamma: float | None = option(None, help="simpo: the margin that is aimed at; by default 1.", validator=_simpo_only)
+    gamma: float | None = option(None, help="simpo: the target margin; by default 1.", validator=_simpo_only)
     cache_reference: bool = option(
         False, help="Compute the reference once for all rows and keep it in the workspace's cache.", validator=_has_reference
     )
 
     @property
     def strength(self) -> float:
-        """`beta`, or the loss's usual one."""
+        """`beta`, or by default the loss's own (`BETAS`)."""
         return self.beta or BETAS[self.loss_type]
 
 
 def needs(config: DpoConfig) -> Needs:
-    """Pairs, and a reference if the loss has one."""
+    """Preference data, the policy and, if the loss has one, a reference."""
     return Needs(data="preference", roles=("policy",) if config.loss_type in REFERENCE_FREE else ("policy", "reference"))
 
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """dpo. Settings after MiniMind's."""
+    """The algorithm "dpo", with MiniMind's settings."""
     yield AlgorithmSpec(
         name="dpo",
         summary="Learning from pairs of answers: DPO, its length-normalised form, IPO, SimPO, ORPO.",

@@ -1,4 +1,4 @@
-"""DPO and its kin: the policy and the reference compare pairs of answers."""
+"""DPO and related losses: pairs of answers, compared under the policy and the reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mm.plugins.algorithms.dpo.losses import LOSSES
 
 
 class Dpo(PreferenceAlgorithm):
-    """The mean loss over the global batch's pairs; a unit is a pair, its sequences the chosen and the rejected answer."""
+    """The mean loss of the global batch's pairs. A unit is a pair; its two sequences are the chosen and the rejected answer."""
 
     config: DpoConfig
     watch: ClassVar[Mapping[str, Watch]] = {

@@ -1,6 +1,6 @@
 """Losses of pairs. Legend: P pairs.
 
-Each returns (loss_P, margin_P); the loss pushes the margin up, and a pair counts as right if it is positive.
+Each returns (loss_P, margin_P). The loss pushes the margin up; a pair counts as correct if its margin is positive.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def sigmoid_norm(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple
 
 
 def ipo(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
-    """IPO (arXiv:2310.12036, eq. 17), with means over tokens as its authors compute it: the margin is to be 1 / (2 beta)."""
+    """IPO (arXiv:2310.12036, eq. 17), with means over tokens, as its authors compute it. The target margin is 1 / (2 beta)."""
     margin_P = chosen.mean_ratio_P - rejected.mean_ratio_P
     return (margin_P - 1 / (2 * config.strength)).square(), margin_P
 
@@ -40,19 +40,20 @@ def simpo(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor
 
 
 def orpo(chosen: Answers, rejected: Answers, config: DpoConfig) -> tuple[Tensor, Tensor]:
-    """ORPO (arXiv:2403.07691, eqs. 6 and 7): the chosen answer's loss per token, and beta times the odds ratio's."""
+    """ORPO (arXiv:2403.07691, eqs. 6 and 7): the chosen answer's mean loss per token plus beta times the odds-ratio loss."""
     margin_P = _log_odds(chosen.mean_ratio_P) - _log_odds(rejected.mean_ratio_P)
     return -chosen.mean_ratio_P - config.strength * F.logsigmoid(margin_P), margin_P
 
 
 def _log_odds(logprob_P: Tensor) -> Tensor:
-    """log(p / (1 - p)). A probability that rounds to 1 has no odds, and counts as the largest below it."""
+    """log(p / (1 - p)). The odds of p = 1 are infinite, so log p is clamped to -eps of its type."""
     logprob_P = logprob_P.clamp(max=-torch.finfo(logprob_P.dtype).eps)
     return logprob_P - torch.log(-torch.expm1(logprob_P))
 
 
 def _smoothed(margin_P: Tensor, config: DpoConfig) -> tuple[Tensor, Tensor]:
-    """-log sigmoid of the margin; the share of wrong labels has it the other way round (cDPO, Mitchell 2023)."""
+    """(loss_P, margin_P) with -log sigmoid(margin), and -log sigmoid(-margin) for the share `label_smoothing` (cDPO, Mitchell
+    2023)."""
     wrong = config.label_smoothing
     return -(1 - wrong) * F.logsigmoid(margin_P) - wrong * F.logsigmoid(-margin_P), margin_P
 

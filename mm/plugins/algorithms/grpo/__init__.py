@@ -1,4 +1,4 @@
-"""Group relative policy optimization and its kin."""
+"""Group relative policy optimization (GRPO) and related algorithms: their options and defaults."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from attrs.validators import ge, optional
 from mm.contracts import AlgorithmSpec, Needs, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
 from mm.runtime.training.rollouts.options import at_least_two, only_if
 
-# how far below and above 1 the ratio counts, by each loss's paper; 1 below is no bound. That of CISPO gives no number
+# how far below and above 1 the ratio may go before it is clipped, from each loss's paper; 1 below is no bound. The paper of
+# CISPO does not say its upper bound
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "cispo": (1.0, 0.2), "gspo": (3e-4, 4e-4),
 }  # fmt: skip
 
 
 def surrogate(default: str) -> str:
-    """The option of the surrogate."""
+    """The option `loss_type`, the surrogate, with this default."""
     return option(default, help="Surrogate and what it is divided by.", choices=tuple(BOUNDS))  # type: ignore[no-any-return]
 
 
-def _usual(side: int) -> str:
+def _by_default(side: int) -> str:
     return "by default " + ", ".join(f"{bounds[side]:g} for {loss}" for loss, bounds in BOUNDS.items())
 
 
-def _several(config: SurrogateConfig, attribute: Attribute[Any], value: bool) -> None:
+def _has_groups(config: SurrogateConfig, attribute: Attribute[Any], value: bool) -> None:
     if value and config.num_generations < 2:
         raise ValueError("'dynamic_sampling' asks for groups with spread: with --num-generations 1 no group has any")
 
 
 @frozen(kw_only=True)
 class SurrogateConfig(RolloutConfig):
-    """A clipped surrogate with a KL penalty, whatever the advantage is."""
+    """The options of a clipped surrogate with a KL penalty, for any kind of advantage."""
 
     loss_type: str = surrogate("grpo")
     clip_low: float | None = option(
-        None, help=f"The ratio of new to old probability counts down to 1 minus this; {_usual(0)}.",
+        None, help=f"The ratio of new to old probability counts down to 1 minus this; {_by_default(0)}.",
         validator=[optional(ge(0.0)), only_if(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo: it cuts above")],
     )  # fmt: skip
     clip_high: float | None = option(
-        None, help=f"The ratio counts up to 1 plus this; {_usual(1)}.", validator=optional(ge(0.0))
+        None, help=f"The ratio counts up to 1 plus this; {_by_default(1)}.", validator=optional(ge(0.0))
     )
     kl_coef: float = kl_coefficient(0.04)
     kl_estimator: str | None = option(
@@ -49,7 +50,7 @@ class SurrogateConfig(RolloutConfig):
         choices=("k1", "k2", "k3"), validator=only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0"),
     )  # fmt: skip
     dynamic_sampling: bool = option(
-        False, help="Replace groups whose rewards are all equal by further prompts (DAPO).", validator=_several
+        False, help="Replace groups whose rewards are all equal by further prompts (DAPO).", validator=_has_groups
     )
     most_resamples: int | None = option(
         None, help="How often a rollout may ask for further prompts, by default 3.",
@@ -58,43 +59,43 @@ class SurrogateConfig(RolloutConfig):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """How far below and above 1 the ratio counts: as given, or the loss's own."""
+        """(low, high): the ratio is clipped to 1 - low and 1 + high. By default the loss's own (`BOUNDS`)."""
         low, high = BOUNDS[self.loss_type]
         return low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
 
     @property
     def resamples(self) -> int:
-        """How often a rollout may replace groups without spread."""
+        """How often a rollout may replace groups whose rewards are all equal; 0 without dynamic sampling."""
         return 0 if not self.dynamic_sampling else 3 if self.most_resamples is None else self.most_resamples
 
 
 @frozen(kw_only=True)
 class GrpoConfig(SurrogateConfig):
-    """A group's members are compared with each other."""
+    """The options of advantages that compare a group's completions with each other."""
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", validator=at_least_two)
     scale_rewards: str = option(
-        "auto", help="What divides advantages: deviation in the group, in the rollout, or nothing; auto: the loss's own.",
+        "auto", help="Divisor of advantages: deviation in the group, in the rollout, or none; auto: the loss's own.",
         choices=("auto", "group", "batch", "none"),
     )  # fmt: skip
 
     @property
     def advantage_scale(self) -> str:
-        """`scale_rewards`, or the loss's own. Dr. GRPO (arXiv:2503.20783) shows that dividing by the group's deviation favours
-        prompts that are too easy or too hard."""
+        """`scale_rewards`, or by default the loss's own: none for dr_grpo, otherwise the group's deviation. Dr. GRPO
+        (arXiv:2503.20783) shows that dividing by it favours prompts that are too easy or too hard."""
         own = "none" if self.loss_type == "dr_grpo" else "group"
         return own if self.scale_rewards == "auto" else self.scale_rewards
 
 
 def needs(config: SurrogateConfig) -> Needs:
-    """Prompts, an engine, the policy and, with a KL penalty, a reference."""
+    """Prompts, an engine, the policy and, if `kl_coef` is positive, a reference."""
     return rollout_needs(config, reference=config.kl_coef > 0)
 
 
 def like_grpo(
     name: str, summary: str, target: str, config: type[SurrogateConfig] = GrpoConfig, *, needs: Any = needs, **defaults: Any
 ) -> AlgorithmSpec:
-    """The record of an algorithm like grpo: with its needs, options and defaults but for those that are given."""
+    """The record of an algorithm with grpo's options, needs and default settings, except for those that are passed."""
     return AlgorithmSpec(
         name=name, summary=summary, target=target, config=config, needs=needs, starts_from=("sft", "reason", "lora"),
         defaults={"learning_rate": 1e-6, "global_batch_size": 8, "max_length": 512, **defaults},
@@ -103,6 +104,6 @@ def like_grpo(
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """grpo."""
+    """The algorithm "grpo"."""
     summary = "Reinforcement learning against the mean of a group of completions; also Dr. GRPO, DAPO, CISPO, GSPO."
     yield like_grpo("grpo", summary, "mm.plugins.algorithms.grpo.algorithm:Grpo")

@@ -1,4 +1,4 @@
-"""GRPO (DeepSeekMath, arXiv:2402.03300) and the losses that grew out of it. Imports no torch."""
+"""GRPO (DeepSeekMath, arXiv:2402.03300) and the losses derived from it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ EPS = 1e-4
 
 
 class SurrogateRollout(Rollout):
-    """The policy follows a surrogate of its advantages, with a penalty on the KL to the reference."""
+    """Trains the policy with a clipped surrogate of the advantages and, if there is a reference, a penalty on the KL to it. A
+    subclass defines the advantages."""
 
     config: SurrogateConfig
 
     def sample_groups(self, units: Sequence[Unit], attempt: int = 0) -> list[list[Sample]]:
-        """With dynamic sampling, groups without spread are replaced by further prompts (DAPO, arXiv:2503.14476, eq. 11)."""
+        """As `Rollout.sample_groups`. With dynamic sampling, groups whose rewards are all equal are replaced by further prompts
+        (DAPO, arXiv:2503.14476, eq. 11)."""
         groups = super().sample_groups(units, attempt)
         for more in range(self.config.resamples):
             kept = [group for group in groups if has_spread(group)]
@@ -36,7 +38,7 @@ class SurrogateRollout(Rollout):
         return groups
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The surrogate plus kl_coef times the KL, at each token with the token's weight."""
+        """The weighted sum over drawn tokens of the surrogate plus kl_coef times the KL; see `weights`."""
         tokens = self.drawn_tokens(batch)
         loss_M, clipped_M = SURROGATES[self.config.loss_type](tokens, *self.config.bounds)
         means = {"clip_fraction": clipped_M}
@@ -47,8 +49,12 @@ class SurrogateRollout(Rollout):
         return loss, {"loss": (loss.detach(), totals.share), **self.token_metrics(tokens, **means)}
 
     def weights(self, tokens: DrawnTokens, totals: Totals) -> Tensor:
-        """The weight of each token, M: an equal share of its completion (grpo, gspo), of all tokens (dapo, cispo), or of the
-        longest completion that could have been (dr_grpo)."""
+        """The weight of each drawn token, (M,), by `loss_type`:
+
+        - grpo, gspo: 1 / (completions * the completion's length);
+        - dapo, cispo: 1 / all drawn tokens of the step;
+        - dr_grpo: 1 / (completions * --max-new-tokens).
+        """
         completions = max(1.0, totals.sequences)
         if self.config.loss_type in ("grpo", "gspo"):
             return 1 / (completions * tokens.length_N.clamp(min=1))[tokens.document_M]
@@ -57,13 +63,13 @@ class SurrogateRollout(Rollout):
 
 
 class Grpo(SurrogateRollout):
-    """A group of completions is sampled for each prompt; the advantage of each, for all of its tokens, is its reward relative to
-    the group's."""
+    """Samples a group of completions for each prompt. The advantage of a completion, the same for all its tokens, is its reward
+    relative to the group's mean."""
 
     config: GrpoConfig
 
     def advantages(self, groups: Groups) -> list[list[float]]:
-        """(reward - mean of the group) / deviation of the group, or of the rollout, or 1."""
+        """(reward - mean of the group) / the deviation of the group, that of the rollout, or 1; see `advantage_scale`."""
         rewards, scale = rewards_of(groups), self.config.advantage_scale
         deviations = [deviation(group) + EPS if scale == "group" else 1.0 for group in rewards]
         if scale == "batch":

@@ -1,6 +1,6 @@
-"""The surrogates of GRPO's kin, by the papers' names. Legend: M drawn tokens of a pack, N completions.
+"""The surrogates of GRPO and its variants, by the papers' names. Legend: M drawn tokens of a pack, N completions.
 
-Each returns every token's loss, and the tokens that it clips.
+Each returns (loss_M, clipped_M): every token's loss, and a mask of the tokens that it clips.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def cispo(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """-min(ratio, 1 + high) A log p, the ratio as a constant (MiniMax-M1, arXiv:2506.13585, eq. 4): the weight of a token is
-    clipped, and none loses its gradient. `low` is not used, as in the paper."""
+    """-min(ratio, 1 + high) A log p with the ratio detached (MiniMax-M1, arXiv:2506.13585, eq. 4): the weight of a token is
+    clipped, but no token loses its gradient. `low` is not used, as in the paper."""
     ratio_M = tokens.ratio_M.detach()
     return -ratio_M.clamp(max=1 + high) * tokens.advantages_M * tokens.logprobs_M, ratio_M > 1 + high
 

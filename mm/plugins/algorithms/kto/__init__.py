@@ -12,7 +12,8 @@ from mm.contracts import AlgorithmSpec, Needs, PreferenceConfig, hookimpl, optio
 
 @frozen(kw_only=True)
 class KtoConfig(PreferenceConfig):
-    """KTO's settings (arXiv:2402.01306). Where labels are uneven, weight times number should be about alike."""
+    """KTO's settings (arXiv:2402.01306). If one label is more frequent, choose the weights so that weight * count is about equal
+    for both."""
 
     beta: float = option(0.1, help="How strongly the reference holds the policy.", validator=gt(0.0))
     desirable_weight: float = option(1.0, help="Weight of good answers.", validator=ge(0.0))
@@ -21,7 +22,7 @@ class KtoConfig(PreferenceConfig):
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """kto. MiniMind has no such stage: rate and batch are TRL's and the paper's."""
+    """The algorithm "kto". MiniMind has no such stage: learning rate and batch size are those of TRL and of the paper."""
     yield AlgorithmSpec(
         name="kto",
         summary="Learning from answers that are labelled good or bad, without pairs.",

@@ -12,28 +12,28 @@ from mm.contracts import Metrics, Packed, PreferenceAlgorithm, Tokens, Totals, U
 from mm.plugins.algorithms.kto import KtoConfig
 from mm.runtime.training.context import stable_seed
 
-_KL = "kl"  # the value of a unit that `prepare` adds, and the count that sums it
+_KL = "kl"  # the name of the log-ratio that `prepare` adds to each unit, and of the count that sums it
 
 
 class Kto(PreferenceAlgorithm):
-    """A good answer gains with sigmoid(beta * (log-ratio - z)), a bad one with the opposite sign; the mean loss over the
-    global batch.
+    """The mean over the global batch of weight * (1 - sigmoid(beta * (log-ratio - z))), for bad answers with the opposite sign
+    inside the sigmoid.
 
-    The baseline z is the policy's divergence from the reference, max(0, mean log-ratio of answers to other prompts):
-    a statistic of the global batch. Each row's other answer is that of a row drawn from (seed, row) out of all its store's, so
-    that neither the ranks nor the cutting of a batch changes it.
+    The baseline z estimates the policy's divergence from the reference over the global batch: max(0, mean log-ratio of
+    mismatched answers). A row's mismatched answer is that of another row of the same data, chosen by a hash of (seed, row).
+    It does not depend on the number of ranks or on how a batch is cut.
     """
 
     config: KtoConfig
     samples_answers = True
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
-        """Each unit with the log-ratio of an answer that belongs to another prompt."""
+        """One mini-batch: the units, each with the log-ratio of an answer that belongs to another prompt."""
         gaps = self._gaps([self._mismatch(unit) for unit in units])
         return [[attrs.evolve(unit, values={**unit.values, _KL: gap}) for unit, gap in zip(units, gaps, strict=True)]]
 
     def counts(self, batch: Packed) -> dict[str, float]:
-        """The sum of which the baseline is made."""
+        """The sum of those log-ratios, from which the baseline is computed."""
         return {_KL: sum(unit.values[_KL] for unit in batch.units)}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
@@ -49,31 +49,31 @@ class Kto(PreferenceAlgorithm):
         return loss, {**metrics, **_metrics(ratio_N.detach(), good_N, batch)}
 
     def evaluate(self, units: list[Unit]) -> Metrics:
-        """The loss's metrics, with the baseline of the held-out rows."""
+        """The loss's metrics, with the baseline of the held-out units."""
         (prepared,) = self.prepare(units)
         whole = pack(prepared)
         totals = Totals.of([whole], self.counts(whole)).over_ranks(self.context.world)
         found: Metrics = {}
         device = next(self.models["policy"].model.parameters()).device
-        for batch in self.context.packs(prepared) or [pack([]).to(device)]:  # the empty one names what a rank has none of
+        for batch in self.context.packs(prepared) or [pack([]).to(device)]:  # on a rank without units, for the names
             for name, (total, count) in self.loss(batch, totals)[1].items():
                 before = found.get(name, (torch.zeros_like(total), 0.0))
                 found[name] = before[0] + total, before[1] + count
         return found
 
     def add_answers(self, unit: Unit) -> Unit:
-        """The unit's own answer and the mismatched one."""
+        """The unit with two sequences: its own answer and the mismatched one."""
         return attrs.evolve(unit, sequences=(*unit.sequences, *self._mismatch(unit).sequences))
 
     def _gaps(self, units: Sequence[Unit]) -> list[float]:
-        """The log-ratio of each unit's answer."""
+        """The log-ratio of each unit's (mismatched) answer, with the policy in `eval()`."""
         found: dict[int, float] = {}
         policy = self.models["policy"]
         was = policy.model.training
         policy.train(False)
         for batch in self.context.packs([attrs.evolve(unit, row_index=place) for place, unit in enumerate(units)]):
             places = [unit.row_index for unit in batch.units]
-            # each pack's units are renumbered to be found again; the reference is looked up by their rows
+            # a pack has the units' places in the list as row indices, to sort the results; the reference needs the real ones
             rows = attrs.evolve(batch, units=tuple(units[place] for place in places))
             gaps = policy.sequence_logprobs(batch) - self.reference(rows, column=1)
             found |= dict(zip(places, gaps.tolist(), strict=True))
@@ -81,24 +81,24 @@ class Kto(PreferenceAlgorithm):
         return [found[place] for place in range(len(units))]
 
     def _mismatch(self, unit: Unit) -> Unit:
-        """The unit's prompt with another row's answer, as long as any row may be."""
+        """The unit's prompt with another row's answer, cut at the run's maximum length."""
         rows = self.context.units
         other = stable_seed(self.context.seed, unit.row_index) % len(rows)
         (own,), (theirs,) = unit.sequences, rows[(other + (other == unit.row_index)) % len(rows)].sequences
-        begin, start = _begin(own), _begin(theirs)
-        ids = torch.cat([own.ids[:begin], theirs.ids[start:]])
-        learn = torch.cat([torch.zeros(begin, dtype=torch.bool), theirs.learn[start:]])
+        prompt, start = _answer_start(own), _answer_start(theirs)
+        ids = torch.cat([own.ids[:prompt], theirs.ids[start:]])
+        learn = torch.cat([torch.zeros(prompt, dtype=torch.bool), theirs.learn[start:]])
         most = self.context.max_length
         return attrs.evolve(unit, sequences=(Tokens(ids[:most], {"learn": learn[:most]}),))
 
 
-def _begin(sequence: Tokens) -> int:
+def _answer_start(sequence: Tokens) -> int:
     """The index of the answer's first token."""
     return int(sequence.learn.int().argmax())
 
 
 def _is_good(unit: Unit) -> bool:
-    """The label of a row of unpaired data."""
+    """True if the row of unpaired data is labelled good."""
     return unit.values["label"] > 0
 
 

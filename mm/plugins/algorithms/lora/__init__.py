@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a low-rank adapter: sft under the name and with the settings that MiniMind has for it."""
+"""Supervised fine-tuning of a low-rank adapter: sft with MiniMind's name and settings for it."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """lora. Settings after MiniMind 3's; any other algorithm takes an adapter too."""
+    """The algorithm "lora", with MiniMind 3's settings. Any other algorithm can train an adapter too (--adapter lora)."""
     yield AlgorithmSpec(
         name="lora",
         summary="Supervised fine-tuning of a LoRA adapter (sft with --adapter lora).",

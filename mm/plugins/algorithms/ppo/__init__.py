@@ -13,7 +13,7 @@ from mm.runtime.training.rollouts.options import only_if
 
 @frozen(kw_only=True)
 class PpoConfig(RolloutConfig):
-    """PPO's own settings, after MiniMind 3's."""
+    """PPO's own options; the defaults are MiniMind 3's."""
 
     num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
     passes: int = option(2, help="Passes over the completions of one rollout.", validator=gt(0))
@@ -31,14 +31,14 @@ class PpoConfig(RolloutConfig):
         validator=[optional(gt(0.0)), only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0 to adapt")],
     )  # fmt: skip
     kl_stop: float | None = option(
-        0.25, help="Drop the rest of a rollout's mini-batches when the policy is this far from where it drew them.",
+        0.25, help="Drop the rest of a rollout's mini-batches when the KL to the policy that drew them exceeds this.",
         validator=optional(gt(0.0)),
     )  # fmt: skip
 
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """ppo."""
+    """The algorithm "ppo"."""
     yield AlgorithmSpec(
         name="ppo",
         summary="Reinforcement learning with a critic that values every token.",

@@ -18,7 +18,7 @@ from mm.runtime.training.rollouts.experience import compute_per_token
 
 @attrs.frozen(kw_only=True, eq=False)
 class PpoValues(TokenValues):
-    """With the KL to the reference, the critic's value and what it should have been, at each drawn token."""
+    """As `TokenValues`, with the KL to the reference, the critic's value and its target (the return) at each drawn token."""
 
     kl: Tensor
     values: Tensor
@@ -26,11 +26,12 @@ class PpoValues(TokenValues):
 
 
 class Ppo(Rollout):
-    """A critic values the state before every token; advantages are generalised (GAE) and normalised over the rollout.
+    """A critic estimates the value of the state before every token. Advantages are computed by generalised advantage estimation
+    (GAE) and normalised over the rollout.
 
-    The KL to the reference is taken from the reward at every token, with a fixed or an adaptive weight (arXiv:1909.08593,
-    eq. 2 and section 2.2). When the policy has moved further than `kl_stop` the rest of a rollout is dropped: a number is
-    then read from the device after every step.
+    The KL to the reference is subtracted from the reward at every token, with a fixed or an adaptive weight (arXiv:1909.08593,
+    eq. 2 and section 2.2). Once the KL to the policy that drew the rollout exceeds `kl_stop`, the rest of the rollout is
+    dropped; checking this reads a number from the device after every step.
     """
 
     config: PpoConfig
@@ -69,14 +70,14 @@ class Ppo(Rollout):
         ]
 
     def token_rewards(self, sample: Sample, kl_L: Tensor) -> Tensor:
-        """The reward of each drawn token: minus its KL, and the completion's at the last."""
+        """The reward of each drawn token, (L,): -kl_coef * its KL; the last one also gets the completion's reward."""
         rewards_L: Tensor = -self.kl_coef * kl_L
         if len(rewards_L):
             rewards_L[-1] += sample.reward
         return rewards_L
 
     def generalised_advantages(self, rewards_L: Tensor, values_L: Tensor) -> Tensor:
-        """Advantages by GAE (arXiv:1506.02438, eq. 16); nothing comes after the last token."""
+        """The advantage of each drawn token, (L,), by GAE (arXiv:1506.02438, eq. 16). The value after the last token is 0."""
         gamma, discount = self.config.gamma, self.config.gamma * self.config.gae_lambda
         after_L = torch.cat((values_L[1:], values_L.new_zeros(1)))[: len(values_L)]
         deltas, running, found = (rewards_L + gamma * after_L - values_L).tolist(), 0.0, list[float]()
@@ -86,7 +87,8 @@ class Ppo(Rollout):
         return torch.tensor(found[::-1])
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The clipped surrogate and the critic's clipped error, each a mean over all drawn tokens of the step."""
+        """The clipped surrogate plus value_coef times the critic's clipped error, each a mean over all drawn tokens of the
+        step."""
         config, drawn = self.config, max(1.0, totals.targets)
         known = PpoValues.of_pack(batch)
         tokens = self.drawn_tokens(batch, known)
@@ -103,12 +105,13 @@ class Ppo(Rollout):
         return policy + config.value_coef * value, {**metrics, **self.token_metrics(tokens, **means)}
 
     def value_loss(self, values_M: Tensor, known: PpoValues) -> Tensor:
-        """Half the squared error, or what it is at the edge of the clip where that is worse: a sum."""
+        """The sum of half the squared errors, each the larger of the value's and of the value clipped to within `value_clip` of
+        the old one."""
         near_M = known.values + (values_M - known.values).clamp(-self.config.value_clip, self.config.value_clip)
         return 0.5 * torch.maximum((values_M - known.returns).square(), (near_M - known.returns).square()).sum()
 
     def after_step(self, step: int) -> bool:
-        """True if the policy has moved too far from where it drew, over all ranks."""
+        """True if the mean KL to the policy that drew the rollout, over all ranks, exceeds `kl_stop`."""
         moved, self._moved = self._moved, None
         if self.config.kl_stop is None or moved is None:
             return False
@@ -116,8 +119,8 @@ class Ppo(Rollout):
         return bool(total / max(1.0, self._drawn) > self.config.kl_stop)
 
     def adapt_kl_coef(self, kls: Sequence[Tensor]) -> None:
-        """Raise or lower the KL's weight by up to 2% per rollout (arXiv:1909.08593, section 2.2), where the KL is the mean over
-        all drawn tokens, as the metric is."""
+        """Raise or lower the KL's weight by up to 2% per rollout (arXiv:1909.08593, section 2.2). The KL is the mean over all
+        drawn tokens, like the metric."""
         if self.config.kl_target is None:
             return
         sums = self.context.world.sum({"kl": sum(float(kl.sum()) for kl in kls), "tokens": float(sum(map(len, kls)))})

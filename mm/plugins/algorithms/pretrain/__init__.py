@@ -7,7 +7,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """pretrain, a new model unless --from names one. Settings after MiniMind's."""
+    """The algorithm "pretrain", with MiniMind's settings. It makes a new model unless --from names one."""
     yield AlgorithmSpec(
         name="pretrain",
         summary="Next-token prediction on text.",

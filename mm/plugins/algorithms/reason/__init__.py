@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on reasoning, in which the tags around thoughts and answers weigh more."""
+"""Supervised fine-tuning on reasoning: the tags around a thought and the final answer have a larger weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
 @frozen(kw_only=True)
 class ReasonConfig:
-    """The tags, and their weight."""
+    """The tags and the weight of their tokens."""
 
     tag_weight: float = option(10.0, help="Weight of a tag's tokens; every other token weighs 1.", validator=gt(0.0))
     tag: tuple[str, ...] = option(
@@ -24,7 +24,7 @@ class ReasonConfig:
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """reason. Settings after MiniMind 2's."""
+    """The algorithm "reason", with MiniMind 2's settings."""
     yield AlgorithmSpec(
         name="reason",
         summary="Supervised fine-tuning on reasoning; think and answer tags weigh more.",

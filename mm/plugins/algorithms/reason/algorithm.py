@@ -1,4 +1,4 @@
-"""Next-token prediction with weights."""
+"""Next-token prediction in which the tokens of tags have a larger weight."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mm.runtime.training.roles import Role
 
 
 class Reason(Algorithm):
-    """The weighted mean negative log-likelihood over the global batch's target tokens.
+    """The weighted mean negative log-likelihood of the global batch's target tokens.
 
-    A tag that is one token of the vocabulary is known by its id. Any other is looked for in the text: the tokens that
-    have a part of it weigh more there, and nowhere else.
+    A tag that is one token of the vocabulary is recognised by its id. Any other tag is searched for in the text; every token
+    that overlaps it gets the tag's weight at that place.
     """
 
     config: ReasonConfig
@@ -37,7 +37,7 @@ class Reason(Algorithm):
         self._spelled = [re.escape(tag) for tag in sorted(spelled - set(ids.values()), key=len, reverse=True)]
 
     def counts(self, batch: Packed) -> dict[str, float]:
-        """The weights of all target tokens."""
+        """The sum of the weights of this pack's target tokens."""
         return {"weights": float(self.weights(batch).sum())}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
@@ -50,7 +50,7 @@ class Reason(Algorithm):
         return total / max(1.0, totals["weights"]), metrics
 
     def weights(self, batch: Packed) -> Tensor:
-        """weights_M, on the host."""
+        """The weight of each target token, (M,), on the host."""
         found = [torch.empty(0)]
         for unit in batch.units:
             for sequence in unit.sequences:
@@ -59,7 +59,7 @@ class Reason(Algorithm):
         return torch.cat(found)
 
     def _in_spelled(self, ids: Tensor) -> Tensor:
-        """Which tokens have a part of a tag that is several tokens."""
+        """A mask of the tokens that overlap a tag which is not a token of its own."""
         found = torch.zeros(len(ids), dtype=torch.bool)
         if not self._spelled:
             return found

@@ -1,4 +1,4 @@
-"""REINFORCE++."""
+"""REINFORCE++: its record."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,6 @@ from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """reinforce-pp."""
+    """The algorithm "reinforce-pp"."""
     summary = "Reinforcement learning against the mean of the whole rollout (REINFORCE++)."
     yield like_grpo("reinforce-pp", summary, "mm.plugins.algorithms.reinforce_pp.algorithm:ReinforcePlusPlus", SurrogateConfig)

@@ -6,7 +6,7 @@ from mm.runtime.training.rollouts.completions import Groups, flatten
 
 
 class ReinforcePlusPlus(SurrogateRollout):
-    """The global batch is the baseline; the KL stays in the loss, as in the paper's variant with groups."""
+    """The baseline is the mean of the whole rollout. The KL is a term of the loss, as in the paper's variant with groups."""
 
     def advantages(self, groups: Groups) -> list[list[float]]:
         """(reward - mean) / deviation over every completion of the rollout."""

@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out."""
+"""REINFORCE leave-one-out (RLOO): its options and record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mm.runtime.training.rollouts.options import at_least_two
 
 @frozen(kw_only=True)
 class RlooConfig(SurrogateConfig):
-    """A completion as one action: its tokens are summed, and divided by a constant alone."""
+    """A completion counts as one action: the losses of its tokens are summed and divided by a constant, not by its length."""
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", validator=at_least_two)
     loss_type: str = surrogate("dr_grpo")
@@ -21,6 +21,6 @@ class RlooConfig(SurrogateConfig):
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """rloo."""
+    """The algorithm "rloo"."""
     summary = "Reinforcement learning against the mean of a group's other completions."
     yield like_grpo("rloo", summary, "mm.plugins.algorithms.rloo.algorithm:Rloo", RlooConfig)

@@ -7,7 +7,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """sft, continuing the newest pretrained model unless told otherwise. Settings after MiniMind 3's."""
+    """The algorithm "sft", with MiniMind 3's settings. It continues the newest pretrained model unless --from names another."""
     yield AlgorithmSpec(
         name="sft",
         summary="Supervised fine-tuning on conversations.",

@@ -1,4 +1,4 @@
-"""Single-stream policy optimization."""
+"""Single-stream policy optimization (SPO): its options and record."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mm.contracts import AlgorithmSpec, hookimpl, kl_coefficient, option
 from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo, surrogate
 from mm.runtime.training.rollouts.options import only_if
 
-# each tracker's least share that is kept: the paper's (a window of 8 outcomes), and MiniMind's
+# the smallest share of its counts that each tracker keeps at an update: the paper's (a window of 8 outcomes), and MiniMind's
 RHO_LOW: Mapping[str, float] = {"prompt": 0.875, "global": 0.5}
-_usual = "by default " + ", ".join(f"{share:g} for {tracker}" for tracker, share in RHO_LOW.items())
+_BY_DEFAULT = "by default " + ", ".join(f"{share:g} for {tracker}" for tracker, share in RHO_LOW.items())
 
 
-def _tells_apart(config: SpoConfig, attribute: Attribute[Any], value: bool) -> None:
+def _one_per_prompt(config: SpoConfig, attribute: Attribute[Any], value: bool) -> None:
     if not value and config.value_tracker == "global":
-        raise ValueError("'prioritised': with --value-tracker global no prompt comes before another anyway")
+        raise ValueError("'prioritised': with --value-tracker global all prompts have the same priority anyway")
 
 
 @frozen(kw_only=True)
 class SpoConfig(SurrogateConfig):
-    """The value tracker, and what is drawn next."""
+    """The options of the value tracker, and of the choice of the next prompts."""
 
     num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
     loss_type: str = surrogate("dapo")
@@ -33,21 +33,21 @@ class SpoConfig(SurrogateConfig):
         "prompt", help="One value for each prompt (the paper's), or one for all of them (MiniMind's).",
         choices=tuple(RHO_LOW),
     )  # fmt: skip
-    reward_low: float = option(0.0, help="Reward that counts as failure; the tracker knows shares of success.")
+    reward_low: float = option(0.0, help="Reward that counts as failure; the tracker estimates the share of success.")
     reward_high: float = option(1.0, help="Reward that counts as success.")
-    kl_half_life: float = option(0.06, help="KL after which half of what is known of a prompt is forgotten.", validator=gt(0.0))
+    kl_half_life: float = option(0.06, help="KL after which half of a prompt's counts is forgotten.", validator=gt(0.0))
     rho_low: float | None = option(
-        None, help=f"Least share of the known that is kept at an update; {_usual}.", validator=optional([gt(0.0), lt(1.0)])
+        None, help=f"Smallest share of the counts kept at an update; {_BY_DEFAULT}.", validator=optional([gt(0.0), lt(1.0)])
     )
     rho_high: float = option(0.96, help="Largest share that is kept.", validator=[gt(0.0), le(1.0)])
     advantage_clip: float | None = option(5.0, help="Largest advantage.", validator=optional(gt(0.0)))
     normalise: bool = option(True, help="Normalise advantages over the rollout (the paper's; MiniMind does not).")
     prioritised: bool = option(
-        True, help="Draw prompts the more often the less certain their outcome is, where each has its value.",
-        validator=_tells_apart,
+        True, help="Draw prompts with uncertain outcomes more often, if each prompt has its own value.",
+        validator=_one_per_prompt,
     )  # fmt: skip
     explore: float | None = option(
-        None, help="Weight that every prompt has beside its uncertainty; by default 0.05.",
+        None, help="Constant that is added to the uncertainty of every prompt; by default 0.05.",
         validator=[optional(ge(0.0)), only_if(lambda c: c.by_uncertainty, "is for prompts that are drawn by uncertainty")],
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ class SpoConfig(SurrogateConfig):
 
     @property
     def least_kept(self) -> float:
-        """`rho_low`, or the tracker's own."""
+        """`rho_low`, or by default the tracker's own (`RHO_LOW`)."""
         return RHO_LOW[self.value_tracker] if self.rho_low is None else self.rho_low
 
     @property
@@ -70,6 +70,6 @@ class SpoConfig(SurrogateConfig):
 
 @hookimpl
 def mm_algorithms() -> Iterable[AlgorithmSpec]:
-    """spo."""
-    summary = "Reinforcement learning with one completion a prompt, against what earlier ones of it earned."
+    """The algorithm "spo"."""
+    summary = "Reinforcement learning with one completion per prompt, against the rewards of its earlier ones."
     yield like_grpo("spo", summary, "mm.plugins.algorithms.spo.algorithm:Spo", SpoConfig, global_batch_size=64)

@@ -17,10 +17,10 @@ from mm.core.records import ArchitectureSpec
 
 @attrs.frozen(kw_only=True)
 class DenseConfig(ArchitectureConfig):
-    """Sizes of a decoder. Gen 2 is Llama-like; gen 3 adds q/k normalisation and is Qwen3-like.
+    """The sizes of a decoder. MiniMind's generation 2 is Llama-like; generation 3 adds q/k normalisation and is Qwen3-like.
 
     The vocabulary is set once the tokenizer is known: `attrs.evolve(config, vocab_size=len(tokenizer))`.
-    Raises ValueError for sizes that do not divide.
+    Raises ValueError if one size must divide another and does not.
     """
 
     vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=gt(0))
@@ -80,69 +80,69 @@ class DenseConfig(ArchitectureConfig):
 
     @property
     def head_size(self) -> int:
-        """D: `head_dim`, or its default."""
+        """D: `head_dim`, or by default hidden_size / num_attention_heads."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
     def ffn_size(self) -> int:
-        """`intermediate_size`, or MiniMind's gen 2 rule: two thirds of 4 * hidden, rounded up to 64."""
+        """`intermediate_size`, or by MiniMind's gen 2 rule two thirds of 4 * hidden, rounded up to a multiple of 64."""
         return self.intermediate_size or 64 * math.ceil(int(self.hidden_size * 8 / 3) / 64)
 
     @property
     def original_positions(self) -> int:
-        """Document length in training: `rope_original_positions`, or its default."""
+        """The document length in training: `rope_original_positions`, or by default the longest document / YaRN's factor."""
         return self.rope_original_positions or round(self.max_position_embeddings / (self.rope_scaling_factor or 1))
 
     def loaded_with(self, **changes: Any) -> Self:
-        """The config of the trained model with other YaRN settings, and as many positions as they reach.
+        """The config of the trained model with other YaRN settings, and the number of positions that follows from them.
 
-        Raises ValueError for settings that would do nothing.
+        Raises ValueError for settings that would have no effect.
         """
         original = changes.get("rope_original_positions") or self.original_positions
         factor = changes.get("rope_scaling_factor", self.rope_scaling_factor)
         if factor is None and (idle := sorted(changes.keys() - {"rope_scaling_factor"})):
-            raise ValueError(f"'{idle[0]}' does nothing without a scaling factor")
+            raise ValueError(f"'{idle[0]}' has no effect without a scaling factor")
         changes |= {"rope_original_positions": original, "max_position_embeddings": round(original * (factor or 1))}
         return attrs.evolve(self, **changes)
 
     @property
     def attention_parameters(self) -> int:
-        """Matrix weights of one block's attention: q, k, v and o."""
+        """The number of matrix weights in one block's attention: q, k, v and o."""
         return 2 * self.hidden_size * self.head_size * (self.num_attention_heads + self.num_key_value_heads)
 
     @property
     def feed_forward_parameters(self) -> int:
-        """Matrix weights of one block's feed-forward: gate, up and down."""
+        """The number of matrix weights in one block's feed-forward: gate, up and down."""
         return 3 * self.hidden_size * self.ffn_size
 
     @property
     def active_feed_forward_parameters(self) -> int:
-        """Those of them that one token passes."""
+        """The feed-forward weights of one block that one token uses: all of them."""
         return self.feed_forward_parameters
 
     @property
     def norm_parameters(self) -> int:
-        """Weights of every RMSNorm of the model."""
+        """The number of weights in all RMSNorms of the model."""
         block = 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0)
         return self.num_hidden_layers * block + self.hidden_size
 
     def num_parameters(self) -> int:
-        """Weights of the model; a tied embedding counts once."""
+        """The number of weights of the model; a tied embedding counts once."""
         block = self.attention_parameters + self.feed_forward_parameters
         embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         return self.num_hidden_layers * block + self.norm_parameters + embeddings
 
     def num_active_parameters(self) -> int:
-        """Weights that one token passes; differs from `num_parameters` where there are experts."""
+        """The number of weights that one token uses; fewer than `num_parameters` if there are experts."""
         idle = self.feed_forward_parameters - self.active_feed_forward_parameters
         return self.num_parameters() - self.num_hidden_layers * idle
 
     def flops_per_token(self, context: int) -> float:
-        """Training FLOPs of one token, forward and backward, in documents of `context` tokens.
+        """Training FLOPs per token, forward and backward, in documents of `context` tokens.
 
-        6 * N for the N weights of matrix products that a token passes (with the output layer, without the embedding
-        look-up), plus 12 * layers * heads * head size * the context / 2 that a causal token sees on average
-        (PaLM, arXiv:2204.02311, appendix B, which counts the whole context).
+        6 * N for the N matrix weights that a token uses (with the output layer, without the embedding look-up), plus
+        12 * layers * heads * head size * context / 2: under causal attention a token sees half the context on average. PaLM
+        (arXiv:2204.02311, appendix B) counts the whole context.
         """
         block = self.attention_parameters + self.active_feed_forward_parameters
         matrices = self.num_hidden_layers * block + self.vocab_size * self.hidden_size
@@ -157,7 +157,7 @@ _TINY: dict[str, Any] = {
 
 
 def gen3_intermediate_size(hidden_size: int) -> int:
-    """MiniMind's gen 3 rule for the feed-forward: pi * hidden, rounded up to 64."""
+    """The width of the feed-forward by MiniMind's gen 3 rule: pi * hidden, rounded up to a multiple of 64."""
     return 64 * math.ceil(hidden_size * math.pi / 64)
 
 
@@ -175,7 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def mm_architectures() -> Iterable[ArchitectureSpec]:
-    """The dense decoder."""
+    """The architecture "dense"."""
     yield ArchitectureSpec(
         name="dense",
         summary="Dense decoder, Llama-like (gen 2) or Qwen3-like (gen 3).",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Dense(Decoder):
-    """A decoder without experts: it counts nothing and has no auxiliary loss."""
+    """A decoder without experts: it has no auxiliary loss and needs no counts."""
 
     def __init__(self, config: DenseConfig, kernels: Kernels) -> None:
         super().__init__(config, kernels, lambda layer: SwiGLU(config.hidden_size, config.ffn_size))

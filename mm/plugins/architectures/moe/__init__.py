@@ -16,9 +16,10 @@ from mm.plugins.architectures.dense import PRESETS as DENSE, DenseConfig
 
 @attrs.frozen(kw_only=True)
 class MoEConfig(DenseConfig):
-    """The dense decoder's sizes with experts in every block; `intermediate_size` is the width of one expert.
+    """The sizes of a decoder with experts in every block. `intermediate_size` is the width of one expert.
 
-    Gen 2 is Qwen2-MoE with an ungated shared expert, gen 3 is Qwen3-MoE. Raises ValueError for sizes that do not fit.
+    MiniMind's generation 2 is Qwen2-MoE with an ungated shared expert, generation 3 is Qwen3-MoE. Raises ValueError for
+    inconsistent sizes.
     """
 
     num_experts: int = option(4, help="Routed experts in each block.", validator=gt(0))
@@ -42,23 +43,24 @@ class MoEConfig(DenseConfig):
 
     @property
     def shared_ffn_size(self) -> int:
-        """`shared_expert_intermediate_size`, or its default."""
+        """`shared_expert_intermediate_size`, or by default the width of one routed expert; 0 if there is no shared expert."""
         given = self.shared_expert_intermediate_size
         return self.ffn_size if given is None else given
 
     @property
     def feed_forward_parameters(self) -> int:
-        """Matrix weights of one block's router and of all its experts."""
+        """The number of matrix weights in one block's router and all its experts."""
         return self._feed_forward(self.num_experts)
 
     @property
     def active_feed_forward_parameters(self) -> int:
-        """Matrix weights of one block's feed-forward that one token passes."""
+        """The number of matrix weights of one block's router and experts that one token uses."""
         return self._feed_forward(self.num_experts_per_tok)
 
     @property
     def exported_scales(self) -> Mapping[str, float]:
-        """What Qwen2-MoE multiplies the shared expert by, a gate of zeros, is one half: its last matrix is twice ours."""
+        """2 for the shared expert's last matrix: Qwen2-MoE multiplies the shared expert by a sigmoid gate, which an export
+        writes as zeros, and sigmoid(0) is one half."""
         return {"mlp.shared_expert.down_proj": 2.0} if self.shared_ffn_size else {}
 
     def _feed_forward(self, experts: int) -> int:
@@ -82,7 +84,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @hookimpl
 def mm_architectures() -> Iterable[ArchitectureSpec]:
-    """The mixture of experts."""
+    """The architecture "moe"."""
     yield ArchitectureSpec(
         name="moe",
         summary="Mixture of experts, Qwen2-MoE-like with a shared expert (gen 2) or Qwen3-MoE-like (gen 3).",

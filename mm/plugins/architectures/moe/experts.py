@@ -1,6 +1,6 @@
-"""The feed-forward of a mixture of experts: a router, the experts it sends each token to, and a shared one.
+"""The feed-forward of a mixture of experts: a router, the experts that it selects for each token, and a shared expert.
 
-Legend: mm.runtime.nn.batch, and J experts, k experts of a token, R = T * k rows sorted by expert, I an expert's width.
+Legend: mm.runtime.nn.batch, and J experts, k experts per token, R = T * k rows sorted by expert, I an expert's width.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class Experts(nn.Module):
-    """J SwiGLUs with their weights stacked: one cast and one grouped product instead of J, however many they are.
+    """J SwiGLUs with stacked weights: one cast and one grouped product instead of J of each.
 
-    `product` is an attribute that a chip may replace.
+    A backend may replace the attribute `product`.
     """
 
     def __init__(self, config: MoEConfig) -> None:
@@ -40,13 +40,13 @@ class Experts(nn.Module):
         self.product = grouped_product
 
     def forward(self, x_RE: Tensor, ends_J: Tensor) -> Tensor:
-        """y_RE, for rows that lie expert by expert."""
+        """x_RE -> y_RE for rows that are sorted by expert; the rows of expert j end at `ends_J[j]`."""
         gate_JIE, up_JIE, down_JEI = (w.to(x_RE.dtype) for w in (self.gate_proj, self.up_proj, self.down_proj))
         inner_RI = F.silu(self.product(x_RE, gate_JIE, ends_J)) * self.product(x_RE, up_JIE, ends_J)
         return self.product(inner_RI, down_JEI, ends_J)
 
     def fast_decode(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The same for a CPU, from a copy of the present weights laid out for few rows."""
+        """A faster `forward` for few rows on a CPU, from a copy of the present weights."""
         weights = zip(self.gate_proj.detach(), self.up_proj.detach(), self.down_proj.detach(), strict=True)
         feeds = [swiglu(laid_out(torch.cat((gate, up))), laid_out(down)) for gate, up, down in weights]
 
@@ -58,8 +58,9 @@ class Experts(nn.Module):
 
 
 class Router(nn.Linear):
-    """x_TE -> a score for each expert. A cast of the model to half precision leaves its weights as they are: rounded, close
-    scores would change places (Switch, arXiv:2101.03961), and a copy for generation would send tokens elsewhere."""
+    """x_TE -> a score for each expert. Casting the model to half precision does not change the router's weights: rounding would
+    swap experts with close scores (Switch, arXiv:2101.03961), and a half-precision copy for generation would route tokens to
+    other experts."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         def wide(tensor: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Router(nn.Linear):
 
 
 class MixtureOfExperts(nn.Module):
-    """Softmax router, top-k experts and, where the config has one, an ungated shared expert."""
+    """A softmax router, the top-k experts and, if the config has one, an ungated shared expert."""
 
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()
@@ -82,7 +83,8 @@ class MixtureOfExperts(nn.Module):
         self.shared_expert = SwiGLU(config.hidden_size, config.shared_ffn_size) if config.shared_ffn_size else None
 
     def forward(self, x_TE: Tensor, batch: Packed | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """(y_TE, in training (the router's probabilities_TJ, each token's experts_Tk)). No token is dropped."""
+        """(y_TE, auxiliary), the latter in training (the router's probabilities_TJ, each token's experts_Tk), otherwise None.
+        No token is dropped."""
         probabilities_TJ, weights_Tk, experts_Tk = self._route(x_TE)
         y_TE = self._mix(self.experts, x_TE.to(compute_dtype(x_TE)), weights_Tk, experts_Tk)
         if self.shared_expert is not None:
@@ -90,7 +92,7 @@ class MixtureOfExperts(nn.Module):
         return y_TE, (probabilities_TJ, experts_Tk) if self.training and batch is not None else None
 
     def fast_decode(self) -> Callable[[Tensor], Tensor]:
-        """x_AE -> y_AE for decoding, from a copy of the present weights; away from the CPU `forward` itself."""
+        """x_AE -> y_AE for decoding, from a copy of the present weights. On other devices than the CPU it is `forward`."""
         if self.gate.weight.device.type != "cpu":
             return lambda x_AE: self(x_AE)[0]
         experts, shared = self.experts.fast_decode(), self.shared_expert and feed_forward(self.shared_expert)
@@ -103,12 +105,12 @@ class MixtureOfExperts(nn.Module):
 
     def _route(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(probabilities_TJ, weights_Tk, experts_Tk), the floats in float32."""
-        # in the weights' own type, as the router keeps them
+        # in the type of the router's weights, which a cast to half precision does not change
         with torch.autocast(x_TE.device.type, enabled=False):
             probabilities_TJ = self.gate(x_TE.to(self.gate.weight.dtype)).float().softmax(-1)
         weights_Tk, experts_Tk = probabilities_TJ.topk(self.top_k, dim=-1)
         if self.normalise:
-            # one weight over itself is the constant 1, through which the router would learn nothing from its task
+            # for k = 1 a weight divided by itself is the constant 1, so the router would get no gradient from the task's loss
             total_T1 = weights_Tk.detach() if self.top_k == 1 else weights_Tk.sum(-1, keepdim=True)
             weights_Tk = weights_Tk / total_T1
         return probabilities_TJ, weights_Tk, experts_Tk
@@ -116,7 +118,7 @@ class MixtureOfExperts(nn.Module):
     def _mix(
         self, experts: Callable[[Tensor, Tensor], Tensor], x_TE: Tensor, weights_Tk: Tensor, experts_Tk: Tensor
     ) -> Tensor:
-        """Sort a row for each choice by expert, let the experts compute, and add up each token's rows."""
+        """Make one row per token and choice, sort the rows by expert, apply the experts, and sum each token's weighted rows."""
         experts_R = experts_Tk.flatten()
         order_R = experts_R.argsort(stable=True)
         place_R = torch.empty_like(order_R).scatter_(0, order_R, torch.arange(len(order_R), device=order_R.device))
@@ -129,9 +131,9 @@ class MixtureOfExperts(nn.Module):
 
 
 class _Rows(torch.autograd.Function):
-    """x repeated `copies` times, then put in another order: a gather whose backward is one too.
+    """x with each row repeated `copies` times, then permuted: a gather whose backward is a gather too.
 
-    Autograd's own would add rows one by one: slow on a CPU, in any order on a device.
+    Autograd's own backward would add rows one by one: slowly on a CPU, and in a non-deterministic order on a device.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""Products of sorted rows with the matrix of their group.
+"""Products of rows, sorted by group, with the matrix of their group.
 
-Legend: R rows, lying group by group; J groups, I inputs, O outputs. `ends_J` (int32) is where each group ends.
+Legend: R rows, sorted by group; J groups, I inputs, O outputs. `ends_J` (int32) has the index at which each group ends.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# oneDNN builds a kernel for each number of rows that it meets, which takes ten times a small product itself, and keeps
-# some 1,000 of them; experts hardly ever get equally many rows twice. Cut so, few numbers of rows occur
+# oneDNN builds a kernel for every new number of rows, which takes ten times as long as a small product, and keeps some 1,000
+# of them. Experts rarely get the same number of rows twice; cut into blocks, few numbers of rows occur
 BLOCK = 64
 
 
 def grouped_product(x_RI: Tensor, weight_JOI: Tensor, ends_J: Tensor) -> Tensor:
-    """y_RO: each row times the transposed matrix of its group. Rows and weights have one type.
+    """y_RO: each row times the transposed matrix of its group. Rows and weights must have the same type.
 
-    On a device torch's grouped kernel reads the ends there, so that the host never waits; what the kernel does not take
-    is sliced, for which the host does wait. On a CPU the host knows the ends anyway, and one product a group is 1.1 to
-    1.3 times as fast as that kernel.
+    On a device torch's grouped kernel reads `ends_J` there, so that the host does not wait. If the kernel does not support the
+    weights, `sliced_product` is used, for which the host waits. On a CPU one product per group is 1.1 to 1.3 times as fast as
+    that kernel.
     """
-    if x_RI.device.type == "cpu" or not _served(weight_JOI):
+    if x_RI.device.type == "cpu" or not _has_kernel(weight_JOI):
         y_RO: Tensor = sliced_product(x_RI, weight_JOI, ends_J)
     else:
         y_RO = F.grouped_mm(x_RI, weight_JOI.mT, offs=ends_J)
     return y_RO
 
 
-def _served(weight_JOI: Tensor) -> bool:
-    """Whether torch's kernel takes it: bfloat16, rows and columns of whole multiples of 16 bytes."""
+def _has_kernel(weight_JOI: Tensor) -> bool:
+    """True if torch's grouped kernel supports the weights: bfloat16, with rows and columns of a multiple of 16 bytes."""
     return weight_JOI.dtype == torch.bfloat16 and not any(size % 8 for size in weight_JOI.shape[1:])
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def sliced_product(x_RI: Tensor, weight_JOI: Tensor, ends_J: Tensor) -> Tensor:
-    """`grouped_product` as one product for each group, for any type and size; the host reads where groups end."""
+    """`grouped_product` with one product per group, for any type and size. The host waits to read `ends_J`."""
     y_RO: Tensor = _SlicedProduct.apply(x_RI, weight_JOI, ends_J.tolist())  # type: ignore[no-untyped-call]
     return y_RO
 
 
 class _SlicedProduct(torch.autograd.Function):
-    """Written out, since autograd's backward of a slice is as large as what it was cut from."""
+    """With its own backward, because autograd's backward of a slice makes a tensor as large as the whole."""
 
     @staticmethod
     def forward(ctx: Any, x_RI: Tensor, weight_JOI: Tensor, ends: list[int]) -> Tensor:
@@ -71,7 +71,7 @@ class _SlicedProduct(torch.autograd.Function):
 
 
 def _pieces(ends: list[int]) -> Iterator[tuple[int, slice]]:
-    """The rows of each group, in two where they are no multiple of BLOCK: the multiple, and what is left."""
+    """(group, its rows), in two pieces if their number is not a multiple of BLOCK: the largest multiple, and the rest."""
     for group, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         middle = end - (end - start) % BLOCK
         for rows in (slice(start, middle), slice(middle, end)):

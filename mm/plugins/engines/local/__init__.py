@@ -1,4 +1,4 @@
-"""The engine that comes with mm: batched decoding in this process, on every backend."""
+"""The engine that comes with mm, its options and record: batched decoding in this process, on every backend."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mm.core.records import EngineSpec
 
 @attrs.frozen(kw_only=True)
 class LocalConfig:
-    """Settings of the local engine. None of them changes what is generated."""
+    """The options of the local engine. None of them changes the generated tokens."""
 
     slots: int = option(64, help="Completions that are generated at once.", validator=ge(1))
     cache_tokens: int = option(
-        65536, help="Bound of the key/value cache, in tokens; long completions run fewer at once.", validator=ge(1)
+        65536, help="Size of the key/value cache in tokens; long completions leave room for fewer slots.", validator=ge(1)
     )
-    fast: bool = option(True, help="Decode from a second copy of the weights, laid out for it.")
+    fast: bool = option(True, help="Decode from a second copy of the weights in a faster layout.")
 
 
 @hookimpl
 def mm_engines() -> Iterable[EngineSpec]:
-    """The local engine."""
+    """The engine "local"."""
     yield EngineSpec(
         name="local",
         summary="Batched decoding in this process with a static cache.",

@@ -1,4 +1,4 @@
-"""Batched generation over the slots of a static cache: finished rows make room at once, waiting ones move in."""
+"""Batched generation in the slots of a static cache: the slot of a finished request is free for a waiting one at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.errors import MMError, UsageError
 from mm.plugins.engines.local import LocalConfig
-from mm.plugins.engines.local.sampling import Sampler, check, uniform
+from mm.plugins.engines.local.sampling import Sampler, check_sampling, uniform
 from mm.plugins.engines.local.slots import Placed, Row, SlotTable
 from mm.plugins.engines.local.uncached import FullForwards
 from mm.runtime.devices.backend import Backend
@@ -27,12 +27,12 @@ _SMALLEST = 256
 
 
 class LocalEngine(Engine):
-    """Generates with a model in this process; the model computes in the type of its weights.
+    """Generates with a model in this process. The model computes in the type of its weights.
 
-    It uses what the model has of `SupportsCache` and `SupportsFastDecode`; one without a cache is run over whole documents.
-    Requests with the same prompt read it once. A prompt that continues what a slot still holds reads only what is new, if
-    the slot need not be cut for it or its cache has `SupportsTruncate`. The host waits for the device once per forward, to
-    read the tokens.
+    It uses `SupportsCache` and `SupportsFastDecode` if the model implements them; without a cache, every token takes a forward
+    over its whole document. Requests with equal prompts read the prompt once. A prompt that begins with the tokens of a slot
+    reads only the new ones. If only a part of the slot's tokens fits, the cache must support `SupportsTruncate` for it. The
+    host waits for the device once per forward, to read the tokens.
     """
 
     def __init__(self, config: LocalConfig | None, model: Model, backend: Backend) -> None:
@@ -45,7 +45,8 @@ class LocalEngine(Engine):
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
-        """See `Engine`. Raises UsageError for an empty prompt, a request beyond the model's positions, bad sampling."""
+        """See `Engine`. Raises UsageError for an empty prompt, a request that exceeds the model's positions, or invalid sampling
+        settings."""
         for index, request in enumerate(requests):
             self._check(index, request)
         rows = [Row(index, request) for index, request in enumerate(requests)]
@@ -56,14 +57,14 @@ class LocalEngine(Engine):
         try:
             self._run(waiting, table, on_token)
         except BaseException:
-            # a step that was broken off half stored must not be taken for a prompt's beginning
+            # an interrupted step may have stored only some layers, so later prompts must not continue these slots
             self._table = None
             raise
         return [row.completion() for row in rows]
 
     @torch.no_grad()
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `Engine`; tensors are copied into the model's own type. Raises MMError for a name it does not have."""
+        """See `Engine`; tensors are cast to the types of the model. Raises MMError for a name that the model does not have."""
         own = self.model.state_dict(keep_vars=True)
         for name, tensor in named_tensors:
             if name not in own:
@@ -73,7 +74,7 @@ class LocalEngine(Engine):
         self.release()
 
     def release(self) -> None:
-        """See `Engine`: the cache and the second copy of the weights go."""
+        """See `Engine`. Frees the cache and the second copy of the weights."""
         self._table = self._decode = self._sampler = None
         self.backend.empty_cache()
 
@@ -85,7 +86,7 @@ class LocalEngine(Engine):
         return [f"generation is slow: {name} has no cache, so every token takes a forward over its whole document"]
 
     def _check(self, index: int, request: Request) -> None:
-        check(request.sampling)
+        check_sampling(request.sampling)
         if not request.ids:
             raise UsageError(f"Request {index} has an empty prompt; give at least the token that begins a document.")
         if request.max_new_tokens < 0:
@@ -99,11 +100,11 @@ class LocalEngine(Engine):
 
     def _ensure_table(self, requests: Sequence[Request]) -> SlotTable:
         capacity = max(len(r.ids) + r.max_new_tokens for r in requests)
-        # powers of two, so that a conversation that grows keeps its cache for many turns
+        # a power of two, so that a growing conversation keeps its cache for many turns
         capacity = max(_SMALLEST, 1 << (capacity - 1).bit_length())
         slots = max(1, min(self.config.slots, len(requests), self.config.cache_tokens // capacity))
-        if self._table is None or not self._table.holds(slots, capacity):
-            self._table = None  # its memory goes before the new one's is taken
+        if self._table is None or not self._table.fits(slots, capacity):
+            self._table = None  # free its memory before the new one is allocated
             self._table = SlotTable(self.cached.new_cache(slots, capacity))
         return self._table
 
@@ -126,7 +127,7 @@ class LocalEngine(Engine):
         self._draw([table.row(slot) for _, slot in slots], logits_NV, on_token)
 
     def _step(self, table: SlotTable, active: list[tuple[int, Row]], on_token: OnToken | None) -> None:
-        # without inference mode, bookkeeping for gradients costs a tenth of a step of a small model
+        # outside inference mode, autograd's bookkeeping takes a tenth of a small model's step
         with torch.inference_mode():
             ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.device, non_blocking=True)
             logits_AV = self._decoder()(ids_A, [slot for slot, _ in active], table.cache)
@@ -146,6 +147,6 @@ class LocalEngine(Engine):
         uniforms = [] if sampler.all_greedy else [uniform(row.seed, len(row.ids)) for row in rows]
         ids, logprobs = sampler(logits_AV, uniforms).tolist()
         for row, token, logprob in zip(rows, ids, logprobs, strict=True):
-            row.take(int(token), logprob)
+            row.append(int(token), logprob)
             if on_token is not None:
                 on_token(row.index, int(token), logprob)

@@ -1,7 +1,7 @@
-"""Drawing the next tokens of several rows at once, each row by its own settings and its own random stream.
+"""Drawing the next tokens of several rows at once, each row with its own settings and its own random stream.
 
-One number in [0, 1) decides a draw: the token at which the cumulative distribution, in the order of the vocabulary,
-passes it. The number is a hash of the request's key and the draw's index, so neither slot nor batch matter.
+A draw is decided by one number in [0, 1): the token is the first whose cumulative probability, in the order of the vocabulary,
+exceeds it. The number is a hash of the request's key and the draw's index, so a draw does not depend on the slot or the batch.
 Legend: A rows, V vocabulary.
 """
 
@@ -17,17 +17,17 @@ from mm.contracts import Sampling
 from mm.core.errors import UsageError
 from mm.runtime.training.context import stable_seed
 
-# below it, logits divided by the temperature may overflow
+# the lowest temperature; below it, logits divided by the temperature may overflow
 LOWEST = 1e-4
 
 
 def uniform(seed: int, draw: int) -> float:
-    """The number that decides a draw: 32 random bits as a multiple of 2**-32 in [0, 1)."""
+    """The number that decides a draw: 32 bits of the hash of (seed, draw), as a multiple of 2**-32 in [0, 1)."""
     return (stable_seed(seed, draw) >> 31) / 2**32
 
 
-def check(sampling: Sampling) -> None:
-    """Raises UsageError for settings out of range."""
+def check_sampling(sampling: Sampling) -> None:
+    """Raise UsageError if a setting is out of range."""
     if sampling.temperature != 0 and not LOWEST <= sampling.temperature < float("inf"):
         raise UsageError(f"temperature {sampling.temperature}: expected 0 (greedy) or at least {LOWEST}.")
     if not 0 < sampling.top_p <= 1:
@@ -37,7 +37,7 @@ def check(sampling: Sampling) -> None:
 
 
 class Sampler:
-    """The settings of A rows, laid out for all their draws; what no row asks for is not computed."""
+    """Draws tokens for A rows by their settings, which it holds as tensors. Filters that no row uses are not computed."""
 
     def __init__(self, rows: Sequence[Sampling], device: torch.device) -> None:
         def column(values: Iterable[float]) -> Tensor:
@@ -54,9 +54,10 @@ class Sampler:
         self.top_p_A1 = column(row.top_p for row in rows)
 
     def __call__(self, logits_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
-        """[2, A] in float64, one tensor so that the host waits once: the ids, and their log-probabilities.
+        """The drawn ids and their log-probabilities, as one float64 tensor (2, A), so that the host waits only once.
 
-        The log-probabilities are those at the row's temperature (1 where it is greedy), before top-k and top-p.
+        `uniforms` has the number of each row's draw. The log-probabilities are those at the row's temperature (1 if it is
+        greedy), before top-k and top-p.
         """
         scaled_AV = logits_AV if self.plain else logits_AV / self.temperature_A1
         logprobs_AV = scaled_AV.log_softmax(-1)
@@ -69,19 +70,19 @@ class Sampler:
 
     def _draw(self, logprobs_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
         weights_AV = self.filtered(logprobs_AV)
-        # float64: in float32 the sum's error swallows the tail of the vocabulary
+        # float64: in float32 the rounding error of the sum exceeds the probabilities in the tail of the vocabulary
         cumulative_AV = weights_AV.cumsum(-1, dtype=torch.float64)
         uniforms_A1 = torch.tensor(uniforms, dtype=torch.float64).to(logprobs_AV.device, non_blocking=True)[:, None]
-        # to the right: a token without probability does not raise the sum and so is never where it first exceeds
+        # right=True: the first token at which the sum exceeds the number, so never one of probability 0
         drawn_A1 = torch.searchsorted(cumulative_AV, uniforms_A1 * cumulative_AV[:, -1:], right=True)
-        # only a sum that is not a number ends beyond the vocabulary; the log-probability then says so
+        # only a NaN sum ends beyond the vocabulary; the log-probability is then NaN too
         return drawn_A1.clamp_(max=logprobs_AV.shape[1] - 1)
 
     def filtered(self, logprobs_AV: Tensor) -> Tensor:
-        """Probabilities after top-k and then top-p, zero for what they drop; not normalised again.
+        """The probabilities after top-k and then top-p: zero for dropped tokens, and not normalised again.
 
-        Top-p keeps the smallest set of likeliest tokens that holds at least that share of what top-k has left; tokens
-        that tie at the edge of either filter are kept together.
+        Top-p keeps the smallest set of the likeliest tokens that has at least the share `top_p` of the probability left by top-k.
+        Tokens that tie at the edge of either filter are all kept.
         """
         weights_AV = logprobs_AV.exp()
         if self.top_k:
@@ -105,7 +106,7 @@ class Sampler:
 
 
 def _sorted(weights_AV: Tensor) -> Tensor:
-    """Each row ascending. On the CPU by numpy, which sorts values alone with vector instructions: 10 times as fast."""
+    """Each row in ascending order. On the CPU by numpy, whose vectorised sort of values is 10 times as fast as torch's."""
     if weights_AV.device.type == "cpu":
         return torch.from_numpy(np.sort(weights_AV.numpy(), axis=-1))
     return weights_AV.sort(-1).values

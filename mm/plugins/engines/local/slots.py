@@ -1,4 +1,4 @@
-"""Which completion stands in which slot of the cache, and what a new one can take over from those there.
+"""The assignment of completions to the slots of the cache, and the reuse of the tokens that slots hold for new prompts.
 
 The active slots are always the first ones, so that decoding reads the cache in place.
 """
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Row:
-    """A request on its way: `index` is its place among the requests, `reason` is set once it has ended."""
+    """A request with the tokens generated so far. `index` is its place among the requests; `reason`, "stop" or "length", is
+    empty until it has finished."""
 
     index: int
     request: Request
@@ -35,8 +36,8 @@ class Row:
         if not self.request.max_new_tokens:
             self.reason = "length"
 
-    def take(self, token: int, logprob: float) -> None:
-        """Add a drawn token, and see whether it is the last."""
+    def append(self, token: int, logprob: float) -> None:
+        """Append a drawn token, and set `reason` if it is the last one."""
         self.ids.append(token)
         self.logprobs.append(logprob)
         if token in self.request.stop:
@@ -45,14 +46,14 @@ class Row:
             self.reason = "length"
 
     def completion(self) -> Completion:
-        """What was generated so far."""
+        """The tokens generated so far, as a completion."""
         return Completion(ids=tuple(self.ids), logprobs=tuple(self.logprobs), finish_reason=self.reason)
 
 
 @attrs.frozen(eq=False)
 class Placed:
-    """A row that was given a slot; the cache there holds the first `known` tokens of its prompt. `twins` are slots of
-    further rows with this very prompt, to be copied from this one when it has been read."""
+    """A row with the slot that it was given. The slot holds the first `known` tokens of its prompt already. `twins` are the
+    slots of further rows with the same prompt, which are copied from this one once the prompt has been read."""
 
     row: Row
     slot: int
@@ -61,24 +62,26 @@ class Placed:
 
 
 class SlotTable:
-    """The slots of one cache. A slot keeps its last row when that has ended, for a later prompt that begins alike."""
+    """The slots of one cache and their rows. A slot keeps a finished row, so that a later prompt with the same beginning can
+    reuse its tokens."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
-        self._cuts = cache if isinstance(cache, SupportsTruncate) else None
+        self._truncates = cache if isinstance(cache, SupportsTruncate) else None
         self._rows: list[Row | None] = [None] * cache.slots
 
-    def holds(self, slots: int, capacity: int) -> bool:
-        """True if the cache is large enough for that many slots of `capacity` tokens."""
+    def fits(self, slots: int, capacity: int) -> bool:
+        """True if the cache is large enough for `slots` slots of `capacity` tokens."""
         return self.cache.slots >= slots and (self.cache.capacity is None or self.cache.capacity >= capacity)
 
     @property
     def active(self) -> list[tuple[int, Row]]:
-        """(slot, row) of the completions that have not ended."""
+        """(slot, row) of the rows that have not finished."""
         return [(slot, row) for slot, row in enumerate(self._rows) if row is not None and not row.reason]
 
     def place(self, waiting: deque[Row]) -> list[Placed]:
-        """Give free slots to waiting rows, in their order."""
+        """Take rows from `waiting`, in order, and give each a free slot, while there are any. Rows with equal prompts are
+        grouped."""
         placed: dict[tuple[int, ...], Placed] = {}
         free = [slot for slot, row in enumerate(self._rows) if row is None or row.reason]
         while waiting and free:
@@ -95,7 +98,7 @@ class SlotTable:
         return list(placed.values())
 
     def share(self, placed: Sequence[Placed]) -> None:
-        """Copy what was read to the slots of equal prompts."""
+        """Copy the states of the prompts that were read to the slots of their twins."""
         for leader in placed:
             if leader.twins:
                 self.cache.copy(leader.slot, leader.twins)
@@ -107,7 +110,7 @@ class SlotTable:
         return row
 
     def compact(self) -> None:
-        """Move the last active rows into free slots before them."""
+        """Move active rows from the end into free slots before them, until the active slots are the first ones."""
         active = [slot for slot, _ in self.active]
         while active and active[-1] != len(active) - 1:
             hole = next(slot for slot in range(len(active)) if slot not in active)
@@ -118,10 +121,11 @@ class SlotTable:
             active = sorted([*active, hole])
 
     def _prepare(self, ids: tuple[int, ...], free: list[int]) -> tuple[int, int]:
-        """Take a slot off the free ones and leave in it what the cache already knows of a prompt: (slot, tokens)."""
+        """Take one of the free slots and put into it the longest beginning of the prompt that a slot holds. Returns (slot, the
+        number of these tokens)."""
         source = max(range(self.cache.slots), key=lambda slot: self._shared(slot, ids))
         known = self._shared(source, ids)
-        # a short common beginning is read again: whole prompts are read together, continued ones alone
+        # a short common beginning is read again: whole prompts are read in one pack, continued ones one by one
         if 2 * known < len(ids):
             known = 0
         slot = source if known and source in free else free[0]
@@ -131,20 +135,20 @@ class SlotTable:
             return slot, 0
         if slot != source:
             self.cache.copy(source, [slot])
-        if self._cuts:
-            self._cuts.truncate([slot], known)
+        if self._truncates:
+            self._truncates.truncate([slot], known)
         return slot, known
 
     def _shared(self, slot: int, ids: tuple[int, ...]) -> int:
-        """How many leading tokens of `ids` a slot can begin with; at least one is left to be read, for its logits. A state
-        that cannot be cut serves as a whole or not at all."""
+        """The number of leading tokens of `ids` that the slot's state can serve for. At least one token is left to be read, for
+        its logits. A state that cannot be truncated serves as a whole or not at all."""
         row, limit = self._rows[slot], len(ids) - 1
         whole = self.cache.lengths[slot]
         held = min(whole, limit)
-        if row is None or not held or (held < whole and not self._cuts):
+        if row is None or not held or (held < whole and not self._truncates):
             return 0
         if row.request.ids[:held] == ids[:held]:
             return held
         tokens = (*row.request.ids, *row.ids)
         common = next((i for i in range(held) if tokens[i] != ids[i]), held)
-        return common if common == whole or self._cuts else 0
+        return common if common == whole or self._truncates else 0

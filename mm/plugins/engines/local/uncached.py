@@ -1,4 +1,4 @@
-"""Generation without a cache: every next token from a forward over its whole document."""
+"""Generation without a cache: every token takes a forward over its whole document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mm.runtime.nn.model import Model, logits
 
 
 class TokenCache:
-    """The tokens that each slot has read, in place of a state. A `Cache` with `SupportsTruncate`."""
+    """A `Cache` with `SupportsTruncate` that holds each slot's token ids instead of a state."""
 
     capacity: int | None = None
 
@@ -41,7 +41,7 @@ class TokenCache:
 
 
 class FullForwards:
-    """`SupportsCache` for any model: slow, and right."""
+    """`SupportsCache` for any model: slow, but correct."""
 
     def __init__(self, model: Model) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Answers with a label: good or not."""
+"""The format of single answers with a label: good or bad."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

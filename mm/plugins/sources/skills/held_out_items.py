@@ -67,24 +67,24 @@ class Answer(Episode):
 
 
 def evaluate(
-    player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
+    runner: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
 ) -> list[SuiteScore]:
     """Let the model answer the items, and score the answers; `on_item` is called when an answer is complete."""
     passed: dict[tuple[str, str], list[bool]] = {}
-    for answer in answers(player, items, seed=seed, on_item=on_item):
+    for answer in answers(runner, items, seed=seed, on_item=on_item):
         passed.setdefault((answer.item["suite"], answer.item["tier"]), []).append(answer.right)
     return [SuiteScore(suite=s, tier=t, right=sum(results), total=len(results)) for (s, t), results in passed.items()]
 
 
 def answers(
-    player: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
+    runner: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
 ) -> list[Answer]:
-    """The model's answer to each item, in their order. The player must have the tools `TOOLS`."""
+    """The model's answer to each item, in their order. The runner must have the tools `TOOLS`."""
     results = [
-        Answer(ids=prompt_ids(item, player.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
+        Answer(ids=prompt_ids(item, runner.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
     ]
     episodes = [answer for answer in results if answer.item["suite"] in MULTI_TURN]
-    _reply(player, [answer for answer in results if answer.item["suite"] not in MULTI_TURN], on_item)
+    _reply(runner, [answer for answer in results if answer.item["suite"] not in MULTI_TURN], on_item)
     finished = 0
 
     def count(running: int) -> None:
@@ -93,14 +93,14 @@ def answers(
             on_item()
         finished = len(episodes) - running
 
-    player.run(episodes, lambda answer, turn: _request(answer, player.tokenizer, turn), count)
+    runner.run(episodes, lambda answer, turn: _request(answer, runner.tokenizer, turn), count)
     count(0)
     return results
 
 
-def _reply(player: EpisodeRunner, unanswered: Sequence[Answer], on_item: Callable[[], None]) -> None:
+def _reply(runner: EpisodeRunner, unanswered: Sequence[Answer], on_item: Callable[[], None]) -> None:
     """Generate one reply for each, without running tool calls."""
-    requests = [_request(answer, player.tokenizer) for answer in unanswered]
+    requests = [_request(answer, runner.tokenizer) for answer in unanswered]
     tokens_left = [request.max_new_tokens for request in requests]
 
     def count(index: int, token: int, logprob: float) -> None:
@@ -108,8 +108,8 @@ def _reply(player: EpisodeRunner, unanswered: Sequence[Answer], on_item: Callabl
         if not tokens_left[index] or token in requests[index].stop:
             on_item()
 
-    for answer, completion in zip(unanswered, player.engine.generate(requests, on_token=count), strict=True):
-        answer.extend(completion, player.tokenizer.decode(completion.ids))
+    for answer, completion in zip(unanswered, runner.engine.generate(requests, on_token=count), strict=True):
+        answer.extend(completion, runner.tokenizer.decode(completion.ids))
 
 
 def _request(answer: Answer, tokenizer: Tokenizer, turn: int = 0) -> Request:

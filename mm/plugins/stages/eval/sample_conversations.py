@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mm.core.plugins import PluginManager
-from mm.plugins.evaluations.measure import player_of
+from mm.plugins.evaluations.measure import episode_runner
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import held_out_items
 from mm.plugins.sources.skills.source import cached_corpus
@@ -20,7 +20,7 @@ def sample_conversations(plugins: PluginManager, model: TextModel, settings: Eva
     """Let the model answer one held-out item of each suite. Returns (role, text) of every turn of each conversation."""
     items = cached_corpus(settings.skills_seed)[settings.split]
     asked = [next(i for i in items if i["suite"] == suite) for suite in _SUITES]
-    return [_conversation(answer) for answer in held_out_items.answers(player_of(plugins, model), asked, seed=0)]
+    return [_conversation(answer) for answer in held_out_items.answers(episode_runner(plugins, model), asked, seed=0)]
 
 
 def _conversation(answer: held_out_items.Answer) -> list[tuple[str, str]]:

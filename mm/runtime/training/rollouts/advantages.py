@@ -1,4 +1,4 @@
-"""Baselines and scales of advantages, as plain functions of rewards: on the host, in double precision."""
+"""Baselines and scales of advantages, as plain functions of rewards. They compute on the host, in double precision."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def mean(values: Sequence[float]) -> float:
 
 
 def deviation(values: Sequence[float]) -> float:
-    """The sample's standard deviation (n - 1), as TRL takes it; 0 of fewer than two."""
+    """The sample standard deviation (n - 1), as in TRL; 0 for fewer than two values."""
     middle = mean(values)
     return math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
 
 
 def mean_and_deviation(world: World, values: Sequence[float]) -> tuple[float, float]:
-    """Mean and (n - 1) deviation of all ranks' values; every rank must call it."""
+    """The mean and the sample standard deviation (n - 1) of all ranks' values. Every rank must call it."""
     sums = world.sum({"count": float(len(values)), "sum": sum(values)})
     count = max(1.0, sums["count"])
     middle = sums["sum"] / count
@@ -43,12 +43,12 @@ def leave_one_out(rewards: Sequence[float]) -> list[float]:
 
 
 def normalise(world: World, values: Sequence[float], eps: float) -> list[float]:
-    """(value - mean) / (deviation + eps) over the values of all ranks; every rank must call it."""
+    """(value - mean) / (deviation + eps) over the values of all ranks. Every rank must call it."""
     middle, spread = mean_and_deviation(world, values)
     return [(value - middle) / (spread + eps) for value in values]
 
 
 def regroup(values: Sequence[float], groups: Sequence[Sequence[object]]) -> list[list[float]]:
-    """A flat sequence of values in groups of these sizes."""
+    """The flat sequence of values, split into groups of the same sizes as `groups`."""
     left = iter(values)
     return [[next(left) for _ in group] for group in groups]

@@ -1,4 +1,4 @@
-"""The metrics of rollouts that need no model, their healthy ranges, and where to look when they leave them."""
+"""The metrics of rollouts that need no model, their healthy ranges, and advice for leaving these."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from mm.runtime.training.rollouts.completions import OVERLONG, Groups, Sample, f
 RANGES: Mapping[str, Watch] = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
     "engine_gap_max": Watch(
-        high=1.0, meaning="engine and trainer give a token probabilities a factor of e apart, which is more than rounding: "
-        "compare --dtype fp32, and suspect the engine's cache",
+        high=1.0, meaning="a token's probabilities by engine and trainer differ by more than a factor of e, which is not "
+        "rounding: compare --dtype fp32, and suspect the engine's cache",
     ),
     "clip_fraction": Watch(high=0.3, meaning="many ratios are clipped: fewer passes or a lower learning rate"),
-    "no_spread": Watch(high=0.8, meaning="most groups have equal rewards and teach nothing: other prompts or rewards"),
+    "no_spread": Watch(high=0.8, meaning="most groups have equal rewards, which teach nothing: other prompts or rewards"),
     "entropy": Watch(low=0.02, meaning="the policy has become almost deterministic: more KL, a lower learning rate"),
-    "length": Watch(low=1.5, meaning="most completions end at once: read them (mm runs samples), look what rewards silence"),
+    "length": Watch(low=1.5, meaning="most completions end at once: read them (mm runs samples), check if a reward favours it"),
     "length_growth": Watch(
         low=0.2, high=3.0, meaning="completions have become much shorter or longer than in the first rollout: read them "
-        "(mm runs samples), look whether a reward pays for length alone",
+        "(mm runs samples), and check if a reward favours length alone",
     ),
     "truncated": Watch(high=0.5, meaning="most completions reach --max-new-tokens: raise it, or reward shorter ones"),
-    "failed_rewards": Watch(high=0.0, meaning="a reward raised or gave no number, and was left out: see rollouts.jsonl"),
+    "failed_rewards": Watch(high=0.0, meaning="a reward raised or returned an invalid score: see rollouts.jsonl"),
 }  # fmt: skip
 
 
 def completion_metrics(groups: Groups, rewards: Sequence[str], failed: int) -> Metrics:
-    """Rewards, lengths, truncation, and groups without spread; `failed` is how often a reward failed.
+    """The metrics of rewards, lengths, truncation and groups with equal rewards. `failed` is the number of failed rewards.
 
-    The mean of `reward` is over the completions at which none failed, that of each reward over those to which it applies;
-    `/none` is the share of the others.
+    `reward` is the mean over the completions for which no reward failed. `reward/NAME` is the mean over the completions to which
+    the reward applies, and `reward/NAME/none` the share of the others.
     """
     samples = flatten(groups)
     count, judged = float(len(samples)), without_failures(samples)
@@ -50,7 +50,7 @@ def completion_metrics(groups: Groups, rewards: Sequence[str], failed: int) -> M
 
 
 def length_metrics(samples: Sequence[Sample], first_length: float, overlong_buffer: int) -> Metrics:
-    """The length in units of the first rollout's mean and, with a buffer, the mean penalty on long completions."""
+    """The mean length relative to the first rollout's and, with a buffer, the mean penalty on long completions."""
     count = float(len(samples))
     found = {"length_growth": (sum(float(s.length) for s in samples) / first_length, count)}
     if overlong_buffer:

@@ -1,4 +1,4 @@
-"""Completions from the engine to the update. Token ids are never made from text again."""
+"""Completions on their way from the engine to the update. They keep the engine's token ids: text is never tokenized again."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OVERLONG = "overlong"  # the name under which the penalty on length is reported 
 
 @attrs.define(eq=False, kw_only=True)
 class Sample(Episode):
-    """One completion of a prompt, of one turn or of several. `learn` marks the ids that the policy drew and `logprobs` are the
-    engine's for them (0 elsewhere); `key` identifies it among all of the run."""
+    """One completion of a prompt, of one turn or several. `learn` marks the ids that the policy drew; `logprobs` are the engine's
+    log-probabilities of these (0 elsewhere); `key` identifies the completion among all of the run."""
 
     unit: Unit
     row: Row
@@ -43,12 +43,12 @@ class Sample(Episode):
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of the prompt."""
+        """The number of the prompt's tokens."""
         return len(self.unit.sequences[0])
 
     @property
     def length(self) -> int:
-        """Tokens that the policy drew."""
+        """The number of tokens that the policy drew."""
         return sum(self.learn)
 
     @property
@@ -57,20 +57,20 @@ class Sample(Episode):
         return [value for value, drawn in zip(self.logprobs, self.learn, strict=True) if drawn]
 
     def extend(self, completion: Completion, text: str) -> None:
-        """Append what the policy drew."""
+        """Append tokens that the policy drew, and their text."""
         super().extend(completion, text)
         self.learn += [True] * len(completion.ids)
         self.logprobs += completion.logprobs
 
     def observe(self, ids: Iterable[int]) -> None:
-        """Append tokens that came from elsewhere: they are read and not learned."""
+        """Append tokens that the policy did not draw, such as a tool's result: context and no targets."""
         read = list(ids)
         super().observe(read)
         self.learn += [False] * len(read)
         self.logprobs += [0.0] * len(read)
 
     def log_line(self, step: int, prompt: str, advantage: float) -> Mapping[str, Any]:
-        """The line of rollouts.jsonl."""
+        """The completion's line in rollouts.jsonl."""
         return {
             "step": step, "row": self.unit.row_index, "prompt": prompt, "completion": self.text, "rewards": self.score.by_name,
             "failed": self.score.failed, "reward": self.reward, "advantage": advantage, "tokens": self.length,
@@ -93,17 +93,17 @@ def flatten(groups: Groups) -> list[Sample]:
 
 
 def without_failures(group: Group) -> list[Sample]:
-    """The completions at which no reward failed."""
+    """The completions for which no reward failed."""
     return [sample for sample in group if not sample.score.failed]
 
 
 def has_spread(group: Group) -> bool:
-    """True if there are different rewards among them."""
+    """True if the completions for which no reward failed have different rewards."""
     return len({sample.reward for sample in without_failures(group)}) > 1
 
 
 def penalise_length(score: CompletionScore, room: float) -> CompletionScore:
-    """DAPO's soft penalty (arXiv:2503.14476, eq. 13) for a completion that had room for this share of the buffer's tokens. It is
-    learned from, and no part of held-out rewards."""
+    """DAPO's soft penalty on length (arXiv:2503.14476, eq. 13). `room` is the number of tokens left before the bound, divided by
+    that of the buffer. The penalty counts in training, but not in the rewards of held-out rows."""
     cost = max(0.0, 1 - room)
     return attrs.evolve(score, total=score.total - cost, by_name={**score.by_name, OVERLONG: -cost})

@@ -1,7 +1,7 @@
-"""Experience: what an update needs of each sampled token, per completion and per pack.
+"""Experience: the values that an update needs for each drawn token, per completion and per pack.
 
-The names of the attributes are those of the units' fields, which checkpoints hold. Legend: L tokens that the policy drew in a
-completion; M those of a pack, N completions of a pack.
+The attributes have the names of the units' fields, which are saved in checkpoints. Legend: L drawn tokens of a completion,
+M drawn tokens of a pack, N completions of a pack.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ V = TypeVar("V", bound="TokenValues")
 
 @attrs.frozen(kw_only=True, eq=False)
 class TokenValues:
-    """Values of drawn tokens, (L,) of one completion or (M,) of a pack: advantages, and log-probabilities by the engine, by the
-    policy before the first update and by the reference. The last two are None where nothing needs them. An algorithm with further
-    values adds them in a subclass."""
+    """Values of drawn tokens, (L,) for one completion or (M,) for a pack: advantages, and log-probabilities by the `engine`, by
+    the policy before the first update (`old`) and by the `reference`. The last two are None if not needed. An algorithm with
+    further values adds them in a subclass."""
 
     advantages: Tensor
     engine: Tensor
@@ -36,22 +36,22 @@ class TokenValues:
     reference: Tensor | None = None
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, values) of those that there are."""
+        """(name, values) of those that are not None."""
         held = ((field.name, getattr(self, field.name)) for field in attrs.fields(type(self)))
         return ((name, values) for name, values in held if values is not None)
 
     @classmethod
     def of_pack(cls: type[V], batch: Packed) -> V:
-        """The values of a pack's drawn tokens, (M,). Raises KeyError for one that its units do not have."""
+        """The values of a pack's drawn tokens, (M,). Raises KeyError if its units do not have a required field."""
         names = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING or field.name in batch.fields]
-        if not batch.units:  # a rank without rows of its own goes along with the others
+        if not batch.units:  # a rank without units runs an empty pack
             return cls(**{name: batch.targets.float() for name in names})
         return cls(**{name: batch.fields[name].index_select(0, batch.target_index + 1) for name in names})
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Experience:
-    """A completion with what is learned from it. `advantage` is that of the whole completion, for rollouts.jsonl."""
+    """A completion with the values of its drawn tokens. `advantage` is that of the whole completion, for rollouts.jsonl."""
 
     sample: Sample
     advantage: float
@@ -67,7 +67,7 @@ class Experience:
         return cls(sample=sample, advantage=advantage, tokens=values)
 
     def as_unit(self) -> Unit:
-        """The unit of an update: the values laid out beside all tokens, 0 where the policy drew nothing."""
+        """The unit for an update: the values are fields over all tokens, 0 for those that the policy did not draw."""
         import torch
 
         learn, fields = torch.tensor(self.sample.learn), dict[str, Any]()
@@ -78,7 +78,7 @@ class Experience:
 
 
 def tokens_of(sample: Sample, row_index: int, fields: dict[str, Tensor] | None = None) -> Unit:
-    """A unit of the sample's tokens, of which those that the policy drew are targets."""
+    """A unit of the sample's tokens. Those that the policy drew are its targets; `fields` are further values per token."""
     import torch
 
     from mm.runtime.nn.batch import Tokens, Unit
@@ -90,7 +90,8 @@ def tokens_of(sample: Sample, row_index: int, fields: dict[str, Tensor] | None =
 def compute_per_token(
     role: Role, samples: Sequence[Sample], context: Context, compute: Callable[[Packed], Tensor]
 ) -> list[Tensor]:
-    """A number for each drawn token of each sample, (L,) on the host, from `compute(pack)`'s (M,) by the role; no gradients."""
+    """A value for each drawn token of each sample, (L,) on the host. `compute(pack)` returns those of a pack, (M,), with the role
+    in `eval()`. To be called without gradients."""
     found: list[Any] = [None] * len(samples)
     with evaluation_mode(role):
         for batch in context.packs([tokens_of(sample, index) for index, sample in enumerate(samples)]):
@@ -101,15 +102,19 @@ def compute_per_token(
 
 
 def compute_logprobs(role: Role, samples: Sequence[Sample], context: Context, temperature: float) -> list[Tensor]:
-    """The role's log-probabilities of the drawn tokens, at the temperature that they were drawn with."""
+    """The role's log-probabilities of each sample's drawn tokens, (L,) on the host, at the temperature of sampling."""
     return compute_per_token(role, samples, context, lambda batch: role.logprobs(batch, temperature=temperature))
 
 
 @attrs.frozen(eq=False)
 class DrawnTokens:
-    """A pack as a loss sees it: log-probabilities of the drawn tokens now, when they were drawn, by the engine and by the
-    reference, their advantages, the completion of each, and how many each completion has. Without old log-probabilities or a
-    reference of their own, both are those of now, without gradients."""
+    """The drawn tokens of a pack, for a loss.
+
+    - `logprobs_M`: the policy's present log-probabilities, with gradients;
+    - `old_M`, `engine_M`, `reference_M`: those by the policy before the first update, by the engine and by the reference. If the
+      units do not have the first or the last, they are the present ones without gradients;
+    - `advantages_M`; `document_M`, the index of each token's completion; `length_N`, the number of each completion's tokens.
+    """
 
     batch: Packed
     logprobs_M: Tensor
@@ -122,7 +127,7 @@ class DrawnTokens:
 
     @classmethod
     def of(cls, batch: Packed, logprobs_M: Tensor, values: TokenValues | None = None) -> DrawnTokens:
-        """Those of a pack whose units are experience, with the policy's present log-probabilities."""
+        """The drawn tokens of a pack whose units `Experience.as_unit` made. `values` are by default read from the pack."""
         values, now_M = values or TokenValues.of_pack(batch), logprobs_M.detach()
         return cls(
             batch=batch, logprobs_M=logprobs_M, old_M=now_M if values.old is None else values.old, engine_M=values.engine,
@@ -132,10 +137,10 @@ class DrawnTokens:
 
     @property
     def count(self) -> float:
-        """M."""
+        """M, the number of drawn tokens."""
         return float(len(self.logprobs_M))
 
     @property
     def ratio_M(self) -> Tensor:
-        """The probability now over that when it was drawn."""
+        """The present probability of each token divided by the old one."""
         return (self.logprobs_M - self.old_M).exp()

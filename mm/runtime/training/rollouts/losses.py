@@ -1,4 +1,4 @@
-"""Losses of a policy on tokens that it drew. Legend: M drawn tokens of a pack."""
+"""Losses of a policy on tokens that it drew, per token. Legend: M drawn tokens of a pack."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ if TYPE_CHECKING:
 
 
 def policy_gradient(tokens: DrawnTokens) -> Tensor:
-    """-ratio A: REINFORCE (Williams 1992), with importance weights where a rollout is used more than once."""
+    """-ratio A, (M,): REINFORCE (Williams 1992), with importance weights if a rollout is used more than once."""
     return -tokens.ratio_M * tokens.advantages_M
 
 
 def clipped_surrogate(tokens: DrawnTokens, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """-min(ratio A, clip(ratio) A), PPO's surrogate (arXiv:1707.06347, eq. 7) with bounds of their own (DAPO); and the tokens
-    that it clips."""
+    """(loss_M, clipped_M): PPO's surrogate -min(ratio A, clip(ratio, 1 - low, 1 + high) A) (arXiv:1707.06347, eq. 7), with
+    separate bounds as in DAPO, and a mask of the tokens that it clips."""
     return clip_ratio(tokens.ratio_M, tokens.advantages_M, low, high)
 
 
 def clip_ratio(ratio_M: Tensor, advantages_M: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """The worse of a ratio and its bound; and the tokens without a gradient: beyond the bound that their advantage drives them
-    to."""
+    """(loss_M, clipped_M): `clipped_surrogate` for any ratio. A token is clipped, and has no gradient, if its ratio is beyond the
+    bound towards which its advantage moves it."""
     loss_M = -(ratio_M * advantages_M).minimum(ratio_M.clamp(1 - low, 1 + high) * advantages_M)
     clipped_M = ((ratio_M > 1 + high) & (advantages_M > 0)) | ((ratio_M < 1 - low) & (advantages_M < 0))
     return loss_M, clipped_M.detach()
 
 
 def estimate_kl(estimator: str, logprobs_M: Tensor, reference_M: Tensor) -> Tensor:
-    """k1, k2 or k3 of KL(policy || reference) at each drawn token (Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    """The estimator k1, k2 or k3 of KL(policy || reference) at each drawn token, (M,) (Schulman 2020,
+    joschu.net/blog/kl-approx.html)."""
     log_M = reference_M - logprobs_M
     if estimator == "k1":
         return -log_M

@@ -1,4 +1,4 @@
-"""Assigning the completions of a rollout to mini-batches."""
+"""The assignment of a rollout's completions to mini-batches."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Key = tuple[int, ...]
 
 
 def assign_keys(keys: Sequence[Key], passes: int, parts: int) -> list[set[Key]]:
-    """The keys of every mini-batch: each pass shuffles them anew and takes every `parts`-th for a mini-batch."""
+    """The keys in each mini-batch of all passes: each pass shuffles the keys again and splits them into `parts` mini-batches."""
     orders = [sorted(keys, key=lambda key: (stable_seed(number, *key), key)) for number in range(passes)]
     return [set(order[part::parts]) for order in orders for part in range(parts)]
 
 
 def assign_mini_batches(experience: Sequence[Experience], world: World, passes: int, parts: int) -> list[list[Unit]]:
-    """This rank's units of every mini-batch of all passes.
+    """This rank's units in each mini-batch of all passes.
 
-    The completions of all ranks are assigned together, so that the ranks make equally many steps and those are the same for any
-    number of ranks; a rank may have none for a step.
+    The completions of all ranks are assigned together: all ranks make the same number of steps, and a step has the same
+    completions for any number of ranks. A rank may have no units in a step.
     """
     keys = [key for part in world.gather([one.sample.key for one in experience]) for key in part]
     units = {one.sample.key: one.as_unit() for one in experience}

@@ -1,4 +1,4 @@
-"""The options that algorithms with rollouts share, and what they need. Imports no torch."""
+"""The options and needs that algorithms with rollouts share. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mm.core.records import Needs
 
 
 def only_if(applies: Callable[[Any], Any], why: str) -> Callable[[Any, Attribute[Any], Any], None]:
-    """A validator for an option whose default is None: refuses any other value where nothing would use it."""
+    """A validator for an option whose default is None. It refuses other values, with the reason `why`, unless `applies(config)`
+    is true."""
 
     def check(config: Any, attribute: Attribute[Any], value: Any) -> None:
         if value is not None and not applies(config):
@@ -23,9 +24,9 @@ def only_if(applies: Callable[[Any], Any], why: str) -> Callable[[Any, Attribute
 
 
 def at_least_two(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
-    """A validator for the size of groups whose members are compared with each other."""
+    """A validator for the size of groups whose completions are compared with each other."""
     if value < 2:
-        raise ValueError(f"'{attribute.name}' must be at least 2: a group of one is compared with itself and teaches nothing")
+        raise ValueError(f"'{attribute.name}' must be at least 2: nothing is learned from a group of one")
 
 
 def _within_completion(config: RolloutConfig, attribute: Attribute[Any], value: int) -> None:
@@ -35,7 +36,8 @@ def _within_completion(config: RolloutConfig, attribute: Attribute[Any], value: 
 
 @frozen(kw_only=True)
 class RolloutConfig:
-    """How completions are sampled and used. `--global-batch-size` counts prompts; --max-length bounds them in tokens."""
+    """The options of sampling completions and of using them. `--global-batch-size` counts prompts, and `--max-length` bounds the
+    tokens of a prompt."""
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", validator=gt(0))
     max_new_tokens: int = option(256, help="Longest completion, in tokens.", validator=gt(0))
@@ -52,19 +54,21 @@ class RolloutConfig:
 
     @property
     def updates(self) -> int:
-        """Optimizer steps made of one rollout."""
+        """The number of optimizer steps per rollout."""
         return self.passes * self.mini_batches
 
 
 def kl_coefficient(default: float) -> float:
-    """The option `kl_coef` of an algorithm with a penalty on the KL to a reference, which it then needs unless this is 0."""
-    return option(default, help="Weight of the KL to the reference; 0: no reference is held.", validator=ge(0.0))  # type: ignore[no-any-return]
+    """The option `kl_coef`, the weight of a penalty on the KL to a reference. Unless it is 0, the algorithm needs the
+    reference."""
+    return option(default, help="Weight of the KL to the reference; 0: no reference.", validator=ge(0.0))  # type: ignore[no-any-return]
 
 
 def rollout_needs(
     config: RolloutConfig, *, data: str = "prompt", reference: bool = False, critic: bool = False, tools: bool = False
 ) -> Needs:
-    """Rows with prompts, an engine and the policy; if asked for, a frozen reference, a trained critic and tools."""
+    """The needs of an algorithm with rollouts: rows of kind `data`, an engine and the policy; optionally a frozen reference, a
+    trained critic and tools."""
     roles = ("policy",) + ("reference",) * reference + ("critic",) * critic
     return Needs(
         data=data, roles=roles, trainable=("policy",) + ("critic",) * critic, value_heads=("critic",) * critic, generates=True,

@@ -1,4 +1,4 @@
-"""The base of algorithms that learn from completions that they sample themselves."""
+"""The base of algorithms that learn from completions sampled from the policy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 
 class Rollout(Algorithm):
-    """REINFORCE with the advantages of a subclass: a batch of prompts, completions sampled from the policy, their rewards, and a
-    policy gradient. Rows are prompts, and `global_batch_size` counts them; `config` is a `RolloutConfig`.
+    """REINFORCE with the advantages of a subclass: completions are sampled from the policy for a batch of prompts, scored by
+    rewards, and used for a policy gradient. Rows are prompts, and `global_batch_size` counts them; `config` is a `RolloutConfig`.
 
-    A subclass gives `advantages`; `loss` if the surrogate is another; `make_experience` if tokens need more than an advantage.
-    Old log-probabilities are the present ones if a rollout is used once (the ratio is then 1 and only its gradient counts),
-    otherwise the trainer's own before the first update: the engine's differ by its rounding, and are watched.
+    A subclass implements `advantages`. It overrides `loss` for another surrogate, and `make_experience` if tokens need further
+    values. If a rollout is used for one step, old log-probabilities are the present ones: the ratio is 1, and only its gradient
+    matters. Otherwise they are computed by the trainer before the first update; the engine's differ by rounding, which the
+    metrics `engine_gap` and `engine_gap_max` watch.
     """
 
     config: RolloutConfig
@@ -42,33 +43,33 @@ class Rollout(Algorithm):
 
     def __init__(self, config: RolloutConfig, models: Mapping[str, Role], context: Context) -> None:
         super().__init__(config, models, context)
-        # how many rollouts there were, on which the draws of the next depend, and the mean length in the first one
+        # the number of rollouts so far, on which the draws of the next depend, and the mean length in the first one
         self.rollouts, self.first_length = 0, 0.0
         self._failures, self._metrics = 0, Metrics()
         if not context.rewards:
-            raise UsageError("Nothing judges the completions: pass --reward NAME (mm plugins --kind reward lists them).")
+            raise UsageError("Nothing scores the completions: pass --reward NAME (mm plugins --kind reward lists them).")
         check_positions(models, self.longest_sequence())
 
     # ---- what an algorithm decides
 
     def advantages(self, groups: Groups) -> list[list[float]]:
-        """The advantage of each completion. `groups` are this rank's prompts, each with its completions but for those at which a
-        reward failed; `rewards_of(groups)` are their rewards."""
+        """The advantage of each completion. `groups` has this rank's completions by prompt, without those for which a reward
+        failed; `rewards_of(groups)` are their rewards."""
         raise NotImplementedError
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The policy gradient, a mean over all drawn tokens of the step."""
+        """The policy-gradient loss, a mean over all drawn tokens of the step."""
         tokens = self.drawn_tokens(batch)
         loss = policy_gradient(tokens).sum() / max(1.0, totals.targets)
         return loss, {"loss": (loss.detach(), totals.share), **self.token_metrics(tokens)}
 
     def make_experience(self, groups: Groups) -> list[Experience]:
-        """Each completion with its advantage and, if they are needed, its old and reference log-probabilities."""
-        samples, found = flatten(groups), self.advantages(groups)
-        given, wanted = ([len(group) for group in one] for one in (found, groups))
+        """Each completion with its advantage and, if needed, its old and reference log-probabilities."""
+        samples, groups_of_advantages = flatten(groups), self.advantages(groups)
+        given, wanted = ([len(group) for group in one] for one in (groups_of_advantages, groups))
         if given != wanted:
             raise MMError(f"{type(self).__name__}.advantages: {given} advantages for {wanted} completions.")
-        advantages = [advantage for group in found for advantage in group]
+        advantages = [advantage for group in groups_of_advantages for advantage in group]
         old = self.logprobs("policy", samples) if self.config.updates > 1 else [None] * len(samples)
         reference = self.logprobs("reference", samples) if "reference" in self.models else [None] * len(samples)
         return [Experience.of(*parts) for parts in zip(samples, advantages, old, reference, strict=True)]
@@ -76,10 +77,10 @@ class Rollout(Algorithm):
     # ---- a rollout
 
     def prepare(self, units: list[Unit]) -> list[list[Unit]]:
-        """Sample and score completions, make experience of them, and assign it to the mini-batches of all passes."""
+        """Sample and score completions, compute their experience, and assign it to the mini-batches of all passes."""
         self.update_engine()
         groups = self.sample_groups(units)
-        self.engine.release()  # the next rollout has new weights: nothing of this one's cache serves it
+        self.engine.release()  # the next rollout has new weights, so it cannot use this cache
         experience = self.make_experience([without_failures(group) for group in groups])
         self._metrics = {**self._completion_metrics(groups), **self.rollout_metrics(flatten(groups))}
         self._log(flatten(groups), experience)
@@ -87,7 +88,7 @@ class Rollout(Algorithm):
         return assign_mini_batches(experience, self.context.world, self.config.passes, self.config.mini_batches)
 
     def evaluate(self, units: list[Unit]) -> Metrics:
-        """Rewards of one completion for each held-out prompt."""
+        """The metrics of one completion for each held-out prompt."""
         self.update_engine()
         samples = sampling.start_evaluation(units, self.context)
         self._sample(samples)
@@ -95,7 +96,8 @@ class Rollout(Algorithm):
         return self._completion_metrics([[sample] for sample in samples])
 
     def sample_groups(self, units: Sequence[Unit], attempt: int = 0) -> list[list[Sample]]:
-        """The scored completions of each prompt; `attempt` counts the calls in this rollout, as a prompt may come again."""
+        """The scored completions of each prompt. `attempt` numbers the calls in this rollout, so that a prompt that comes again
+        gets other draws."""
         key, size = (self.rollouts, attempt), self.config.num_generations
         groups = [sampling.start_group(unit, self.context, key, size) for unit in units]
         self._sample(samples := flatten(groups))
@@ -105,21 +107,21 @@ class Rollout(Algorithm):
         return groups
 
     def complete(self, samples: Sequence[Sample]) -> None:
-        """Let the policy continue each sample, in one turn."""
+        """Let the policy complete each sample, in one turn."""
         sampling.complete(samples, self.config, self.context)
 
     def longest_sequence(self) -> Mapping[str, int]:
-        """The most tokens of a prompt and of what is drawn for it, by the option that bounds each."""
+        """The largest number of tokens of a prompt and of its completion, by the option that bounds each."""
         prompt, drawn = self.context.max_length or 0, self.config.max_new_tokens
         return {f"--max-length {prompt} for prompts": prompt, f"--max-new-tokens {drawn}": drawn}
 
     def remaining_tokens(self, sample: Sample) -> int:
-        """How many more tokens a completion could have had."""
+        """The number of tokens that the completion was short of its bound."""
         return self.config.max_new_tokens - sample.length
 
     @property
     def engine(self) -> Engine:
-        """The run's engine."""
+        """The run's engine, which exists for every algorithm that generates."""
         assert self.context.engine is not None
         return self.context.engine
 
@@ -134,24 +136,24 @@ class Rollout(Algorithm):
         return compute_logprobs(self.models[role], samples, self.context, self.config.temperature)
 
     def drawn_tokens(self, batch: Packed, values: TokenValues | None = None) -> DrawnTokens:
-        """The policy's forward of a pack: its drawn tokens with their present log-probabilities."""
+        """Run the policy on a pack. Returns its drawn tokens with their present log-probabilities."""
         return DrawnTokens.of(batch, self.models["policy"].logprobs(batch, temperature=self.config.temperature), values)
 
     def rollout_metrics(self, samples: Sequence[Sample]) -> Metrics:
-        """Metrics of the rollout's completions that held-out ones do not have."""
+        """The metrics of a rollout's completions that an evaluation does not have."""
         if not self.rollouts:
             lengths = [float(sample.length) for sample in samples]
             self.first_length = max(1.0, mean_and_deviation(self.context.world, lengths)[0])
         return length_metrics(samples, self.first_length, self.config.overlong_buffer)
 
     def token_metrics(self, tokens: DrawnTokens, **means: Tensor) -> Metrics:
-        """The metrics that every such loss has, with `means` of further values of the drawn tokens, (M,); and once per rollout
-        those of its completions."""
+        """The metrics that every loss on drawn tokens has, with the means of further values `means`, (M,) each. The first call
+        after a rollout adds the metrics of its completions."""
         gap_M, count = (tokens.old_M - tokens.engine_M).abs(), tokens.count
         completions, self._metrics = self._metrics, Metrics()
         return {
-            # the entropy without bias only while the policy is what drew (the first mini-batch), from all tokens (no top-p or
-            # top-k); otherwise a sign of it
+            # an unbiased estimate of the entropy only in the first mini-batch, while the policy is the one that drew, and without
+            # top-p and top-k; otherwise an indication
             "entropy": (-tokens.logprobs_M.detach().sum(), count),
             "engine_gap": (gap_M.sum(), count),
             "engine_gap_max": Largest(gap_M.max() if count else gap_M.sum(), count),
@@ -167,7 +169,7 @@ class Rollout(Algorithm):
         self._failures += sampling.score(samples, self.context)
 
     def _completion_metrics(self, groups: Groups) -> Metrics:
-        """With the failures since the last such metrics."""
+        """`completion_metrics`, with the number of failed rewards since the last call."""
         failures, self._failures = self._failures, 0
         return completion_metrics(groups, tuple(self.context.rewards), failures)
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def start_group(unit: Unit, context: Context, key: tuple[int, ...], size: int) -> list[Sample]:
-    """A prompt `size` times, without completions yet. What is drawn for each depends on the seed, `key`, the row and the sample's
-    number alone, so ranks, slots and batches change nothing."""
+    """`size` samples of a prompt, without completions yet. The draws of a sample depend only on the seed, `key`, the row and the
+    sample's number, not on ranks, slots or batches."""
     row, prompt = context.row(unit.row_index), (context.seed, *key, unit.row_index, unit.repeat)
     return [Sample.of(unit, row, (*prompt, number)) for number in range(size)]
 
 
 def start_evaluation(units: Sequence[Unit], context: Context) -> list[Sample]:
-    """Held-out prompts once each, without completions yet; what is drawn for them is the same each time."""
+    """One sample per held-out prompt, without completions yet. Every evaluation uses the same random streams."""
     return [Sample.of(unit, context.row(unit.row_index), (context.seed, -1, unit.row_index, 0)) for unit in units]
 
 
@@ -46,7 +46,7 @@ def complete(samples: Sequence[Sample], config: RolloutConfig, context: Context)
 
 
 def score(samples: Sequence[Sample], context: Context) -> int:
-    """Give each sample its score by the run's rewards. Returns how often a reward failed."""
+    """Set each sample's score by the run's rewards. Returns the number of failed rewards."""
     scores = context.score([sample.unit.row_index for sample in samples], [sample.text for sample in samples])
     for index, sample in enumerate(samples):
         sample.score = scores.of(index)
@@ -55,7 +55,7 @@ def score(samples: Sequence[Sample], context: Context) -> int:
 
 @contextmanager
 def evaluation_mode(role: Role) -> Iterator[None]:
-    """Inside the block the role's model is in `eval()`: without dropout."""
+    """Inside the block the role's model is in `eval()`, without dropout. Afterwards a trained role is in training mode."""
     role.train(False)
     try:
         yield
