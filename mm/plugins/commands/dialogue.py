@@ -48,7 +48,7 @@ class ModelCommand(PartsCommand):
 
     def __init__(self, *args: Any, settings: type, **values: Any) -> None:
         super().__init__(*args, **values)
-        self.own = Section(name=values["name"], config=settings)
+        self.own: Section[Any] = Section(name=values["name"], config=settings)
 
     def compose(self, ctx: click.Context, line: Line) -> InferenceComposition:
         """See `PartsCommand`; there is nothing below the line."""
