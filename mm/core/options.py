@@ -9,13 +9,14 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from mm.core.errors import UsageError
 
 _INFO = "mm.option"
+C = TypeVar("C")
 
 
 @attrs.frozen(kw_only=True)
@@ -124,7 +125,7 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, ar
     return result
 
 
-def build(config: type, options: Sequence[Option], values: dict[str, Any]) -> Any:
+def build(config: type[C], options: Sequence[Option], values: dict[str, Any]) -> C:
     """An instance of a config class from flat values. Raises UsageError if a required value is missing, or a validator raises
     ValueError."""
     missing = [o.flag for o in options if o.default is attrs.NOTHING and o.key not in values]

@@ -12,7 +12,7 @@ from mm.core.config.sections import Section, compose_selected, section_of
 from mm.core.config.unknown import check_keys
 from mm.core.errors import UsageError, close_match
 from mm.core.layers import Layer, merge
-from mm.core.options import Option, build
+from mm.core.options import C, Option, build
 from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec, AlgorithmSpec, ArchitectureSpec, Needs
 from mm.core.run import Run
@@ -46,7 +46,7 @@ class Composition:
     layers: Sequence[Layer]
     chosen: Mapping[str, tuple[Any, str]] = attrs.field(factory=dict)
     _built: dict[object, Any] = attrs.field(factory=dict, repr=False)
-    _merged: dict[Section, tuple[dict[str, Any], dict[str, str]]] = attrs.field(factory=dict, init=False, repr=False)
+    _merged: dict[Section[Any], tuple[dict[str, Any], dict[str, str]]] = attrs.field(factory=dict, init=False, repr=False)
 
     def having(self, layers: Sequence[Layer]) -> Composition:
         """Another composition, of these layers."""
@@ -56,7 +56,7 @@ class Composition:
         """Another composition, with further values chosen for the user."""
         return attrs.evolve(self, chosen={**self.chosen, **chosen})
 
-    def read(self, section: Section) -> Any:
+    def read(self, section: Section[C]) -> C:
         """An instance of a section's config."""
         values, _ = self._merge(section)
         return self._once((section, repr(values)), lambda: build(section.config, section.options, values))
@@ -70,7 +70,7 @@ class Composition:
     @cached_property
     def selection(self) -> Selection:
         """The selected parts."""
-        return self.read(SELECT)  # type: ignore[no-any-return]
+        return self.read(SELECT)
 
     @cached_property
     def needs(self) -> Needs | None:
@@ -78,7 +78,7 @@ class Composition:
         if (spec := self.algorithm) is None:
             return None
         config = self.read(section_of(spec)) if spec.config else None
-        return self._once((spec.name, id(config)), lambda: spec.needs(config))  # type: ignore[no-any-return]
+        return self._once((spec.name, id(config)), lambda: spec.needs(config))
 
     @cached_property
     def rollout(self) -> RolloutParts | None:
@@ -86,11 +86,11 @@ class Composition:
         return self.read(section) if (section := self._rollout_section) else None
 
     @cached_property
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[Section[Any]]:
         """The sections of the options, with those of the roles and parts that the algorithm needs."""
         roles = list(self._roles())
         rollout = [self._rollout_section] if self._rollout_section else []
-        common = [SELECT, TRAIN, *rollout, *roles, *self._adapters(roles)]
+        common: list[Section[Any]] = [SELECT, TRAIN, *rollout, *roles, *self._adapters(roles)]
         return compose_selected(self.plugins, [self.selection, *([self.rollout] if rollout else [])], common)
 
     @cached_property
@@ -123,12 +123,12 @@ class Composition:
         run = Run(select=parts.pop("select"), train=parts.pop("train"), parts=parts, options=self.options, needs=needs)
         return Resolved(run=run, sources=sources, warnings=tuple(warnings))
 
-    def _once(self, key: object, make: Callable[[], Any]) -> Any:
+    def _once(self, key: object, make: Callable[[], C]) -> C:
         if key not in self._built:
             self._built[key] = make()
-        return self._built[key]
+        return self._built[key]  # type: ignore[no-any-return]
 
-    def _merge(self, section: Section) -> tuple[dict[str, Any], dict[str, str]]:
+    def _merge(self, section: Section[Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """The values that a section's options are given, by flat key, and the origin of each of its options."""
         if section not in self._merged:
             layers = [Layer(origin="chosen", values={key: value for key, (value, _) in self.chosen.items()}), *self.layers]
@@ -149,12 +149,12 @@ class Composition:
         return Layer(origin=f"preset {preset}", values={f"{prefix}_{key}": value for key, value in sizes.items()})
 
     @property
-    def _rollout_section(self) -> Section | None:
+    def _rollout_section(self) -> Section[Any] | None:
         if self.needs is None or not self.needs.generates:
             return None
         return Section(name="rollout", config=EpisodeParts if self.needs.tools else RolloutParts)
 
-    def _roles(self) -> Iterator[Section]:
+    def _roles(self) -> Iterator[Section[Any]]:
         """The sections of the roles beside the policy."""
         if needs := self.needs:
             for role in needs.roles:
@@ -162,7 +162,7 @@ class Composition:
                     config = TrainedRoleSettings if role in needs.trainable else RoleSettings
                     yield Section(name=f"role.{role}", config=config, prefix=role)
 
-    def _adapters(self, roles: Sequence[Section]) -> Iterator[Section]:
+    def _adapters(self, roles: Sequence[Section[Any]]) -> Iterator[Section[Any]]:
         """The sections of the adapters of these roles."""
         for role in roles:
             if role.config is TrainedRoleSettings and (name := self.read(role).adapter):

@@ -88,10 +88,10 @@ class InferenceComposition:
 
     plugins: PluginManager
     layers: Sequence[Layer]
-    own: Section | None = None
+    own: Section[Any] | None = None
 
     @cached_property
-    def sections(self) -> list[Section | LoadSettings]:
+    def sections(self) -> list[Section[Any] | LoadSettings]:
         """The sections of the options. Raises UsageError if two of them claim one option."""
         try:
             selection = self._usable[0]
@@ -99,7 +99,7 @@ class InferenceComposition:
             selection = self._selection
         common = [_SELECT, self.own] if self.own else [_SELECT]
         composed = compose_selected(self.plugins, [selection], common)
-        sections: list[Section | LoadSettings] = [*composed, self._settings]
+        sections: list[Section[Any] | LoadSettings] = [*composed, self._settings]
         check_owners(o for section in sections for o in section.options)
         return sections
 
@@ -128,7 +128,7 @@ class InferenceComposition:
 
     @cached_property
     def _selection(self) -> InferenceSelection:
-        return _SELECT.read(self.layers)  # type: ignore[no-any-return]
+        return _SELECT.read(self.layers)
 
     @cached_property
     def _usable(self) -> tuple[InferenceSelection, str]:

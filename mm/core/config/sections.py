@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic
 
 import attrs
 
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, merge
-from mm.core.options import Option, build, options_of
+from mm.core.options import C, Option, build, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import (
     AdapterSpec,
@@ -52,33 +52,29 @@ def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
 
 
 @attrs.frozen(kw_only=True)
-class Section:
+class Section(Generic[C]):
     """One config class of a composed run. The names of its options begin with `prefix`."""
 
     name: str
-    config: type
+    config: type[C]
     prefix: str = ""
 
     @property
     def options(self) -> tuple[Option, ...]:
         """The options of this section."""
-        return options_of(self.config, section=self.name, prefix=self.prefix)
+        config: type = self.config
+        return options_of(config, section=self.name, prefix=self.prefix)
 
     def option(self, key: str) -> Option:
         """The option of this flat key."""
         return next(option for option in self.options if option.key == key)
 
-    def read(self, layers: Sequence[Layer]) -> Any:
-        """An instance of the config from the layers (highest first)."""
+    def read(self, layers: Sequence[Layer]) -> C:
+        """An instance of the config from the layers (highest first), which may have keys of others."""
         return build(self.config, self.options, merge(layers, self.options)[0])
 
 
-def read_config(config: type, layers: Sequence[Layer], section: str) -> Any:
-    """An instance of one config class from the layers' bare values; other keys are ignored."""
-    return Section(name=section, config=config).read(layers)
-
-
-def section_of(spec: Spec, role: str = "policy") -> Section:
+def section_of(spec: Spec, role: str = "policy") -> Section[Any]:
     """The section of a part with a config. The options of an algorithm are bare, those of another part begin with its name,
     and those of a part of a role beside the policy with the role's name before that."""
     assert spec.config is not None
@@ -86,7 +82,7 @@ def section_of(spec: Spec, role: str = "policy") -> Section:
     return Section(name=f"{spec.kind}.{name}", config=spec.config, prefix="" if spec.kind == "algorithm" else name)
 
 
-def compose_selected(plugins: PluginManager, selections: Sequence[Any], common: Iterable[Section]) -> list[Section]:
+def compose_selected(plugins: PluginManager, selections: Sequence[Any], common: Iterable[Section[Any]]) -> list[Section[Any]]:
     """The sections of a line: the common ones, then those of the parts that the selections name.
 
     The options of an algorithm are bare, those of every other part are prefixed with its name. A selection is a training's,

@@ -49,7 +49,7 @@ class ModelCommand(PartsCommand):
 
     def __init__(self, *args: Any, settings: type, **values: Any) -> None:
         super().__init__(*args, **values)
-        self.own = Section(name=values["name"], config=settings)
+        self.own: Section[Any] = Section(name=values["name"], config=settings)
 
     def compose(self, ctx: click.Context, line: Line) -> InferenceComposition:
         """See `PartsCommand`. There are no layers below the command line: neither environment nor settings file."""

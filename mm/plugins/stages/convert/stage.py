@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.sections import read_config
-from mm.core.options import Option, option, options_of
+from mm.core.config.sections import Section
+from mm.core.options import Option, option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.workspace import fingerprint
@@ -25,13 +25,16 @@ class ConvertOptions:
     export_dtype: str = option("fp32", help="Type of the exported weights.", choices=("fp32", "bf16", "fp16"))
 
 
+_OPTIONS = Section(name="convert", config=ConvertOptions)
+
+
 class Convert(Stage):
     """Writes `exports/RUN`, named after the model's run."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options of `ConvertOptions`."""
-        return options_of(ConvertOptions, section="convert")
+        return _OPTIONS.options
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
@@ -60,4 +63,4 @@ class Convert(Stage):
         return StageResult({"export": out}, f"{out}, loadable with transformers")
 
     def _options(self) -> ConvertOptions:
-        return read_config(ConvertOptions, self.layers, "convert")  # type: ignore[no-any-return]
+        return _OPTIONS.read(self.layers)

@@ -43,7 +43,7 @@ class Download(Stage):
         return {name: open_source(self.plugins, name, "").digest() for name in self._named()}
 
     def _named(self) -> Sequence[str]:
-        return SELECT.read(self.layers).data  # type: ignore[no-any-return]
+        return SELECT.read(self.layers).data
 
     def _line(self) -> str:
         if named := self._named():

@@ -13,9 +13,9 @@ from attrs.validators import ge, optional
 
 from mm.contracts import Stage, StageResult
 from mm.core.config.load_settings import Inference, InferenceComposition
-from mm.core.config.sections import read_config
+from mm.core.config.sections import Section
 from mm.core.layers import Layer
-from mm.core.options import Option, option, options_of
+from mm.core.options import Option, option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.workspace import fingerprint, write_text
@@ -45,13 +45,16 @@ class EvalOptions:
     backend: str = option("auto", help="Chip.")
 
 
+_OPTIONS = Section(name="eval", config=EvalOptions)
+
+
 class Evaluate(Stage):
     """Writes `reports/eval.json` and the plots, and prints the tables and sample conversations."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options of `EvalOptions`."""
-        return options_of(EvalOptions, section="eval")
+        return _OPTIONS.options
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
@@ -134,4 +137,4 @@ class Evaluate(Stage):
         return self.workspace.path / "reports"
 
     def _options(self) -> EvalOptions:
-        return read_config(EvalOptions, self.layers, "eval")  # type: ignore[no-any-return]
+        return _OPTIONS.read(self.layers)

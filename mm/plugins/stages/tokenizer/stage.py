@@ -10,14 +10,16 @@ import attrs
 
 from mm.contracts import Position, Stage, StageResult
 from mm.core.config.composition import SELECT
-from mm.core.config.sections import read_config
-from mm.core.options import Option, options_of
+from mm.core.config.sections import Section
+from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
 from mm.runtime.data.corpus import open_source
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
 from mm.runtime.text.rows import Row
+
+_OPTIONS = Section(name="tokenizer", config=TrainingOptions)
 
 
 class TrainTokenizer(Stage):
@@ -26,7 +28,7 @@ class TrainTokenizer(Stage):
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """`--data` and the vocabulary's options."""
-        return (SELECT.option("data"), *options_of(TrainingOptions, section="tokenizer"))
+        return (SELECT.option("data"), *_OPTIONS.options)
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
@@ -52,7 +54,7 @@ class TrainTokenizer(Stage):
         return StageResult({"tokenizer": self._folder()}, line)
 
     def _options(self) -> TrainingOptions:
-        return read_config(TrainingOptions, self.layers, "tokenizer")  # type: ignore[no-any-return]
+        return _OPTIONS.read(self.layers)
 
     def _folder(self) -> Path:
         return self.workspace.path / "tokenizers" / "pipeline"
