@@ -16,6 +16,7 @@ from test_rollouts import TINY
 import mm
 from mm.cli import run as command_line
 from mm.core.plugins import PluginManager
+from mm.core.records import KINDS
 from mm.core.spec import Spec
 from mm.core.workspace import RunFolder
 from mm.testing import assert_passed, check_part, plugin_manager, tiny_run
@@ -50,7 +51,8 @@ def lines_of(path: Path) -> int:
 def loaded(name: str) -> tuple[PluginManager, Spec]:
     """What is installed with the example and a reward, and the example's part."""
     plugins = plugin_manager(str(EXAMPLES / f"{name}.py"), "drawing")
-    return plugins, plugins.get(*FILES[name][1:])
+    _, kind, part = FILES[name]
+    return plugins, plugins.get(KINDS[kind], part)
 
 
 def train(name: str, workspace: Path, **options: Any) -> RunFolder:

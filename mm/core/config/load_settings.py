@@ -31,7 +31,7 @@ class InferenceSelection:
 
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.")
     dtype: str = option("auto", help="Type of the weights.", choices=("auto", "fp32", "bf16", "fp16"))
-    engine: str = option("", help="What generates; left out, the first that runs on the backend.")
+    engine: str = option("", help="Engine that generates; by default the first that runs on the backend.")
 
 
 _SELECT = Section(name="select", config=InferenceSelection)

@@ -47,7 +47,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     if config is not None:
         flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
         total, active = config.num_parameters(), config.num_active_parameters()
-        lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active a token" if active < total else "")))
+        lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active per token" if active < total else "")))
         lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
     given = [f"  {k} = {v!r}  ({resolved.sources[k]})" for k, v in run.values().items() if resolved.sources[k] != "default"]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines), "settings that are not defaults:", *given])

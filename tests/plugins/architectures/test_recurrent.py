@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import mm
 from mm.contracts import Backend, Model, Request, Sampling, SupportsCache, SupportsTruncate
 from mm.core.plugins import PluginManager
-from mm.core.records import AdapterSpec, ArchitectureSpec
+from mm.core.records import AdapterSpec, AlgorithmSpec, ArchitectureSpec
 from mm.core.workspace import RunFolder
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
@@ -161,5 +161,5 @@ def test_it_is_measured_and_answers(workspace: Path, plugins: PluginManager) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", [*LEARNING, "agent"])
 def test_every_way_of_learning_passes_with_it(algo: str, plugins: PluginManager) -> None:
-    spec = plugins.get("algorithm", algo)
+    spec = plugins.get(AlgorithmSpec, algo)
     assert_passed(check_algorithm(spec, architecture="mingru", plugins=plugins, module=plugins.owner(spec).value))

@@ -462,7 +462,7 @@ def failures(checks: Iterable[Check]) -> Mapping[str, str]:
 
 
 def test_the_kit_catches_a_moody_reward() -> None:
-    found = failures(check_reward(plugin_manager(__name__).get("reward", "moody"), module=__name__))
+    found = failures(check_reward(plugin_manager(__name__).get(RewardSpec, "moody"), module=__name__))
     assert found.keys() >= {"scores", "repeats"} and "nan is not a score" in found["scores"]
 
 

@@ -110,7 +110,7 @@ def test_settings_that_would_do_nothing_are_refused(mm_train: Train, tmp_path: P
     with pytest.raises(UsageError, match="--eval-data measures on its own rows and --eval-ratio holds out others"):
         mm_train(eval_data=own)
     for option in ({"patience": 1}, {"keep_best": True}):
-        with pytest.raises(UsageError, match=r"--(patience|keep-best): .* give --eval-interval too"):
+        with pytest.raises(UsageError, match=r"--(patience|keep-best): .* pass --eval-interval too"):
             mm_train(eval_interval=None, **option)
     for option in ({"patience": 1}, {"keep_best": True}, {"samples": 1}, {"sample_prompt": "x"}):
         with pytest.raises(UsageError, match="no row is held out: give --eval-ratio or --eval-data"):

@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_ends_the_run_though_its_gradients_are_finite(
 def scaled(scale: float) -> tuple[Updates, nn.Parameter]:
     model = nn.Linear(3, 1, bias=False)
     nn.init.ones_(model.weight)
-    model.config = SimpleNamespace(vocab_size=100)  # type: ignore[assignment]
+    model.config, model.blocks = SimpleNamespace(vocab_size=100), []  # type: ignore[assignment]
     settings = TrainSettings(learning_rate=0.5, weight_decay=0.0, clip_norm=0.0, schedule="constant")
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     roles = {"policy": Role("policy", model, trainable=True)}

@@ -23,7 +23,7 @@ from mm.core.callback import TrainingView
 from mm.core.errors import MMError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
-from mm.runtime.data.order import held_out as held_out_rows
+from mm.runtime.data.order import split_held_out
 from mm.runtime.models.folder import load_model_folder
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.runs.lifecycle import Session
@@ -182,7 +182,7 @@ def test_held_out_measures_are_the_formulas_in_float64(mm_train: Train, tmp_path
     made = continued(plugins, tmp_path, eval_ratio=0.4, micro_batch_tokens=60)
     measured = made.trainer._evaluate(made.trainer.state)
     store = made.corpus.store
-    _, rows = held_out_rows(store, 0.4, 42)
+    _, rows = split_held_out(store, 0.4, 42)
     assert 1 < len(rows) < len(ROWS)
     model = load_model_folder(plugins, tmp_path / "runs/a/model", made.backend).model.double()
     total, count, size = 0.0, 0, 0
