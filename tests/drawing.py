@@ -15,6 +15,7 @@ from mm.core.workspace import RunFolder
 from mm.runtime.text.rows import Row
 from mm.testing import plugin_manager, tiny_run
 
+TINY = {"num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 4, "log_interval": 1}
 SMALL = {
     "dense_hidden_size": 48, "dense_num_hidden_layers": 2, "dense_num_attention_heads": 4, "dense_num_key_value_heads": 2,
 }  # fmt: skip

@@ -10,8 +10,7 @@ from typing import Any
 
 import drawing
 import pytest
-from test_every_algorithm import ROWS
-from test_rollouts import TINY
+from training_rows import ROWS
 
 import mm
 from mm.cli import run as command_line
@@ -29,7 +28,7 @@ FILES: dict[str, tuple[int, str, str]] = {
 }  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "supervised": {"rows": ROWS["chat"], "most": 0.5}, "preference": {"rows": ROWS["preference"], "beta": 0.5},
-    "reinforcement": {**TINY, "rows": drawing.PROMPTS, "mini_batches": 2}, "chip": {"backend": "half", "dtype": "auto"},
+    "reinforcement": {**drawing.TINY, "rows": drawing.PROMPTS, "mini_batches": 2}, "chip": {"backend": "half", "dtype": "auto"},
 }  # fmt: skip
 
 

@@ -16,8 +16,7 @@ from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder
 from mm.testing.pytest_plugin import Train
 
-TINY = {"num_generations": 4, "max_new_tokens": 8, "reward": "vowels", "global_batch_size": 4, "log_interval": 1}
-pytestmark = [pytest.mark.mm_plugins("drawing"), pytest.mark.mm_train("grpo", rows=drawing.PROMPTS, **TINY)]
+pytestmark = [pytest.mark.mm_plugins("drawing"), pytest.mark.mm_train("grpo", rows=drawing.PROMPTS, **drawing.TINY)]
 
 
 def samples(run: RunFolder) -> list[Line]:
