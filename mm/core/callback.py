@@ -26,7 +26,7 @@ class RankView(Protocol):
 
     @property
     def local_rank(self) -> int:
-        """The number of this rank on its machine, from 0, which is that of the card it uses."""
+        """The number of this rank on its machine, from 0; also the index of the card it uses."""
 
 
 class StopRequest(Protocol):

@@ -79,13 +79,14 @@ def import_plugin(value: str) -> ModuleType:
 
 def new_module_path(error: BaseException) -> str:
     """A note with the new path of a module of this package, if importing its old path raised `error`; otherwise ""."""
-    if not isinstance(error, ModuleNotFoundError) or not (error.name or "").startswith("mm."):
+    if not isinstance(error, ImportError) or (error.name or "").partition(".")[0] != "mm":
         return ""
     table = dict(line.split() for line in Path(__file__).with_name("moved.txt").read_text(encoding="utf-8").splitlines())
     # importing mm.a.b.c fails at mm.a already; the source line of the import has the whole path
     source = next((f.line for f in reversed(traceback.extract_tb(error.__traceback__)) if f.line and "import" in f.line), "")
     module, _, names = source.removeprefix("from ").partition(" import ")
     imported = [f"{module}.{name.strip()}" for name in names.split(",")] + [module.removeprefix("import "), error.name or ""]
+    imported += [f"{error.name}.{name}" for name in re.findall(r"cannot import name '(\w+)'", str(error))]
     return "; ".join(dict.fromkeys(f"{old} is {table[old]} now" for old in imported if old in table))
 
 

@@ -17,8 +17,8 @@ ENVIRONMENT = "MM_TRAIN_"
 class Layer:
     """Values of one origin.
 
-    `textual`: they are texts, to be parsed. `arguments`: they are Python's, where one item may stand for a list of one and a
-    path for text. `lenient` (the environment): keys of parts that are not selected only warn.
+    `textual`: they are texts, to be parsed. `arguments`: they are Python objects; a single item is accepted for
+    a list, and a path for a string. `lenient` (the environment): keys of parts that are not selected only warn.
     """
 
     origin: str

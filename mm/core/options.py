@@ -31,8 +31,8 @@ class OptionInfo:
 
 
 class Refused(ValueError):
-    """A refused value, with the field that it is of. A validator's ValueError becomes one for the validator's own field; one
-    that is about another field raises it itself."""
+    """An invalid value, with the name of its field. A ValueError of a field's validator is converted to this; a validator that
+    complains about another field raises it directly."""
 
     def __init__(self, field: str, complaint: str) -> None:
         super().__init__(complaint)

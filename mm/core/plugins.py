@@ -99,7 +99,7 @@ class PluginManager:
     def get(self, record: type[S], name: str) -> S:
         """The record of that class and name.
 
-        Raises UsageError when it is unknown (with close matches), blocked, broken, or claimed twice (with the cure).
+        Raises UsageError when it is unknown (with close matches), blocked, broken, or claimed twice (with the deciding option).
         """
         owned = [(plugin, spec) for plugin, spec in self._owned(record) if spec.name == name]
         if len(owned) > 1:

@@ -17,8 +17,8 @@ from mm.core.settings import Selection, TrainSettings
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """The settings of one training. `parts` maps `kind.name` to that part's config, and `needs` are the algorithm's with its
-    config. Runs are equal if all their settings are."""
+    """The settings of one training. `parts` maps `kind.name` to that part's config, and `needs` are the needs of the
+    algorithm with this config. Runs are equal if all their settings are."""
 
     select: Selection
     train: TrainSettings

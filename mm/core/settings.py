@@ -124,7 +124,7 @@ class TrainSettings:
         None, help="Steps between checkpoints; by default only at the end.", validator=optional(gt(0)), on_resume=True
     )
     background_save: bool = option(
-        True, help="Write checkpoints beside the training, from a copy in host memory.", on_resume=True
+        True, help="Write checkpoints in the background, from a copy in host memory.", on_resume=True
     )
     keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", validator=gt(0), on_resume=True)
 

@@ -42,6 +42,8 @@ BROKEN = {
     "wrong_kind": (HOOK + "    yield ToolSpec(name='x', summary='', target='a:b')", "AdapterSpec"),
     "unmarked": ("def mm_adapters():\n    yield", "not marked with @hookimpl"),
     "empty": ("x = 1", "implements no hook"),
+    "moved": ("from mm.core.contracts import Algorithm", "mm.core.contracts is mm.contracts now"),
+    "moved_name": ("from mm.core import (\n    contracts,\n)", "mm.core.contracts is mm.contracts now"),
 }
 
 

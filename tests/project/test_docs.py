@@ -219,3 +219,9 @@ def test_links_resolve(page: Path) -> None:
     text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
     links = [link for link in _LINK.findall(text) if not re.match(r"(https?:|mailto:|#)", link)]
     assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:mm|tests|examples|benchmarks)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists() and "NAME" not in path and "KIND" not in path] == []

@@ -6,6 +6,7 @@ All imports count: at the top of a file, inside functions, and those for types a
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -148,6 +149,12 @@ def test_what_has_moved_is_found_at_its_new_path() -> None:
     table = dict(line.split() for line in (PACKAGE / "core" / "moved.txt").read_text(encoding="utf-8").splitlines())
     assert [old for old in table if old in modules()] == []
     assert [new for new in table.values() if new not in modules()] == []
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("## Where modules and names went")[2]
+    rows = re.findall(r"^\| `(mm\.[\w.]+)`(?:: ([\w, ]+))? \| `(mm\.[\w.]+)` \|$", changelog, re.MULTILINE)
+    assert len(rows) > 30
+    for old, names, new in rows:  # "`mm.core`: a, b" has the names of several modules that went to one place
+        for name in names.split(", ") if names else [""]:
+            assert table[f"{old}.{name}".rstrip(".")] in (new, f"{new}.{name}"), (old, name)
 
 
 def test_files_and_functions_stay_short() -> None:

@@ -18,7 +18,7 @@ Choices = dict[str, tuple[Any, str]]
 
 
 def choose(composition: Composition, workspace: Workspace) -> Composition:
-    """The composition with everything chosen that its selection leaves open; one that has choices already is returned.
+    """The composition with everything chosen that its selection leaves open. One that has choices already is returned unchanged.
 
     Raises UsageError that names the missing option if nothing can be chosen.
     """

@@ -37,9 +37,9 @@ class Composition:
     """The parts and settings of a training, from layers of values (highest first) above the algorithm's defaults, the preset
     and the classes.
 
-    Everything is computed when it is first asked for, and once: a composition made from another one takes over what was
-    built of equal values. `chosen` holds values for what the layers leave open, each with the line that says so. Every
-    attribute may raise UsageError, which names the option, its origin and what is near.
+    Everything is computed on first use, and once: a composition made from another one reuses the configs that were built from
+    equal values. `chosen` holds values for selections that the layers leave open or set to `auto`, each with the line that
+    reports it. Every attribute may raise UsageError, which names the option, its origin and the closest known names.
     """
 
     plugins: PluginManager

@@ -1,4 +1,4 @@
-"""A trained model in use: its backend, type and engine, and the settings of it that may differ from those it was saved with.
+"""A trained model in use: its backend, type and engine, and the settings that may be changed when it is loaded.
 
 Imports no torch: the chosen backend's environment is set before the training modules are imported.
 """

@@ -23,7 +23,7 @@ from mm.core.records import (
 )
 from mm.core.spec import Spec
 
-# records whose parts have prefixed options, and the field that selects them, in the selections that have it
+# kinds of parts whose options have a prefix, each with the field of a selection that names the part
 PREFIXED: tuple[tuple[type[Spec], str], ...] = (
     (ArchitectureSpec, "arch"), (BackendSpec, "backend"), (AdapterSpec, "adapter"), (EngineSpec, "engine"),
     (RewardSpec, "reward"), (ToolSpec, "tool"), (TrackerSpec, "tracker"),

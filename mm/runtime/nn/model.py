@@ -22,8 +22,8 @@ class Model(nn.Module, ABC):
     """A causal language model over packed documents, built as `Class(config, kernels)`; see `mm.runtime.nn.kernels`.
 
     It must keep its config as `config`. `adapter_targets` are patterns of the names, or last names, of the weights that an
-    adapter adapts by default, such as `q_proj` or `mlp.*`; "*" stands for every linear layer of the blocks. A model without an
-    auxiliary loss implements only `blocks`, `forward` and `set_outputs`.
+    adapter adapts by default, such as `q_proj` or `mlp.*`; "*" stands for every linear layer of the blocks. A model must
+    implement `blocks` and `forward`, and `set_outputs` only to be a critic.
     """
 
     config: ArchitectureConfig

@@ -36,7 +36,7 @@ from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
 from mm.runtime.training.trainer import Trainer
 
-_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved stand."
+_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved remain."
 _TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device with more memory."
 
 
@@ -116,7 +116,7 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())
     if known:
-        say(f"--eval-data: {known:,} of {len(store):,} units are training data too: their loss is no held-out loss")
+        say(f"--eval-data: {known:,} of {len(store):,} units are training data too: the loss on them is not held-out")
     if len(store) > settings.eval_rows:
         say(f"--eval-data: the first {settings.eval_rows:,} of {len(store):,} units are measured (--eval-rows)")
     return HeldOut(store, list(range(min(len(store), settings.eval_rows))), tokenizer.token_bytes)

@@ -213,11 +213,13 @@ def _by_name(callbacks: list[Callback]) -> dict[str, Callback]:
 def _is_old_key(key: str, name: str, callback: Callback) -> bool:
     """True if `key` names this callback in an old checkpoint, whose keys are `module.Class#number`."""
     path, _, number = key.rpartition("#")
-    return path.endswith(f".{type(callback).__qualname__}") and number == name.rpartition("#")[2]
+    classes = {type(callback).__qualname__, callback.name or type(callback).__qualname__}  # `name` may be a former class name
+    return any(path.endswith(f".{former}") for former in classes) and number == name.rpartition("#")[2]
 
 
 def _pickle(value: Any) -> bytes:
-    """The value as one bytes object, which `dcp.load` replaces as a whole: no size in it must be equal on saving and loading."""
+    """The value as one bytes object, which `dcp.load` replaces as a whole: its size may differ between saving and
+    loading."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

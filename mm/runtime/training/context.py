@@ -35,7 +35,7 @@ class Context:
     """The services that a run offers its algorithm.
 
     - `tokenizer`, `world` (the ranks: `world.sum` adds up host numbers), `seed`, and `max_length`, the most tokens of a row;
-    - `more_rows(n)`: this rank's share of the next n rows, under the checkpointed data cursor;
+    - `more_rows(n)`: this rank's share of the next n rows; advances the position in the data, which checkpoints save;
     - `packs(units)`: micro-batches on the device, by the run's token budget, for forwards in `prepare` and `evaluate`;
     - by `unit.row_index`, held-out rows included: `row(i)`, the row that a unit was made of (for kinds of rows that are kept),
       `position(i)`, its place in the data, and `units[i]`, the unit itself. `data_digest` identifies the data. While a run is

@@ -24,9 +24,9 @@ _SIZES = ("tokens", "targets", "sequences", "units")
 class Totals(Mapping[str, float]):
     """The sizes of a mini-batch, summed over its micro-batches and the ranks. A loss divides by one of them.
 
-    `tokens` are all tokens, `targets` the learned ones, `sequences` the documents, answers or completions, `units` the rows,
-    pairs or completions. `totals["weights"]` is an algorithm's own count of that name, from its `counts`. `micro_batches` is
-    their number on the rank that has most.
+    `tokens` are all tokens, `targets` the learned ones. `sequences` are documents, `units` what is never split: a pair of a
+    preference is 1 unit of 2 sequences, a document or a completion 1 of 1. `totals["weights"]` is an algorithm's own count of
+    that name, from its `counts`. `micro_batches` is the largest number on any rank.
     """
 
     tokens: float = 0.0
@@ -54,7 +54,7 @@ class Totals(Mapping[str, float]):
 
     @property
     def share(self) -> float:
-        """The count for a metric to which every pack of every rank contributes a part: such counts add up to 1 per step."""
+        """The count of a metric whose sum over all micro-batches and ranks is the step's value: such counts add up to 1."""
         return 1.0 / (self.micro_batches * self.ranks)
 
     def __getitem__(self, name: str) -> float:

@@ -72,8 +72,8 @@ class PreferenceAlgorithm(Algorithm):
         return Answers(*chosen), Answers(*rejected)
 
     def reference(self, batch: Packed, column: int | None = None) -> Tensor:
-        """The log-probability of each answer under the reference, (N,), without gradients. `column`: the index of the pack's
-        answers among those of `add_answers`, if each unit has only one of them here."""
+        """The log-probability of each answer under the reference, (N,), without gradients. If each unit
+        has one answer in this pack, `column` is its position in the sequences that `add_answers` returned."""
         if not self.config.cache_reference:
             return self._reference_logprobs(batch)
         rows = self._table()[[unit.row_index for unit in batch.units]]

@@ -23,8 +23,8 @@ class Role:
     - A role that is not `trainable` is frozen: it is in `eval()` and has no gradients. `path` is the folder from which a resume
       loads it again.
     - `settings` are the role's own training settings (`learning_rate`, `clip_norm`); None stands for the policy's.
-    - With `without`, a frozen role shares the model of another role and is called inside that context, such as the policy with
-      its adapter off. The other role then decides about training mode.
+    - If `without` is given, the role has no model of its own: it calls another role's model inside this context manager, such as
+      the policy with its adapter switched off. The other role then decides about training mode.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class Trainer:
                     self.evaluate()
                 self._loop()
                 self.check()
-                if not state.stop.signalled:  # who sends a signal may not wait for long
+                if not state.stop.signalled:  # a process that gets a signal may be killed soon
                     self.evaluate()
                 self.save()
                 self._finish_save(wait=True)
@@ -117,7 +117,7 @@ class Trainer:
         with phase("data"):
             batches = state.micro_batches(units)
             totals = state.objective.totals(batches, state.world)
-        # ranks run equally many forwards, or a collective would wait for ever: the short ones add empty packs
+        # ranks run equally many forwards, or a collective would wait for ever: ranks with fewer micro-batches add empty packs
         batches += [pack([])] * (totals.micro_batches - len(batches))
         for index, batch in enumerate(batches):
             self._backward(batch, totals, last=index == len(batches) - 1)
@@ -144,7 +144,7 @@ class Trainer:
     # ---- at intervals
 
     def check(self) -> None:
-        """The one synchronisation of a log interval. Raises MMError naming step, rows and layer of a non-finite loss."""
+        """Wait for the device. Raises MMError naming step, rows and layer if a gradient was not finite since the last call."""
         step = self.state.updates.failed_step(self.state.step)
         if step is not None:
             raise MMError(explain(self.state, step, self._recent.get(step, [])))
@@ -157,7 +157,8 @@ class Trainer:
         return {"step": state.step, "learning_rate": rate, "tokens": state.tokens, **state.meter.read(state.world)}
 
     def evaluate(self) -> None:
-        """Measure the held-out rows and tell the callbacks, at most once a step; then agree on what asked to stop meanwhile."""
+        """Measure the held-out rows and call the callbacks, at most once per step. Then the ranks agree on requests to stop that
+        came during the evaluation."""
         state = self.state
         if state.evaluated == state.step:
             return

@@ -1,4 +1,4 @@
-"""The update of the weights: gradient clipping, the learning rate, and no update once a gradient was not finite."""
+"""The update of the weights: gradient clipping, the learning rate, and no more updates after a non-finite gradient."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Updates:
                 self.scaler.unscale_(optimizer)
 
     def _record(self, finite: Tensor, step: int, metrics: Metrics) -> None:
-        """Record the first non-finite step on the device; no update is applied from there on. A scaler skips its steps itself,
-        which are then only counted as `overflow`."""
+        """Record the first non-finite step on the device; no update is applied from there on. A gradient scaler skips such steps
+        itself, and they are only counted as `overflow`."""
         overflow = 1 - finite
         if self.scaler:
             metrics["overflow"] = (overflow, 1.0)

@@ -28,6 +28,7 @@ from mm.testing.suites.tensors import assert_near, gradients
 from mm.testing.suites.training import ShortTraining
 
 _BATCHES, _RESUMED = 8, 2
+_MAX_NEW_TOKENS = 32  # an untrained model rarely stops by itself, and every check would wait for the default's 256
 # the models are float64, so that the order of sums hardly matters; the tolerance allows a loss that reduces in float32
 _NEAR = 1e-5
 
@@ -68,8 +69,12 @@ class AlgorithmSuite(Suite):
 
     @cached_property
     def config(self) -> Any:
-        """The default config, or None if the algorithm has no options."""
-        return self.record.config() if self.record.config else None
+        """The default config, with short completions if the algorithm draws any; None if it has no options."""
+        if not self.record.config:
+            return None
+        config = self.record.config()
+        bound = getattr(config, "max_new_tokens", 0)
+        return attrs.evolve(config, max_new_tokens=min(bound, _MAX_NEW_TOKENS)) if bound else config
 
     @property
     def units(self) -> list[Unit]:

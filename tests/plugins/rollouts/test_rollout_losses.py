@@ -28,7 +28,7 @@ from mm.runtime.training.distributed import World
 from mm.runtime.training.metrics import Meter
 from mm.runtime.training.roles import Role
 from mm.runtime.training.rollouts.experience import DrawnTokens, TokenValues
-from mm.runtime.training.rollouts.losses import estimate_kl, policy_gradient
+from mm.runtime.training.rollouts.losses import KL_ESTIMATORS, estimate_kl, policy_gradient
 
 LENGTHS = (3, 1, 5)
 
@@ -233,7 +233,7 @@ def test_uncertain_prompts_come_more_often() -> None:
 # ---- what is told apart by formulas
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("estimator", KL_ESTIMATORS)
 def test_each_estimate_of_the_kl_is_schulmans(estimator: str) -> None:
     """r = p_reference / p: -log r, (log r)^2 / 2, (r - 1) - log r; the first and the last without bias."""
     generator = torch.Generator().manual_seed(0)

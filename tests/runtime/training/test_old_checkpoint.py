@@ -81,9 +81,10 @@ def test_a_state_is_found_by_its_name_and_by_a_former_path(key: str) -> None:
     assert callback.seen == 3
 
 
-def test_a_name_outlives_its_class() -> None:
+@pytest.mark.parametrize("key", ["Counts#0", "some.former.module.Counts#0"])
+def test_a_name_outlives_its_class(key: str) -> None:
     callback = Renamed()
-    assert _restore_callbacks([callback], {"Counts#0": {"seen": 3}}) == []
+    assert _restore_callbacks([callback], {key: {"seen": 3}}) == []
     assert callback.seen == 3
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import Attribute, frozen
 from attrs.validators import ge, optional
 
-from mm.contracts import AlgorithmSpec, Needs, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
+from mm.contracts import KL_ESTIMATORS, AlgorithmSpec, Needs, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
 from mm.runtime.training.rollouts.options import at_least_two, only_if
 
 # how far below and above 1 the ratio may go before it is clipped, from each loss's paper; 1 below is no bound. The paper of
@@ -47,7 +47,7 @@ class SurrogateConfig(RolloutConfig):
     kl_coef: float = kl_coefficient(0.04)
     kl_estimator: str | None = option(
         None, help="Estimate of the KL at each token, by default k3; k1 holds nothing: its gradient is 0 on average.",
-        choices=("k1", "k2", "k3"), validator=only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0"),
+        choices=tuple(KL_ESTIMATORS), validator=only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0"),
     )  # fmt: skip
     dynamic_sampling: bool = option(
         False, help="Replace groups whose rewards are all equal by further prompts (DAPO).", validator=_has_groups

@@ -22,7 +22,7 @@ from mm.runtime.runs import api
 
 @frozen(kw_only=True)
 class _File:
-    config: str = option("", help="Settings in TOML; the command line and MM_TRAIN_* stand above it.")
+    config: str = option("", help="Settings in TOML; the command line and MM_TRAIN_* take precedence.")
 
 
 (CONFIG,) = options_of(_File, section="file")
@@ -49,8 +49,8 @@ class TrainCommand(PartsCommand):
 
 @click.command(cls=TrainCommand)
 @click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
-@click.option("--resume", is_flag=True, help="Go on with --run NAME (the newest unfinished run without it).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and touch nothing.")
+@click.option("--resume", is_flag=True, help="Resume --run NAME, by default the newest unfinished run.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.pass_context
 def train(ctx: click.Context, /, resume: bool, dry_run: bool) -> None:
     """Train a model with an algorithm.

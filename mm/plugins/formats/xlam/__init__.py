@@ -17,7 +17,7 @@ def mm_formats() -> Iterable[FormatSpec]:
     """The format `xlam`."""
     yield FormatSpec(
         name="xlam",
-        summary="Function calls: query, tools, and answers, which are the calls.",
+        summary="Function calls: query, tools and answers, which are the calls.",
         target="mm.plugins.formats.xlam.format:XlamFormat",
         row="chat",
         recognise=recognise,

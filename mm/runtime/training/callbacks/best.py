@@ -55,8 +55,8 @@ class ComparedMetric:
 class KeepBest(Callback):
     """Writes the model to `folder.best` whenever its held-out loss or reward is the best so far. Only on the main rank.
 
-    The folder holds the evaluation too, from which a resumed run takes the best value: repeated steps give equal values,
-    which are not better. It is a model without training state, a third of a checkpoint's size.
+    The folder holds the evaluation too, from which a resumed run takes the best value. Steps that a resume repeats give equal
+    values, so the model is not written again. It is a model without training state, a third of a checkpoint's size.
     """
 
     name = "keep-best"

@@ -103,7 +103,7 @@ def has_spread(group: Group) -> bool:
 
 
 def penalise_length(score: CompletionScore, room: float) -> CompletionScore:
-    """DAPO's soft penalty on length (arXiv:2503.14476, eq. 13). `room` is the number of tokens left before the bound, divided by
-    that of the buffer. The penalty counts in training, but not in the rewards of held-out rows."""
+    """DAPO's soft penalty on length (arXiv:2503.14476, eq. 13). `room` is the number of remaining tokens divided by
+    `overlong_buffer`. The penalty counts in training, but not in the rewards of held-out rows."""
     cost = max(0.0, 1 - room)
     return attrs.evolve(score, total=score.total - cost, by_name={**score.by_name, OVERLONG: -cost})

@@ -59,7 +59,7 @@ class Experience:
 
     @classmethod
     def of(cls, sample: Sample, advantage: float, old: Tensor | None, reference: Tensor | None) -> Experience:
-        """That of a completion whose tokens all have its advantage."""
+        """The experience of a completion; each token gets the completion's advantage."""
         import torch
 
         advantages_L, engine_L = torch.full((sample.length,), advantage), torch.tensor(sample.drawn_logprobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mm.runtime.training.rollouts.experience import DrawnTokens
@@ -29,10 +30,15 @@ def clip_ratio(ratio_M: Tensor, advantages_M: Tensor, low: float, high: float) -
     return loss_M, clipped_M.detach()
 
 
+# estimators of KL(policy || reference) as functions of log_M = reference - policy (Schulman 2020, joschu.net/blog/kl-approx.html)
+KL_ESTIMATORS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda log_M: -log_M,
+    "k2": lambda log_M: 0.5 * log_M.square(),
+    "k3": lambda log_M: log_M.exp() - log_M - 1,
+}
+
+
 def estimate_kl(estimator: str, logprobs_M: Tensor, reference_M: Tensor) -> Tensor:
-    """The estimator k1, k2 or k3 of KL(policy || reference) at each drawn token, (M,) (Schulman 2020,
-    joschu.net/blog/kl-approx.html)."""
-    log_M = reference_M - logprobs_M
-    if estimator == "k1":
-        return -log_M
-    return 0.5 * log_M.square() if estimator == "k2" else log_M.exp() - log_M - 1
+    """An estimate of KL(policy || reference) at each drawn token, (M,). Raises KeyError unless `estimator` is in
+    `KL_ESTIMATORS`."""
+    return KL_ESTIMATORS[estimator](reference_M - logprobs_M)

@@ -41,7 +41,7 @@ class RolloutConfig:
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", validator=gt(0))
     max_new_tokens: int = option(256, help="Longest completion, in tokens.", validator=gt(0))
-    temperature: float = option(1.0, help="Sampling temperature; log-probabilities are those at it.", validator=gt(0.0))
+    temperature: float = option(1.0, help="Sampling temperature, also that of all log-probabilities.", validator=gt(0.0))
     top_p: float = option(1.0, help="Nucleus sampling: share of the probability that is kept.", validator=[gt(0.0), le(1.0)])
     top_k: int = option(0, help="Draw from that many likeliest tokens; 0: from all.", validator=ge(0))
     passes: int = option(1, help="Passes over the completions of one rollout.", validator=gt(0))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 class Rollout(Algorithm):
     """REINFORCE with the advantages of a subclass: completions are sampled from the policy for a batch of prompts, scored by
-    rewards, and used for a policy gradient. Rows are prompts, and `global_batch_size` counts them; `config` is a `RolloutConfig`.
+    rewards, and used for a policy gradient. Rows are prompts, of which `global_batch_size` make a batch; `config` is a
+    `RolloutConfig`.
 
     A subclass implements `advantages`. It overrides `loss` for another surrogate, and `make_experience` if tokens need further
     values. If a rollout is used for one step, old log-probabilities are the present ones: the ratio is 1, and only its gradient
@@ -116,7 +117,7 @@ class Rollout(Algorithm):
         return {f"--max-length {prompt} for prompts": prompt, f"--max-new-tokens {drawn}": drawn}
 
     def remaining_tokens(self, sample: Sample) -> int:
-        """The number of tokens that the completion was short of its bound."""
+        """The number of tokens that the completion could still have had."""
         return self.config.max_new_tokens - sample.length
 
     @property
