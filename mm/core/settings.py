@@ -89,6 +89,9 @@ class TrainSettings:
         None, help="CPU threads; by default the best number for the model's size on the backend.", validator=optional(gt(0))
     )
     skip_bad_rows: bool = option(False, help="Skip invalid rows, and count them by reason, instead of stopping.")
+    allow_lost_fields: bool = option(
+        False, help="Train on rows of which the tokenizer's chat template leaves out a text, and count them, instead of stopping."
+    )
     data_workers: int | None = option(
         None, help="Processes that encode rows; by default one per core.", validator=optional(gt(0)), on_resume=True
     )

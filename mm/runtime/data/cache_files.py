@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +42,8 @@ class StoreInfo:
     """The contents of a store.
 
     `learned_tokens` counts the targets, and `learned_bytes` the UTF-8 bytes of their text. `truncated` and `dropped`
-    count rows; `dropped_rows` has `file:line` of the first twenty dropped ones. `bad` are the rows that were skipped.
+    count rows; `dropped_rows` has `file:line` of the first twenty dropped ones. `bad` are the rows that were skipped;
+    `lost` counts rows by what the chat template has left out of them.
     `kept_bytes` is the size of rows.jsonl. `code` maps each module that parsed or encoded rows to a digest of its source,
     and `checks` each file to its [size, CRC-32].
     """
@@ -62,6 +64,7 @@ class StoreInfo:
     kept_bytes: int = 0
     bytes_per_id: int = 2
     bad: BadRows = attrs.field(factory=BadRows)
+    lost: dict[str, int] = attrs.field(factory=dict)
     code: dict[str, str] = attrs.field(factory=dict)
     checks: dict[str, list[int]] = attrs.field(factory=dict)
 
@@ -72,12 +75,18 @@ class StoreInfo:
         self.row_kind, self.format = _join_names(self.row_kind, later.row_kind), _join_names(self.format, later.format)
         self.dropped_rows += later.dropped_rows[: MAX_NAMED - len(self.dropped_rows)]
         self.bad.update(later.bad)
+        self.count_lost(later.lost)
         self.code |= later.code
         same_file = bool(self.files) and self.files[-1:] == later.files[:1]
         first = len(self.files) - same_file
         self.files += later.files[same_file:]
         self.file_formats += later.file_formats[same_file:]
         return first
+
+    def count_lost(self, counts: Mapping[str, int]) -> None:
+        """Add numbers of rows, by what the chat template has left out of them."""
+        for name, count in counts.items():
+            self.lost[name] = self.lost.get(name, 0) + count
 
 
 def _join_names(names: str, more: str) -> str:

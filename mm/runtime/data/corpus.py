@@ -98,6 +98,8 @@ def open_corpus(
     from mm.runtime.data.encoding_bar import EncodingBar
 
     formats = plugins.specs(FormatSpec)
+    if settings.allow_lost_fields:
+        tokenizer = tokenizer.allowing_lost_fields()
     locators, shares = split_weights(plugins, data)
     # one rank encodes while the others wait, so it may use all cores
     workers = settings.data_workers or min(available_cores(), _MAX_WORKERS)
@@ -148,6 +150,8 @@ def _report(part: dict[str, Any], row_kind: str, info: StoreInfo, max_length: in
         say(f"{prefix}{info.truncated:,} rows were cut at --max-length {max_length}")
     if info.dropped:
         say(f"{prefix}{info.dropped:,} rows had no token to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
+    for name, count in info.lost.items():
+        say(f"{prefix}{name} by the chat template in {count:,} rows (--allow-lost-fields)")
     if info.bad.count:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in info.bad.reasons.items())
         say(f"{prefix}{info.bad.count:,} bad rows were skipped ({reasons}), the first ones are:")

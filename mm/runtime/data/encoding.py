@@ -80,7 +80,9 @@ class Encoder:
         if isinstance(raw, DataError):
             raise raw
         row = format.parse(raw)
+        self.tokenizer.lost.clear()
         encoded = row.encode(self.tokenizer, self.max_length)
+        builder.info.count_lost(dict.fromkeys(self.tokenizer.lost, 1))  # rows are counted, not texts
         # after an edit of the format or of the row class, the rows must be encoded again
         for kind in (type(format), type(row)):
             if kind.__module__ not in self._digests:

@@ -1,4 +1,4 @@
-"""Rendering of a chat template to pieces of text, each with a flag for whether it is learned.
+"""Rendering of a chat template to pieces of text, each with the turn of the assistant that wrote it.
 
 The renderer is transformers' own `render_jinja_template`, because other programs will render an exported model with it:
 the sandbox, the filters and the `{% generation %}` marks are then the same. It is imported when the first conversation is
@@ -7,30 +7,54 @@ rendered, which takes 0.6 s and imports no torch.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
 
 from mm.core.errors import DataError, UsageError
+from mm.runtime.text.answers import AnswerFinder, Span
+from mm.runtime.text.call_style import CallStyle, find_style
+from mm.runtime.text.fields import Field, Marker
 
 # Private-use characters that surround the spelling of a special token in a message, until the rendered text is cut there.
 _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
-_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_CHATML_ANSWER = re.compile(rf"(?<!{_OPEN})<\|im_start\|>assistant\n(.*?(?<!{_OPEN})<\|im_end\|>)", re.DOTALL)
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
-Span = tuple[int, int]
+Messages = list[dict[str, Any]]
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 @attrs.frozen
 class Piece:
-    """A piece of a rendered conversation. `learn`: the assistant wrote it. `plain`: it is the spelling of a special token
-    inside a message, which must not be encoded as that token."""
+    """A piece of a rendered conversation. `turn` is the message, counted from 0, if the assistant wrote the piece. `plain`: it is
+    the spelling of a special token inside a message, which must not be encoded as that token."""
 
     text: str
-    learn: bool
+    turn: int | None = None
     plain: bool = False
+
+
+@attrs.frozen
+class Fault:
+    """A text of a conversation that its rendering leaves out, or that is not learned although the assistant wrote it."""
+
+    field: Field
+    reason: str = "is left out"
+
+    def __str__(self) -> str:
+        return f"{self.field.place} {self.reason}"
+
+
+@attrs.frozen
+class Conversation:
+    """A rendered conversation."""
+
+    pieces: tuple[Piece, ...]
+    faults: tuple[Fault, ...] = ()
 
 
 class ChatTemplate:
@@ -41,32 +65,76 @@ class ChatTemplate:
         self._variables = dict(variables)
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        written = re.compile(rf"(?<!{_OPEN})(?:{self._control.pattern})")
+        self._finder = AnswerFinder(self._text, written)
 
-    def render(self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **switches: Any) -> str:
+    def render(self, messages: Messages, tools: Tools, **switches: Any) -> str:
         """The conversation as text. `switches` are variables of the template. Raises DataError if the template rejects the
         conversation, and UsageError if there is no template."""
-        return self._render(messages, tools, False, switches)[0]
+        return self._text(messages, tools, switches)
 
-    def pieces(
-        self, messages: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]] | None, learn: bool, **switches: Any
-    ) -> Iterator[Piece]:
-        """The conversation as pieces that must be encoded one by one. If `learn` is False, no piece is learned.
+    def prompt(self, messages: Messages, tools: Tools, *, check: bool, **switches: Any) -> Conversation:
+        """The conversation up to the header of the assistant's next turn, as pieces that must be encoded one by one. Its faults
+        are looked for only with `check`. Raises as `render`."""
+        guarded, messages, tools = self._guarded(messages, tools)
+        switches = {"add_generation_prompt": True, **switches}
+        text = self._text(messages, tools, switches)
+        lost = self._check(text, messages, tools, switches)[2] if check else []
+        return Conversation(tuple(_split(text, None, guarded)), tuple(map(Fault, lost)))
+
+    def conversation(self, messages: Messages, tools: Tools) -> Conversation:
+        """The conversation as pieces that must be encoded one by one.
 
         The text is cut where the assistant's turns start. So the ids of a prompt are an exact prefix of the ids that are
-        trained on, even if the tokenizer would merge text across the cut. Raises DataError and UsageError as `render`.
+        trained on, even if the tokenizer would merge text across the cut. Raises as `render`, and DataError if the assistant's
+        turns cannot be found.
         """
-        guarded = bool(self._control.search(repr((messages, tools))))
-        if guarded:
-            messages, tools = self._guard(messages), self._guard(tools)
-        text, spans = self._render(messages, tools, learn, switches)
-        place = 0
-        for start, end in spans:
-            yield from _split(text[place:start], False, guarded)
-            yield from _split(text[start:end], True, guarded)
-            place = end
-        yield from _split(text[place:], False, guarded)
+        guarded, messages, tools = self._guarded(messages, tools)
+        has_marks = bool(_GENERATION.search(self.source))
+        text, spans = self._render(messages, tools, has_marks, {})
+        same, places, lost, silent = self._check(text, messages, tools, {})
+        if not has_marks:
+            if not same:
+                change = f"leaves out or changes {lost[0].place}" if lost else "changes texts"
+                raise DataError(f"the chat template {change} and has no generation marks, which hides the assistant's turns")
+            spans = self._finder.spans(messages, tools, text, [(offset, field.turn) for offset, field in places])
+        turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+        owners = _owners(spans, places, turns, silent) if same else _in_order(spans, turns)
+        faults = dict.fromkeys([*map(Fault, lost), *_unlearned(spans, places, set(turns))])
+        pieces: list[Piece] = []
+        end = 0
+        for (start, stop), owner in zip(spans, owners, strict=True):
+            pieces += [*_split(text[end:start], None, guarded), *_split(text[start:stop], owner, guarded)]
+            end = stop
+        return Conversation((*pieces, *_split(text[end:], None, guarded)), tuple(faults))
 
-    def _render(self, messages: Any, tools: Any, learn: bool, switches: Mapping[str, Any]) -> tuple[str, list[Span]]:
+    def _check(
+        self, text: str, messages: Messages, tools: Tools, switches: Mapping[str, Any]
+    ) -> tuple[bool, list[tuple[int, Field]], list[Field], set[int]]:
+        """(True if marks change nothing but themselves, the marks in `text` by offset, the fields that `text` does not carry, the
+        turns without text).
+
+        If marks do change the text, a field is looked for by its words, in any notation of JSON."""
+        marker = Marker(repr((messages, tools)))
+        marked = [marker.message(message, turn) for turn, message in enumerate(messages)]
+        found, places = marker.locate(self._text(marked, marker.tools(tools), switches))
+        if found != text:
+            return False, [], [field for field in dict.fromkeys(marker.fields) if not _contains(text, field.text)], set()
+        lost = marker.missing(number for _, number in places)
+        silent = set(range(len(messages))) - {field.turn for field in marker.fields}
+        return True, [(offset, marker.fields[number]) for offset, number in places], lost, silent
+
+    @cached_property
+    def _style(self) -> CallStyle:
+        return find_style(lambda messages: self._render(messages, None, False, {}, CallStyle())[0])
+
+    def _text(self, messages: Any, tools: Any, switches: Mapping[str, Any]) -> str:
+        return self._render(messages, tools, False, switches)[0]
+
+    def _render(
+        self, messages: Any, tools: Tools, spans: bool, switches: Mapping[str, Any], style: CallStyle | None = None
+    ) -> tuple[str, list[Span]]:
+        """(the text, the spans inside generation marks if `spans`)."""
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -74,30 +142,27 @@ class ChatTemplate:
             raise UsageError(
                 "The tokenizer has no chat template and cannot render conversations. Put a chat_template.jinja into its folder."
             )
-        marked = bool(_MARKED.search(self.source))
+        if style is None and any(message.get("tool_calls") for message in messages):
+            style = self._style
+        styled: Any = style.apply(messages) if style else messages
         try:
             rendered: Any = render_jinja_template(  # texts and generation spans; its annotation says text
-                conversations=[messages],
-                tools=list(tools) if tools else None,
+                conversations=[styled],
+                tools=list(tools) if tools else None,  # type: ignore[arg-type]
                 chat_template=self.source,
-                return_assistant_tokens_mask=learn and marked,
+                return_assistant_tokens_mask=spans,
                 **{**self._variables, **switches},
             )
         except (TemplateError, TypeError) as error:
             raise DataError(f"the chat template rejects this conversation: {error}") from error
-        texts, spans = rendered
-        if not learn:
-            return texts[0], []
-        return texts[0], list(spans[0]) if marked else self._chatml_answers(texts[0])
+        texts, found = rendered
+        return texts[0], list(found[0]) if spans else []
 
-    def _chatml_answers(self, text: str) -> list[Span]:
-        # MiniMind's and Qwen's templates have no marks, but in ChatML the header of a turn shows whether it is a reply
-        if "<|im_start|>" not in self.source:
-            raise UsageError(
-                "The tokenizer's chat template does not mark the assistant's text: put {% generation %} and "
-                "{% endgeneration %} around it in chat_template.jinja."
-            )
-        return [match.span(1) for match in _CHATML_ANSWER.finditer(text)]
+    def _guarded(self, messages: Messages, tools: Tools) -> tuple[bool, Messages, Tools]:
+        """The conversation with its spellings of special tokens between guards; (False, unchanged) if it has none."""
+        if not self._control.search(repr((messages, tools))):
+            return False, messages, tools
+        return True, self._guard(messages), self._guard(tools)
 
     def _guard(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -110,13 +175,50 @@ class ChatTemplate:
         return value
 
 
-def _split(text: str, learn: bool, guarded: bool) -> Iterator[Piece]:
+def _owners(
+    spans: Sequence[Span], places: Sequence[tuple[int, Field]], turns: Sequence[int], silent: set[int]
+) -> list[int | None]:
+    """For each span the turn of the assistant whose text it holds or directly follows, or that has no text; None if the template
+    has left the text of the turn out."""
+    owners: list[int | None] = []
+    for start, end in spans:
+        inside = [field.turn for offset, field in places if start < offset <= end]
+        before = next((field.turn for offset, field in reversed(places) if offset <= start and field.turn is not None), -1)
+        following = next((turn for turn in turns if turn > before), None)
+        owner = inside[0] if inside else before if before in turns else following if following in silent else None
+        owners.append(owner if owner in turns else None)
+    return owners
+
+
+def _in_order(spans: Sequence[Span], turns: Sequence[int]) -> list[int | None]:
+    if len(spans) != len(turns):
+        raise DataError(f"the chat template marks {len(spans)} turns of the assistant, and the conversation has {len(turns)}")
+    return list(turns)
+
+
+def _unlearned(spans: Sequence[Span], places: Sequence[tuple[int, Field]], turns: set[int]) -> Iterator[Fault]:
+    """The texts of the assistant that are outside the spans. Raises DataError if another text is inside one."""
+    for offset, field in places:
+        inside = any(start < offset <= end for start, end in spans)
+        if inside and field.turn not in turns:
+            raise DataError(f"the chat template marks {field.place} as written by the assistant")
+        if not inside and field.turn in turns:
+            yield Fault(field, "is not learned")
+
+
+def _contains(text: str, words: str) -> bool:
+    """True if the words are in the text as they are, or as JSON spells them."""
+    forms = [words.strip(), json.dumps(words.strip(), ensure_ascii=False)[1:-1], json.dumps(words.strip())[1:-1]]
+    return any(form in text for form in forms)
+
+
+def _split(text: str, turn: int | None, guarded: bool) -> Iterator[Piece]:
     if not guarded:
         if text:
-            yield Piece(text, learn)
+            yield Piece(text, turn)
         return
     for part in re.split(f"({_OPEN}[^{_CLOSE}]*{_CLOSE})", text):
         plain = part.startswith(_OPEN)
         inner = part.strip(_OPEN + _CLOSE)
         if inner:
-            yield Piece(inner, learn, plain)
+            yield Piece(inner, turn, plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import attrs
 
 from mm.core.errors import DataError, UsageError
 from mm.runtime.text.messages import Message, as_dicts
-from mm.runtime.text.template import ChatTemplate
+from mm.runtime.text.template import ChatTemplate, Conversation
 from mm.runtime.text.tokenizer_files import TokenizerFiles, read_folder, write_folder
 from mm.runtime.text.vocabulary import TextStream, bytes_of_ids, fingerprint
 
@@ -24,6 +25,8 @@ DEFAULT = "default"
 DEFAULT_FOLDER = Path(__file__).with_name("default_tokenizer")
 DEFAULT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
+_CURE = ". Use a tokenizer whose template renders it, or train without it: --allow-lost-fields"
+
 Messages = Sequence[Message | Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -31,8 +34,11 @@ Tools = Sequence[Mapping[str, Any]] | None
 class Tokenizer:
     """A tokenizer in the Hugging Face layout. Ids are ints in [0, vocab_size)."""
 
-    def __init__(self, files: TokenizerFiles) -> None:
-        self._files = files
+    def __init__(self, files: TokenizerFiles, *, allow_lost_fields: bool = False) -> None:
+        """With `allow_lost_fields`, texts of a conversation that the template leaves out are counted in `lost`, by kind, instead
+        of raising DataError."""
+        self._files, self.allow_lost_fields = files, allow_lost_fields
+        self.lost: Counter[str] = Counter()
         self.backend: Backend = files.backend
         control = [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
         self._template = ChatTemplate(files.template, control, files.special)
@@ -50,7 +56,11 @@ class Tokenizer:
 
     def with_template(self, template: str) -> Tokenizer:
         """The same vocabulary with another chat template."""
-        return Tokenizer(attrs.evolve(self._files, template=template))
+        return Tokenizer(attrs.evolve(self._files, template=template), allow_lost_fields=self.allow_lost_fields)
+
+    def allowing_lost_fields(self) -> Tokenizer:
+        """The same tokenizer, which counts the texts that its template leaves out instead of raising DataError."""
+        return Tokenizer(self._files, allow_lost_fields=True)
 
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
         """The ids of a text; no bos or eos is added.
@@ -82,22 +92,39 @@ class Tokenizer:
     def encode_chat(self, messages: Messages, tools: Tools = None, begin: int = 0) -> tuple[list[int], list[bool]]:
         """The ids of a conversation, and for each whether it is a target.
 
-        The targets are the tokens that the assistant wrote, including the closing `<|im_end|>`, in message `begin` and
-        later; its earlier messages are part of the prompt. Raises DataError if the template renders the messages before
-        `begin` differently once others follow.
+        The targets are the tokens that the assistant wrote, including the token that ends its turn, in message `begin` and
+        later; its earlier messages are part of the prompt. Raises DataError if the template leaves out a text of the
+        conversation, if it does not show which text is the assistant's, or if it renders the messages before `begin`
+        differently once others follow.
         """
+        conversation = self._template.conversation(as_dicts(messages), tools)
+        self._report(conversation)
+        ids, turns = self._encode(conversation)
+        if any(as_dicts([m])[0].get("role") == "assistant" for m in messages[:begin]):
+            prompt, _ = self._encode(self._template.conversation(as_dicts(messages[:begin]), tools))
+            if ids[: len(prompt)] != prompt:
+                raise DataError("the chat template renders the prompt differently once a reply follows it")
+        return ids, [turn is not None and turn >= begin for turn in turns]
+
+    def _encode(self, conversation: Conversation) -> tuple[list[int], list[int | None]]:
+        """The ids, and for each the turn of the assistant that it is part of."""
         ids: list[int] = []
-        learn: list[bool] = []
-        for piece in self._template.pieces(as_dicts(messages), tools, learn=True):
+        turns: list[int | None] = []
+        for piece in conversation.pieces:
             piece_ids = self.encode(piece.text, plain=piece.plain)
             ids += piece_ids
-            learn += [piece.learn] * len(piece_ids)
-        if not any(as_dicts([m])[0].get("role") == "assistant" for m in messages[:begin]):
-            return ids, learn
-        prompt, _ = self.encode_chat(messages[:begin], tools)
-        if ids[: len(prompt)] != prompt:
-            raise DataError("the chat template renders the prompt differently once a reply follows it")
-        return ids, [False] * len(prompt) + learn[len(prompt) :]
+            turns += [piece.turn] * len(piece_ids)
+        return ids, turns
+
+    def _report(self, conversation: Conversation) -> None:
+        """Raise DataError for texts that the template leaves out or does not mark as learned, or count them in `lost`."""
+        if not conversation.faults:
+            return
+        if not self.allow_lost_fields:
+            first, more = conversation.faults[0], len(conversation.faults) - 1
+            places = f"{first} ({first.field.text[:40]!r})" + (f", and so are {more} other texts" if more else "")
+            raise DataError(f"{places} by the tokenizer's chat template{_CURE}", problem="lost field")
+        self.lost.update({f"{fault.field.kind} {fault.reason}" for fault in conversation.faults})
 
     def encode_reply(self, messages: Messages) -> list[int]:
         """The ids of further messages and of the header of the assistant's next turn, to append after a turn of the
@@ -112,14 +139,18 @@ class Tokenizer:
         ends = [i for i, token in enumerate(ids) if token == self.eos_id]
         return ids[ends[self.encode_chat(before)[0].count(self.eos_id) - 1] + 1 :]
 
-    def encode_prompt(self, messages: Messages, tools: Tools = None, *, thinking: bool | None = None) -> list[int]:
+    def encode_prompt(
+        self, messages: Messages, tools: Tools = None, *, thinking: bool | None = None, complete: bool = False
+    ) -> list[int]:
         """The ids of a conversation, up to the header of the assistant's next turn.
 
-        `thinking`: True opens a think block, False adds an empty one, None uses the template's default.
+        `thinking`: True opens a think block, False adds an empty one, None uses the template's default. `complete`: raises
+        DataError if the template leaves out a text of the conversation, such as the thoughts of earlier turns.
         """
         switches = {} if thinking is None else {"enable_thinking": thinking, "open_thinking": thinking}
-        pieces = self._template.pieces(as_dicts(messages), tools, learn=False, add_generation_prompt=True, **switches)
-        return [i for piece in pieces for i in self.encode(piece.text, plain=piece.plain)]
+        conversation = self._template.prompt(as_dicts(messages), tools, check=complete, **switches)
+        self._report(conversation)
+        return self._encode(conversation)[0]
 
     @cached_property
     def vocab_size(self) -> int:
@@ -163,7 +194,7 @@ class Tokenizer:
     @cached_property
     def template_digest(self) -> str:
         """16 hex digits: a hash of the chat template and of the special tokens that are passed to it."""
-        text = self.template + repr(sorted(self._files.special.items()))
+        text = self.template + repr(sorted(self._files.special.items())) + "lost" * self.allow_lost_fields
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property

@@ -127,7 +127,7 @@ def test_a_chatml_template_without_marks_is_understood(tokenizer: Tokenizer) -> 
 def test_templates_that_cannot_be_used_say_why(tokenizer: Tokenizer) -> None:
     with pytest.raises(UsageError, match="no chat template"):
         tokenizer.with_template("").encode_chat(CHAT)
-    with pytest.raises(UsageError, match="generation"):
+    with pytest.raises(DataError, match="turn 2: content is left out"):
         tokenizer.with_template("{{ messages[0]['content'] }}").encode_chat(CHAT)
     with pytest.raises(DataError, match="roles must"):
         tokenizer.with_template("{{ raise_exception('roles must alternate') }}").encode_prompt(CHAT)

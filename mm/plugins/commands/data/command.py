@@ -70,11 +70,13 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
     if row is None:
         assert entry.error is not None
         raise entry.error
-    tokenizer = Tokenizer.load(folder or DEFAULT)
+    tokenizer = Tokenizer.load(folder or DEFAULT).allowing_lost_fields()
     encoded = row.encode(tokenizer, max_length)
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
     click.echo(f"{position.path}:{position.line}  {row.kind} row, {units}{cut}")
+    for name in tokenizer.lost:
+        click.echo(f"{name} by the chat template: a training refuses the row, unless it is given --allow-lost-fields")
     console = Console(highlight=False)
     for unit in encoded.units:
         for sequence in unit:

@@ -30,7 +30,7 @@ class PromptRow:
 
     def encode(self, tokenizer: Tokenizer, max_length: int) -> Encoded:
         """The prompt; one that is too long is dropped, since a prompt that is cut is another question."""
-        ids = tokenizer.encode_prompt(self.messages, self.tools)
+        ids = tokenizer.encode_prompt(self.messages, self.tools, complete=True)
         if len(ids) > max_length:
             return Encoded(units=[], truncated=True)
         return Encoded(units=[[(ids, [False] * len(ids))]])
