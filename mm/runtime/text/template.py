@@ -76,10 +76,10 @@ class ChatTemplate:
     def prompt(self, messages: Messages, tools: Tools, *, check: bool, **switches: Any) -> Conversation:
         """The conversation up to the header of the assistant's next turn, as pieces that must be encoded one by one. Its faults
         are looked for only with `check`. Raises as `render`."""
-        guarded, messages, tools = self._guarded(messages, tools)
+        guarded, messages, tools, shown = self._guarded(messages, tools)
         switches = {"add_generation_prompt": True, **switches}
         text = self._text(messages, tools, switches)
-        lost = self._check(text, messages, tools, switches)[2] if check else []
+        lost = self._check(text, messages, tools, switches, shown)[2] if check else []
         return Conversation(tuple(_split(text, None, guarded)), tuple(map(Fault, lost)))
 
     def conversation(self, messages: Messages, tools: Tools) -> Conversation:
@@ -89,10 +89,10 @@ class ChatTemplate:
         trained on, even if the tokenizer would merge text across the cut. Raises as `render`, and DataError if the assistant's
         turns cannot be found.
         """
-        guarded, messages, tools = self._guarded(messages, tools)
+        guarded, messages, tools, shown = self._guarded(messages, tools)
         has_marks = bool(_GENERATION.search(self.source))
         text, spans = self._render(messages, tools, has_marks, {})
-        same, places, lost, silent = self._check(text, messages, tools, {})
+        same, places, lost, silent = self._check(text, messages, tools, {}, shown)
         if not has_marks:
             if not same:
                 change = f"leaves out or changes {lost[0].place}" if lost else "changes texts"
@@ -109,13 +109,13 @@ class ChatTemplate:
         return Conversation((*pieces, *_split(text[end:], None, guarded)), tuple(faults))
 
     def _check(
-        self, text: str, messages: Messages, tools: Tools, switches: Mapping[str, Any]
+        self, text: str, messages: Messages, tools: Tools, switches: Mapping[str, Any], shown: str
     ) -> tuple[bool, list[tuple[int, Field]], list[Field], set[int]]:
         """(True if marks change nothing but themselves, the marks in `text` by offset, the fields that `text` does not carry, the
         turns without text).
 
         If marks do change the text, a field is looked for by its words, in any notation of JSON."""
-        marker = Marker(repr((messages, tools)))
+        marker = Marker(shown)
         marked = [marker.message(message, turn) for turn, message in enumerate(messages)]
         found, places = marker.locate(self._text(marked, marker.tools(tools), switches))
         if found != text:
@@ -158,11 +158,14 @@ class ChatTemplate:
         texts, found = rendered
         return texts[0], list(found[0]) if spans else []
 
-    def _guarded(self, messages: Messages, tools: Tools) -> tuple[bool, Messages, Tools]:
-        """The conversation with its spellings of special tokens between guards; (False, unchanged) if it has none."""
-        if not self._control.search(repr((messages, tools))):
-            return False, messages, tools
-        return True, self._guard(messages), self._guard(tools)
+    def _guarded(self, messages: Messages, tools: Tools) -> tuple[bool, Messages, Tools, str]:
+        """The conversation with its spellings of special tokens between guards, preceded by False if it has none and is
+        unchanged, and followed by all of its texts as one."""
+        shown = repr((messages, tools))
+        if not self._control.search(shown):
+            return False, messages, tools, shown
+        messages, tools = self._guard(messages), self._guard(tools)
+        return True, messages, tools, repr((messages, tools))
 
     def _guard(self, value: Any) -> Any:
         if isinstance(value, str):
