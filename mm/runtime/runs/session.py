@@ -112,7 +112,11 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     settings = run.train
     if evaluation is None:
         _, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
-        return HeldOut(corpus.store, corpus.first(rows, settings.eval_rows), tokenizer.token_bytes)
+        first = corpus.first(rows, settings.eval_rows)
+        if settings.eval_ratio:
+            most = f", {len(first):,} of them measured (--eval-rows)" if len(first) < len(rows) else ""
+            say(f"held out: {len(rows):,} of {len(corpus.store):,} rows (--eval-ratio {settings.eval_ratio:g}){most}")
+        return HeldOut(corpus.store, first, tokenizer.token_bytes)
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())
     if known:

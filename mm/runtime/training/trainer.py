@@ -93,7 +93,7 @@ class Trainer:
         if state.algorithm.after_step(state.step):
             state.pending.clear()
         self.emit("on_step")
-        if state.step % settings.log_interval == 0 or state.step == state.horizon:
+        if state.log_scheduled():
             self.check()
             self.emit("on_log", self.log_values())
         if self._last:  # fit evaluates and saves at the end by itself

@@ -34,6 +34,7 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
 
     def evaluate_and_save(model: str) -> dict[str, Any]:
         text = text_model.load(ctx.obj, model, workspace, inference)
+        on_stderr(f"{model}: measuring on {inference.backend}")
         result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, on_stderr)
         path = report.save(result, name)
         on_stderr(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")

@@ -30,7 +30,7 @@ def generate(ctx: click.Context, /, model: str, prompt: tuple[str, ...], raw: bo
     text_model = dialogue.open_model(ctx.obj, model, inference)
     generation = text_model.generate(messages, raw=raw, on_text=dialogue.write, **options.keywords())
     click.echo()
-    on_stderr(dialogue.summary(generation))
+    on_stderr(dialogue.summary(text_model, generation))
 
 
 def _prompt_text(words: tuple[str, ...]) -> str:
