@@ -15,9 +15,11 @@ from mm.core.options import option, options_of
 from mm.core.run import read_toml
 from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import Line, read_line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.runs import api
+from mm.runtime.runs.reading import result
 
 
 @frozen(kw_only=True)
@@ -50,17 +52,19 @@ class TrainCommand(PartsCommand):
 @click.command(cls=TrainCommand)
 @click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
 @click.option("--resume", is_flag=True, help="Go on with --run NAME (the newest unfinished run without it).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan with its time, memory and disk space; train nothing.")
+@as_json
 @click.pass_context
-def train(ctx: click.Context, /, resume: bool, dry_run: bool) -> None:
+def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool) -> None:
     """Train a model with an algorithm.
 
     The options below are those of the selected parts: give --algo, --arch and so on to see theirs.
     """
     composition: Composition = ctx.meta["composition"]
     if dry_run:
-        click.echo(api.plan(composition, Workspace.here(), say=on_stderr, resume=resume))
+        plan = api.plan(composition, Workspace.here(), say=on_stderr, resume=resume, calibrate=True)
+        print_json(plan.values) if as_json else click.echo(plan)
         return
     folder = api.start(composition, Workspace.here(), resume=resume, say=on_stderr)
     if is_main():
-        click.echo(f"run: {folder.path}")
+        print_json(result(folder)) if as_json else click.echo(f"run: {folder.path}")
