@@ -65,11 +65,12 @@ def _fact(spec: Spec, name: str) -> str:
         needs = spec.needs(spec.config() if spec.config else None)
         return f"{needs.data} rows; roles {', '.join(needs.roles)}; trains {', '.join(needs.trainable)}"
     if isinstance(spec, ArchitectureSpec) and name == "presets":
-        return ", ".join(f"{preset} ({_size(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
+        return ", ".join(f"{preset} ({size_of(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
     return _plain(value)
 
 
-def _size(config: ArchitectureConfig) -> str:
+def size_of(config: ArchitectureConfig) -> str:
+    """`25.83M`, and the parameters that a token passes if these are fewer."""
     total, active = config.num_parameters(), config.num_active_parameters()
     return f"{total / 1e6:.4g}M" + (f", {active / 1e6:.4g}M of them active" if active < total else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from attrs import frozen
@@ -11,7 +12,7 @@ from mm.core.config.autoselect import choose
 from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
-from mm.core.options import option, options_of
+from mm.core.options import Option, option, options_of
 from mm.core.run import read_toml
 from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
@@ -48,6 +49,13 @@ class TrainCommand(PartsCommand):
         """See `PartsCommand`."""
         return composition.selection.algo
 
+    def default(self, composition: Composition, option: Option) -> Any:
+        """See `PartsCommand`. The algorithm and the preset have defaults of their own."""
+        try:
+            return composition.default(option)
+        except UsageError:  # a preset that does not exist: reported where the run is resolved
+            return option.default
+
 
 @click.command(cls=TrainCommand)
 @click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
@@ -58,7 +66,8 @@ class TrainCommand(PartsCommand):
 def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool) -> None:
     """Train a model with an algorithm.
 
-    The options below are those of the selected parts: give --algo, --arch and so on to see theirs.
+    The options below are those of the selected parts: give --algo, --arch and so on to see theirs, with the defaults that
+    they have there.
     """
     composition: Composition = ctx.meta["composition"]
     if dry_run:
