@@ -250,6 +250,24 @@ def test_samples_can_be_sorted(rollouts: Path, sort: str, steps: list[int], mm_c
     assert [one["step"] for one in found] == steps
 
 
+def test_a_prompt_is_shown_once_for_its_completions(rollouts: Path, mm_cli: CommandLine) -> None:
+    both = [sample(7, reward, row=1, place="asked.jsonl:3", prompt="q?") for reward in (1.0, 0.5)]
+    rollouts.write_text("".join(json.dumps(one) + "\n" for one in both), encoding="utf-8")
+    assert mm_cli("runs", "samples", "first").out == (
+        "step 7  asked.jsonl:3  reward 1.000 (exact 1.000, model none)  advantage -1.000\n"
+        "prompt:\n    q?\ncompletion:\n    答案\n    7\n\n"
+        "step 7  asked.jsonl:3  reward 0.500 (exact 0.500, model none)  advantage -0.500\n"
+        "completion:\n    答案\n    7\n"
+    )
+
+
+@pytest.mark.parametrize(("last", "steps"), [(1, [0]), (2, [0, 8]), (3, [0, 4, 8]), (99, [*range(9)])])
+def test_samples_are_shown_over_time(rollouts: Path, last: int, steps: list[int], mm_cli: CommandLine) -> None:
+    rollouts.write_text("".join(json.dumps(sample(step, r)) + "\n" for step in range(9) for r in (1.0, 0.0)), encoding="utf-8")
+    found = json.loads(mm_cli("runs", "samples", "first", "--over-time", "--last", str(last), "--json").out)
+    assert [(one["step"], one["rewards"]["exact"]) for one in found] == [(step, 1.0) for step in steps]
+
+
 def test_samples_that_are_not_there(rollouts: Path, mm_cli: CommandLine) -> None:
     assert "Run second has no samples" in mm_cli("runs", "samples", "second", code=2).err
     rollouts.write_text("{\n")

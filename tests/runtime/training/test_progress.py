@@ -16,6 +16,7 @@ import drawing
 import pytest
 from hypothesis import given, strategies as st
 
+from mm.runtime.training.callbacks import progress_bar
 from mm.runtime.training.headline import clock, fit, headline, texts
 from mm.testing.pytest_plugin import Train
 
@@ -45,13 +46,23 @@ def test_a_run_shorter_than_the_interval_shows_loss_speed_and_time_left(mm_train
     lines = log_of(mm_train("pretrain", max_steps=6, stop_after_steps=3).path)
     steps = [line for line in lines if line.startswith("step ")]
     assert [line.split("  ")[0] for line in steps] == ["step 1/6", "step 3/6"]
-    assert all(re.search(r"  \d:\d\d:\d\d left  loss [\d.]+  [\d,]+ tokens/s  ", s) for s in steps)
+    assert re.search(r"  \d:\d\d:\d\d left  [\d,]+ tokens/s  [\d.]+ GiB", steps[0])
+    assert re.search(r"  \d:\d\d:\d\d left  loss [\d.]+  [\d,]+ tokens/s  ", steps[1])
 
 
-def test_looking_at_the_metrics_leaves_them_as_they_are(mm_train: Train) -> None:
+def test_long_steps_show_their_metrics_before_the_interval_ends(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_bar, "_PATIENCE", -1.0)
+    lines = log_of(mm_train("pretrain", max_steps=3).path)
+    steps = [line.split("  ") for line in lines if line.startswith("step ")]
+    assert [parts[0] for parts in steps] == ["step 1/3", "step 2/3", "step 3/3"]
+    assert all(parts[2].startswith("loss ") for parts in steps)
+
+
+def test_looking_at_the_metrics_leaves_them_as_they_are(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     from run_files import lines
 
     options = {"max_steps": 4, "log_interval": 4, "rows": [{"text": f"row {n} of several"} for n in range(8)]}
+    monkeypatch.setattr(progress_bar, "_PATIENCE", -1.0)
     logged = [
         {name: value for name, value in line.items() if name != "seconds"}
         for line in lines(mm_train("pretrain", run="looked", **options), "metrics.jsonl")
@@ -66,9 +77,9 @@ def test_reinforcement_shows_the_reward_first_and_how_many_rows_are_held_out(mm_
         "grpo", rows=drawing.PROMPTS, num_generations=2, max_new_tokens=4, global_batch_size=2, eval_ratio=0.5, reward="vowels",
         max_steps=2, **drawing.SMALL,
     )  # fmt: skip
-    first, step, *_ = log_of(run.path)
+    first, _, step, *_ = log_of(run.path)
     assert re.match(r"held out \(\d rows?\), step 0:  reward [\d.e-]+  length", first)
-    assert re.match(r"step 1/2  \d:\d\d:\d\d left  reward ", step)
+    assert re.match(r"step 2/2  \d:\d\d:\d\d left  reward ", step)
     assert "engine_gap" in step and "of the peak FLOP/s" in step  # the log has everything
 
 

@@ -16,7 +16,7 @@ from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
 from mm.core.spec import Spec
-from mm.plugins.commands.plugins.listing import names_of, part_names, unknown_message
+from mm.plugins.commands.plugins.listing import find, names_of, part_names, unknown_message
 
 _SHOWN = ("name", "summary", "config")
 
@@ -38,6 +38,24 @@ def describe(manager: PluginManager, name: str) -> str:
     if not texts:
         raise UsageError(unknown_message(manager, name))
     return "\n\n".join(texts)
+
+
+def values_of(manager: PluginManager, name: str) -> list[dict[str, Any]]:
+    """The active parts of that name with their options, as JSON values. Raises UsageError if there is none."""
+    return [
+        {
+            "kind": spec.kind, "name": spec.name, "summary": spec.summary, **_origin(plugin),
+            "options": [
+                {"flag": option.flag, "help": option.info.help, "default": _json(option.default), "choices": option.info.choices}
+                for option in (section_of(spec).options if spec.config else ())
+            ],
+        }
+        for plugin, spec in find(manager, name)
+    ]  # fmt: skip
+
+
+def _json(value: Any) -> Any:
+    return None if value is attrs.NOTHING else value
 
 
 def _part(plugin: Plugin, spec: Spec) -> str:

@@ -96,12 +96,15 @@ def diff(first: str, second: str, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--apart", is_flag=True, help="Plot each run in a panel of its own.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
-def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path) -> None:
+@as_json
+def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path, as_json: bool) -> None:
     """Plot metrics of one or several runs over their steps."""
     from mm.plugins.evaluations.plot import default_metrics, plot_runs
 
     folders = [Workspace.here().existing(name) for name in names]
-    click.echo(plot_runs(folders, metrics or default_metrics(folders), out, apart=apart))
+    shown = metrics or default_metrics(folders)
+    path = plot_runs(folders, shown, out, apart=apart)
+    print_json({"path": path, "metrics": shown}) if as_json else click.echo(path)
 
 
 @runs.command()

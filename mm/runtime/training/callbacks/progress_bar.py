@@ -17,8 +17,9 @@ from mm.runtime.training.headline import clock, fit, headline, texts
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
 
-# seconds without a line after which one is made between two log intervals: steps may take minutes
-_PATIENCE = 30.0
+# seconds without a line after which one is made between two log intervals. Steps may take minutes, and the device is waited for
+# so rarely that it costs nothing
+_PATIENCE = 20.0
 # the first step also compiles and warms up: from this many on, the pace is that of the steps after it
 _WARM = 5
 _UNKNOWN = "-:--:-- left"
@@ -57,13 +58,14 @@ class ProgressBar(Callback):
             self.bar.start()
 
     def on_step(self, run: TrainingView) -> None:
-        """Advance the bar. After the first step, and where lines are minutes apart, look at the metrics, which waits for the
-        device."""
-        now = time.monotonic()
-        if run.step == self._first_step + 1:
-            self._warm = now
-        if not run.log_scheduled() and (run.step == self._first_step + 1 or now - self._line_time > _PATIENCE):
+        """Advance the bar. The first step gives a line with the time left; where lines would be far apart, there are some with
+        the metrics so far."""
+        now, first = time.monotonic(), run.step == self._first_step + 1
+        self._warm = now if first else self._warm
+        if not run.log_scheduled() and now - self._line_time > _PATIENCE:
             self._show(run, run.peek())
+        elif first and not run.log_scheduled():
+            self._show(run, {})
         elif self.bar:
             self._advance(run)
 
