@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mm.core.config.composition import Composition
-    from mm.core.layers import Layer
     from mm.core.plugins import Plugin, PluginManager
-    from mm.core.workspace import RunFolder
     from mm.runtime.generation.text_model import Generation, TextModel
+    from mm.runtime.runs.plan import Plan
+    from mm.runtime.runs.reading import RecordedRun
 
 __version__ = "0.1.0"
-__all__ = ["convert", "generate", "list_plugins", "load", "plan", "run", "train"]
+__all__ = ["convert", "evaluate", "generate", "list_plugins", "load", "plan", "plot", "run", "runs", "train"]
 
 Path_ = str | PathLike[str]
 
@@ -33,17 +32,19 @@ def train(
     plugins: PluginManager | None = None,
     quiet: bool = False,
     **options: Any,
-) -> RunFolder:
-    """Train with an algorithm and return the run's folder; its `model` is the finished model's path.
+) -> RecordedRun:
+    """Train with an algorithm and return the run: `model` is the finished model's path, `losses` and `metrics` are what was
+    logged, `manifest` has the rest.
 
     `options` are those of `mm train` with underscores: `mm.train("sft", data="chats.jsonl", from_="base", epochs=3)`,
     also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override the TOML file
     `config`. Raises mm.core.errors.UsageError where `mm train` would exit with code 2.
     """
     from mm.runtime.runs import api
+    from mm.runtime.runs.reading import RecordedRun
 
-    composition = _composition(plugins, {"algo": algo, **options}, config)
-    return api.start(composition, _workspace(workspace), resume=resume, say=_say(quiet))
+    composition = api.compose(plugins or _plugins(), {"algo": algo, **options}, config)
+    return RecordedRun(api.start(composition, _workspace(workspace), resume=resume, say=_say(quiet)).path)
 
 
 def plan(
@@ -51,16 +52,22 @@ def plan(
     *,
     config: Path_ | None = None,
     resume: bool = False,
+    calibrate: bool = False,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
     quiet: bool = False,
     **options: Any,
-) -> str:
-    """Returns a description of what `train` would do with these arguments, as printed by `mm train --dry-run`. Writes nothing."""
+) -> Plan:
+    """Returns a description of what `train` would do with these arguments, as printed by `mm train --dry-run`: a text, whose
+    `values` has the same as numbers. Writes nothing.
+
+    With `calibrate`, as on the command line, a few real steps are taken if it is not known yet how fast this machine is, and
+    their speed is kept in the workspace's cache.
+    """
     from mm.runtime.runs import api
 
-    composition = _composition(plugins, {"algo": algo, **options}, config)
-    return api.plan(composition, _workspace(workspace), resume=resume, say=_say(quiet))
+    composition = api.compose(plugins or _plugins(), {"algo": algo, **options}, config)
+    return api.plan(composition, _workspace(workspace), resume=resume, calibrate=calibrate, say=_say(quiet))
 
 
 def run(
@@ -78,11 +85,12 @@ def run(
 
     `options` are training options for the stages that have them.
     """
+    from mm.runtime.runs.api import argument_layers
     from mm.runtime.runs.pipeline import run_stages
 
     names = [stages] if isinstance(stages, str) else list(stages)
     return run_stages(
-        plugins or _plugins(), names, _workspace(workspace), _layers(options, config), force=force, dry_run=dry_run,
+        plugins or _plugins(), names, _workspace(workspace), argument_layers(options, config), force=force, dry_run=dry_run,
         say=_say(quiet),
     )  # fmt: skip
 
@@ -165,25 +173,61 @@ def convert(
     )  # fmt: skip
 
 
+def evaluate(
+    model: Path_,
+    *,
+    name: str = "",
+    workspace: Path_ | None = None,
+    plugins: PluginManager | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure a run's model or a model folder, as `mm eval` does, and return the report, which is saved in the run.
+
+    `options` are those of `mm eval` with underscores: `data="texts.jsonl"`, `skills=True`, `backend`, `dtype`. `name` is that
+    of the saved report. Raises mm.core.errors.UsageError where `mm eval` would exit with code 2.
+    """
+    from mm.core.layers import argument_layer
+    from mm.plugins.evaluations.measure_models import composition_of, measure_models
+
+    composition = composition_of(plugins or _plugins(), [argument_layer(options)])
+    return measure_models(composition, [str(model)], name, _workspace(workspace), _say(quiet))[0]
+
+
+def runs(*, workspace: Path_ | None = None) -> list[RecordedRun]:
+    """The runs of the workspace, newest first, each with its `manifest`, `metrics` and `losses`."""
+    from mm.runtime.runs.reading import RecordedRun
+
+    return [RecordedRun(run.path) for run in _workspace(workspace).runs()]
+
+
+def plot(
+    names: str | Sequence[str],
+    metrics: str | Sequence[str] = (),
+    *,
+    out: Path_ = "plot.png",
+    apart: bool = False,
+    workspace: Path_ | None = None,
+) -> Path:
+    """Plot metrics of one or several runs over their steps into a PNG, as `mm runs plot` does. Returns its path.
+
+    By default the most informative metrics that all of these runs have logged. With `apart` each run has its own panels.
+    """
+    from mm.plugins.evaluations.plot import default_metrics, plot_runs
+
+    folders = [_workspace(workspace).existing(name) for name in ([names] if isinstance(names, str) else names)]
+    wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    return plot_runs(folders, wanted or default_metrics(folders), Path(out), apart=apart)
+
+
 def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = None) -> list[Plugin]:
     """Every plugin, active, blocked or broken; with `kind`, those that provide a part of that kind."""
     manager = plugins or _plugins()
     return [p for p in manager.plugins if kind is None or any(r.kind == kind for r in p.records)]
 
 
-def _composition(plugins: PluginManager | None, options: dict[str, Any], config: Path_ | None) -> Composition:
-    from mm.core.config.composition import Composition
-
-    return Composition(plugins or _plugins(), _layers(options, config))
-
-
-def _layers(options: dict[str, Any], config: Path_ | None) -> list[Layer]:
-    """The layers of values, highest first: arguments, environment, file."""
-    from mm.core.layers import Layer, argument_layer, environment_layer
-    from mm.core.run import read_toml
-
-    layers = [argument_layer(options), environment_layer()]
-    return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def _plugins() -> PluginManager:

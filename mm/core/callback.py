@@ -80,6 +80,12 @@ class TrainingView(Protocol):
     def dtype(self) -> str:
         """The compute type: "fp32", "bf16" or "fp16"."""
 
+    def log_scheduled(self) -> bool:
+        """True if the metrics are logged at this step: at the last one and at multiples of `--log-interval`."""
+
+    def peek(self) -> Mapping[str, float]:
+        """The metrics since they were last logged, of this rank alone. Reading them waits for the device."""
+
     def evaluation_scheduled(self) -> bool:
         """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
 

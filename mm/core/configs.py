@@ -31,6 +31,11 @@ class ArchitectureConfig:
         """Training FLOPs per token, forward and backward, in documents of `context` tokens."""
         raise NotImplementedError(f"{type(self).__name__}.flops_per_token(context)")
 
+    def activations_per_token(self) -> int:
+        """Roughly the numbers that the forward pass keeps per token for the backward pass, for a plan's estimate of memory; 0,
+        the default, if that is not known."""
+        return 0
+
     def num_active_parameters(self) -> int:
         """The parameters that one token passes; fewer than `num_parameters` if the model has routed experts."""
         return self.num_parameters()

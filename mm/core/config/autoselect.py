@@ -41,14 +41,15 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
         if not probe.available:
             raise UsageError(f"--backend {name}: {probe.reason}.")
         return name, f"backend: {name}"
-    reasons: list[str] = []
+    unusable: dict[str, str] = {}
     for spec in sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority):
         probe = probe_of(spec)
         if probe.available:
-            why = f" ({'; '.join(reasons)})" if reasons else ""
-            return spec.name, f"backend: {spec.name}, the best available{why}"
-        reasons.append(f"{spec.name}: {probe.reason}")
-    raise UsageError(f"No backend can run here: {'; '.join(reasons) or 'none is installed'}.")
+            why = f"; not usable here: {', '.join(unusable)} (mm plugins NAME says why)" if unusable else ""
+            return spec.name, f"backend: {spec.name}{why}"
+        unusable[spec.name] = probe.reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in unusable.items())
+    raise UsageError(f"No backend can run here: {reasons or 'none is installed'}.")
 
 
 def backend_name(text: str) -> tuple[str, int | None]:

@@ -61,6 +61,11 @@ class Composition:
         values, _ = self._merge(section)
         return self._once((section, repr(values)), lambda: build(section.config, section.options, values))
 
+    def default(self, option: Option) -> Any:
+        """The value of an option that no layer gives and nobody chooses: the algorithm's, the preset's, or the class's."""
+        below = next((self._defaults(section) for section in self.sections if option in section.options), [])
+        return merge(below, [option])[0].get(option.key, option.default)
+
     @cached_property
     def algorithm(self) -> AlgorithmSpec | None:
         """The record of the selected algorithm, or None."""
@@ -132,12 +137,13 @@ class Composition:
         """The values that a section's options are given, by flat key, and the origin of each of its options."""
         if section not in self._merged:
             layers = [Layer(origin="chosen", values={key: value for key, (value, _) in self.chosen.items()}), *self.layers]
-            if spec := self.algorithm:
-                layers.append(Layer(origin=f"defaults of {spec.name}", values=spec.defaults))
-            if section.name.startswith("architecture."):
-                layers.append(self._sizes())
-            self._merged[section] = merge(layers, section.options)
+            self._merged[section] = merge([*layers, *self._defaults(section)], section.options)
         return self._merged[section]
+
+    def _defaults(self, section: Section[Any]) -> list[Layer]:
+        """The layers below the user's: the algorithm's defaults and, for an architecture, the sizes of the preset."""
+        layers = [Layer(origin=f"defaults of {spec.name}", values=spec.defaults)] if (spec := self.algorithm) else []
+        return [*layers, self._sizes()] if section.name.startswith("architecture.") else layers
 
     def _sizes(self) -> Layer:
         """The sizes of the preset, as a layer."""

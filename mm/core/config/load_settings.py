@@ -40,14 +40,13 @@ _SELECT = Section(name="select", config=InferenceSelection)
 @frozen(kw_only=True)
 class Inference:
     """How a model is opened: `backend` and `engine` are chosen and usable, `changes` are fields of the model's config
-    with values other than the saved ones. `messages` explain what was chosen."""
+    with values other than the saved ones."""
 
     backend: str
     dtype: str
     engine: str
     engine_config: Any
     changes: Mapping[str, Any] = attrs.field(factory=dict)
-    messages: tuple[str, ...] = ()
 
 
 @attrs.frozen(slots=False, eq=False)
@@ -94,7 +93,7 @@ class InferenceComposition:
     def sections(self) -> list[Section[Any] | LoadSettings]:
         """The sections of the options. Raises UsageError if two of them claim one option."""
         try:
-            selection = self._usable[0]
+            selection = self._usable
         except UsageError:  # reported where the model is opened, once the line has been parsed
             selection = self._selection
         common = [_SELECT, self.own] if self.own else [_SELECT]
@@ -112,14 +111,13 @@ class InferenceComposition:
     def inference(self) -> Inference:
         """How a model is opened. Raises UsageError for an unknown or ill-typed value, and for a backend or engine that cannot
         be used here."""
-        selection, line = self._usable
+        selection = self._usable
         check_keys(self.plugins, self.options, self.layers)
         spec = self.plugins.get(EngineSpec, selection.engine)
         return Inference(
             backend=selection.backend, dtype=selection.dtype, engine=spec.name,
             engine_config=section_of(spec).read(self.layers) if spec.config else None,
             changes=self._settings.changes,
-            messages=(line,) if self._selection.backend == "auto" else (),
         )  # fmt: skip
 
     @cached_property
@@ -131,11 +129,11 @@ class InferenceComposition:
         return _SELECT.read(self.layers)
 
     @cached_property
-    def _usable(self) -> tuple[InferenceSelection, str]:
-        """The selection with a backend and an engine that can be used here, and the line that explains the backend."""
-        backend, line = choose_backend(self.plugins, self._selection.backend)
+    def _usable(self) -> InferenceSelection:
+        """The selection with a backend and an engine that can be used here."""
+        backend, _ = choose_backend(self.plugins, self._selection.backend)
         engine = choose_engine(self.plugins, backend, self._selection.engine).name
-        return attrs.evolve(self._selection, backend=backend, engine=engine), line
+        return attrs.evolve(self._selection, backend=backend, engine=engine)
 
 
 def changed(spec: ArchitectureSpec, config: ArchitectureConfig, changes: Mapping[str, Any]) -> ArchitectureConfig:

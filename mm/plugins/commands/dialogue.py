@@ -64,12 +64,10 @@ def resolve(ctx: click.Context) -> tuple[Inference, Any]:
 
 
 def activate(plugins: PluginManager, inference: Inference) -> None:
-    """Set the environment of the chosen backend, and report the choice on stderr."""
+    """Set the environment of the chosen backend."""
     from mm.runtime.runs import api
 
     api.activate(plugins, inference.backend, on_stderr)
-    for line in inference.messages:
-        on_stderr(line)
 
 
 def open_model(plugins: PluginManager, model: str, inference: Inference) -> TextModel:
@@ -85,7 +83,8 @@ def write(text: str) -> None:
     click.echo(text, nl=False)  # echo flushes
 
 
-def summary(generation: Generation) -> str:
-    """`12 tokens, 150.1 tokens/s`, and a note if the answer was cut instead of ended by the model."""
+def summary(model: TextModel, generation: Generation) -> str:
+    """`12 tokens, 150.1 tokens/s (cpu)`, with a note if the answer was cut instead of ended by the model."""
     cut = "" if generation.finish_reason == "stop" else ", cut at --max-new-tokens"
-    return f"{len(generation.ids)} tokens, {generation.tokens_per_second:.1f} tokens/s{cut}"
+    speed = f"{generation.tokens_per_second:.1f} tokens/s"
+    return f"{len(generation.ids)} tokens, {speed}{cut} ({model.backend.device_type})"

@@ -12,6 +12,7 @@ from mm.core.workspace import RunFolder
 from mm.plugins.evaluations.pictures import pyplot, save
 from mm.runtime.runs.reading import metric_lines
 
+_FEW = 30  # points
 # the metrics to plot by default, the most informative first: reward, preference accuracy and margin, loss
 _DEFAULTS = (("reward",), ("accuracy", "margin"), ("loss",))
 
@@ -49,10 +50,15 @@ def plot_runs(runs: Sequence[RunFolder], metrics: Sequence[str], out: Path, *, a
 
 def _plot_panel(axis: Any, runs: Sequence[RunFolder], metric: str) -> None:
     for run in runs:
-        (line,) = axis.plot(*read_metric(run, metric), label=run.name)
+        steps, values = read_metric(run, metric)
+        # a curve of few points is not to be seen without marks
+        (line,) = axis.plot(steps, values, "." if len(steps) == 1 else ".-" if len(steps) < _FEW else "-", label=run.name)
         with suppress(UsageError):  # a run without evaluations has only the training curve
-            held_out = read_metric(run, f"held_out/{metric}")
-            axis.plot(*held_out, "o--", color=line.get_color(), label=f"{run.name}, held out")
+            steps, values = read_metric(run, f"held_out/{metric}")
+            # between two evaluations nothing is known, and a line would claim a course
+            axis.plot(steps, values, "o" if len(steps) < 3 else "o--", color=line.get_color(), label=f"{run.name}, held out")
+    names = [run.name for run in runs]
+    axis.set_title(f"{metric} of {', '.join(names) if len(names) < 3 else f'{len(names)} runs'}")
     axis.set_xlabel("step")
     axis.set_ylabel(metric)
     axis.grid(alpha=0.3)

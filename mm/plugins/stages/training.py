@@ -21,7 +21,10 @@ from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
 from mm.runtime.data.corpus import open_source
 from mm.runtime.runs import api
-from mm.runtime.runs.pipeline import digest
+from mm.runtime.runs.ledger import digest
+from mm.runtime.runs.plan import Plan
+from mm.runtime.runs.plan_stages import STAND_IN
+from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
 # the options that the stage sets itself
 _FIXED = ("algo", "from", "run", "tokenizer")
@@ -57,10 +60,16 @@ class TrainStage(Stage):
         return {**{k: v for k, v in values.items() if k not in ignored}, "data": digests, "start": [*map(fingerprint, models)]}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """The plan of the training; one line if a model or tokenizer that it needs does not exist yet."""
-        if any(need not in artifacts for need in self.spec.needs):
-            return f"mm train --algo {self.spec.algorithm}, from {', '.join(self.spec.needs)} once that exists"
-        return api.plan(self._composition(artifacts), self.workspace, say=silent)
+        """The plan of the training; a few words if a model or tokenizer that it needs does not exist yet."""
+        missing = [need for need in self.spec.needs if need not in artifacts or (artifacts[need] / STAND_IN).exists()]
+        if unknown := [need for need in missing if need not in artifacts and need != "tokenizer"]:
+            return f"mm train --algo {self.spec.algorithm}, from {', '.join(unknown)} once that exists"
+        composition = self._composition({"tokenizer": DEFAULT_FOLDER, **artifacts})
+        plan = api.plan(composition, self.workspace, say=silent, calibrate=self.calibrates)
+        if not missing:
+            return plan
+        short = f"mm train --algo {self.spec.algorithm}, from {', '.join(missing)} once that exists: {plan.summary}"
+        return Plan.of(short, plan.values, plan.model, plan.summary)
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Train. If this stage has started a run with the same inputs before, that run is resumed; if it has been finished

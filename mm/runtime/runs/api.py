@@ -7,25 +7,39 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
 
 import attrs
 
 from mm.core.config.autoselect import Choices, backend_name, choose, choose_backend
 from mm.core.config.composition import Composition, Resolved
 from mm.core.errors import UsageError
-from mm.core.layers import Layer
+from mm.core.layers import Layer, argument_layer, environment_layer
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
 from mm.core.run import Run, read_toml
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.runs.plan import Plan, describe
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
 # where a run stopped is no reason to stop there again
 STOPPING = ("stop_after_steps", "max_time")
 # neither is a trace of the first steps wanted again
 _ONCE = (*STOPPING, "profile")
+
+
+def argument_layers(options: Mapping[str, Any], config: str | os.PathLike[str] | None) -> list[Layer]:
+    """The layers of values of a call in Python, highest first: arguments, environment, the settings file."""
+    layers = [argument_layer(options), environment_layer()]
+    return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]
+
+
+def compose(plugins: PluginManager, options: Mapping[str, Any], config: str | os.PathLike[str] | None) -> Composition:
+    """The composition of a training from a call in Python."""
+    return Composition(plugins, argument_layers(options, config))
 
 
 def start(composition: Composition, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
@@ -38,12 +52,15 @@ def start(composition: Composition, workspace: Workspace, *, resume: bool, say: 
     return session.train(plugins, resolved, workspace, resume=resume, say=say)
 
 
-def plan(composition: Composition, workspace: Workspace, *, say: Say, resume: bool = False) -> str:
-    """The plan of `start` as text; writes nothing."""
-    from mm.runtime.runs.plan import describe
-
+def plan(
+    composition: Composition, workspace: Workspace, *, say: Say, resume: bool = False, calibrate: bool = False
+) -> Plan:
+    """The plan of `start`. With `calibrate` a few real steps are taken if it is not known how fast this machine is; only the
+    measured speed is written, into the workspace's cache."""
     resolved = (resume_run if resume else new_run)(composition, workspace, say)
-    return describe(composition.plugins, resolved, workspace)
+    if calibrate:
+        activate(composition.plugins, resolved.run.select.backend, silent)
+    return describe(composition.plugins, resolved, workspace, calibrate=calibrate, say=say)
 
 
 def new_run(composition: Composition, workspace: Workspace, say: Say) -> Resolved:

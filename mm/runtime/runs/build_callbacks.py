@@ -42,7 +42,7 @@ def build_callbacks(
     if settings.patience:
         found.append(EarlyStopping(settings.patience, settings.min_delta))
     if world.main:
-        found.append(ProgressBar(folder.path / "log.txt", _flops(loaded, run), say))
+        found.append(ProgressBar(folder.path / "log.txt", _flops(loaded, run), len(held.rows), say))
         if settings.keep_best:
             found.append(KeepBest(folder, loaded, say))
         if settings.samples or settings.sample_prompt:

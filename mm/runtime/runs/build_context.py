@@ -123,8 +123,8 @@ class ContextBuilder:
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:
     """A function that appends samples to the run's `rollouts.jsonl`, on the main rank. Before the first ones it removes those
-    that an interrupted run wrote after its last checkpoint."""
-    path, begun = folder / ROLLOUTS, False
+    that an interrupted run wrote after its last checkpoint. A `place` below the workspace is written relative to it."""
+    path, begun, below = folder / ROLLOUTS, False, f"{folder.parents[1]}/"
 
     def log(samples: Sequence[Mapping[str, Any]]) -> None:
         nonlocal begun
@@ -133,7 +133,9 @@ def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], 
                 rewind_lines(path, samples[0]["step"] - 1)
             begun = True
             with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+                for sample in samples:
+                    placed = {"place": sample["place"].removeprefix(below)} if "place" in sample else {}
+                    file.write(json.dumps({**sample, **placed}, ensure_ascii=False) + "\n")
 
     return log
 

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import attrs
 
+from mm.core.config.autoselect import choose_backend
 from mm.core.errors import Interrupted, UsageError, close_match
 from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.say import Say
-from mm.core.workspace import Workspace, write_text
-from mm.runtime.runs.stage import Stage, StageResult
-
-
-@attrs.define
-class Outcome:
-    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"."""
-
-    stage: str
-    state: str
-    seconds: float
-    summary: str
+from mm.core.workspace import Workspace
+from mm.runtime.runs.ledger import Ledger, digest, waits
+from mm.runtime.runs.plan_stages import plan_stages
+from mm.runtime.runs.stage import Outcome, Stage
 
 
 def run_stages(
@@ -42,16 +31,41 @@ def run_stages(
     force: bool,
     dry_run: bool,
     say: Say,
+    calibrate: bool = False,
     report: Callable[[list[Outcome]], None] | None = None,
 ) -> dict[str, Path]:
     """Run the named stages and presets. Returns the path of every artifact by its name.
 
     In the layers a bare option is for every stage that has it, `STAGE_option` for that stage only. Raises UsageError for an
     unknown stage or option, and for a stage whose needs are neither there nor given by a stage before it. `report` is
-    called with the outcomes, also if a stage fails.
+    called with the outcomes, also if a stage fails. A dry run only plans; with `calibrate` it measures how fast this machine
+    is where that is not known.
     """
     specs = ordered(expand(plugins, names))
     _check_options(specs, plugins, layers)
+    layers = [*layers, *_backend(plugins, layers, say)]
+    stages = _stages(plugins, specs, workspace, layers, say)
+    ledger = Ledger(workspace.cache / "stages.json")
+    artifacts = ledger.artifacts()
+    outcomes: list[Outcome] = []
+    if not dry_run:
+        _check_needs(plugins, specs, set(artifacts))
+    try:
+        if dry_run:
+            outcomes = plan_stages(stages, ledger, force=force, calibrate=calibrate, say=say)
+        for stage in () if dry_run else stages:
+            with _record_failure(stage.spec.name, outcomes):
+                outcomes.append(_run_one(stage, ledger, artifacts, force=force, say=say))
+    finally:
+        if report:
+            report(outcomes)
+    return artifacts
+
+
+def _stages(
+    plugins: PluginManager, specs: Sequence[StageSpec], workspace: Workspace, layers: Sequence[Layer], say: Say
+) -> list[Stage]:
+    """The stages with their options. Raises UsageError for an invalid one."""
     kinds: list[type[Stage]] = [plugins.load(StageSpec, spec.name) for spec in specs]
     stages = [
         kind(spec, plugins, workspace, [_for_stage(layer, spec, kind.options(spec, plugins)) for layer in layers], say)
@@ -59,19 +73,7 @@ def run_stages(
     ]
     for stage in stages:
         stage.check()
-    ledger = Ledger(workspace.cache / "stages.json")
-    artifacts = ledger.artifacts()
-    if not dry_run:
-        _check_needs(plugins, specs, set(artifacts))
-    outcomes: list[Outcome] = []
-    try:
-        for stage in stages:
-            with _record_failure(stage.spec.name, outcomes):
-                outcomes.append(_run_one(stage, ledger, artifacts, force=force, dry_run=dry_run, say=say))
-    finally:
-        if report:
-            report(outcomes)
-    return artifacts
+    return stages
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
     """
     waiting, done = list(specs), []
     while waiting:
-        ready = next((s for s in waiting if not any(_waits(s, other) for other in waiting if other is not s)), None)
+        ready = next((s for s in waiting if not any(waits(s, other) for other in waiting if other is not s)), None)
         if ready is None:
             raise UsageError(f"The stages {', '.join(sorted(s.name for s in waiting))} need each other.")
         done.append(ready)
@@ -118,47 +120,17 @@ def ordered(specs: Sequence[StageSpec]) -> list[StageSpec]:
     return done
 
 
-def _waits(stage: StageSpec, other: StageSpec) -> bool:
-    """True if `other` gives an artifact that `stage` needs, or that matches a pattern in its `after`."""
-    return any(given in stage.needs or any(fnmatchcase(given, p) for p in stage.after) for given in other.gives)
+def _backend(plugins: PluginManager, layers: Sequence[Layer], say: Say) -> list[Layer]:
+    """The backend for every stage, as a layer; printed here, so that not every stage prints it. Empty if one is given."""
+    if any("backend" in layer.values for layer in layers):
+        return []
+    backend, line = choose_backend(plugins, "auto")
+    say(line)
+    return [Layer(origin="chosen", values={"backend": backend}, lenient=True)]
 
 
-@attrs.define
-class Ledger:
-    """The record of the artifacts of each stage and a hash of its inputs, in one small file that may be deleted."""
-
-    path: Path
-
-    def read(self) -> dict[str, Any]:
-        """stage -> {inputs, artifacts, summary}."""
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}  # type: ignore[no-any-return]
-
-    def artifacts(self) -> dict[str, Path]:
-        """Every artifact that still exists."""
-        recorded = {n: Path(p) for entry in self.read().values() for n, p in entry["artifacts"].items()}
-        return {name: path for name, path in recorded.items() if path.exists()}
-
-    def current(self, stage: str, inputs: str) -> dict[str, Path] | None:
-        """The artifacts of a stage, if it has run on these inputs and all of them still exist; otherwise None."""
-        entry = self.read().get(stage)
-        if entry is None or entry["inputs"] != inputs:
-            return None
-        artifacts = {name: Path(path) for name, path in entry["artifacts"].items()}
-        return artifacts if all(path.exists() for path in artifacts.values()) else None
-
-    def write(self, stage: str, inputs: str, result: StageResult) -> None:
-        """Record the result of a stage."""
-        entry = {"inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}, "summary": result.summary}
-        write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
-
-
-def _run_one(
-    stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force: bool, dry_run: bool, say: Say
-) -> Outcome:
+def _run_one(stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force: bool, say: Say) -> Outcome:
     spec = stage.spec
-    if dry_run:
-        say(f"[{spec.name}] {stage.plan(artifacts)}")
-        return Outcome(spec.name, "planned", 0.0, "")
     inputs = digest(stage.inputs(artifacts))
     current = None if force else ledger.current(spec.name, inputs)
     if current is not None:
@@ -217,8 +189,3 @@ def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: S
 
 def _prefix(stage: str) -> str:
     return stage.replace("-", "_") + "_"
-
-
-def digest(values: Mapping[str, Any]) -> str:
-    """The SHA-256 of a stage's inputs."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,101 +1,147 @@
-"""The plan of a training as text, for `--dry-run`: nothing is written, and torch is not imported."""
+"""The plan of a training, for `--dry-run`, as text and as values. Nothing is written but a measured speed, in the cache."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from mm.core.config.autoselect import backend_name
 from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
-from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec
+from mm.core.records import ArchitectureSpec, ConverterSpec
 from mm.core.run import Run
+from mm.core.say import Say, silent
 from mm.core.workspace import Workspace, find_model, read_config
-from mm.runtime.data.bad_rows import ends_reading
-from mm.runtime.data.corpus import share_text
-from mm.runtime.data.reader import with_position
-from mm.runtime.data.sources import open_rows
-from mm.runtime.data.weights import split_weights
+from mm.runtime.models.hf_files import reader
+from mm.runtime.runs import estimate, speed
+from mm.runtime.runs.count import count_rows
+from mm.runtime.runs.speed import Speed
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.training.headline import clock
 
-# rows that are tokenized for an estimate; every row is counted
-_SAMPLE = 1000
+# a calibration is not tried if the training would take more of this machine's memory
+_SHARE_OF_MEMORY = 0.5
 
 
-def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -> str:
-    """Parts, sizes, parameter count, tokens, steps, where the output goes, and every value that is not a default."""
-    run = resolved.run
-    folder, config, name = _model(plugins, run, workspace)
+class Plan(str):
+    """The text of a plan. `values` has the same as JSON values (numbers not rounded, `seconds` None if the speed is not known),
+    `model` the new or continued model: (architecture, its config, the folder of its tokenizer), `summary` steps and time."""
+
+    values: dict[str, Any]
+    model: tuple[str, ArchitectureConfig, Path]
+    summary: str
+
+    @classmethod
+    def of(cls, text: str, values: dict[str, Any], model: tuple[str, ArchitectureConfig, Path], summary: str) -> Plan:
+        """A plan with its values."""
+        plan = cls(text)
+        plan.values, plan.model, plan.summary = values, model, summary
+        return plan
+
+
+def describe(
+    plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, calibrate: bool = False, say: Say = silent
+) -> Plan:
+    """Parts, sizes, parameter count, tokens, steps, time, memory, disk space, where the output goes, and every value that is not
+    a default. If the speed is not known and `calibrate` is set, a few real steps measure it; otherwise torch is not imported."""
+    run, settings, each = resolved.run, resolved.run.train, resolved.run.needs.steps
+    folder, architecture, config, name = _model(plugins, run, workspace)
     tokenizer = Tokenizer.load(folder)
-    rows, tokens, data = _data(plugins, run, tokenizer)
-    settings = run.train
-    each = run.needs.steps
-    steps = settings.max_steps or max(1, -(-settings.epochs * rows // settings.global_batch_size)) * each
-    again = f", {each} with the same rows" if each > 1 else ""
-    per_step = tokens / max(1, rows) * settings.global_batch_size
-    lines = [
-        ("algorithm", run.select.algo),
-        ("backend", run.select.backend),
-        ("model", name),
-        ("tokenizer", f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})"),
-        ("data", f"{data}: {rows:,} rows, about {tokens:,} tokens an epoch"),
-        ("steps", f"{steps:,} of {settings.global_batch_size} rows, about {per_step:,.0f} tokens each{again}"),
-        ("output", str(workspace.run(run.select.run).path)),
-    ]
-    if config is not None:
-        flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
-        total, active = config.num_parameters(), config.num_active_parameters()
-        lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active per token" if active < total else "")))
-        lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
-    given = [f"  {k} = {v!r}  ({resolved.sources[k]})" for k, v in run.values().items() if resolved.sources[k] != "default"]
-    return "\n".join([*(f"{label:<11}{value}" for label, value in lines), "settings that are not defaults:", *given])
+    counted = count_rows(plugins, run, tokenizer)
+    held_out = 0 if settings.eval_data else round(settings.eval_ratio * counted.units)
+    epochs = math.ceil(settings.epochs * (counted.units - held_out) / settings.global_batch_size)
+    batches = settings.max_steps / each if settings.max_steps else max(1, epochs)
+    per_step = counted.tokens / max(1, counted.units) * settings.global_batch_size
+    needed = estimate.memory(run, config, per_step)
+    pace = _speed(plugins, run, workspace, config, needed, calibrate, say)
+    values: dict[str, Any] = {
+        "algorithm": run.select.algo, "run": run.select.run, "backend": run.select.backend, "model": name,
+        "parameters": config.num_parameters(), "active_parameters": config.num_active_parameters(),
+        "tokenizer": f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})", "data": counted.names,
+        "rows": counted.rows, "held_out_rows": held_out, "tokens_per_epoch": counted.tokens,
+        "steps": settings.max_steps or int(batches) * each, "steps_per_batch": each, "rows_per_step": settings.global_batch_size,
+        "tokens_per_step": per_step,
+        "flops": config.flops_per_token(settings.max_length // 2) * per_step * batches * each,
+        "seconds": None if isinstance(pace, str) else pace.seconds(run, batches * settings.global_batch_size, per_step * batches),
+        "speed": pace if isinstance(pace, str) else attrs.asdict(pace), "memory": needed,
+        "disk": estimate.disk(run, config, counted.tokens), "output": str(workspace.run(run.select.run).path),
+        "settings": {key: value for key, value in run.values().items() if resolved.sources[key] != "default"},
+        "sources": {key: origin for key, origin in resolved.sources.items() if origin != "default"},
+    }  # fmt: skip
+    took = _time(run, values["seconds"], pace)
+    return Plan.of(_text(values, took), values, (architecture, config, folder), f"{values['steps']:,} steps, time {took}")
 
 
-def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, ArchitectureConfig | None, str]:
-    """The folder with the tokenizer, the model's config if it can be known without reading weights (else None), and a name."""
+def _text(plan: Mapping[str, Any], time: str) -> str:
+    total, active = plan["parameters"], plan["active_parameters"]
+    again = f", {plan['steps_per_batch']} with the same rows" if plan["steps_per_batch"] > 1 else ""
+    held = f", about {plan['held_out_rows']:,} held out" if plan["held_out_rows"] else ""
+    each = f"{plan['rows_per_step']} rows, about {plan['tokens_per_step']:,.0f} tokens each{again}"
+    lines = {
+        **{name: plan[name] for name in ("algorithm", "backend", "model")},
+        "parameters": f"{total:,}" + (f", {active:,} active per token" if active < total else ""),
+        "tokenizer": plan["tokenizer"],
+        "data": f"{plan['data']}: {plan['rows']:,} rows{held}, about {plan['tokens_per_epoch']:,} tokens an epoch",
+        "steps": f"{plan['steps']:,} of {each}",
+        "compute": f"about {plan['flops']:.3g} FLOP",
+        "time": time,
+        "memory": estimate.sum_text(plan["memory"]),
+        "disk": estimate.sum_text(plan["disk"]),
+        "output": plan["output"],
+    }
+    given = [f"  {key} = {value!r}  ({plan['sources'][key]})" for key, value in plan["settings"].items()]
+    return "\n".join([*(f"{label:<11}{value}" for label, value in lines.items()), "settings that are not defaults:", *given])
+
+
+def _speed(
+    plugins: PluginManager, run: Run, workspace: Workspace, config: ArchitectureConfig, needed: dict[str, int], calibrate: bool,
+    say: Say,
+) -> Speed | str:  # fmt: skip
+    """The speed that is known or measured now, or the reason why there is none."""
+    key = speed.key_of(plugins, run, config.num_parameters())
+    if found := speed.known(workspace, key):
+        return found
+    if not calibrate:
+        return "no run like it was measured here yet; mm train --dry-run measures a few steps"
+    host = backend_name(run.select.backend)[0] == "cpu"
+    if host and sum(needed.values()) > _SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        return "it needs most of this machine's memory, so no steps were tried"
+    say("measuring a few steps, to estimate the time")
+    from mm.runtime.runs.calibrate import calibrate as measure
+
+    try:
+        found = measure(plugins, run, workspace)
+    except Exception as error:  # the training would end with it too, and then in full
+        return f"the first steps ended with {type(error).__name__}: {error}"
+    speed.record(workspace, key, found)
+    return found
+
+
+def _time(run: Run, seconds: float | None, pace: Speed | str) -> str:
+    if seconds is None or isinstance(pace, str):
+        return f"not known: {pace}"
+    measured = "measured by a calibration" if pace.origin == "calibration" else f"as in run {pace.origin}"
+    rate = f"{pace.seconds_per_row:.3g} s a prompt" if run.needs.generates else f"{pace.tokens_per_second:,.0f} tokens/s"
+    return f"about {clock(seconds)} at {rate} ({measured}), without evaluations"
+
+
+def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, str, ArchitectureConfig, str]:
+    """The folder with the tokenizer, the model's architecture and config, and a name. No weights are read."""
     if not run.select.from_:
         folder = Path(run.select.tokenizer)
         config = attrs.evolve(run.architecture, vocab_size=Tokenizer.load(folder).vocab_size)
-        return folder, config, f"new {run.select.arch} {run.select.preset}".rstrip()
+        return folder, run.select.arch, config, f"new {run.select.arch} {run.select.preset}".rstrip()
     folder = find_model(run.select.from_, workspace)
     values = read_config(folder)
     if values.get("model_type") != "mm":
-        return folder, None, f"{folder} ({', '.join(values.get('architectures') or ['?'])})"
+        converter = reader(plugins, folder, values)
+        config = plugins.load(ConverterSpec, converter.name)().read_config(values)
+        return folder, converter.architecture, config, f"{folder} ({converter.name})"
     spec = plugins.get(ArchitectureSpec, values["architecture"])
-    return folder, spec.config(**values["config"]), f"{folder} ({spec.name})"
-
-
-def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:
-    """The rows and estimated tokens of an epoch, and the names of their sources."""
-    locators, shares = split_weights(plugins, run.select.data)
-    counts = [_count(plugins, run, tokenizer, locator) for locator in locators]
-    rows = sum(count for count, _, _ in counts)
-    names = list(locators)
-    if shares:
-        names = [f"{name} ({share_text(share)})" for name, share in zip(names, shares, strict=True)]
-        tokens = sum(rows * float(s) * found / max(1, count) for s, (count, found, _) in zip(shares, counts, strict=True))
-    else:
-        tokens = sum(found for _, found, _ in counts)
-    skipped = sum(bad for _, _, bad in counts)
-    return rows, round(tokens), ", ".join(names) + (f" without {skipped:,} bad rows" if skipped else "")
-
-
-def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str) -> tuple[int, float, int]:
-    """(rows, estimate of their tokens from the first ones, bad rows). Raises DataError at a bad row that is not skipped."""
-    source, reader = open_rows(plugins, locator, run.needs.data)
-    rows = sampled = tokens = bad = 0
-    for entry in reader.read(source):
-        try:
-            if entry.error:
-                raise entry.error
-            if entry.row and rows < _SAMPLE:
-                units = entry.row.encode(tokenizer, run.train.max_length).units
-                tokens, sampled = tokens + sum(len(ids) for unit in units for ids, _ in unit), sampled + 1
-            rows += 1
-        except DataError as error:
-            if not run.train.skip_bad_rows or ends_reading(source, error):
-                raise with_position(entry.position, error) from None
-            bad += 1
-    return rows, tokens * rows / max(1, sampled), bad
+    return folder, spec.name, spec.config(**values["config"]), f"{folder} ({spec.name})"

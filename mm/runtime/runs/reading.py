@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
+
 from mm.core.locks import is_locked
 from mm.core.run import read_toml
 from mm.core.workspace import RunFolder
@@ -18,6 +20,31 @@ def metric_lines(run: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, parsed; empty if the run has no such file."""
     path = run.path / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
+
+
+@attrs.frozen
+class RecordedRun(RunFolder):
+    """A run's folder, with the metrics that it has recorded so far."""
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: one per log interval, and one per evaluation with `held_out/` before each name."""
+        return metric_lines(self)
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """step -> the loss of the log interval that ends there; empty for an algorithm that reports none."""
+        return self.series("loss")
+
+    def series(self, metric: str) -> dict[int, float]:
+        """step -> a metric, such as `reward` or `held_out/loss`; empty if it was not recorded."""
+        return {line["step"]: line[metric] for line in self.metrics if metric in line}
+
+
+def result(run: RunFolder) -> dict[str, Any]:
+    """The outcome of a run as JSON values: its folder, its model if it is finished, and its figures."""
+    model = run.model if (run.model / "config.json").exists() else None
+    return {"run": run.name, "path": str(run.path), "model": str(model) if model else None, **figures(run)}
 
 
 def settings(run: RunFolder) -> dict[str, Any]:

@@ -67,19 +67,20 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
 
 
 def build(
-    plugins: PluginManager, run: Run, workspace: Workspace, *, say: Say, checkpoint: Path | None = None
+    plugins: PluginManager, run: Run, workspace: Workspace, *, say: Say, checkpoint: Path | None = None, watched: bool = True
 ) -> Session:
     """Build the parts: backend, world, tokenizer, data, model, roles, algorithm, trainer. Writes only the token cache.
 
-    With a `checkpoint` the model is read from there instead of made or read as the run's settings say.
+    With a `checkpoint` the model is read from there instead of made or read as the run's settings say. If it is not `watched`,
+    it has no callbacks, which report and write into the run's folder.
     """
     backend = open_backend(plugins, run.select.backend)
     with explain_out_of_memory(backend, lambda: _TOO_LARGE):
-        return _build(plugins, run, workspace, backend, say=say, checkpoint=checkpoint)
+        return _build(plugins, run, workspace, backend, say=say, checkpoint=checkpoint, watched=watched)
 
 
 def _build(
-    plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, *, say: Say, checkpoint: Path | None
+    plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, *, say: Say, checkpoint: Path | None, watched: bool
 ) -> Session:
     world = join_world(backend)
     world.require_equal("plugins", plugins.versions())
@@ -98,7 +99,7 @@ def _build(
     check_positions(roles, {f"--max-length {run.train.max_length}": run.train.max_length})
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
-    callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)
+    callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say) if watched else []
     builder = ContextBuilder(plugins=plugins, run=run, folder=folder, backend=backend, world=world, loaded=loaded, say=say)
     trainer = _trainer(builder, roles, corpus, held, callbacks)
     return Session(
@@ -112,7 +113,11 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     settings = run.train
     if evaluation is None:
         _, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
-        return HeldOut(corpus.store, corpus.first(rows, settings.eval_rows), tokenizer.token_bytes)
+        first = corpus.first(rows, settings.eval_rows)
+        if settings.eval_ratio:
+            most = f", {len(first):,} of them measured (--eval-rows)" if len(first) < len(rows) else ""
+            say(f"held out: {len(rows):,} of {len(corpus.store):,} rows (--eval-ratio {settings.eval_ratio:g}){most}")
+        return HeldOut(corpus.store, first, tokenizer.token_bytes)
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())
     if known:

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from mm.core.workspace import Workspace
 
 
+@attrs.define
+class Outcome:
+    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"; of a planned stage,
+    `seconds` is an estimate, and `plan` holds the values of its plan, if it has some."""
+
+    stage: str
+    state: str
+    seconds: float | None
+    summary: str
+    plan: Mapping[str, Any] = attrs.field(factory=dict)
+
+
 @attrs.frozen
 class StageResult:
     """The result of a stage: artifact name -> path, and one line for the summary."""
@@ -26,7 +38,10 @@ class StageResult:
 
 
 class Stage(ABC):
-    """A step of `mm run`. `layers` hold the values given for its `options`, the highest layer first; `say` prints a line."""
+    """A step of `mm run`. `layers` hold the values given for its `options`, the highest layer first; `say` prints a line.
+    `calibrates`: its plan may take a few real steps to measure this machine's speed."""
+
+    calibrates = False
 
     def __init__(
         self, spec: StageSpec, plugins: PluginManager, workspace: Workspace, layers: Sequence[Layer], say: Callable[[str], None]
@@ -50,7 +65,8 @@ class Stage(ABC):
 
     @abstractmethod
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """A description of what `run` would do, for `--dry-run`. Writes nothing. Artifacts of earlier stages may be missing."""
+        """A description of what `run` would do, for `--dry-run`; a `Plan` adds time and disk space to the totals. Writes nothing.
+        Artifacts of earlier stages may be missing, or be folders that only stand for them."""
 
     @abstractmethod
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:

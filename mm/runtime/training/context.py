@@ -68,15 +68,19 @@ class Context:
         """The scores of completions by the run's rewards; see `scoring.score`. `rows` has the `unit.row_index` of each
         completion's prompt. Warns of the first skipped failure of each reward."""
         found = {index: self.row(index) for index in dict.fromkeys(rows)}
-        places = {index: self.position(index) for index in found}
         scores = score(
             self.rewards, [found[i] for i in rows], completions,
-            places=[f"{places[i].path}:{places[i].line}" for i in rows], skip_failed=self.skip_failed_rewards,
+            places=[self.place(index) for index in rows], skip_failed=self.skip_failed_rewards,
         )  # fmt: skip
         for index, failed in zip(rows, scores.failed, strict=True):
             for name, reason in failed.items():
-                self._warn_of(name, f"{places[index].path}:{places[index].line}", reason)
+                self._warn_of(name, self.place(index), reason)
         return scores
+
+    def place(self, index: int) -> str:
+        """`file:line` of the row that a unit was made of, by its `row_index`."""
+        position = self.position(index)
+        return f"{position.path}:{position.line}"
 
     def _warn_of(self, reward: str, place: str, reason: str) -> None:
         if reward not in self._warned:

@@ -36,6 +36,12 @@ class Meter:
         sums = self.sums(world)
         return {name: total / count for name, (total, count) in sums.items() if count}
 
+    def peek(self) -> dict[str, float]:
+        """As `read` on this rank alone; the meter keeps everything."""
+        host = iter(_to_host([value for pair in self._sums.values() for value in pair]))
+        pairs = {name: (next(host), next(host), isinstance(pair, Largest)) for name, pair in self._sums.items()}
+        return {name: total if largest else total / count for name, (total, count, largest) in pairs.items() if count}
+
     def sums(self, world: World) -> dict[str, tuple[float, float]]:
         """(sum, count) of each metric over all ranks; then the meter is empty. A `Largest` gives (maximum, 1), or (0, 0) if
         no rank has added one."""

@@ -38,12 +38,17 @@ def explain(state: TrainState, step: int, units: list[Unit]) -> str:
     finding = _replay(state, units)
     positions = [_position(state, row) for row in sorted(finding.rows)] if finding else []
     causes = state.world.gather((finding.where, positions) if finding else None)
-    where, positions = next((c for c in causes if c), ("repeated without the loss scale, loss and gradient are finite", []))
+    repeated = "repeated without the loss scale, loss and gradient are finite" if state.scaler else (
+        "repeated, loss and gradients are finite, but the norm of all gradients overflows: the weights have grown too large"
+    )  # fmt: skip
+    where, positions = next((c for c in causes if c), (repeated, []))
     shown = ", ".join(positions[:_MAX_ROWS]) + (" .." if len(positions) > _MAX_ROWS else "")
+    rows = f" (rows {shown})" if shown else ""
+    cure = ", or with --dtype fp32" if state.dtype != "fp32" else ""
     return (
-        f"Step {step + 1} gave a non-finite gradient: {where} (rows {shown}). No update was applied from there on. "
-        "A resume would only repeat it: look at these rows, or start a new run with --from this one and a lower "
-        "--learning-rate, or with --dtype fp32."
+        f"Step {step + 1} gave a non-finite gradient: {where}{rows}. No update was applied from there on. "
+        f"A resume would only repeat it: {'look at these rows, or ' if shown else ''}start a new run with --from this one and a "
+        f"lower --learning-rate{cure}."
     )
 
 

@@ -64,6 +64,14 @@ class TrainState:
         with self.backend.autocast(self.dtype):
             return self.objective.loss(batch.to(self.device), totals)
 
+    def log_scheduled(self) -> bool:
+        """True if the metrics are logged at this step: at the last one and at multiples of `--log-interval`."""
+        return self.step == self.horizon or self.step % self.settings.log_interval == 0
+
+    def peek(self) -> dict[str, float]:
+        """The metrics since they were last logged, of this rank alone. Reading them waits for the device."""
+        return self.meter.peek()
+
     def evaluation_scheduled(self) -> bool:
         """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
         interval = self.settings.eval_interval

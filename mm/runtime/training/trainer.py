@@ -66,12 +66,13 @@ class Trainer:
     def _loop(self) -> None:
         started = time.monotonic() - self.state.seconds
         while not self._last:
-            self.train_step(self._next_units())
+            self.train_step(self.next_units())
             self.state.seconds = time.monotonic() - started
             self._agree()
             self._after_step()
 
-    def _next_units(self) -> list[Unit]:
+    def next_units(self) -> list[Unit]:
+        """This rank's share of the next mini-batch."""
         state = self.state
         if not state.pending:
             with phase("data"), torch.no_grad(), state.backend.autocast(state.dtype):
@@ -93,7 +94,7 @@ class Trainer:
         if state.algorithm.after_step(state.step):
             state.pending.clear()
         self.emit("on_step")
-        if state.step % settings.log_interval == 0 or state.step == state.horizon:
+        if state.log_scheduled():
             self.check()
             self.emit("on_log", self.log_values())
         if self._last:  # fit evaluates and saves at the end by itself

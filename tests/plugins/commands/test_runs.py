@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from sizes import sizes
 
 from mm.core.locks import exclusive
@@ -39,13 +41,30 @@ def here(workspace: Path, mm_workspace: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_runs_are_listed_the_newest_first(mm_cli: CommandLine) -> None:
     header, *lines = mm_cli("runs").out.splitlines()
-    assert header.split() == ["run", "algorithm", "state", "step", "parameters", "created"]
+    assert header.split() == ["run", "algorithm", "state", "step", "result", "parameters", "created"]
     assert [line.split()[:4] for line in lines] == [
         ["second", "sft", "stopped", "1/2"], ["first", "pretrain", "finished", "2/2"]
     ]  # fmt: skip
+    assert re.search(r"1/2  loss [\d.]+  ", lines[0]) and re.search(r"2/2  held-out loss [\d.]+  ", lines[1])
     manifests = json.loads(mm_cli("runs", "--json").out)
+    assert [m["figures"]["state"] for m in manifests] == ["stopped", "finished"]
     assert [m["name"] for m in manifests] == ["second", "first"]
     assert all(f"{m['parameters']:,}" in line for m, line in zip(manifests, lines, strict=True))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_list_fits_the_terminal(
+    width: int, mm_cli: CommandLine, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a-very-long-name-of-a-run-that-nobody-reads-to-its-end-20261129-12", "短名字", "first"]
+    for name in names:
+        shutil.copytree(workspace / "runs/first", tmp_path / "runs" / name)
+    monkeypatch.setenv("MM_WORKSPACE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = mm_cli("runs").out.splitlines()
+    assert len(lines) == 4 and all("finished" in line and "held-out loss " in line for line in lines[1:])
+    assert width < 60 or all(cell_len(line) <= width for line in lines)
+    assert ("…" in lines[1] + lines[2] + lines[3]) == (width < 120)
 
 
 def test_a_run_whose_process_died_is_not_said_to_run(
@@ -229,6 +248,24 @@ def test_samples_are_shown_readably(rollouts: Path, mm_cli: CommandLine) -> None
 def test_samples_can_be_sorted(rollouts: Path, sort: str, steps: list[int], mm_cli: CommandLine) -> None:
     found = json.loads(mm_cli("runs", "samples", "first", "--last", "3", "--sort", sort, "--json").out)
     assert [one["step"] for one in found] == steps
+
+
+def test_a_prompt_is_shown_once_for_its_completions(rollouts: Path, mm_cli: CommandLine) -> None:
+    both = [sample(7, reward, row=1, place="asked.jsonl:3", prompt="q?") for reward in (1.0, 0.5)]
+    rollouts.write_text("".join(json.dumps(one) + "\n" for one in both), encoding="utf-8")
+    assert mm_cli("runs", "samples", "first").out == (
+        "step 7  asked.jsonl:3  reward 1.000 (exact 1.000, model none)  advantage -1.000\n"
+        "prompt:\n    q?\ncompletion:\n    答案\n    7\n\n"
+        "step 7  asked.jsonl:3  reward 0.500 (exact 0.500, model none)  advantage -0.500\n"
+        "completion:\n    答案\n    7\n"
+    )
+
+
+@pytest.mark.parametrize(("last", "steps"), [(1, [0]), (2, [0, 8]), (3, [0, 4, 8]), (99, [*range(9)])])
+def test_samples_are_shown_over_time(rollouts: Path, last: int, steps: list[int], mm_cli: CommandLine) -> None:
+    rollouts.write_text("".join(json.dumps(sample(step, r)) + "\n" for step in range(9) for r in (1.0, 0.0)), encoding="utf-8")
+    found = json.loads(mm_cli("runs", "samples", "first", "--over-time", "--last", str(last), "--json").out)
+    assert [(one["step"], one["rewards"]["exact"]) for one in found] == [(step, 1.0) for step in steps]
 
 
 def test_samples_that_are_not_there(rollouts: Path, mm_cli: CommandLine) -> None:

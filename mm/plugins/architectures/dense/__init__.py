@@ -137,6 +137,11 @@ class DenseConfig(ArchitectureConfig):
         idle = self.feed_forward_parameters - self.active_feed_forward_parameters
         return self.num_parameters() - self.num_hidden_layers * idle
 
+    def activations_per_token(self) -> int:
+        """In each block eight vectors of the residual stream's width (inputs of norms and matrices, queries, keys, values, the
+        attention's output) and three of the feed-forward's."""
+        return self.num_hidden_layers * (8 * self.hidden_size + self.active_feed_forward_parameters // self.hidden_size)
+
     def flops_per_token(self, context: int) -> float:
         """Training FLOPs per token, forward and backward, in documents of `context` tokens.
 

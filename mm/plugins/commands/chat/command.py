@@ -91,7 +91,7 @@ class Conversation:
         seed, tools = self.seed + len(messages), template_tools(self.tools) or None
         generation = self.model.generate(messages, seed=seed, on_text=dialogue.write, tools=tools, **self.keywords)
         click.echo()
-        on_stderr(f"({dialogue.summary(generation)})")
+        on_stderr(f"({dialogue.summary(self.model, generation)})")
         message = answer(generation.text, self.keywords["thinking"])
         message, calls = extract_calls(message) if self.tools else (message, [])
         messages.append(message)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mm.plugins.commands.as_json import as_json
+
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.plugins.commands.data.checking import Checker, Finding
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--fix", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the good rows to this .jsonl file.")
 @click.option("--warnings", type=click.IntRange(min=0), default=10, show_default=True,
               help="Rows listed for each kind of warning; 0 lists all.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@as_json
 @click.pass_obj
 def check(
     plugins: PluginManager, files: tuple[str, ...], folder: Path | None, max_length: int, kind: str, out: Path | None,

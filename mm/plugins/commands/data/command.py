@@ -10,6 +10,7 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.records import SourceSpec
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
 
@@ -34,16 +35,21 @@ data.add_command(stats)
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write into; by default data/NAME.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of generated data.")
+@as_json
 @click.pass_obj
-def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None:
+def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json: bool) -> None:
     """Write the files of the built-in source NAME."""
     source = _generated_source(plugins, name)
     if source is None:
         names = [spec.name for spec in plugins.specs(SourceSpec) if _generated_source(plugins, spec.name) is not None]
         raise UsageError(f"Source {name!r} makes no files. Sources that do: {', '.join(names) or 'none'}.")
     folder = out or Path("data") / name
+    files = source.make(folder, seed)  # type: ignore[attr-defined]
+    if as_json:
+        print_json({"path": folder, "rows": files})
+        return
     click.echo(f"{folder}:")
-    for file, rows in source.make(folder, seed).items():  # type: ignore[attr-defined]
+    for file, rows in files.items():
         click.echo(f"  {file}  {rows} rows")
 
 
@@ -53,8 +59,11 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
+@as_json
 @click.pass_obj
-def show(plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int, kind: str) -> None:
+def show(
+    plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int, kind: str, as_json: bool
+) -> None:
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned (in the loss)."""
     from rich.console import Console
 
@@ -72,6 +81,10 @@ def show(plugins: PluginManager, file: str, number: int, folder: Path | None, ma
         raise entry.error
     tokenizer = Tokenizer.load(folder or DEFAULT).allowing_lost_fields()
     encoded = row.encode(tokenizer, max_length)
+    if as_json:
+        units = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]
+        print_json({"place": f"{position.path}:{position.line}", "kind": row.kind, "cut": encoded.truncated, "units": units})
+        return
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
     click.echo(f"{position.path}:{position.line}  {row.kind} row, {units}{cut}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mm.core.errors import DataError, UsageError
+from mm.plugins.commands.as_json import as_json, print_json
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a file that can be read as several.")
-@click.option("--json", "as_json", is_flag=True, help="Print the statistics as JSON.")
+@as_json
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Plot lengths and languages into this file.")
 @click.pass_obj
 def stats(
@@ -36,7 +36,7 @@ def stats(
         raise UsageError(f"{file} has no row that can be used; 'mm data check' lists the reasons.")
     values = statistics.as_dict()
     if as_json:
-        click.echo(json.dumps({"file": file, **values}, ensure_ascii=False, indent=2))
+        print_json({"file": file, **values})
     else:
         _print_table(file, values)
     if png:

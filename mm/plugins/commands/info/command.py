@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mm.core.workspace import Workspace, find_model
+from mm.plugins.commands.as_json import as_json, print_json
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--context", type=click.IntRange(min=1), default=512, show_default=True,
               help="Document length for the FLOPs, in tokens.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@as_json
 @click.pass_obj
 def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> None:
     """Describe MODEL, a run's name or a folder of any readable format. Reads no weights."""
@@ -25,7 +25,7 @@ def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> Non
 
     facts = facts_of(plugins, find_model(model, Workspace.here()), context)
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        print_json(facts)
         return
     lines = _lines(facts)
     width = max(len(name) for name, _ in lines)

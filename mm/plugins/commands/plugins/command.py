@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import click
 from mm.core.errors import UsageError, close_match
 from mm.core.plugins import PluginManager
 from mm.core.records import KINDS
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.plugins import listing, scaffold
 
 
@@ -25,7 +25,7 @@ class NameOrCommand(click.Group):
 
 @click.group(cls=NameOrCommand, invoke_without_command=True, subcommand_metavar="[NAME | COMMAND [ARGS]...]")
 @click.option("--kind", metavar="KIND", help=f"Only this kind: {', '.join(KINDS)}.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_context
 def plugins(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     """List the installed parts, or describe one.
@@ -40,17 +40,18 @@ def plugins(ctx: click.Context, kind: str | None, as_json: bool) -> None:
             raise UsageError(f"--{'kind' if kind else 'json'} applies to the list, not to {ctx.invoked_subcommand!r}.")
         return
     rows = [row for row in listing.rows(ctx.obj) if kind in (None, row.kind)]
-    click.echo(json.dumps(listing.as_json(rows), indent=2) if as_json else listing.as_table(rows))
+    print_json(listing.as_json(rows)) if as_json else click.echo(listing.as_table(rows))
 
 
 @click.command()
 @click.argument("name")
+@as_json
 @click.pass_obj
-def show(manager: PluginManager, name: str) -> None:
+def show(manager: PluginManager, name: str, as_json: bool) -> None:
     """Describe every part and plugin of that name."""
-    from mm.plugins.commands.plugins.details import describe
+    from mm.plugins.commands.plugins.details import describe, values_of
 
-    click.echo(describe(manager, name))
+    print_json(values_of(manager, name)) if as_json else click.echo(describe(manager, name))
 
 
 @plugins.command()
@@ -67,17 +68,25 @@ def new(manager: PluginManager, name: str, kind: str, out: str) -> None:
 
 @plugins.command()
 @click.argument("name")
+@as_json
 @click.pass_obj
-def check(manager: PluginManager, name: str) -> None:
+def check(manager: PluginManager, name: str, as_json: bool) -> None:
     """Run the conformance checks of the part called NAME. Exits with 1 if one fails."""
     from mm.testing import check_part
 
-    failed = 0
+    failed, results = 0, []
     for plugin, spec in listing.find(manager, name):
-        click.echo(f"{spec.kind} {spec.name} of {plugin.name}")
+        heading = f"{spec.kind} {spec.name} of {plugin.name}"
+        if not as_json:
+            click.echo(heading)
         for result in check_part(spec, plugins=manager, module=plugin.value):
             failed += not result.ok
+            results.append({"part": heading, "check": result.name, "ok": result.ok, "detail": result.detail})
+            if as_json:
+                continue
             detail = f"  ({result.detail})" if result.detail else ""
             click.echo(f"  {'ok    ' if result.ok else 'FAILED'} {result.name}{detail}")
+    if as_json:
+        print_json(results)
     if failed:
         raise click.ClickException(f"{failed} check{'s' * (failed > 1)} failed.")

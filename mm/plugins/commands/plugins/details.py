@@ -16,7 +16,7 @@ from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
 from mm.core.spec import Spec
-from mm.plugins.commands.plugins.listing import names_of, part_names, unknown_message
+from mm.plugins.commands.plugins.listing import find, names_of, part_names, unknown_message
 
 _SHOWN = ("name", "summary", "config")
 
@@ -38,6 +38,24 @@ def describe(manager: PluginManager, name: str) -> str:
     if not texts:
         raise UsageError(unknown_message(manager, name))
     return "\n\n".join(texts)
+
+
+def values_of(manager: PluginManager, name: str) -> list[dict[str, Any]]:
+    """The active parts of that name with their options, as JSON values. Raises UsageError if there is none."""
+    return [
+        {
+            "kind": spec.kind, "name": spec.name, "summary": spec.summary, **_origin(plugin),
+            "options": [
+                {"flag": option.flag, "help": option.info.help, "default": _json(option.default), "choices": option.info.choices}
+                for option in (section_of(spec).options if spec.config else ())
+            ],
+        }
+        for plugin, spec in find(manager, name)
+    ]  # fmt: skip
+
+
+def _json(value: Any) -> Any:
+    return None if value is attrs.NOTHING else value
 
 
 def _part(plugin: Plugin, spec: Spec) -> str:
@@ -65,11 +83,12 @@ def _fact(spec: Spec, name: str) -> str:
         needs = spec.needs(spec.config() if spec.config else None)
         return f"{needs.data} rows; roles {', '.join(needs.roles)}; trains {', '.join(needs.trainable)}"
     if isinstance(spec, ArchitectureSpec) and name == "presets":
-        return ", ".join(f"{preset} ({_size(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
+        return ", ".join(f"{preset} ({size_of(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
     return _plain(value)
 
 
-def _size(config: ArchitectureConfig) -> str:
+def size_of(config: ArchitectureConfig) -> str:
+    """`25.83M`, and the parameters that a token passes if these are fewer."""
     total, active = config.num_parameters(), config.num_active_parameters()
     return f"{total / 1e6:.4g}M" + (f", {active / 1e6:.4g}M of them active" if active < total else "")
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 
 from mm.core.errors import UsageError
@@ -16,8 +17,10 @@ from mm.core.records import StageSpec
 from mm.core.run import read_toml
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import COMMAND_LINE, read_line
-from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
+from mm.runtime.runs.pipeline import expand, ordered, run_stages, stage_options
+from mm.runtime.runs.stage import Outcome
 
 
 class RunCommand(click.Command):
@@ -36,10 +39,11 @@ class RunCommand(click.Command):
 @click.command(cls=RunCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
 @click.option("--config", metavar="FILE", help="Options in TOML; [STAGE] tables hold one stage's. The line stands above it.")
 @click.option("--force", is_flag=True, help="Run stages again whose output is up to date.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done and touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, with its time and disk space; run nothing.")
+@as_json
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="STAGE... [--OPTION VALUE]...")
 @click.pass_context
-def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, words: tuple[str, ...]) -> None:
+def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, as_json: bool, words: tuple[str, ...]) -> None:
     """Run stages of the pipeline in their order; a stage whose inputs are unchanged and whose output exists is skipped.
 
     Options of the stages are those of `mm train`, for every stage that has them: --epochs 1; or for one: --sft-epochs 1.
@@ -50,9 +54,15 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
     layers = [Layer(origin=COMMAND_LINE, values=options, textual=True), environment_layer()]
     if config:
         layers.append(Layer(origin=config, values=read_toml(Path(config))))
-    report = None if dry_run else print_outcomes
+
+    def report(outcomes: list[Outcome]) -> None:
+        if as_json:
+            print_json([attrs.asdict(outcome) for outcome in outcomes])
+        elif not dry_run:
+            print_outcomes(outcomes)
+
     artifacts = run_stages(
-        ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=on_stderr, report=report
+        ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, calibrate=dry_run, say=on_stderr, report=report
     )
     if not dry_run:
         print_next(artifacts)
@@ -91,6 +101,6 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
     for column in ("stage", "state", "time", "result"):
         table.add_column(column, justify="right" if column == "time" else "left", overflow="fold")
     for outcome in outcomes:
-        minutes, seconds = divmod(round(outcome.seconds), 60)
+        minutes, seconds = divmod(round(outcome.seconds or 0.0), 60)
         table.add_row(outcome.stage, outcome.state, f"{minutes}:{seconds:02d}", outcome.summary)
     Console(stderr=True).print(table)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mm.core.errors import UsageError
-from mm.core.workspace import RunFolder, Workspace
+from mm.core.workspace import Workspace
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.runs.rollout_samples import samples
+from mm.plugins.commands.runs.table import table_of
 from mm.runtime.runs import reading
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(invoke_without_command=True)
@@ -36,11 +35,11 @@ def list_(as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     folders = Workspace.here().runs()
     if as_json:
-        _print_json([run.manifest for run in folders])
+        print_json([{**run.manifest, "state": reading.state(run), "figures": reading.figures(run)} for run in folders])
     elif not folders:
         click.echo(f"No runs in {Workspace.here().path / 'runs'}.")
     else:
-        _print_table(folders)
+        click.echo(table_of(folders, shutil.get_terminal_size().columns))
 
 
 @runs.command()
@@ -51,7 +50,7 @@ def show(name: str, as_json: bool) -> None:
     run = Workspace.here().existing(name)
     settings, metrics, manifest = reading.settings(run), reading.figures(run), run.manifest
     if as_json:
-        _print_json({**manifest, "settings": settings, "figures": metrics})
+        print_json({**manifest, "settings": settings, "figures": metrics})
         return
     for key, value in metrics.items():
         click.echo(f"{key:<24} {_text(value)}")
@@ -80,7 +79,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     workspace = Workspace.here()
     differences = reading.differences(workspace.existing(first), workspace.existing(second))
     if as_json:
-        _print_json(differences)
+        print_json(differences)
         return
     for title, rows in differences.items():
         click.echo(f"{title}: {'no difference' if not rows else ''}".rstrip())
@@ -97,12 +96,15 @@ def diff(first: str, second: str, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--apart", is_flag=True, help="Plot each run in a panel of its own.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
-def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path) -> None:
+@as_json
+def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path, as_json: bool) -> None:
     """Plot metrics of one or several runs over their steps."""
     from mm.plugins.evaluations.plot import default_metrics, plot_runs
 
     folders = [Workspace.here().existing(name) for name in names]
-    click.echo(plot_runs(folders, metrics or default_metrics(folders), out, apart=apart))
+    shown = metrics or default_metrics(folders)
+    path = plot_runs(folders, shown, out, apart=apart)
+    print_json({"path": path, "metrics": shown}) if as_json else click.echo(path)
 
 
 @runs.command()
@@ -130,25 +132,6 @@ def _confirm(question: str) -> bool:
 
 
 runs.add_command(samples)
-
-
-def _print_table(folders: list[RunFolder]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "algorithm", "state", "step", "parameters", "created"):
-        table.add_column(column, justify="right" if column in ("step", "parameters") else "left", no_wrap=column == "run")
-    for run in folders:
-        m = run.manifest
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m.get("created", 0)))
-        step = f"{m.get('step', 0)}/{m.get('steps', '?')}"
-        table.add_row(run.name, m.get("algorithm", ""), reading.state(run), step, f"{m.get('parameters', 0):,}", created)
-    Console().print(table)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _text(value: Any) -> str:

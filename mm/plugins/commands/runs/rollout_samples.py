@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +13,49 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.workspace import Workspace
+from mm.plugins.commands.as_json import as_json, print_json
 
 
 @click.command()
 @click.argument("name")
-@click.option("--last", type=click.IntRange(min=1), default=5, show_default=True, help="Number of samples, the newest ones.")
+@click.option("--last", type=click.IntRange(min=1), default=8, show_default=True, help="Number of samples, the newest ones.")
+@click.option("--over-time", is_flag=True, help="Instead of the newest samples, some from the first rollout to the last.")
 @click.option(
     "--sort", type=click.Choice(["step", "reward", "advantage"]), default="step", show_default=True,
     help="Order of the samples: by step the oldest first, by reward or advantage the highest first.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def samples(name: str, last: int, sort: str, as_json: bool) -> None:
+@as_json
+def samples(name: str, last: int, over_time: bool, sort: str, as_json: bool) -> None:
     """Show completions that a run's model generated while it was trained with rewards, and the score of each reward."""
     run = Workspace.here().existing(name)
-    newest = read_samples(run.path / "rollouts.jsonl", last)
+    shown = read_samples(run.path / "rollouts.jsonl", None if over_time else last)
+    if over_time:
+        shown = spread(shown, last)
     if sort != "step":
-        newest.sort(key=lambda sample: -_number(sample, sort))
+        shown.sort(key=lambda sample: -_number(sample, sort))
     if as_json:
-        click.echo(json.dumps(newest, indent=2, ensure_ascii=False))
+        print_json(shown)
         return
-    click.echo("\n\n".join(sample_text(sample) for sample in newest))
+    click.echo("\n\n".join(samples_texts(shown)))
 
 
-def read_samples(path: Path, last: int) -> list[dict[str, Any]]:
-    """The `last` newest samples of a rollouts.jsonl, in the order in which they were written.
+def spread(samples: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """One sample, the first, of each of `count` rollouts that are evenly spread from the first to the last."""
+    firsts = list({sample["step"]: sample for sample in reversed(samples)}.values())[::-1]
+    if count >= len(firsts):
+        return firsts
+    return [firsts[round(index * (len(firsts) - 1) / max(1, count - 1))] for index in range(count)]
+
+
+def read_samples(path: Path, last: int | None) -> list[dict[str, Any]]:
+    """The `last` newest samples of a rollouts.jsonl (None: all), in the order in which they were written.
 
     A last line that is still being written is skipped. Raises UsageError if there is no file, or a line is not JSON.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            lines = [line for line in deque(file, maxlen=last + 1) if line.endswith("\n")][-last:]
+            complete = [line for line in deque(file, maxlen=last and last + 1) if line.endswith("\n")]
+            lines = complete[-last:] if last else complete
     except FileNotFoundError:
         raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.") from None
     try:
@@ -50,17 +64,26 @@ def read_samples(path: Path, last: int) -> list[dict[str, Any]]:
         raise UsageError(f"{path}: a damaged line: {error}.") from None
 
 
-def sample_text(sample: Mapping[str, Any]) -> str:
-    """A sample as lines of text: step, row and scores, then the prompt, then the completion."""
+def samples_texts(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The text of each sample; the prompt is left out where it is that of the sample before."""
+    prompts = [None, *([sample.get(key) for key in ("step", "row", "prompt")] for sample in samples)]
+    return [sample_text(sample, prompt=one != other) for sample, (one, other) in zip(samples, pairwise(prompts), strict=True)]
+
+
+def sample_text(sample: Mapping[str, Any], *, prompt: bool = True) -> str:
+    """A sample as lines of text: step, file and line, and scores, then the prompt, then the completion."""
     failed = sample.get("failed", {})
     by_name = ", ".join(
         f"{name} {'failed' if name in failed else _score(score)}" for name, score in sample.get("rewards", {}).items()
     )
-    header = [f"{key} {sample[key]}" for key in ("step", "row") if key in sample]
+    header = [f"step {sample['step']}"] if "step" in sample else []
+    # a run of an older version has the number of the row only
+    header += [sample["place"]] if "place" in sample else [f"row {sample['row']}"] if "row" in sample else []
     header.append(f"reward {_score(_number(sample, 'reward'))}" + (f" ({by_name})" if by_name else ""))
     if sample.get("advantage") is not None:
         header.append(f"advantage {sample['advantage']:+.3f}")
-    return "\n".join(["  ".join(header), *_indented_lines("prompt", sample), *_indented_lines("completion", sample)])
+    lines = _indented_lines("prompt", sample) if prompt else []
+    return "\n".join(["  ".join(header), *lines, *_indented_lines("completion", sample)])
 
 
 def _indented_lines(key: str, sample: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.workspace import Workspace
+from mm.plugins.commands.as_json import as_json, print_json
 
 if TYPE_CHECKING:
     from mm.contracts import Position
@@ -32,10 +32,11 @@ def tokenizer() -> None:
 @click.option("--min-frequency", type=click.IntRange(min=1), default=2, show_default=True, help="Least count of a merged pair.")
 @click.option("--template", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Chat template (Jinja) to use.")
 @click.option("--force", is_flag=True, help="Replace a tokenizer that exists.")
+@as_json
 @click.pass_obj
 def train(
     plugins: PluginManager, files: tuple[str, ...], vocab_size: int, out: Path, split_digits: bool, split_han: bool,
-    min_frequency: int, template: Path | None, force: bool,
+    min_frequency: int, template: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a byte-level BPE tokenizer on the rows of FILE..., which are paths or built-in sources."""
     from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
@@ -49,24 +50,35 @@ def train(
     texts, held_out = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
     trained = train_tokenizer(texts, options, source)
     trained.save(out)
+    ratio = bytes_per_token(trained, held_out) if held_out else None
+    if as_json:
+        values = {"path": out, "vocab_size": trained.vocab_size, "fingerprint": trained.fingerprint}
+        print_json({**values, "bytes_per_token": ratio, "held_out_texts": len(held_out)})
+        return
     click.echo(f"{out}: {trained.vocab_size} tokens, fingerprint {trained.fingerprint}")
     if trained.vocab_size < vocab_size:
         click.echo(f"The texts have too few pairs for --vocab-size {vocab_size} at --min-frequency {min_frequency}.")
-    if held_out:
-        ratio = bytes_per_token(trained, held_out)
+    if ratio:
         click.echo(f"{ratio:.2f} bytes per token on {len(held_out)} held-out texts of {len(held_out) + len(texts)}")
 
 
 @tokenizer.command()
 @click.argument("text", required=False)
 @click.option("--tokenizer", "name", default="default", show_default=True, help="A folder, a run or a model.")
-def show(text: str | None, name: str) -> None:
+@as_json
+def show(text: str | None, name: str, as_json: bool) -> None:
     """Describe a tokenizer, and list the tokens of TEXT."""
     from mm.plugins.commands.tokenizer.report import open_tokenizer
     from mm.runtime.text.vocabulary import readable
 
     opened = open_tokenizer(name, Workspace.here())
     names = {opened.bos_id: "begin", opened.eos_id: "end", opened.pad_id: "padding"}
+    if as_json:
+        ids = opened.encode(text or "")
+        special = {role: index for index, role in names.items() if index is not None}
+        values = {"tokenizer": name, "vocab_size": opened.vocab_size, "fingerprint": opened.fingerprint, "special": special}
+        print_json({**values, "ids": ids, "tokens": [readable(opened.id_bytes[index]) for index in ids]})
+        return
     click.echo(f"{name}: {opened.vocab_size} tokens, fingerprint {opened.fingerprint}")
     click.echo(f"chat template {opened.template_digest if opened.template else 'none'}")
     for index, name in sorted((i, name) for i, name in names.items() if i is not None):
@@ -81,7 +93,7 @@ def show(text: str | None, name: str) -> None:
 @tokenizer.command()
 @click.argument("tokenizers", nargs=-1, metavar="[TOKENIZER]...")
 @click.option("--data", multiple=True, metavar="FILE", help="Also measure on these rows; may be given several times.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.pass_obj
 def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str, ...], as_json: bool) -> None:
     """Compare TOKENIZERs on held-out Chinese, English, code and digits; "default" is the one that comes with mm.
@@ -99,7 +111,7 @@ def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str,
     texts = held_out_texts() | {locator: list(texts_of(_rows(plugins, locator))) for locator in data}
     reports = [report_of(name, one, texts) for name, one in opened.items()]
     if as_json:
-        click.echo(json.dumps(reports, indent=1, ensure_ascii=False))
+        print_json(reports)
     else:
         Console().print(table_of(reports))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from attrs import frozen
@@ -11,13 +12,15 @@ from mm.core.config.autoselect import choose
 from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
-from mm.core.options import option, options_of
+from mm.core.options import Option, option, options_of
 from mm.core.run import read_toml
 from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import Line, read_line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.runs import api
+from mm.runtime.runs.reading import result
 
 
 @frozen(kw_only=True)
@@ -46,21 +49,31 @@ class TrainCommand(PartsCommand):
         """See `PartsCommand`."""
         return composition.selection.algo
 
+    def default(self, composition: Composition, option: Option) -> Any:
+        """See `PartsCommand`. The algorithm and the preset have defaults of their own."""
+        try:
+            return composition.default(option)
+        except UsageError:  # a preset that does not exist: reported where the run is resolved
+            return option.default
+
 
 @click.command(cls=TrainCommand)
 @click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
 @click.option("--resume", is_flag=True, help="Resume --run NAME, by default the newest unfinished run.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan with its time, memory and disk space; train nothing.")
+@as_json
 @click.pass_context
-def train(ctx: click.Context, /, resume: bool, dry_run: bool) -> None:
+def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool) -> None:
     """Train a model with an algorithm.
 
-    The options below are those of the selected parts: give --algo, --arch and so on to see theirs.
+    The options below are those of the selected parts: give --algo, --arch and so on to see theirs, with the defaults that
+    they have there.
     """
     composition: Composition = ctx.meta["composition"]
     if dry_run:
-        click.echo(api.plan(composition, Workspace.here(), say=on_stderr, resume=resume))
+        plan = api.plan(composition, Workspace.here(), say=on_stderr, resume=resume, calibrate=True)
+        print_json(plan.values) if as_json else click.echo(plan)
         return
     folder = api.start(composition, Workspace.here(), resume=resume, say=on_stderr)
     if is_main():
-        click.echo(f"run: {folder.path}")
+        print_json(result(folder)) if as_json else click.echo(f"run: {folder.path}")

@@ -24,7 +24,7 @@ def mm_rewards() -> Iterable[RewardSpec]:
     """The reward `python`."""
     yield RewardSpec(
         name="python",
-        summary="A Python function of yours: FILE.py:FUNCTION, called with rows and completions.",
+        summary="A Python function of yours: FILE.py:FUNCTION, called with rows and completions, or as in TRL.",
         target="mm.plugins.rewards.python.reward:PythonReward",
         config=PythonConfig,
     )

@@ -11,19 +11,24 @@ from typing import Any
 from mm.contracts import Reward
 from mm.core.errors import UsageError, close_match
 from mm.plugins.rewards.python import PythonConfig
+from mm.plugins.rewards.python.trl import call_as_trl, has_trl_signature
 
 
 class PythonReward(Reward):
-    """The values that the function returns for `(rows, completions)`: a list with a number or None for each completion."""
+    """The values that the function returns for `(rows, completions)`, or for TRL's arguments if it takes these: a list with a
+    number or None for each completion."""
 
     def __init__(self, config: PythonConfig) -> None:
         super().__init__(config)
         if config.function is None:
             raise UsageError("--reward python needs --python-function FILE.py:FUNCTION.")
         self._function = load_function(config.function)
+        self._trl = has_trl_signature(self._function)
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
+        if self._trl:
+            return call_as_trl(self._function, rows, completions)  # type: ignore[no-any-return]
         return self._function(rows, completions)  # type: ignore[no-any-return]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -13,6 +13,7 @@ from mm.runtime.generation.scoring import CompletionScore
 
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Unit
+    from mm.runtime.text.messages import Message
     from mm.runtime.text.rows import Row
 
 OVERLONG = "overlong"  # the name under which the penalty on length is reported among the rewards
@@ -69,17 +70,46 @@ class Sample(Episode):
         self.learn += [False] * len(read)
         self.logprobs += [0.0] * len(read)
 
-    def log_line(self, step: int, prompt: str, advantage: float) -> Mapping[str, Any]:
-        """The completion's line in rollouts.jsonl."""
+    def log_line(self, step: int, place: str, prompt: str, advantage: float) -> Mapping[str, Any]:
+        """The completion's line in rollouts.jsonl. `place` is the file and line of its prompt."""
         return {
-            "step": step, "row": self.unit.row_index, "prompt": prompt, "completion": self.text, "rewards": self.score.by_name,
-            "failed": self.score.failed, "reward": self.reward, "advantage": advantage, "tokens": self.length,
-            "finish_reason": self.finish_reason,
+            "step": step, "row": self.unit.row_index, "place": place, "prompt": prompt, "completion": self.text,
+            "rewards": self.score.by_name, "failed": self.score.failed, "reward": self.reward, "advantage": advantage,
+            "tokens": self.length, "finish_reason": self.finish_reason,
         }  # fmt: skip
 
 
 Group = Sequence[Sample]
 Groups = Sequence[Group]
+
+
+@runtime_checkable
+class HasMessages(Protocol):
+    """A row that is a conversation."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Its turns."""
+
+
+def prompt_text(row: Row) -> str | None:
+    """The prompt as a reader wants it: the user's text or, of several turns, each with its role; None if the row is no
+    conversation."""
+    if not isinstance(row, HasMessages):
+        return None
+    if len(row.messages) == 1:
+        return row.messages[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in row.messages)
+
+
+def samples_to_read(groups: Groups, count: int) -> list[Sample]:
+    """At most `count` completions of as many prompts as that allows: of each prompt the best and the worst by reward; if there
+    is room, more of them."""
+    ranked = [sorted(group, key=lambda sample: -sample.reward) for group in groups]
+    pairs = [sample for group in ranked for sample in (group[:1] + group[1:][-1:])]
+    others = [sample for group in ranked for sample in group[1:-1]]
+    chosen = {id(sample) for sample in [*pairs, *others][:count]}
+    return [sample for group in ranked for sample in group if id(sample) in chosen]
 
 
 def rewards_of(groups: Groups) -> list[list[float]]:

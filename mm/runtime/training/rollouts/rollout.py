@@ -12,7 +12,15 @@ from mm.runtime.training.positions import check_positions
 from mm.runtime.training.rollouts import sampling
 from mm.runtime.training.rollouts.advantages import mean_and_deviation
 from mm.runtime.training.rollouts.completion_metrics import RANGES, completion_metrics, length_metrics
-from mm.runtime.training.rollouts.completions import Groups, Sample, flatten, penalise_length, without_failures
+from mm.runtime.training.rollouts.completions import (
+    Groups,
+    Sample,
+    flatten,
+    penalise_length,
+    prompt_text,
+    samples_to_read,
+    without_failures,
+)
 from mm.runtime.training.rollouts.experience import DrawnTokens, Experience, TokenValues, compute_logprobs
 from mm.runtime.training.rollouts.losses import policy_gradient
 from mm.runtime.training.rollouts.mini_batches import assign_mini_batches
@@ -84,7 +92,7 @@ class Rollout(Algorithm):
         self.engine.release()  # the next rollout has new weights, so it cannot use this cache
         experience = self.make_experience([without_failures(group) for group in groups])
         self._metrics = {**self._completion_metrics(groups), **self.rollout_metrics(flatten(groups))}
-        self._log(flatten(groups), experience)
+        self._log(groups, experience)
         self.rollouts += 1
         return assign_mini_batches(experience, self.context.world, self.config.passes, self.config.mini_batches)
 
@@ -174,12 +182,11 @@ class Rollout(Algorithm):
         failures, self._failures = self._failures, 0
         return completion_metrics(groups, tuple(self.context.rewards), failures)
 
-    def _log(self, samples: Sequence[Sample], experience: Sequence[Experience]) -> None:
-        advantages = {one.sample.key: one.advantage for one in experience}
-        decode = self.context.tokenizer.decode
-        self.context.log([
-            sample.log_line(
-                self.rollouts, decode(sample.ids[: sample.prompt_length], skip_special=False), advantages.get(sample.key, 0.0)
-            )
-            for sample in samples[: self.config.samples_logged]
-        ])  # fmt: skip
+    def _log(self, groups: Groups, experience: Sequence[Experience]) -> None:
+        advantages, lines = {one.sample.key: one.advantage for one in experience}, []
+        for sample in samples_to_read(groups, self.config.samples_logged):
+            place = self.context.place(sample.unit.row_index)
+            text = prompt_text(sample.row) or self.context.tokenizer.decode(sample.ids[: sample.prompt_length])
+            advantage = advantages.get(sample.key, 0.0)
+            lines.append(sample.log_line(self.rollouts, place, text, advantage))
+        self.context.log(lines)

@@ -1,0 +1,45 @@
+"""One evaluation from the settings to the saved reports, for `mm eval` and `mm.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mm.core.config.load_settings import InferenceComposition
+from mm.core.config.sections import Section
+from mm.core.layers import Layer
+from mm.core.plugins import PluginManager
+from mm.core.say import Say
+from mm.core.workspace import Workspace, find_model
+from mm.plugins.evaluations import measure, report
+from mm.plugins.evaluations.settings import EvalSettings
+from mm.runtime.runs import api
+
+_SECTION = Section(name="eval", config=EvalSettings)
+
+
+def composition_of(plugins: PluginManager, layers: Sequence[Layer]) -> InferenceComposition:
+    """The options of an evaluation, and those for opening its models."""
+    return InferenceComposition(plugins, layers, _SECTION)
+
+
+def measure_models(
+    composition: InferenceComposition, models: Sequence[str], name: str, workspace: Workspace, say: Say
+) -> list[dict[str, Any]]:
+    """Measure each model, a run's name or a folder, and return the reports. That of a run's model is saved in the run, as `name`
+    or by a name made from the settings. Raises UsageError before anything is measured if something is wrong."""
+    plugins, inference, settings = composition.plugins, composition.inference, _SECTION.read(composition.layers)
+    measure.check_settings(plugins, settings)
+    report.check_name([find_model(model, workspace) for model in models], name)
+    api.activate(plugins, inference.backend, say)
+    from mm.runtime.generation import text_model
+
+    def measure_and_save(model: str) -> dict[str, Any]:
+        opened = text_model.load(plugins, model, workspace, inference)
+        say(f"{model}: measuring on {inference.backend}")
+        result = report.evaluate(plugins, model, opened, inference, settings, workspace, say)
+        path = report.save(result, name)
+        say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
+        return result
+
+    return [measure_and_save(model) for model in models]

@@ -1,0 +1,86 @@
+"""The speed of trainings on this machine, measured by a calibration or by a run, and kept in the workspace's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mm.core.config.autoselect import backend_name, probe_of
+from mm.core.plugins import PluginManager
+from mm.core.records import BackendSpec
+from mm.core.run import Run
+from mm.core.workspace import Workspace, write_text
+
+_FILE = "speed.json"
+# settings of a training that change its speed
+_SETTINGS = ("dtype", "threads", "compile", "activation_checkpointing", "optimizer", "micro_batch_tokens")
+
+
+@attrs.frozen(kw_only=True)
+class Speed:
+    """A measured speed. `origin` is the name of the run that measured it, or "calibration". A row of an algorithm that samples
+    is a prompt with all its completions."""
+
+    tokens_per_second: float
+    seconds_per_row: float
+    origin: str
+
+    def seconds(self, run: Run, rows: float, tokens: float) -> float:
+        """The duration of a training on so many rows, of so many tokens in all. Sampled completions are not in `tokens`, so an
+        algorithm that samples is timed by its rows."""
+        return rows * self.seconds_per_row if run.needs.generates else tokens / self.tokens_per_second
+
+
+def key_of(plugins: PluginManager, run: Run, parameters: int) -> str:
+    """The runs that are equally fast have equal keys: algorithm, size, chip, type and threads, and of an algorithm that samples
+    also its settings. Needs no torch."""
+    settings = {name: getattr(run.train, name) for name in _SETTINGS}
+    parts: dict[str, Any] = {"algorithm": run.select.algo, "parameters": parameters, "adapter": run.select.adapter, **settings}
+    if run.needs.generates:
+        parts |= {"own": repr(run.algorithm), "rollout": repr(run.parts["rollout"])}
+    parts["chip"] = [run.select.backend, probe_of(plugins.get(BackendSpec, backend_name(run.select.backend)[0])).reason, _host()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known(workspace: Workspace, key: str) -> Speed | None:
+    """The speed that was measured last for this key, or None."""
+    entry = _read(workspace.cache / _FILE).get(key)
+    try:
+        return Speed(**{name: value for name, value in entry.items() if name != "date"}) if entry else None
+    except (AttributeError, TypeError):  # written by another version
+        return None
+
+
+def record(workspace: Workspace, key: str, speed: Speed) -> None:
+    """Keep a measured speed. A cache that cannot be written is left as it is: the next plan measures again."""
+    path = workspace.cache / _FILE
+    entry = {**attrs.asdict(speed), "date": time.strftime("%Y-%m-%d")}
+    try:
+        write_text(path, json.dumps({**_read(path), key: entry}, indent=1))
+    except OSError:
+        return
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _host() -> str:
+    """The processor of this machine, and the number of its cores."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        name = ""
+    return f"{name or platform.processor() or platform.machine()} x {os.cpu_count()}"
