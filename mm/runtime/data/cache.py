@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["ConcatStore", "Store", "StoreInfo", "TokenStore", "build_or_open"]
 
 # version of the file layout and of how rows become ids; part of every key
-_VERSION = 2
+_VERSION = 3
 # chunks encoded in this process before worker processes are started: starting takes about a second
 _SERIAL_CHUNKS = 16
 # chunks still encoded after the first bad row, so that the error can list further ones

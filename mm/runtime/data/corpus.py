@@ -138,6 +138,8 @@ def _part(locator: str, source: Source, store: Store) -> dict[str, Any]:
         "locator": locator, "digest": source.digest(), "format": info.format, "rows": info.rows, "units": len(store),
         "tokens": int(store.lengths.sum()), "truncated": info.truncated, "dropped": info.dropped, "skipped": info.bad.count,
     }  # fmt: skip
+    unread = {path: info.unread.of(path) for path in {**info.unread.turns, **info.unread.rows}}
+    part |= {"unread_keys": unread} if unread else {}
     return part | ({"skipped_reasons": info.bad.reasons, "skipped_rows": info.bad.lines()} if info.bad.count else {})
 
 
@@ -148,6 +150,8 @@ def _report(part: dict[str, Any], row_kind: str, info: StoreInfo, max_length: in
         say(f"{prefix}{info.truncated:,} rows were cut at --max-length {max_length}")
     if info.dropped:
         say(f"{prefix}{info.dropped:,} rows had no token to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
+    for line in info.unread.turn_lines():
+        say(f"data: {line}")
     if info.bad.count:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in info.bad.reasons.items())
         say(f"{prefix}{info.bad.count:,} bad rows were skipped ({reasons}), the first ones are:")

@@ -18,6 +18,7 @@ import numpy as np
 from mm.core.discovery import import_plugin
 from mm.core.errors import DataError, MMError
 from mm.runtime.data.cache_files import ARRAYS, LEARN, ROWS, TOKENS, VALUE, VALUE_TYPE, Chunk, StoreInfo
+from mm.runtime.data.row_keys import parse_row
 from mm.runtime.data.source import Format
 from mm.runtime.text.rows import Encoded
 
@@ -79,7 +80,7 @@ class Encoder:
     def _encode(self, format: Format, path: str, line: int, raw: Mapping[str, Any] | DataError, builder: ChunkBuilder) -> None:
         if isinstance(raw, DataError):
             raise raw
-        row = format.parse(raw)
+        row = parse_row(format, raw)
         encoded = row.encode(self.tokenizer, self.max_length)
         # after an edit of the format or of the row class, the rows must be encoded again
         for kind in (type(format), type(row)):
@@ -87,6 +88,7 @@ class Encoder:
                 self._digests[kind.__module__] = code_digest(kind.__module__)
             builder.info.code[kind.__module__] = self._digests[kind.__module__]
         builder.info.row_kind = row.kind
+        builder.info.unread.add(path, format, raw, row)
         builder.add(path, line, encoded, raw if getattr(row, "keep", False) else None)
 
 

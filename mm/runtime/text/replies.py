@@ -18,7 +18,7 @@ Call = ToolCall | DataError
 _CALL = re.compile(
     r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL
 )
-_RESULTS = re.compile(r"(?:\n?<tool_response>.*?</tool_response>)+\n?", re.DOTALL)
+_RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
 _RESULT_TAG = re.compile(r"<(/?tool_response)>")
 
 
@@ -106,5 +106,24 @@ def _escape_tags(text: str) -> str:
 
 
 def turns_of(text: str) -> list[str]:
-    """The assistant's turns in a transcript; a text without results is one turn. The last turn may be empty."""
-    return _RESULTS.split(text)
+    """The assistant's turns in a transcript; a text without results is one turn. The last turn may be empty.
+
+    The line breaks around results belong to no turn. An opening tag without a closing one is text.
+    """
+    turns, start = [], 0
+    while results := _results_span(text, start):
+        begin, end = results
+        turns.append(text[start : begin - text[start:begin].endswith("\n")])
+        start = end + text.startswith("\n", end)
+    return [*turns, text[start:]]
+
+
+def _results_span(text: str, start: int) -> tuple[int, int] | None:
+    """The start and the end of the next results, of which several may follow each other; None if there are no more."""
+    begin = opened = text.find(_RESULT, start)
+    end = -1
+    while opened >= 0 and (closed := text.find(_RESULT_END, opened)) >= 0:
+        end = closed + len(_RESULT_END)
+        following = end + text.startswith("\n", end)
+        opened = following if text.startswith(_RESULT, following) else -1
+    return (begin, end) if end >= 0 else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mm.core.errors import DataError, UsageError
+from mm.runtime.text.learned import without_unlearned
 from mm.runtime.text.messages import Message, as_dicts
 from mm.runtime.text.template import ChatTemplate
 from mm.runtime.text.tokenizer_files import TokenizerFiles, read_folder, write_folder
@@ -92,6 +93,7 @@ class Tokenizer:
             piece_ids = self.encode(piece.text, plain=piece.plain)
             ids += piece_ids
             learn += [piece.learn] * len(piece_ids)
+        learn = without_unlearned(learn, messages)
         if not any(as_dicts([m])[0].get("role") == "assistant" for m in messages[:begin]):
             return ids, learn
         prompt, _ = self.encode_chat(messages[:begin], tools)

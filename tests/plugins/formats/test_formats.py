@@ -20,7 +20,8 @@ from mm.plugins.formats.text.format import TextFormat
 from mm.plugins.sources import files
 from mm.plugins.sources.files.source import Files
 from mm.runtime.data.reader import RowReader
-from mm.runtime.text.messages import Message, ToolCall, parse_conversation
+from mm.runtime.text.conversation import parse_conversation
+from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.rows import ChatRow, TextRow
 
 FORMATS = [*text.mm_formats(), *chat.mm_formats()]

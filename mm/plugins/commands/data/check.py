@@ -70,6 +70,7 @@ def _check(
         (counts.warnings if finding.warning else counts.errors)[finding.problem] += 1
     if entry.row is not None and entry.raw is not None:
         counts.formats[path] = reader.spec(entry.position, entry.raw).name
+        counts.unread.add(path, reader.format(entry.position, entry.raw), entry.raw, entry.row)
     if not whole_file:
         _count(entry, findings, counts, fixed)
 

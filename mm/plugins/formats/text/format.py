@@ -14,6 +14,8 @@ from mm.runtime.text.rows import TextRow
 class TextFormat(Format):
     """`{"text": str}`; other keys are ignored."""
 
+    keys = frozenset({"text"})
+
     def parse(self, row: Mapping[str, Any]) -> TextRow:
         """The document. Raises DataError if `text` is missing, not text, or blank."""
         text = row.get("text")
