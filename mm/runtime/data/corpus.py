@@ -75,7 +75,9 @@ class Corpus:
 def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
     """The source that recognises a `--data` text; a weight at its end is ignored. Raises UsageError if no source or
     several sources recognise it."""
+    _check_name(locator)
     locator, _ = split_weight(plugins, locator)
+    _check_name(locator)
     specs = [s for s in plugins.specs(SourceSpec) if s.recognise(locator)]
     built_in = [s for s in specs if s.name == locator]
     specs = built_in or specs
@@ -86,6 +88,16 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
     config = specs[0].config() if specs[0].config else None
     source: Source = plugins.load(SourceSpec, specs[0].name)(config, locator, row_kind)
     return source
+
+
+def _check_name(locator: str) -> None:
+    if not locator.strip():
+        raise UsageError("--data is empty. Give a file, a folder (this one is .), or a built-in source.")
+    try:
+        locator.encode()
+    except UnicodeEncodeError:
+        shown = locator.encode("utf-8", "backslashreplace").decode()
+        raise UsageError(f"--data {shown}: the name is not UTF-8, so that no run could keep it. Rename the file.") from None
 
 
 def open_corpus(

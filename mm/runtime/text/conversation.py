@@ -22,7 +22,7 @@ from mm.runtime.text.nulls import has_null_keys, without_null_keys
 from mm.runtime.text.turn import parse_turn
 
 # characters: a longer one would fill the memory while it is encoded, and no model reads so much at once
-MAX_CHARACTERS = 1 << 21
+MAX_CHARACTERS = 1 << 20
 
 
 def parse_conversation(

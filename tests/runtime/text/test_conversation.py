@@ -65,7 +65,7 @@ def test_calls_have_many_names(calls: dict[str, Any]) -> None:
         ({"weight": 0.5}, "turn 2: weight is 0.5: only 0 (not learned) and 1 (learned) are supported"),
         ({"loss": "false"}, 'turn 2: loss is "false": only 0'),
         ({"train": True, "loss": 0}, "turn 2: two of weight, loss, train, trainable contradict each other"),
-        ({"content": "x" * (MAX_CHARACTERS + 1)}, "the conversation has 2,097,154 characters, more than 2,097,152"),
+        ({"content": "x" * (MAX_CHARACTERS + 1)}, "the conversation has 1,048,578 characters, more than 1,048,576"),
     ],
 )  # fmt: skip
 def test_a_turn_that_cannot_be_learned_says_why(turn: dict[str, Any], reason: str) -> None:
