@@ -21,7 +21,8 @@ class UsageError(MMError):
 
 # the kinds of bad rows that reports count; after "damaged file" the rest of the file cannot be read
 Problem = Literal[
-    "not JSON", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value", "lost field",
+    "not JSON", "not text", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value",
+    "lost field",
     "damaged file",
 ]  # fmt: skip
 

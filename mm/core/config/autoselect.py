@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mm.core.config.composition import Composition
+from mm.core.config.composition import SELECT, Composition
 from mm.core.errors import UsageError
+from mm.core.layers import merge
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, BackendSpec, EngineSpec, Probe, SourceSpec
 from mm.core.workspace import Workspace
@@ -101,6 +102,9 @@ def _model(composition: Composition, spec: AlgorithmSpec, workspace: Workspace) 
 def _data(composition: Composition) -> Choices:
     if composition.selection.data:
         return {}
+    origin = merge(composition.layers, [SELECT.option("data")])[1]["data"]
+    if origin != "default":  # as of an unset variable of a shell: nothing is chosen instead
+        raise UsageError(f"--data ({origin}) is empty: give a file, a folder or a built-in source, or leave it out.")
     spec, needs = composition.required()
     names = tuple(source.name for source in composition.plugins.specs(SourceSpec) if needs.data in source.provides)
     if not names:

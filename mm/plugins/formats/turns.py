@@ -13,10 +13,16 @@ import attrs
 
 from mm.core.errors import DataError, Problem
 from mm.plugins.formats.hermes import parse_tags
-from mm.runtime.text.messages import Message, embedded_json, kind_of, parse_conversation
+from mm.runtime.text.conversation import parse_conversation
+from mm.runtime.text.messages import Message, embedded_json, kind_of
+from mm.runtime.text.turn import CONTENTS
 
 Messages = tuple[Message, ...]
 Tools = tuple[Mapping[str, Any], ...]
+
+# keys of a row: is its answer good; an answer that is worse than that of its conversation
+LABELS = ("label", "kto_tag")
+REJECTED = ("rejected_response", "rejected_messages", "rejected")
 
 # speakers of ShareGPT and of the formats derived from it -> roles
 _SPEAKERS = {
@@ -39,12 +45,36 @@ def first_turn(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def is_sharegpt(turn: Mapping[str, Any]) -> bool:
     """True if a turn has ShareGPT's shape."""
-    return "from" in turn and "role" not in turn
+    return turn.get("from") is not None and turn.get("role") is None
 
 
 def is_preference(row: Mapping[str, Any]) -> bool:
-    """True if the row has a chosen and a rejected answer."""
-    return "chosen" in row and "rejected" in row
+    """True if the row has a chosen and a rejected answer; the chosen one may be the end of its conversation."""
+    if "chosen" in row and "rejected" in row:
+        return True
+    return rejected_key(row) != "" and first_turn(row) is not None and not is_open(row)
+
+
+def rejected_key(row: Mapping[str, Any]) -> str:
+    """The key of the answer that is worse than the one in the row's conversation; "" if there is none."""
+    return next((key for key in REJECTED if row.get(key) is not None and row.get("chosen") is None), "")
+
+
+def is_judged(row: Mapping[str, Any]) -> bool:
+    """True if the row's answer must not simply be learned: it has a label, or another answer is preferred or worse."""
+    return label_key(row) != "" or is_preference(row)
+
+
+def label_key(row: Mapping[str, Any]) -> str:
+    """The key of the row's label, good or bad; "" if it has none. A `label` of another kind, such as a topic, is none."""
+    return next((key for key in LABELS if row.get(key) is not None and (key != "label" or truth(row[key]) is not None)), "")
+
+
+def truth(value: Any) -> bool | None:
+    """A label as a truth value: true, false, 1, 0, or one of them as text, as a table has it; None for any other value."""
+    if isinstance(value, str):
+        value = {"true": True, "1": True, "false": False, "0": False}.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
 def is_open(row: Mapping[str, Any]) -> bool:
@@ -54,8 +84,7 @@ def is_open(row: Mapping[str, Any]) -> bool:
     if not isinstance(last, dict):
         return False
     role = _SPEAKERS.get(str(last.get("from"))) if is_sharegpt(last) else last.get("role")
-    contents = ("content", "value", "tool_calls", "function_call", "reasoning_content")
-    return isinstance(role, str) and (role != "assistant" or not any(last.get(key) for key in contents))
+    return isinstance(role, str) and (role != "assistant" or not any(last.get(key) for key in ("value", *CONTENTS)))
 
 
 def role_turns(turns: Sequence[Any], place: str = "turn") -> list[Any]:
@@ -71,15 +100,23 @@ def _from_sharegpt(turn: Mapping[str, Any], place: str) -> dict[str, Any]:
     role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise DataError(f"{place}: from {str(speaker)[:40]!r} is not one of {', '.join(_SPEAKERS)}")
-    rest = {key: turn[key] for key in ("tools", "functions", "tool_calls", "reasoning_content") if key in turn}
+    rest = {key: other for key, other in turn.items() if key not in ("from", "value", "role") and other is not None}
     if speaker != "function_call":
-        return {"role": role, **(parse_tags(role, value, place) if isinstance(value, str) else {"content": value}), **rest}
+        said = parse_tags(role, value, place) if isinstance(value, str) else {} if value is None else {"content": value}
+    else:
+        said = {"content": "", "tool_calls": _calls(value, place)}
+    if twice := [key for key in said if rest.get(key)]:
+        raise DataError(f"{place}: both value and {twice[0]}: remove one of them")
+    return {**rest, "role": role, **said}
+
+
+def _calls(value: Any, place: str) -> list[Any]:
     if isinstance(value, str):
         value = embedded_json(f"[{value}]", f"{place}: the function call", list)
     calls = value if isinstance(value, list) else [value]
     if len(calls) == 1 and isinstance(calls[0], list):  # the text was a list, inside the brackets just added
         calls = calls[0]
-    return {"role": role, "content": "", **rest, "tool_calls": calls}
+    return calls
 
 
 def parse_turns(

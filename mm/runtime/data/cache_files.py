@@ -23,6 +23,7 @@ import numpy as np
 
 from mm.core.errors import MMError
 from mm.runtime.data.bad_rows import MAX_NAMED, BadRows
+from mm.runtime.data.row_keys import UnreadKeys
 
 TOKENS, LEARN, ROWS, INFO = "tokens.bin", "learn.bin", "rows.jsonl", "info.json"
 ARRAYS = {
@@ -42,10 +43,10 @@ class StoreInfo:
     """The contents of a store.
 
     `learned_tokens` counts the targets, and `learned_bytes` the UTF-8 bytes of their text. `truncated` and `dropped`
-    count rows; `dropped_rows` has `file:line` of the first twenty dropped ones. `bad` are the rows that were skipped;
-    `lost` counts rows by what the chat template has left out of them.
-    `kept_bytes` is the size of rows.jsonl. `code` maps each module that parsed or encoded rows to a digest of its source,
-    and `checks` each file to its [size, CRC-32].
+    count rows; `dropped_rows` has `file:line` of the first twenty dropped ones. `bad` are the rows that were skipped, `unread`
+    the keys that nothing reads; `lost` counts rows by what the chat template has left out of them. `kept_bytes` is the size of
+    rows.jsonl. `code` maps each module that parsed or encoded rows to a digest of its source, and `checks` each file to its
+    [size, CRC-32].
     """
 
     row_kind: str = ""
@@ -65,6 +66,7 @@ class StoreInfo:
     bytes_per_id: int = 2
     bad: BadRows = attrs.field(factory=BadRows)
     lost: dict[str, int] = attrs.field(factory=dict)
+    unread: UnreadKeys = attrs.field(factory=UnreadKeys)
     code: dict[str, str] = attrs.field(factory=dict)
     checks: dict[str, list[int]] = attrs.field(factory=dict)
 
@@ -76,6 +78,7 @@ class StoreInfo:
         self.dropped_rows += later.dropped_rows[: MAX_NAMED - len(self.dropped_rows)]
         self.bad.update(later.bad)
         self.count_lost(later.lost)
+        self.unread.update(later.unread)
         self.code |= later.code
         same_file = bool(self.files) and self.files[-1:] == later.files[:1]
         first = len(self.files) - same_file
@@ -156,7 +159,7 @@ def read_info(folder: Path) -> StoreInfo | None:
         if int(checksum) != zlib.crc32(text.encode()):
             return None
         values = json.loads(text)
-        info = StoreInfo(**{**values, "bad": BadRows(**values["bad"])})
+        info = StoreInfo(**{**values, "bad": BadRows(**values["bad"]), "unread": UnreadKeys(**values["unread"])})
         same_sizes = all((folder / name).stat().st_size == size for name, (size, _) in info.checks.items())
         intact = same_sizes and all(_checksum(folder / name) == check for name, (_, check) in info.checks.items())
     except (OSError, ValueError, TypeError, KeyError):

@@ -75,7 +75,9 @@ class Corpus:
 def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
     """The source that recognises a `--data` text; a weight at its end is ignored. Raises UsageError if no source or
     several sources recognise it."""
+    _check_name(locator)
     locator, _ = split_weight(plugins, locator)
+    _check_name(locator)
     specs = [s for s in plugins.specs(SourceSpec) if s.recognise(locator)]
     built_in = [s for s in specs if s.name == locator]
     specs = built_in or specs
@@ -86,6 +88,16 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
     config = specs[0].config() if specs[0].config else None
     source: Source = plugins.load(SourceSpec, specs[0].name)(config, locator, row_kind)
     return source
+
+
+def _check_name(locator: str) -> None:
+    if not locator.strip():
+        raise UsageError("--data is empty. Give a file, a folder (this one is .), or a built-in source.")
+    try:
+        locator.encode()
+    except UnicodeEncodeError:
+        shown = locator.encode("utf-8", "backslashreplace").decode()
+        raise UsageError(f"--data {shown}: the name is not UTF-8, so that no run could keep it. Rename the file.") from None
 
 
 def open_corpus(
@@ -140,6 +152,8 @@ def _part(locator: str, source: Source, store: Store) -> dict[str, Any]:
         "locator": locator, "digest": source.digest(), "format": info.format, "rows": info.rows, "units": len(store),
         "tokens": int(store.lengths.sum()), "truncated": info.truncated, "dropped": info.dropped, "skipped": info.bad.count,
     }  # fmt: skip
+    unread = {path: info.unread.of(path) for path in {**info.unread.turns, **info.unread.rows}}
+    part |= {"unread_keys": unread} if unread else {}
     return part | ({"skipped_reasons": info.bad.reasons, "skipped_rows": info.bad.lines()} if info.bad.count else {})
 
 
@@ -152,6 +166,8 @@ def _report(part: dict[str, Any], row_kind: str, info: StoreInfo, max_length: in
         say(f"{prefix}{info.dropped:,} rows had no token to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
     for name, count in info.lost.items():
         say(f"{prefix}{name} by the chat template in {count:,} rows (--allow-lost-fields)")
+    for line in info.unread.turn_lines():
+        say(f"data: {line}")
     if info.bad.count:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in info.bad.reasons.items())
         say(f"{prefix}{info.bad.count:,} bad rows were skipped ({reasons}), the first ones are:")

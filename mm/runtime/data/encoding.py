@@ -18,6 +18,7 @@ import numpy as np
 from mm.core.discovery import import_plugin
 from mm.core.errors import DataError, MMError
 from mm.runtime.data.cache_files import ARRAYS, LEARN, ROWS, TOKENS, VALUE, VALUE_TYPE, Chunk, StoreInfo
+from mm.runtime.data.row_keys import parse_row
 from mm.runtime.data.source import Format
 from mm.runtime.text.rows import Encoded
 
@@ -79,7 +80,7 @@ class Encoder:
     def _encode(self, format: Format, path: str, line: int, raw: Mapping[str, Any] | DataError, builder: ChunkBuilder) -> None:
         if isinstance(raw, DataError):
             raise raw
-        row = format.parse(raw)
+        row = parse_row(format, raw)
         self.tokenizer.lost.clear()
         encoded = row.encode(self.tokenizer, self.max_length)
         builder.info.count_lost(dict.fromkeys(self.tokenizer.lost, 1))  # rows are counted, not texts
@@ -89,6 +90,7 @@ class Encoder:
                 self._digests[kind.__module__] = code_digest(kind.__module__)
             builder.info.code[kind.__module__] = self._digests[kind.__module__]
         builder.info.row_kind = row.kind
+        builder.info.unread.add(path, format, raw, row)
         builder.add(path, line, encoded, raw if getattr(row, "keep", False) else None)
 
 
@@ -98,7 +100,7 @@ class ChunkBuilder:
     def __init__(self, token_bytes: np.ndarray, bytes_per_id: int) -> None:
         self.info = StoreInfo(bytes_per_id=bytes_per_id)
         self._token_bytes = token_bytes
-        self._ids, self._learn, self._rows = array("q"), bytearray(), bytearray()
+        self._ids, self._learn, self._rows = array("I"), bytearray(), bytearray()
         self._arrays = {name: array("q") for name in ARRAYS if name != "hashes"}
         self._values: dict[str, array[float]] = {}
         self._ends: list[tuple[int, int]] = []  # for each row: the number of sequences up to its end, and its units
@@ -122,15 +124,13 @@ class ChunkBuilder:
         info.rows += 1
 
     def chunk(self) -> Chunk:
-        """The chunk of all rows added. Raises MMError if a row has an id outside the vocabulary."""
-        info, ids = self.info, np.array(self._ids)
-        if len(ids) and (ids.min() < 0 or ids.max() >= len(self._token_bytes)):
-            raise MMError(f"a row has ids outside the vocabulary of {len(self._token_bytes)}")
+        """The chunk of all rows added."""
+        info, ids = self.info, np.frombuffer(self._ids or b"", dtype=np.uint32)
         arrays = {name: np.array(values, dtype=ARRAYS[name]) for name, values in self._arrays.items()}
         targets = np.frombuffer(self._learn, dtype=np.bool_).copy()
         targets[np.concatenate([[0], arrays["sequence_starts"][:-1]])[: len(ids)]] = False  # nothing predicts a first token
         info.learned_tokens = int(targets.sum())
-        info.learned_bytes = int(self._token_bytes[ids[targets]].sum())
+        info.learned_bytes = int(self._token_bytes[ids].sum(where=targets))
         tokens = ids.astype(f"u{info.bytes_per_id}").tobytes()
         arrays["hashes"] = self._hashes(tokens)
         arrays |= {VALUE + name: np.array(values, dtype=VALUE_TYPE) for name, values in self._values.items()}
@@ -139,7 +139,9 @@ class ChunkBuilder:
     def _add_sequence(self, ids: list[int], learn: list[bool]) -> None:
         if not len(ids) or len(ids) != len(learn):
             raise MMError(f"a row has a sequence of {len(ids)} ids and {len(learn)} learn flags")
-        self._ids += array("q", ids)
+        if min(ids) < 0 or max(ids) >= len(self._token_bytes):
+            raise MMError(f"a row has ids outside the vocabulary of {len(self._token_bytes)}")
+        self._ids.extend(ids)
         self._learn += np.array(learn, dtype=np.bool_).tobytes()
         self.info.sequences += 1
         self.info.tokens = len(self._ids)

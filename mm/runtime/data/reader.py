@@ -9,6 +9,7 @@ import attrs
 
 from mm.core.errors import DataError, UsageError
 from mm.core.records import FormatSpec
+from mm.runtime.data.row_keys import parse_row
 from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.text.rows import Row
 
@@ -45,7 +46,7 @@ class RowReader:
         `spec` at the first row of a file."""
         spec, format = self._format_of(position, row)
         try:
-            parsed = format.parse(row)
+            parsed = parse_row(format, row)
         except DataError as error:
             raise with_position(position, error) from None
         except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -58,7 +58,10 @@ class Source(ABC):
 
 
 class Format(ABC):
-    """A schema of rows."""
+    """A schema of rows. `keys` are those that `parse` reads of a row. If they are given, other keys are counted and reported,
+    and a row with images, audio or video under one of them is an error; None reports nothing."""
+
+    keys: ClassVar[frozenset[str] | None] = None
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> Row:

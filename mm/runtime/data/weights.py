@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,11 @@ from pathlib import Path
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec
+
+# few digits: a fraction of a number such as 1e9999999 would be computed for hours
+_WEIGHT = re.compile(r"\+?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][+-]?\d{1,2})?|\d{1,18}/\d{1,18}")
+# the text looks like a weight, although not like one that can be used
+_NUMBER = re.compile(r"[+-]?(nan|inf(inity)?|\.?\d[\d.,_/]*(e[+-]?\d*)?)", re.IGNORECASE)
 
 
 def split_weight(plugins: PluginManager, text: str) -> tuple[str, Fraction | None]:
@@ -20,16 +26,14 @@ def split_weight(plugins: PluginManager, text: str) -> tuple[str, Fraction | Non
     head, colon, tail = text.rpartition(":")
     if not colon or _exists(text) or _is_name(plugins, text, head):
         return text, None
-    try:
-        weight = Fraction(tail)
-    except ZeroDivisionError:
-        weight = Fraction(0)
-    except ValueError:
-        if not (_exists(head) or _is_number(tail)):
-            return text, None
-        weight = Fraction(0)
+    if not (_exists(head) or _NUMBER.fullmatch(tail)):
+        return text, None
+    weight = _fraction(tail)
     if weight <= 0:
-        raise UsageError(f"--data {text}: the weight {tail!r} is not a positive number, as in {head}:0.5.")
+        raise UsageError(
+            f"--data {head}:{_short(tail)}: the weight is not a positive number of at most 18 digits, with an exponent of at "
+            f"most two, as in {head}:0.5."
+        )
     return head, weight
 
 
@@ -63,9 +67,13 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _is_number(text: str) -> bool:
+def _fraction(text: str) -> Fraction:
+    """The number; 0 if it is none that can be a weight."""
     try:
-        float(text)
-    except ValueError:
-        return False
-    return True  # nan and inf
+        return Fraction(text) if _WEIGHT.fullmatch(text) else Fraction(0)
+    except ZeroDivisionError:
+        return Fraction(0)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."

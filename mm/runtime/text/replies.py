@@ -13,12 +13,10 @@ from mm.runtime.text.messages import Message, ToolCall, embedded_json, parse_cal
 # a tool call that was parsed, or the error if its text is malformed
 Call = ToolCall | DataError
 
-# JSON strings are skipped whole, as they may contain the closing tag. If the quotes do not pair, the first closing tag ends
-# the call.
-_CALL = re.compile(
-    r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL
-)
-_RESULTS = re.compile(r"(?:\n?<tool_response>.*?</tool_response>)+\n?", re.DOTALL)
+_CALL, _CALL_END = "<tool_call>", "</tool_call>"
+# a JSON string as a whole, since it may contain the closing tag; a quote that begins none; the tags
+_TOKENS = re.compile(rf'"(?:[^"\\\n]|\\.)*"|"|{_CALL}|{_CALL_END}', re.DOTALL)
+_RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
 _RESULT_TAG = re.compile(r"<(/?tool_response)>")
 
 
@@ -56,8 +54,30 @@ class CallBlock:
 
 def split_calls(text: str) -> tuple[str, list[CallBlock]]:
     """The text without its tool calls, and the calls in their order."""
-    blocks = [CallBlock(m[2] if m[1] is None else m[1], closed=m[3] is None) for m in _CALL.finditer(text)]
-    return _CALL.sub("", text), blocks
+    rest, blocks, place, unpaired = [], [], 0, set[int]()
+    while (begin := text.find(_CALL, place)) >= 0:
+        start = begin + len(_CALL)
+        end = -1 if begin in unpaired else _end_of_call(text, start, unpaired)
+        end = text.find(_CALL_END, start) if end < 0 else end  # the quotes do not pair: the first closing tag ends the call
+        rest.append(text[place:begin])
+        blocks.append(CallBlock(text[start : end if end >= 0 else None], closed=end >= 0))
+        place = end + len(_CALL_END) if end >= 0 else len(text)
+    return "".join([*rest, text[place:]]), blocks
+
+
+def _end_of_call(text: str, start: int, unpaired: set[int]) -> int:
+    """The first closing tag outside of strings, or -1 if the quotes before it do not pair. The opening tags on the way there,
+    from which the search would fail too, are added to `unpaired`."""
+    passed = []
+    for token in _TOKENS.finditer(text, start):
+        if token[0] == _CALL_END:
+            return token.start()
+        if token[0] == _CALL:
+            passed.append(token.start())
+        if token[0] == '"':
+            break
+    unpaired.update(passed)
+    return -1
 
 
 def read_call(block: CallBlock) -> Call:
@@ -106,5 +126,24 @@ def _escape_tags(text: str) -> str:
 
 
 def turns_of(text: str) -> list[str]:
-    """The assistant's turns in a transcript; a text without results is one turn. The last turn may be empty."""
-    return _RESULTS.split(text)
+    """The assistant's turns in a transcript; a text without results is one turn. The last turn may be empty.
+
+    The line breaks around results belong to no turn. An opening tag without a closing one is text.
+    """
+    turns, start = [], 0
+    while results := _results_span(text, start):
+        begin, end = results
+        turns.append(text[start : begin - text[start:begin].endswith("\n")])
+        start = end + text.startswith("\n", end)
+    return [*turns, text[start:]]
+
+
+def _results_span(text: str, start: int) -> tuple[int, int] | None:
+    """The start and the end of the next results, of which several may follow each other; None if there are no more."""
+    begin = opened = text.find(_RESULT, start)
+    end = -1
+    while opened >= 0 and (closed := text.find(_RESULT_END, opened)) >= 0:
+        end = closed + len(_RESULT_END)
+        following = end + text.startswith("\n", end)
+        opened = following if text.startswith(_RESULT, following) else -1
+    return (begin, end) if end >= 0 else None

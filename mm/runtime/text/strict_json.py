@@ -14,8 +14,9 @@ _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for invalid JSON and also for four things that Python's json accepts:
-    NaN and infinities, numbers too large for a float, half of a surrogate pair, and nesting deeper than `MAX_DEPTH`."""
+    """The value of a JSON text. Raises ValueError for invalid JSON and also for five things that Python's json accepts:
+    NaN and infinities, numbers too large for a float, half of a surrogate pair, a key that an object has twice, and nesting
+    deeper than `MAX_DEPTH`."""
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -56,4 +57,13 @@ def _finite_float(text: str) -> float:
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite_float)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in value if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} occurs twice in one object")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite_float, object_pairs_hook=_object)

@@ -104,7 +104,8 @@ class Tokenizer:
             prompt, _ = self._encode(self._template.conversation(as_dicts(messages[:begin]), tools))
             if ids[: len(prompt)] != prompt:
                 raise DataError("the chat template renders the prompt differently once a reply follows it")
-        return ids, [turn is not None and turn >= begin for turn in turns]
+        learns = [turn >= begin and getattr(message, "learn", True) for turn, message in enumerate(messages)]
+        return ids, [turn is not None and learns[turn] for turn in turns]
 
     def _encode(self, conversation: Conversation) -> tuple[list[int], list[int | None]]:
         """The ids, and for each the turn of the assistant that it is part of."""

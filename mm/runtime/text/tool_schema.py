@@ -23,7 +23,7 @@ from mm.runtime.text.messages import ToolCall
 # the type names of function-calling data -> those of JSON Schema
 _TYPES = {
     "dict": "object", "list": "array", "tuple": "array", "str": "string", "int": "integer", "float": "number",
-    "double": "number", "bool": "boolean",
+    "double": "number", "bool": "boolean", "none": "null", "nonetype": "null",
 }  # fmt: skip
 _MAX_MESSAGE = 300  # characters: a message quotes the value, which may be long
 
@@ -58,7 +58,7 @@ def argument_fault(arguments: Mapping[str, Any], schema: Mapping[str, Any], name
     """The reason why arguments do not fit a schema, and at which path; empty if they fit. Raises SchemaFault, naming the
     tool `name`, if the schema is invalid."""
     try:
-        error = best_match(_validator(json.dumps(schema)).iter_errors(arguments))
+        error = best_match(validator_of(schema).iter_errors(arguments))
     except SchemaError as fault:
         raise SchemaFault(f"the parameters of {name} are not a JSON schema ({fault.message} at {fault.json_path})") from None
     except (RecursionError, Unresolvable) as fault:
@@ -68,6 +68,11 @@ def argument_fault(arguments: Mapping[str, Any], schema: Mapping[str, Any], name
         return ""
     where = "" if error.json_path == "$" else f" at {error.json_path}"
     return f"{error.message[:_MAX_MESSAGE]}{where}"
+
+
+def validator_of(schema: Any) -> Any:
+    """A jsonschema validator of a schema with the type names of any data. Raises SchemaError if the schema is invalid."""
+    return _validator(json.dumps(schema))
 
 
 @lru_cache(maxsize=1024)
@@ -84,9 +89,19 @@ def _standard_types(schema: Any, names: bool = False) -> Any:
     if not isinstance(schema, dict):
         return schema
     standard = {k: _standard_types(v, names=k == "properties" and not names) for k, v in schema.items()}
-    if not names and isinstance(standard.get("type"), str):
-        standard["type"] = _TYPES.get(standard["type"].lower(), standard["type"].lower())
+    if not names and "type" in standard:
+        standard["type"] = _standard_type(standard["type"], nullable=standard.get("nullable") is True)
     return standard
+
+
+def _standard_type(kind: Any, nullable: bool) -> Any:
+    """A type or a list of types; `nullable` is OpenAPI's way to allow null."""
+    names = [kind] if isinstance(kind, str) else kind
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return kind
+    names = [_TYPES.get(name.lower(), name.lower()) for name in names]
+    names += ["null"] if nullable and "null" not in names else []
+    return names[0] if len(names) == 1 else names
 
 
 def _additional(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:

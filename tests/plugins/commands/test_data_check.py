@@ -93,7 +93,7 @@ def test_every_bad_row_is_named_and_counted(run: Any, rows: Path) -> None:
     assert all(f["reason"].startswith(e[3]) for f, e in zip(found["findings"], expected, strict=True))
     assert (found["rows"], found["bad"], found["good"]) == (len(LINES), len(BAD), len(LINES) - len(BAD))
     assert found["errors"]["tool call"] == {"rows": 5, "share": round(5 / len(LINES), 6)}
-    assert found["files"] == [{"path": str(rows), "format": "chat", "rows": len(LINES)}]
+    assert found["files"] == [{"path": str(rows), "format": "chat", "rows": len(LINES), "unread_keys": {"id": 1}}]
     assert result.exit_code == 1
 
 

@@ -20,7 +20,8 @@ from mm.plugins.formats.text.format import TextFormat
 from mm.plugins.sources import files
 from mm.plugins.sources.files.source import Files
 from mm.runtime.data.reader import RowReader
-from mm.runtime.text.messages import Message, ToolCall, parse_conversation
+from mm.runtime.text.conversation import parse_conversation
+from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.rows import ChatRow, TextRow
 
 FORMATS = [*text.mm_formats(), *chat.mm_formats()]
@@ -228,12 +229,12 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, reason: str) -> None:
 
 def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("")
-    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "a.doc").write_text("")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99)[:-9])
     with pytest.raises(UsageError, match=r"does not exist\. Did you mean 'data\.jsonl'"):
         list(source(tmp_path / "dat.jsonl").rows())
     with pytest.raises(UsageError, match=r"\.jsonl.*\.parquet files"):
-        list(source(tmp_path / "a.txt").rows())
+        list(source(tmp_path / "a.doc").rows())
     for read in (source(tmp_path / "cut.jsonl.gz").digest, lambda: list(source(tmp_path / "cut.jsonl.gz").rows())):
         with pytest.raises(DataError, match="cannot be read"):
             read()
@@ -241,7 +242,8 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("locator", "expected"),
-    [("a.jsonl", True), ("./a", True), ("a.jsonl.gz", True), ("skills", False), ("hub://a/b", False)],
+    [("a.jsonl", True), ("./a", True), ("a.jsonl.gz", True), ("a.TXT", True), ("a.csv.gz", True), ("skills", False),
+     ("hub://a/b", False), ("", False), ("x" * 300, False)],
 )
 def test_paths_are_recognised(locator: str, expected: bool) -> None:
     (spec,) = files.mm_sources()

@@ -51,7 +51,7 @@ def test_strict_json_reads_what_json_writes(value: Any) -> None:
         ("[NaN]", "NaN"), ("-Infinity", "Infinity"), ("1e999", "too large"), ('"\\ud83d"', "surrogate"),
         ("[" * 65 + "]" * 65, "nested"),
         ("[" * 100_000, "nested"), ("9" * 5000, "limit"), ("[1,]", "at character"), ("", "at character 1"),
-        ('"\t"', "control character at character 2$"),
+        ('"\t"', "control character at character 2$"), ('{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' occurs twice"),
     ],
 )  # fmt: skip
 def test_strict_json_refuses_what_others_cannot_read(text: str, reason: str) -> None:
@@ -99,7 +99,13 @@ def test_an_array_gives_its_elements_wherever_it_is_cut(
         ('[{"a": "1}, {', ["cannot be read after row 0 (the array is not closed"]),
         ('[{"a": 1}] [', [{"a": 1}, "cannot be read after row 1 (there is text after"]),
         ('{"a": 1}\n{"a": 2}', [{"a": 1}, {"a": 2}]),
-        ('{\n"a": 1}', ["not JSON", "not JSON"]),
+        ('\ufeff{\n"a": 1}', [{"a": 1}]),
+        ('{"a": [\n1,\n{"b": "}\\""}]}\n\n{"a":\n2}{"a": 3}', [{"a": [1, {"b": '}"'}]}, {"a": 2}, {"a": 3}]),
+        ('{\n"a": 1\n}\n{"a" 2}\n{"a": 3}', [{"a": 1}, "not JSON (Expecting ':'", {"a": 3}]),
+        ('{\n"a": 1}, {"a": 2}', [{"a": 1}, "not JSON (Expecting value"]),
+        ('{\n"a": 1}\n{\n"a": 2', [{"a": 1}, "cannot be read after row 1 (an object is not closed"]),
+        ('{\n"a": 1}}\n{"a": 2}', [{"a": 1}, "cannot be read after row 1 (a bracket too many"]),
+        ('{"a": "cut\n{"a": 1}', ["not JSON (Unterminated", {"a": 1}]),
     ],
 )
 def test_arrays_that_are_not_what_they_should_be(tmp_path: Path, text: str, found: list[Any]) -> None:
@@ -196,47 +202,7 @@ def test_a_damaged_parquet_file_and_a_missing_pyarrow_are_explained(tmp_path: Pa
         entries(path)
 
 
-# ---- folders
-
-
-def test_a_folder_is_its_files_in_order_and_names_what_it_leaves_out(tmp_path: Path) -> None:
-    for name in ("b.jsonl", "a/z.json", "a/y.jsonl.gz", ".hidden/h.jsonl", "README.md", "a/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        row = json.dumps({"text": name})
-        content = f"[{row}]" if name.endswith(".json") else row
-        (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
-    write_parquet(tmp_path / "c.parquet", [{"text": "c.parquet"}])
-    found = source(tmp_path)
-    names = ["a/y.jsonl.gz", "a/z.json", "b.jsonl", "c.parquet"]
-    assert [(at.path, row["text"]) for at, row in found.rows()] == [(str(tmp_path / name), name) for name in names]
-    (note,) = found.notes()
-    assert note.endswith("README.md, a/notes.txt")
-    assert found.fraction() == 1.0
-    digest = found.digest()
-    (tmp_path / "b.jsonl").write_text('{"text": "other"}')
-    assert source(tmp_path).digest() != digest
-
-
-def test_what_follows_a_damaged_file_of_a_folder_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99)[:-9])
-    (tmp_path / "b.jsonl").write_text('{"text": "b"}')
-    found = entries(tmp_path)
-    assert found[-1] == ("b.jsonl", 1, {"text": "b"})
-    assert [row for name, _, row in found if name == "a.jsonl.gz"][-1].startswith("cannot be read after row")
-    with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read after row"):
-        list(source(tmp_path).rows())
-
-
-def test_a_folder_without_rows_is_a_usage_error(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("")
-    with pytest.raises(UsageError, match=r"is a folder without \.jsonl"):
-        list(source(tmp_path).rows())
-
-
-def test_plain_text_is_told_how_to_become_rows(tmp_path: Path) -> None:
-    (tmp_path / "书.txt").write_text("第一段。\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r'书\.txt: rows are read from .* lines of \{"text": "\.\.\."\} in a \.jsonl file'):
-        list(source(tmp_path / "书.txt").rows())
+# ---- names and progress
 
 
 def test_what_stands_here_is_recognised_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,10 @@ def test_a_path_that_exists_is_taken_whole(plugins: PluginManager, mm_workspace:
     assert split_weight(plugins, "a.jsonl:0.7:0.2") == ("a.jsonl:0.7", Fraction(1, 5))
 
 
-@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "-inf", "1/0", "much", ""])
+@pytest.mark.parametrize("weight", [
+    "0", "-1", "nan", "inf", "-inf", "1/0", "much", "", "1e9999999", "1e-9999999", "1e100", "9" * 5000, "1_0", "0." + "1" * 99,
+    "1/" + "9" * 99, "0x10",
+])  # fmt: skip
 def test_a_weight_must_be_a_positive_number(plugins: PluginManager, tmp_path: Path, weight: str) -> None:
     path = tmp_path / "a.jsonl"
     path.touch()

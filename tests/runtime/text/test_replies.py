@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given, strategies as st
@@ -128,3 +129,31 @@ def test_no_text_makes_reading_raise(text: str, body: str) -> None:
         message, calls = extract_calls(Message("assistant", said))
         assert len(calls) >= len(message.tool_calls)
         assert len(read_calls(said)) <= said.count("<tool_call>")
+
+
+_SPLIT = re.compile(r"(?:\n?<tool_response>.*?</tool_response>)+\n?", re.DOTALL)
+
+
+@given(st.lists(st.sampled_from(["<tool_response>", "</tool_response>", "\n", "a", "<tool"]), max_size=14).map("".join))
+def test_turns_are_what_stands_between_results(text: str) -> None:
+    assert turns_of(text) == _SPLIT.split(text)
+
+
+_CALL = re.compile(r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL)
+_PARTS = ["<tool_call>", "</tool_call>", '"', "\\", "\n", "a", '<tool_call>"</tool_call>']
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=12).map("".join))
+def test_calls_end_at_the_first_closing_tag_outside_of_strings(text: str) -> None:
+    rest, blocks = split_calls(text)
+    expected = [(m[2] if m[1] is None else m[1], m[3] is None) for m in _CALL.finditer(text)]
+    assert (rest, [(block.body, block.closed) for block in blocks]) == (_CALL.sub("", text), expected)
+
+
+def test_many_calls_are_read_in_linear_time() -> None:
+    assert len(split_calls('<tool_call>"</tool_call>" ' * 100_000)[1]) == 100_000
+
+
+@pytest.mark.parametrize("text", ["<tool_response>", "\n<tool_response></tool_response>\nx", "<tool_response>\n"])
+def test_many_tags_are_read_in_linear_time(text: str) -> None:
+    assert "".join(turns_of(text * 200_000)) in (text * 200_000, "x" * 200_000)

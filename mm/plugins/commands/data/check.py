@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from mm.plugins.commands.as_json import as_json
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.plugins.commands.data.checking import Checker, Finding
-    from mm.plugins.commands.data.fixing import FixedFile
+    from mm.plugins.commands.data.fixing import FixedFile, Output
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
     from mm.runtime.data.reader import Entry, RowReader
 
@@ -38,7 +39,7 @@ def check(
     and those with nothing to learn; rows that are only too long are kept.
     """
     from mm.plugins.commands.data.checking import Checker
-    from mm.plugins.commands.data.fixing import fixed_file
+    from mm.plugins.commands.data.fixing import Output, fixed_file
     from mm.plugins.commands.data.reading_bar import read_with_bar
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
     from mm.runtime.data.sources import kinds_of, open_rows
@@ -47,31 +48,35 @@ def check(
     checker, counts = Checker(Tokenizer.load(folder or DEFAULT), max_length), Counts()
     report = JsonReport() if as_json else TextReport(warnings)
     with fixed_file(out, files) as fixed:
+        output = Output(out)
         for name in files:
             source, reader = open_rows(plugins, name, kind or next(iter(kinds_of(plugins, name)), ""))
             for note in source.notes():
-                click.echo(note, err=True)
+                output.write(partial(click.echo, note, err=True))
             for entry in read_with_bar(source, reader):
-                _check(entry, reader, checker, report, counts, fixed)
-    report.end(counts)
+                _check(entry, reader, checker, output, report, counts, fixed)
+    output.write(partial(report.end, counts))
     if fixed:
-        click.echo(f"{out}: {fixed.rows:,} rows written, {counts.omitted:,} omitted", err=as_json)
+        line = f"{out}: {fixed.rows:,} rows written, {counts.omitted:,} omitted"
+        output.write(partial(click.echo, line, err=as_json or output.closed))
     if counts.errors:
         sys.exit(1)
 
 
 def _check(
-    entry: Entry, reader: RowReader, checker: Checker, report: TextReport | JsonReport, counts: Counts, fixed: FixedFile | None
-) -> None:
+    entry: Entry, reader: RowReader, checker: Checker, output: Output, report: TextReport | JsonReport, counts: Counts,
+    fixed: FixedFile | None,
+) -> None:  # fmt: skip
     findings = checker.findings(entry)
     path, whole_file = entry.position.path, entry.error is not None and entry.error.line is None
     counts.rows += not whole_file
     counts.files[path] += not whole_file
     for finding in findings:
-        report.finding(finding)
+        output.write(partial(report.finding, finding))
         (counts.warnings if finding.warning else counts.errors)[finding.problem] += 1
     if entry.row is not None and entry.raw is not None:
         counts.formats[path] = reader.spec(entry.position, entry.raw).name
+        counts.unread.add(path, reader.format(entry.position, entry.raw), entry.raw, entry.row)
     if not whole_file:
         _count(entry, findings, counts, fixed)
 

@@ -6,10 +6,14 @@ import contextlib
 import gzip
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
+
+import attrs
+import click
 
 from mm.core.errors import UsageError
 
@@ -31,6 +35,37 @@ class FixedFile:
         self._format = format
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self.rows += 1
+
+
+@attrs.define
+class Output:
+    """The output of a command that may also write a file `out`. Then a reader that closes the pipe (`| head`) does not end the
+    command: it continues in silence, and `closed` is True."""
+
+    out: Path | None
+    closed: bool = False
+
+    def write(self, write: Callable[[], None]) -> None:
+        """Call `write`, which prints. Raises BrokenPipeError if the output is closed and no file is written."""
+        try:
+            write()
+        except BrokenPipeError:
+            if self.out is None:
+                raise
+            self.closed = True
+            _silence(sys.stdout)
+            _tell(f"the output was closed; the check continues, to write {self.out}")
+
+
+def _tell(line: str) -> None:
+    try:
+        click.echo(line, err=True)
+    except BrokenPipeError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: IO[str]) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -57,6 +92,9 @@ def fixed_file(out: Path | None, inputs: Sequence[str]) -> Iterator[FixedFile | 
             os.fsync(raw.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's mode is 0600; the finished file gets the mode of an ordinary one
         os.replace(temporary, out)
+    except BaseException:
+        _tell(f"--fix {out}: not written")
+        raise
     finally:
         Path(temporary).unlink(missing_ok=True)
 

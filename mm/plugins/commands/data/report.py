@@ -11,6 +11,7 @@ import attrs
 import click
 
 from mm.plugins.commands.data.checking import Finding
+from mm.runtime.data.row_keys import UnreadKeys
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST = 300  # most characters of a reason that are printed: it may quote the row
@@ -19,7 +20,8 @@ _LONGEST = 300  # most characters of a reason that are printed: it may quote the
 @attrs.define
 class Counts:
     """Counts over all files: `rows` read, `bad` rows with an error, and rows that `--fix` has `omitted`. `files` has the number
-    of rows and `formats` the format of each file; `errors` and `warnings` count findings per problem."""
+    of rows and `formats` the format of each file; `errors` and `warnings` count findings per problem, `unread` the keys that
+    nothing reads."""
 
     rows: int = 0
     bad: int = 0
@@ -28,10 +30,14 @@ class Counts:
     formats: dict[str, str] = attrs.field(factory=dict)
     errors: Counter[str] = attrs.field(factory=Counter)
     warnings: Counter[str] = attrs.field(factory=Counter)
+    unread: UnreadKeys = attrs.field(factory=UnreadKeys)
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as JSON values; each `share` is of all rows."""
-        files = [{"path": path, "format": self.formats.get(path), "rows": rows} for path, rows in self.files.items()]
+        files = [
+            {"path": path, "format": self.formats.get(path), "rows": rows, "unread_keys": self.unread.of(path)}
+            for path, rows in self.files.items()
+        ]
         counted = {
             name: {problem: {"rows": n, "share": self.share(n)} for problem, n in counts.most_common()}
             for name, counts in (("errors", self.errors), ("warnings", self.warnings))
@@ -62,6 +68,8 @@ class TextReport:
         """Print the counts."""
         for path, rows in counts.files.items():
             click.echo(f"{path}: {rows:,} rows" + (f", format {counts.formats[path]}" if path in counts.formats else ""))
+        for line in (*counts.unread.turn_lines(), *counts.unread.row_lines()):
+            click.echo(_line(line))
         good = counts.rows - counts.bad
         click.echo(f"{counts.rows:,} rows: {good:,} good ({counts.share(good):.2%}), {counts.bad:,} with errors")
         for title, by_problem in (("error", counts.errors), ("warning", counts.warnings)):

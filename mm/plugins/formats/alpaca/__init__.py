@@ -5,11 +5,12 @@ from typing import Any
 
 from mm.core.hooks import hookimpl
 from mm.core.records import FormatSpec
+from mm.plugins.formats.turns import label_key
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """True if the row has an instruction and its output."""
-    return "instruction" in row and "output" in row
+    """True if the row has an instruction and its output, without a label."""
+    return "instruction" in row and "output" in row and not label_key(row)
 
 
 @hookimpl

@@ -16,6 +16,8 @@ class AlpacaFormat(Format):
     """`instruction` and `output`; optionally `input`, which is appended to the instruction, `system`, and `history`, a list
     of earlier [instruction, output] pairs."""
 
+    keys = frozenset({"instruction", "input", "output", "system", "history", "tools"})
+
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
         """The conversation. Raises DataError with the field and the problem."""
         prompt = instruction_turns(row)

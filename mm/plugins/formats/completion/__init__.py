@@ -5,11 +5,12 @@ from typing import Any
 
 from mm.core.hooks import hookimpl
 from mm.core.records import FormatSpec
+from mm.plugins.formats.turns import label_key
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
     """True if the row has a prompt and a completion, but no label."""
-    return "prompt" in row and "completion" in row and "label" not in row
+    return "prompt" in row and "completion" in row and "label" not in row and not label_key(row)
 
 
 @hookimpl

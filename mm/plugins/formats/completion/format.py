@@ -14,6 +14,8 @@ class CompletionFormat(Format):
     """`prompt` and `completion`, each a text, a message or a list of messages. Only the completion is learned, and not the
     assistant's turns in the prompt."""
 
+    keys = frozenset({"prompt", "completion", "tools", "system"})
+
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
         """The conversation. Raises DataError with the field and the problem."""
         completed = complete_prompt(row, row.get("prompt"), row.get("completion"), ("prompt", "completion"))

@@ -7,13 +7,17 @@ from typing import Any
 
 from mm.contracts import Format
 from mm.core.errors import DataError, Problem
+from mm.plugins.formats.chat.format import ChatFormat
 from mm.plugins.formats.episode.row import EpisodeRow
 from mm.plugins.formats.turns import parse_turns, with_system_message, without_reply
-from mm.runtime.text.messages import conversation_of, kind_of
+from mm.runtime.text.conversation import conversation_of
+from mm.runtime.text.messages import kind_of
 
 
 class EpisodeFormat(Format):
     """`conversations` or `messages` with tools, and `gt`, a list of values. A reply at the end is removed."""
+
+    keys = frozenset({"gt", *ChatFormat.keys})
 
     def parse(self, row: Mapping[str, Any]) -> EpisodeRow:
         """The episode. Raises DataError with the field or the turn and the problem."""

@@ -26,6 +26,8 @@ class GlaiveFormat(Format):
     """`system`: a sentence, followed by the schemas of the tools. `chat`: turns that start with their speaker, such as
     `USER:`. A call is `<functioncall> {"name": ..., "arguments": '...'}`."""
 
+    keys = frozenset({"system", "chat"})
+
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
         """The conversation. Raises DataError with the field or the turn and the problem."""
         system, chat = row.get("system"), row.get("chat")

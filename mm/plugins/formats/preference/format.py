@@ -7,19 +7,33 @@ from typing import Any
 
 from mm.contracts import Format
 from mm.core.errors import DataError
-from mm.plugins.formats.alpaca.format import instruction_turns
+from mm.plugins.formats.alpaca.format import AlpacaFormat, instruction_turns
+from mm.plugins.formats.chat.format import ChatFormat
 from mm.plugins.formats.preference.row import PreferenceRow
-from mm.plugins.formats.turns import Messages, Tools, as_turns, parse_turns, with_system_turn
-from mm.runtime.text.messages import Message, conversation_of
+from mm.plugins.formats.turns import (
+    REJECTED,
+    Messages,
+    Tools,
+    as_turns,
+    parse_turns,
+    rejected_key,
+    role_turns,
+    with_system_turn,
+)
+from mm.runtime.text.conversation import conversation_of
+from mm.runtime.text.messages import Message
 
 
 class PreferenceFormat(Format):
     """`chosen` and `rejected`: whole conversations, or answers to a prompt that the row has under `prompt`,
     `conversations`, `messages` or `instruction`. Each is a text, a turn or a list of turns, in OpenAI's or ShareGPT's
-    shape."""
+    shape. Or a conversation with its chosen answer, and the other one as `rejected_response` or `rejected_messages`."""
+
+    keys = frozenset({"chosen", "rejected", "prompt", *REJECTED, *AlpacaFormat.keys, *ChatFormat.keys} - {"output"})
 
     def parse(self, row: Mapping[str, Any]) -> PreferenceRow:
         """The pair. Raises DataError with the side, the turn and the problem."""
+        row = _with_both_answers(row)
         chosen, tools = _side(row, "chosen")
         rejected, others = _side(row, "rejected")
         if chosen == rejected:
@@ -27,6 +41,17 @@ class PreferenceFormat(Format):
         if tools != others:
             raise DataError("chosen and rejected have different tools", problem="tool call")
         return PreferenceRow(chosen, rejected, tools, _first_difference(chosen, rejected))
+
+
+def _with_both_answers(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with `chosen` and `rejected`; its conversation, if that ends with the chosen answer, becomes `chosen`."""
+    key, turns = rejected_key(row), conversation_of(row)
+    if not key or not isinstance(turns, list):
+        return row
+    chosen, rejected = role_turns(turns), as_turns(row[key], "assistant", key)
+    if isinstance(rejected[0], dict) and rejected[0].get("role") == "assistant":
+        rejected = [*chosen[:-1], *rejected]
+    return {**row, "messages": None, "conversations": None, "chosen": chosen, "rejected": rejected}
 
 
 def _side(row: Mapping[str, Any], name: str) -> tuple[Messages, Tools]:
@@ -37,7 +62,7 @@ def _side(row: Mapping[str, Any], name: str) -> tuple[Messages, Tools]:
             raise DataError(f"{name} is an answer, but the row has no prompt", problem="missing field")
         return parse_turns(row, [*prompt, *turns], name=name)
     messages, tools = parse_turns(row, with_system_turn(row, turns), name=name)
-    _check_prompt(row.get("prompt"), messages, name)
+    _check_prompt(row, messages, name)
     return messages, tools
 
 
@@ -50,12 +75,15 @@ def _prompt(row: Mapping[str, Any]) -> list[Any] | None:
     return instruction_turns(row) if row.get("instruction") is not None else None
 
 
-def _check_prompt(prompt: Any, messages: Messages, name: str) -> None:
+def _check_prompt(row: Mapping[str, Any], messages: Messages, name: str) -> None:
     """Check that the row's prompt, if any, is part of the whole conversation `messages`. Raises DataError."""
+    prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
         matches = any(m.role == "user" and m.content.strip() == prompt.strip() for m in messages)
     elif isinstance(prompt, list) and prompt:
-        expected, _ = parse_turns({}, as_turns(prompt, "user", "prompt"), name="prompt", complete=False)
+        expected, _ = parse_turns(
+            {"tools": row.get("tools")}, as_turns(prompt, "user", "prompt"), name="prompt", complete=False
+        )
         matches = messages[: len(expected)] == expected
     else:
         return

@@ -7,14 +7,17 @@ from typing import Any
 
 from mm.contracts import Format
 from mm.core.errors import DataError
+from mm.plugins.formats.chat.format import ChatFormat
 from mm.plugins.formats.prompt.row import PromptRow
 from mm.plugins.formats.turns import as_turns, parse_turns, with_system_message, without_reply
-from mm.runtime.text.messages import conversation_of
+from mm.runtime.text.conversation import conversation_of
 
 
 class PromptFormat(Format):
     """`prompt` (a text or messages), `conversations` or `messages`. A reply at the end is removed. The other fields of the
     row are for rewards."""
+
+    keys = frozenset({"prompt", *ChatFormat.keys})
 
     def parse(self, row: Mapping[str, Any]) -> PromptRow:
         """The prompt. Raises DataError with the field or the turn and the problem."""

@@ -5,18 +5,20 @@ from typing import Any
 
 from mm.core.hooks import hookimpl
 from mm.core.records import FormatSpec
-from mm.plugins.formats.turns import first_turn, is_open, is_preference, is_sharegpt
+from mm.plugins.formats.turns import first_turn, is_judged, is_open, is_sharegpt
 
 
 def accepts(row: Mapping[str, Any]) -> bool:
-    """True if the turns of the row's conversation have `from`."""
+    """True if the turns of the row's conversation have `from`.
+
+    False if the answer is judged: with a label or beside another answer, it may be a bad one."""
     first = first_turn(row)
-    return first is not None and is_sharegpt(first)
+    return first is not None and is_sharegpt(first) and not is_judged(row)
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
     """True if `accepts`, the conversation ends with a reply, and the row is not of another format with a conversation."""
-    return accepts(row) and not is_open(row) and "gt" not in row and not is_preference(row)
+    return accepts(row) and not is_open(row) and "gt" not in row
 
 
 @hookimpl

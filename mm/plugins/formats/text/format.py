@@ -7,12 +7,15 @@ from typing import Any
 
 from mm.contracts import Format
 from mm.core.errors import DataError
+from mm.plugins.formats.text.row import LONG, LongTextRow
 from mm.runtime.text.messages import kind_of
 from mm.runtime.text.rows import TextRow
 
 
 class TextFormat(Format):
     """`{"text": str}`; other keys are ignored."""
+
+    keys = frozenset({"text"})
 
     def parse(self, row: Mapping[str, Any]) -> TextRow:
         """The document. Raises DataError if `text` is missing, not text, or blank."""
@@ -23,4 +26,4 @@ class TextFormat(Format):
             raise DataError(f"text is {kind_of(text)}, expected text", problem="wrong type")
         if not text.strip():
             raise DataError("text is empty", problem="empty")
-        return TextRow(text)
+        return LongTextRow(text) if len(text) > LONG else TextRow(text)

@@ -5,12 +5,16 @@ from typing import Any
 
 from mm.core.hooks import hookimpl
 from mm.core.records import FormatSpec
-from mm.plugins.formats.turns import is_preference
+from mm.plugins.formats.turns import first_turn, is_open, is_preference, label_key
 
 
 def recognise(row: Mapping[str, Any]) -> bool:
-    """True if the row has a prompt, a completion and a label."""
-    return row.keys() >= {"prompt", "completion", "label"}
+    """True if the row has an answer and a label: with a prompt and a completion, as a conversation that ends with a reply, or
+    in Alpaca's shape."""
+    if row.keys() >= {"prompt", "completion"}:
+        return "label" in row or label_key(row) != ""
+    answered = row.keys() >= {"instruction", "output"} or (first_turn(row) is not None and not is_open(row))
+    return answered and label_key(row) != "" and not is_preference(row)
 
 
 @hookimpl
@@ -18,7 +22,7 @@ def mm_formats() -> Iterable[FormatSpec]:
     """The format `unpaired`."""
     yield FormatSpec(
         name="unpaired",
-        summary="Unpaired preferences: prompt, completion and label (true if it is good); a pair counts as one of each.",
+        summary="Unpaired preferences: an answer and its label (true if it is good); a pair counts as one of each.",
         target="mm.plugins.formats.unpaired.format:UnpairedFormat",
         row="unpaired",
         recognise=recognise,

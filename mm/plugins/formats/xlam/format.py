@@ -15,6 +15,8 @@ from mm.runtime.text.rows import ChatRow
 class XlamFormat(Format):
     """`query`, `tools` and `answers`, a list of calls {name, arguments}; both lists may be JSON text."""
 
+    keys = frozenset({"query", "tools", "answers"})
+
     def parse(self, row: Mapping[str, Any]) -> ChatRow:
         """A conversation of one question and one turn of calls. Raises DataError with the field and the problem."""
         calls = embedded_json(row.get("answers"), "answers", list)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mm.contracts import Reward
 from mm.core.errors import UsageError, close_match
+from mm.core.workspace import Workspace
 from mm.plugins.rewards.python import PythonConfig
 from mm.plugins.rewards.python.trl import call_as_trl, has_trl_signature
 
@@ -40,7 +41,7 @@ def load_function(locator: Path) -> Callable[..., Any]:
     if not colon or not text or not name.isidentifier():
         raise UsageError(f"--python-function {locator}: expected FILE.py:FUNCTION.")
     if not file.is_file():
-        raise UsageError(f"--python-function {locator}: the file {file} does not exist.")
+        raise UsageError(f"--python-function {locator}: the file {file} does not exist. {_place_of_search(file)}")
     spec = importlib.util.spec_from_file_location(f"mm_reward_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UsageError(f"--python-function {locator}: {file.name} is not a Python file.")
@@ -57,6 +58,13 @@ def load_function(locator: Path) -> Callable[..., Any]:
         names = [n for n, value in vars(module).items() if callable(value)]
         raise UsageError(f"--python-function {locator}: {file} has no function {name!r}.{close_match(name, names)}")
     return function  # type: ignore[no-any-return]
+
+
+def _place_of_search(file: Path) -> str:
+    workspace = Workspace.here().path
+    here = Path.cwd() / (file.relative_to(workspace) if file.is_relative_to(workspace) else file)
+    there = f" The current folder has it: {here}." if here.is_file() else ""
+    return f"A relative path starts at the workspace, {workspace.resolve()}.{there}"
 
 
 def _place(error: BaseException, file: Path, origin: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Files of rows: JSON lines, JSON arrays, Parquet, and folders of them."""
+"""Files of rows and documents: JSON lines, JSON arrays, tables, Parquet, plain text, and folders of them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,15 +6,32 @@ from pathlib import Path
 from mm.core.hooks import hookimpl
 from mm.core.records import SourceSpec
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+# those that may be compressed, with .gz behind them; of `DOCUMENTS`, each file is one text
+DOCUMENTS = (".txt", ".md")
+_TEXTS = (".jsonl", ".json", ".csv", ".tsv", *DOCUMENTS)
+SUFFIXES = (*_TEXTS, *(f"{suffix}.gz" for suffix in _TEXTS), ".parquet")
+SHOWN_SUFFIXES = f"{' '.join(_TEXTS)} (also with .gz) and .parquet"
+
+
+def suffix_of(name: str) -> str:
+    """The one of `SUFFIXES` that a file's name ends with, without .gz; "" if there is none. Case does not count."""
+    suffix = Path(name.lower().removesuffix(".gz")).suffix
+    return suffix if suffix in _TEXTS or (suffix == ".parquet" and name.lower().endswith(suffix)) else ""
 
 
 def recognise(locator: str) -> bool:
     """True if the text looks like a path: it has a separator, ends with one of `SUFFIXES`, or exists in the current
     folder. A URL does not count."""
-    if "://" in locator:
+    if "://" in locator or not locator:
         return False
-    return "/" in locator or "\\" in locator or locator.endswith(SUFFIXES) or Path(locator).exists()
+    return "/" in locator or "\\" in locator or suffix_of(locator) != "" or _exists(locator)
+
+
+def _exists(locator: str) -> bool:
+    try:
+        return Path(locator).exists()
+    except OSError:  # the name is too long for a file
+        return False
 
 
 @hookimpl
@@ -22,7 +39,7 @@ def mm_sources() -> Iterable[SourceSpec]:
     """The source `files`."""
     yield SourceSpec(
         name="files",
-        summary="Files of rows (.jsonl, .json, either with .gz, .parquet) and folders of them, named by their path.",
+        summary=f"Files of rows or text ({SHOWN_SUFFIXES}) and folders of them, named by their path.",
         target="mm.plugins.sources.files.source:Files",
         recognise=recognise,
     )

@@ -39,12 +39,23 @@ def not_json(position: Position, reason: str) -> DataError:
     return DataError(reason, position.path, position.line, problem="not JSON")
 
 
+def not_text(position: Position, reason: str) -> DataError:
+    """The error of a row of a table, or of a document, that is not what it should be."""
+    return DataError(reason, position.path, position.line, problem="not text")
+
+
 def damaged_file(path: str, reason: object, after: int) -> PositionedRow:
     """The error of a file whose rest cannot be read; `after` is the position of the last row that was read, 0 for none."""
     error = DataError(f"cannot be read after row {after} ({reason})", path, problem="damaged file")
     return Position(path=path, line=after), error
 
 
-def _hint(data: bytes) -> str:
+def utf16_hint(data: bytes) -> str:
+    """A remark for messages if the bytes look like UTF-16, else "". """
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data.count(0) * 3 > len(data)
-    return "; it looks like UTF-16" if utf16 else ""
+    return "it looks like UTF-16" if utf16 else ""
+
+
+def _hint(data: bytes) -> str:
+    hint = utf16_hint(data)
+    return f"; {hint}" if hint else ""

@@ -17,6 +17,8 @@ def read_lines(path: str, file: BinaryIO) -> Iterator[PositionedRow]:
         if len(line) == MAX_ROW_BYTES:
             yield damaged_file(path, f"a line of more than {MAX_ROW_BYTES >> 20} MiB", number - 1)
             return
-        line = line.removeprefix(BOM) if number == 1 else line
-        if line.strip():
-            yield decode(line.rstrip(b"\r\n"), Position(path=path, line=number))
+        line = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
+        if line and not line.isspace():
+            entry = [decode(line, Position(path=path, line=number))]
+            line = b""  # neither the line nor the row is held while the row is used: both may be large
+            yield entry.pop()

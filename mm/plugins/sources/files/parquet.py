@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
 from mm.plugins.sources.files.decode import damaged_file, not_json
+from mm.plugins.sources.files.parquet_times import with_text_times
 
 _BATCH = 256
 
 
-def read_parquet(path: str) -> Iterator[tuple[Position, Mapping[str, Any] | DataError, float]]:
+def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str, Any] | DataError, float]]:
     """Each row or its error, with its position, counted from 1, and the fraction of the file that was read (0 to 1).
 
-    Columns that are null in a row are omitted; values of types that JSON does not have become text. Raises UsageError if
-    pyarrow is not installed.
+    Columns that are null in a row are omitted; values of types that JSON does not have become text, times to the nanosecond.
+    `shown` is the path for messages. Raises UsageError if pyarrow is not installed.
     """
     number = 0
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UsageError(f"{path}: reading Parquet needs pyarrow: pip install 'minimind-ascend[parquet]'") from None
+        raise UsageError(f"{shown}: reading Parquet needs pyarrow: pip install 'minimind-ascend[parquet]'") from None
     try:
-        with parquet.ParquetFile(Path(path).expanduser()) as file:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise OSError(f"it has the column {twice[0]!r} twice")
             for batch in file.iter_batches(batch_size=_BATCH):
                 for row in _rows(batch):
                     number += 1
-                    position = Position(path=path, line=number)
+                    position = Position(path=shown, line=number)
                     row = not_json(position, row.reason) if isinstance(row, DataError) else row
                     yield position, row, number / file.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        yield *damaged_file(path, error, number), 1.0
+        yield *damaged_file(shown, error, number), 1.0
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:
+    batch = with_text_times(batch)
     try:
         rows = batch.to_pylist()
     except UnicodeDecodeError:

@@ -12,7 +12,7 @@ from mm.plugins.sources.skills import LOCATOR
 from mm.plugins.sources.skills.checks import interval, score
 from mm.plugins.sources.skills.source import Skills
 from mm.runtime.generation.episodes import Episode, EpisodeRunner
-from mm.runtime.text.messages import parse_conversation
+from mm.runtime.text.conversation import parse_conversation
 from mm.runtime.text.tokenizer import Tokenizer
 
 # Suites whose items are episodes: the model calls tools, and its last reply is scored.

@@ -1,0 +1,28 @@
+"""Reading of plain text: a file is one document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from mm.contracts import Position
+from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, not_text, utf16_hint
+
+
+def read_document(shown: str, file: BinaryIO) -> Iterator[PositionedRow]:
+    """One row with the whole text, or its error. Windows' line breaks become those of Unix; a byte order mark is removed."""
+    data = file.read(MAX_ROW_BYTES + 1)
+    position = Position(path=shown, line=1)
+    if len(data) > MAX_ROW_BYTES:
+        yield damaged_file(shown, f"a document of more than {MAX_ROW_BYTES >> 20} MiB: cut it into several files", 0)
+        return
+    try:
+        if hint := utf16_hint(data):
+            raise ValueError(hint)
+        text = data.removeprefix(BOM).decode("utf-8").replace("\r\n", "\n")
+    except ValueError as error:
+        reason = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
+        yield position, not_text(position, f"not UTF-8 ({reason}): convert it, for example with iconv -f GB18030 -t UTF-8")
+        return
+    del data  # not held while the row is used: a document may be large
+    yield position, {"text": text}
