@@ -1,8 +1,8 @@
 """Rendering of a chat template to pieces of text, each with a flag for whether it is learned.
 
-The renderer is transformers' own `render_jinja_template`, because other programs will render an exported model with it:
-the sandbox, the filters and the `{% generation %}` marks are then the same. It is imported when the first conversation is
-rendered, which takes 0.6 s and imports no torch.
+The renderer is transformers' own `render_jinja_template` (see `jinja`), because other programs will render an exported model
+with it: the sandbox, the filters and the `{% generation %}` marks are then the same. It is imported when the first conversation
+is rendered, which takes 0.6 s and imports no torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from mm.core.errors import DataError, UsageError
+from mm.core.errors import UsageError
 
 # Private-use characters that surround the spelling of a special token in a message, until the rendered text is cut there.
 _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
@@ -67,28 +67,17 @@ class ChatTemplate:
         yield from _split(text[place:], False, guarded)
 
     def _render(self, messages: Any, tools: Any, learn: bool, switches: Mapping[str, Any]) -> tuple[str, list[Span]]:
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from mm.runtime.text.jinja import render
 
         if not self.source:
             raise UsageError(
                 "The tokenizer has no chat template and cannot render conversations. Put a chat_template.jinja into its folder."
             )
         marked = bool(_MARKED.search(self.source))
-        try:
-            rendered: Any = render_jinja_template(  # texts and generation spans; its annotation says text
-                conversations=[messages],
-                tools=list(tools) if tools else None,
-                chat_template=self.source,
-                return_assistant_tokens_mask=learn and marked,
-                **{**self._variables, **switches},
-            )
-        except (TemplateError, TypeError) as error:
-            raise DataError(f"the chat template rejects this conversation: {error}") from error
-        texts, spans = rendered
+        text, spans = render(self.source, messages, tools, spans=learn and marked, **{**self._variables, **switches})
         if not learn:
-            return texts[0], []
-        return texts[0], list(spans[0]) if marked else self._chatml_answers(texts[0])
+            return text, []
+        return text, spans if marked else self._chatml_answers(text)
 
     def _chatml_answers(self, text: str) -> list[Span]:
         # MiniMind's and Qwen's templates have no marks, but in ChatML the header of a turn shows whether it is a reply
