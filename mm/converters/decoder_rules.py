@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mm.runtime.models.converter import Unsupported
+from mm.converters.rope import read_rope, write_rope
+from mm.runtime.models.converter import Unsupported, require_supported
 from mm.runtime.models.rules import Rule, Rules
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1, None),
     "quantization_config": (None,),
 }
-_YARN_SUPPORTED: dict[str, tuple[Any, ...]] = {"mscale": (None,), "mscale_all_dim": (None,), "truncate": (True, None)}
 
 
 def decoder_rules(config: DenseConfig, feed_forward: tuple[Rule, ...] | None = None) -> Rules:
@@ -84,8 +84,9 @@ def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
     require_supported(hf, _SUPPORTED)
     if missing := [name for name in _SIZES if hf.get(name) is None]:
         raise Unsupported(f"{missing[0]} is missing.")
-    if kinds := set(hf.get("layer_types") or ()) - {"full_attention"}:
-        raise Unsupported(f"layer_types has {sorted(kinds)[0]!r}; only 'full_attention' is supported.")
+    kinds = hf.get("layer_types") or []
+    if others := [kind for kind in kinds if kind != "full_attention"] if isinstance(kinds, list) else [kinds]:
+        raise Unsupported(f"layer_types has {others[0]!r:.60}; only 'full_attention' is supported.")
     return {
         **{name: hf[name] for name in _SIZES},
         "num_key_value_heads": hf.get("num_key_value_heads") or hf["num_attention_heads"],
@@ -94,7 +95,7 @@ def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": hf.get("tie_word_embeddings", False),
         # as in transformers: rounded before the product with the weight, which matters in half precision only
         "norm_rounding": "before",
-        **_read_rope(hf),
+        **read_rope(hf),
     }
 
 
@@ -109,7 +110,7 @@ def write_decoder(config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         "hidden_act": "silu",
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": float(config.rope_theta),
-        "rope_scaling": _write_rope(config),
+        "rope_scaling": write_rope(config),
         "tie_word_embeddings": config.tie_word_embeddings,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -122,56 +123,5 @@ def write_decoder(config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def require_supported(settings: Mapping[str, Any], supported: Mapping[str, tuple[Any, ...]]) -> None:
-    """Check settings that may be missing, but must not have other values than the `supported` ones. Raises Unsupported at
-    the first other value; its message names the first supported one."""
-    for name, values in supported.items():
-        if name in settings and settings[name] not in values:
-            raise Unsupported(f"{name} is {settings[name]!r}; only {values[0]!r} is supported.")
-
-
 def _same_name(name: str, *shape: int) -> Rule:
     return Rule(name, name, shape)
-
-
-def _read_rope(hf: Mapping[str, Any]) -> dict[str, Any]:
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "yarn") or any(isinstance(value, Mapping) for value in rope.values()):
-        shown = "different for each kind of layer" if kind == "default" else repr(kind)
-        raise Unsupported(f"the rotary scaling is {shown}; only 'default' and 'yarn' are supported.")
-    require_supported(rope, _SUPPORTED)
-    if kind == "default":
-        return {"rope_theta": theta}
-    return {"rope_theta": theta, **_read_yarn(rope, hf["max_position_embeddings"])}
-
-
-def _read_yarn(rope: Mapping[str, Any], positions: int) -> dict[str, Any]:
-    require_supported(rope, _YARN_SUPPORTED)
-    factor = rope.get("factor")
-    if factor is None:
-        raise Unsupported("YaRN's factor is missing.")
-    scale = rope.get("attention_factor")
-    return {
-        "rope_scaling_factor": float(factor),
-        "rope_attention_factor": None if scale is None else float(scale),
-        "rope_original_positions": rope.get("original_max_position_embeddings") or positions,
-        "rope_beta_fast": float(rope.get("beta_fast") or 32.0),
-        "rope_beta_slow": float(rope.get("beta_slow") or 1.0),
-    }
-
-
-def _write_rope(config: DenseConfig) -> dict[str, Any] | None:
-    if config.rope_scaling_factor is None:
-        return None
-    # if omitted, the attention factor is 0.1 * ln(factor) + 1 in transformers as here
-    scale = {} if config.rope_attention_factor is None else {"attention_factor": config.rope_attention_factor}
-    return {
-        "rope_type": "yarn",
-        "factor": config.rope_scaling_factor,
-        "original_max_position_embeddings": config.original_positions,
-        "beta_fast": config.rope_beta_fast,
-        "beta_slow": config.rope_beta_slow,
-        **scale,
-    }

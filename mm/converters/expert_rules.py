@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mm.converters.decoder_rules import LAYER, decoder_rules, layer_rule, read_decoder, require_supported, write_decoder
-from mm.runtime.models.converter import Unsupported
+from mm.converters.decoder_rules import LAYER, decoder_rules, layer_rule, read_decoder, write_decoder
+from mm.runtime.models.converter import Unsupported, require_supported
 from mm.runtime.models.rules import Constant, Rule, Rules
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ environment, a TOML file or keyword arguments, all in the same way."""
 from __future__ import annotations
 
 import os
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -50,11 +51,11 @@ def option(
 ) -> Any:
     """A field of a part's config class that is also an option.
 
-    The annotation is the type: bool, int, float, str, Path, `X | None` or `tuple[X, ...]`. `validator` is an attrs
-    validator; its ValueError is shown to the user with the option's flag.
+    The annotation is the type: bool, int, float, str, Path, `X | None` or `tuple[X, ...]`; a value of another type raises
+    ValueError. `validator` is an attrs validator; its ValueError is shown to the user with the option's flag.
     """
     info = OptionInfo(help=help, choices=tuple(choices), on_resume=on_resume, on_load=on_load)
-    return attrs.field(default=default, validator=_naming_its_field(validator) if validator else None, metadata={_INFO: info})
+    return attrs.field(default=default, validator=_naming_its_field(validator or ()), metadata={_INFO: info})
 
 
 @attrs.frozen(kw_only=True)
@@ -116,7 +117,7 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, ar
         raise _mismatch(option, value, origin)
     try:
         result = _convert(option.base_type, _plain(option.base_type, value) if argument else value, textual)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise _mismatch(option, value, origin) from None
     choices = option.info.choices
     for item in result if isinstance(result, tuple) else (result,):
@@ -158,6 +159,7 @@ def _naming_its_field(validator: Callable[..., Any] | Sequence[Callable[..., Any
 
     def checked(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         try:
+            _check_type(instance, attribute, value)
             check(instance, attribute, value)
         except Refused:
             raise
@@ -165,6 +167,22 @@ def _naming_its_field(validator: Callable[..., Any] | Sequence[Callable[..., Any
             raise Refused(attribute.name, _complaint(error)) from error
 
     return checked
+
+
+def _check_type(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    hint = _hints(type(instance))[attribute.name]
+    kind = _without_none(hint)
+    if value is None and kind is not hint:
+        return
+    try:
+        _convert(kind, value, False)
+    except (OverflowError, TypeError, ValueError):
+        raise ValueError(f"'{attribute.name}' must be {_words(kind)}, not {reprlib.repr(value)}") from None
+
+
+@cache
+def _hints(config: Any) -> dict[str, Any]:
+    return typing.get_type_hints(config)
 
 
 def _without_none(hint: Any) -> Any:
@@ -215,7 +233,10 @@ def _boolean(value: Any, textual: bool) -> bool:
 
 def _mismatch(option: Option, value: Any, origin: str) -> UsageError:
     kind = option.base_type
-    name = f"a list of {typing.get_args(kind)[0].__name__}" if typing.get_origin(kind) is tuple else kind.__name__
-    name = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}.get(name, name)
     cure = f" Write it as [{value!r}]." if kind == tuple[str, ...] and isinstance(value, str) else ""
-    return UsageError(f"{option.flag} ({origin}): expected {name}, got {value!r}.{cure}")
+    return UsageError(f"{option.flag} ({origin}): expected {_words(kind)}, got {value!r}.{cure}")
+
+
+def _words(kind: Any) -> str:
+    name = f"a list of {typing.get_args(kind)[0].__name__}" if typing.get_origin(kind) is tuple else kind.__name__
+    return {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text"}.get(name, name)

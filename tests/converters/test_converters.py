@@ -333,17 +333,12 @@ def test_what_no_format_holds(plugins: PluginManager, tokenizer: Tokenizer, tmp_
         convert(plugins, model, tmp_path / "out", to="llama", workspace=Workspace(tmp_path))
 
 
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}
-
-
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
         ("llama", {"attention_bias": True}, "attention_bias is True"),
         ("llama", {"mlp_bias": True}, "mlp_bias is True"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ("llama", {"rope_scaling": LLAMA3}, "rotary scaling is 'llama3'"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary scaling is 'linear'"),
         ("llama", {"rope_parameters": {**YARN5, "truncate": False}}, "truncate is False"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "different for each kind of layer"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, r"partial_rotary_factor is 0\.5"),

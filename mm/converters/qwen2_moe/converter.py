@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mm.converters.decoder_rules import LAYER, require_supported, swiglu_rules
+from mm.converters.decoder_rules import LAYER, swiglu_rules
 from mm.converters.expert_rules import expert_rules, read_experts, write_experts
 from mm.plugins.architectures.moe import MoEConfig
-from mm.runtime.models.converter import Converter, Unsupported
+from mm.runtime.models.converter import Converter, Unsupported, require_supported
 from mm.runtime.models.rules import Constant, Rule
 
 if TYPE_CHECKING:

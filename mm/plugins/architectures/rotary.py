@@ -1,4 +1,5 @@
-"""Rotary position embeddings, half-split (RoFormer, arXiv:2104.09864), with YaRN (arXiv:2309.00071)."""
+"""Rotary position embeddings, half-split (RoFormer, arXiv:2104.09864), with three ways to scale their frequencies: YaRN
+(arXiv:2309.00071), linear (arXiv:2306.15595), and that of Llama 3.1 (its reference code; transformers' "llama3")."""
 
 from __future__ import annotations
 
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig
 
+_LONGEST_TABLE = 2**18
+
 
 class Rotary(nn.Module):
     """Positions -> (cos_T1D, sin_T1D) in float32. The sine includes the sign of the half-split rotation; both include YaRN's
     attention factor.
 
     The table is not a buffer, because `model.to(bfloat16)` would round a buffer to 8 bits. It is built at first use on each
-    device. A position beyond it is an index error (on the CPU: IndexError).
+    device. A position beyond it is an index error (on the CPU: IndexError). A model of more than `_LONGEST_TABLE` positions has
+    no table: at a head size of 128, the table of 16 million positions would take 17 GB.
     """
 
     def __init__(self, config: DenseConfig) -> None:
@@ -28,14 +32,19 @@ class Rotary(nn.Module):
 
     def forward(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """Look the positions up; every block of the forward shares the result."""
-        table = self._tables.get(position_ids_T.device)
-        if table is None:
-            table = self._tables[position_ids_T.device] = self._table().to(position_ids_T.device)
-        cos_T1D, sin_T1D = table[position_ids_T].split(1, dim=1)
+        device = position_ids_T.device
+        if self.max_positions > _LONGEST_TABLE:
+            rows = self._rows(position_ids_T.float(), self.frequencies.to(device))
+        else:
+            if device not in self._tables:
+                positions = torch.arange(self.max_positions, dtype=torch.float32)
+                self._tables[device] = self._rows(positions, self.frequencies).to(device)
+            rows = self._tables[device][position_ids_T]
+        cos_T1D, sin_T1D = rows.split(1, dim=1)
         return cos_T1D, sin_T1D
 
-    def _table(self) -> Tensor:
-        angles = torch.outer(torch.arange(self.max_positions, dtype=torch.float32), self.frequencies)
+    def _rows(self, positions_T: Tensor, frequencies: Tensor) -> Tensor:
+        angles = torch.outer(positions_T, frequencies)
         cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
         return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1)
 
@@ -50,21 +59,44 @@ def rotate(x_THD: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
 
 
 def inverse_frequencies(config: DenseConfig) -> Tensor:
-    """Radians per position for each of the D/2 pairs, in float32 on the CPU; blended by YaRN if a scaling factor is set."""
+    """Radians per position for each of the D/2 pairs, in float32 on the CPU; scaled if there is a scaling factor."""
     size = config.head_size
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
     plain = 1.0 / config.rope_theta**exponents
     if config.rope_scaling_factor is None:
         return plain
+    divided = plain / config.rope_scaling_factor
+    if config.rope_type == "linear":
+        return divided
+    if config.rope_type == "llama3":
+        return _llama3(config, plain, divided)
+    interpolated = _ramp_of_yarn(config)
+    return plain * (1 - interpolated) + divided * interpolated
+
+
+def _ramp_of_yarn(config: DenseConfig) -> Tensor:
+    """For each pair the share of the divided frequency: 0 for fast pairs, 1 for slow ones, linear in the index between them."""
+    size = config.head_size
     low, high = (_pair_turning(config, turns) for turns in (config.rope_beta_fast, config.rope_beta_slow))
     low, high = max(math.floor(low), 0), min(math.ceil(high), size - 1)
-    interpolated = ((torch.arange(size // 2, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
-    return plain * (1 - interpolated) + plain / config.rope_scaling_factor * interpolated
+    return ((torch.arange(size // 2, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
+
+
+def _llama3(config: DenseConfig, plain: Tensor, divided: Tensor) -> Tensor:
+    """Fast pairs keep their frequency, slow ones get the divided one, and those between a blend of both, linear in the turns
+    within the original length. Operations are in transformers' order, so that the result is the same to the bit: at position
+    131,072 a rounding is an angle."""
+    low, high, length = config.rope_low_freq_factor, config.rope_high_freq_factor, config.original_positions
+    wavelength = 2 * math.pi / plain
+    kept = (length / wavelength - low) / (high - low)
+    blended = (1 - kept) * plain / (config.rope_scaling_factor or 1) + kept * plain
+    between = (wavelength >= length / high) & (wavelength <= length / low)
+    return torch.where(between, blended, torch.where(wavelength > length / low, divided, plain))
 
 
 def attention_factor(config: DenseConfig) -> float:
     """The factor of cosine and sine that keeps attention over more keys as sharp (YaRN, section 3.4); 1 without YaRN."""
-    if config.rope_scaling_factor is None:
+    if config.rope_scaling_factor is None or config.rope_type != "yarn":
         return 1.0
     return config.rope_attention_factor or 0.1 * math.log(config.rope_scaling_factor) + 1
 

@@ -90,6 +90,14 @@ class Converter(ABC):
         compare({n: t.cpu() for n, t in own.items()} if kept else self.rules(loaded.config).to_ours(state), back)
 
 
+def require_supported(settings: Mapping[str, Any], supported: Mapping[str, tuple[Any, ...]]) -> None:
+    """Check settings that may be missing, but must not have other values than the `supported` ones. Raises Unsupported at
+    the first other value; its message names the first supported one."""
+    for name, values in supported.items():
+        if name in settings and settings[name] not in values:
+            raise Unsupported(f"{name} is {settings[name]!r:.60}; only {values[0]!r} is supported.")
+
+
 def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) -> str:
     """The reason why a converter cannot write this model, or "" if it can."""
     if spec.architecture != loaded.architecture:

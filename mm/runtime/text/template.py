@@ -1,8 +1,8 @@
 """Rendering of a chat template to pieces of text, each with the turn of the assistant that wrote it.
 
-The renderer is transformers' own `render_jinja_template`, because other programs will render an exported model with it:
-the sandbox, the filters and the `{% generation %}` marks are then the same. It is imported when the first conversation is
-rendered, which takes 0.6 s and imports no torch.
+The renderer is transformers' own `render_jinja_template` (see `jinja`), because other programs will render an exported model
+with it: the sandbox, the filters and the `{% generation %}` marks are then the same. It is imported when the first conversation
+is rendered, which takes 0.6 s and imports no torch.
 """
 
 from __future__ import annotations
@@ -135,8 +135,7 @@ class ChatTemplate:
         self, messages: Any, tools: Tools, spans: bool, switches: Mapping[str, Any], style: CallStyle | None = None
     ) -> tuple[str, list[Span]]:
         """(the text, the spans inside generation marks if `spans`)."""
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from mm.runtime.text.jinja import render
 
         if not self.source:
             raise UsageError(
@@ -144,19 +143,8 @@ class ChatTemplate:
             )
         if style is None and any(message.get("tool_calls") for message in messages):
             style = self._style
-        styled: Any = style.apply(messages) if style else messages
-        try:
-            rendered: Any = render_jinja_template(  # texts and generation spans; its annotation says text
-                conversations=[styled],
-                tools=list(tools) if tools else None,  # type: ignore[arg-type]
-                chat_template=self.source,
-                return_assistant_tokens_mask=spans,
-                **{**self._variables, **switches},
-            )
-        except (TemplateError, TypeError) as error:
-            raise DataError(f"the chat template rejects this conversation: {error}") from error
-        texts, found = rendered
-        return texts[0], list(found[0]) if spans else []
+        styled = style.apply(messages) if style else messages
+        return render(self.source, styled, tools, spans=spans, **{**self._variables, **switches})
 
     def _guarded(self, messages: Messages, tools: Tools) -> tuple[bool, Messages, Tools, str]:
         """The conversation with its spellings of special tokens between guards, preceded by False if it has none and is

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import attrs
-from attrs.validators import ge, gt, in_, optional as maybe
+from attrs.validators import and_, ge, gt, in_, le, optional as maybe
 
 from mm.core.configs import ArchitectureConfig
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import ArchitectureSpec
+
+# settings that only one type of rotary scaling has
+_ROPE_FIELDS = {
+    "yarn": ("rope_attention_factor", "rope_beta_fast", "rope_beta_slow"),
+    "linear": (),
+    "llama3": ("rope_low_freq_factor", "rope_high_freq_factor"),
+}  # fmt: skip
+
+
+def up_to(largest: float) -> Callable[..., None]:
+    """A validator: more than 0 and at most `largest`, which refuses NaN and infinity too. A folder from elsewhere may claim any
+    size."""
+    return and_(gt(0), le(largest))
 
 
 @attrs.frozen(kw_only=True)
@@ -23,20 +36,21 @@ class DenseConfig(ArchitectureConfig):
     Raises ValueError if one size must divide another and does not.
     """
 
-    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=gt(0))
-    hidden_size: int = option(512, help="Width of the residual stream.", validator=gt(0))
-    num_hidden_layers: int = option(8, help="Decoder blocks.", validator=gt(0))
-    num_attention_heads: int = option(8, help="Query heads.", validator=gt(0))
+    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=up_to(2**24))
+    hidden_size: int = option(512, help="Width of the residual stream.", validator=up_to(2**20))
+    num_hidden_layers: int = option(8, help="Decoder blocks.", validator=up_to(10_000))
+    num_attention_heads: int = option(8, help="Query heads.", validator=up_to(2**16))
     num_key_value_heads: int = option(
-        2, help="Key/value heads, each shared by a group of query heads.", validator=gt(0)
+        2, help="Key/value heads, each shared by a group of query heads.", validator=up_to(2**16)
     )
-    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", validator=maybe(gt(0)))
+    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", validator=maybe(up_to(2**16)))
     intermediate_size: int | None = option(
-        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", validator=maybe(gt(0))
+        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", validator=maybe(up_to(2**24))
     )
-    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", validator=gt(0))
-    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", validator=gt(0))
-    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", validator=gt(0))
+    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", validator=up_to(1))
+    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", validator=and_(gt(1), le(1e15)))
+    # float32 counts up to 2**24
+    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", validator=up_to(2**24))
     qk_norm: bool = option(False, help="RMSNorm on each query and key head before rotary (gen 3).")
     norm_rounding: str = option(
         "before",
@@ -47,27 +61,40 @@ class DenseConfig(ArchitectureConfig):
     tie_word_embeddings: bool = option(True, help="One matrix for the embedding and the output layer.")
     rope_scaling_factor: float | None = option(
         None,
-        help="YaRN: how many times longer than trained documents may be; none is plain rotary.",
-        validator=maybe(ge(1)),
+        help="How many times longer than trained documents may be; none is plain rotary.",
+        validator=maybe(and_(ge(1), le(2**16))),
+        on_load=True,
+    )
+    rope_type: str = option(
+        "yarn",
+        help="How the factor changes the rotary frequencies.",
+        choices=tuple(_ROPE_FIELDS),
+        validator=in_(tuple(_ROPE_FIELDS)),
         on_load=True,
     )
     rope_original_positions: int | None = option(
         None,
-        help="YaRN: document length in training; default the longest document / factor.",
-        validator=maybe(gt(0)),
+        help="Document length in training; default the longest document / factor.",
+        validator=maybe(up_to(2**24)),
         on_load=True,
     )
     rope_attention_factor: float | None = option(
         None,
         help="YaRN: cosine and sine are multiplied by it; default 0.1 * ln(factor) + 1.",
-        validator=maybe(gt(0)),
+        validator=maybe(up_to(1e4)),
         on_load=True,
     )
     rope_beta_fast: float = option(
-        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=gt(0), on_load=True
+        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=up_to(1e6), on_load=True
     )
     rope_beta_slow: float = option(
-        1.0, help="YaRN: frequencies turning less often are interpolated.", validator=gt(0), on_load=True
+        1.0, help="YaRN: frequencies turning less often are interpolated.", validator=up_to(1e6), on_load=True
+    )
+    rope_low_freq_factor: float = option(
+        1.0, help="Llama 3: frequencies turning less often are interpolated.", validator=up_to(1e6), on_load=True
+    )
+    rope_high_freq_factor: float = option(
+        4.0, help="Llama 3: frequencies turning more often than this are kept.", validator=up_to(1e6), on_load=True
     )
 
     def __attrs_post_init__(self) -> None:
@@ -77,6 +104,8 @@ class DenseConfig(ArchitectureConfig):
             raise ValueError(f"'hidden_size' must be a multiple of num_attention_heads={self.num_attention_heads}")
         if self.head_size % 2:
             raise ValueError(f"'head_dim' must be even for rotary positions, not {self.head_size}")
+        if self.rope_high_freq_factor <= self.rope_low_freq_factor:
+            raise ValueError(f"'rope_high_freq_factor' must be more than rope_low_freq_factor={self.rope_low_freq_factor}")
 
     @property
     def head_size(self) -> int:
@@ -90,11 +119,11 @@ class DenseConfig(ArchitectureConfig):
 
     @property
     def original_positions(self) -> int:
-        """The document length in training: `rope_original_positions`, or by default the longest document / YaRN's factor."""
+        """The document length in training: `rope_original_positions`, or by default the longest document / factor."""
         return self.rope_original_positions or round(self.max_position_embeddings / (self.rope_scaling_factor or 1))
 
     def loaded_with(self, **changes: Any) -> Self:
-        """The config of the trained model with other YaRN settings, and the number of positions that follows from them.
+        """The config of the trained model with other rotary settings, and the number of positions that follows from them.
 
         Raises ValueError for settings that would have no effect.
         """
@@ -102,6 +131,10 @@ class DenseConfig(ArchitectureConfig):
         factor = changes.get("rope_scaling_factor", self.rope_scaling_factor)
         if factor is None and (idle := sorted(changes.keys() - {"rope_scaling_factor"})):
             raise ValueError(f"'{idle[0]}' has no effect without a scaling factor")
+        kind = changes.get("rope_type", self.rope_type)
+        for other in _ROPE_FIELDS.keys() - {kind}:
+            if idle := sorted(changes.keys() & set(_ROPE_FIELDS[other])):
+                raise ValueError(f"'{idle[0]}' has no effect: the rotary scaling is {kind!r}, not {other!r}")
         changes |= {"rope_original_positions": original, "max_position_embeddings": round(original * (factor or 1))}
         return attrs.evolve(self, **changes)
 

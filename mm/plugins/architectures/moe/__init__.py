@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import ge, gt, in_, optional as maybe
+from attrs.validators import and_, ge, in_, le, optional as maybe
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import ArchitectureSpec
-from mm.plugins.architectures.dense import PRESETS as DENSE, DenseConfig
+from mm.plugins.architectures.dense import PRESETS as DENSE, DenseConfig, up_to
 
 
 @attrs.frozen(kw_only=True)
@@ -22,13 +22,17 @@ class MoEConfig(DenseConfig):
     inconsistent sizes.
     """
 
-    num_experts: int = option(4, help="Routed experts in each block.", validator=gt(0))
-    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", validator=gt(0))
+    num_experts: int = option(4, help="Routed experts in each block.", validator=up_to(2**16))
+    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", validator=up_to(2**16))
     shared_expert_intermediate_size: int | None = option(
-        None, help="Width of the expert that every token passes; default one expert's, 0 for none.", validator=maybe(ge(0))
+        None,
+        help="Width of the expert that every token passes; default one expert's, 0 for none.",
+        validator=maybe(and_(ge(0), le(2**24))),
     )
     norm_topk_prob: bool = option(True, help="Scale the chosen experts' weights to a sum of 1.")
-    router_aux_loss_coef: float = option(0.01, help="Weight of the load-balancing loss; 0 turns it off.", validator=ge(0))
+    router_aux_loss_coef: float = option(
+        0.01, help="Weight of the load-balancing loss; 0 turns it off.", validator=and_(ge(0), le(1e6))
+    )
     router_aux_loss_scope: str = option(
         "document",
         help="Load is balanced within each document (gen 2), or over the tokens of a micro-batch (gen 3, Switch).",
