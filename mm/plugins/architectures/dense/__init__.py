@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import attrs
-from attrs.validators import ge, gt, in_, optional as maybe
+from attrs.validators import in_
 
 from mm.core.configs import ArchitectureConfig
 from mm.core.hooks import hookimpl
@@ -23,20 +23,20 @@ class DenseConfig(ArchitectureConfig):
     Raises ValueError if one size must divide another and does not.
     """
 
-    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=gt(0))
-    hidden_size: int = option(512, help="Width of the residual stream.", validator=gt(0))
-    num_hidden_layers: int = option(8, help="Decoder blocks.", validator=gt(0))
-    num_attention_heads: int = option(8, help="Query heads.", validator=gt(0))
+    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", within="[1, 1e8]")
+    hidden_size: int = option(512, help="Width of the residual stream.", within="[1, 1e6]")
+    num_hidden_layers: int = option(8, help="Decoder blocks.", within="[1, 1e4]")
+    num_attention_heads: int = option(8, help="Query heads.", within="[1, 1e5]")
     num_key_value_heads: int = option(
-        2, help="Key/value heads, each shared by a group of query heads.", validator=gt(0)
+        2, help="Key/value heads, each shared by a group of query heads.", within="[1, 1e5]"
     )
-    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", validator=maybe(gt(0)))
+    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", within="[1, 1e5]")
     intermediate_size: int | None = option(
-        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", validator=maybe(gt(0))
+        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", within="[1, 1e7]"
     )
-    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", validator=gt(0))
-    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", validator=gt(0))
-    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", validator=gt(0))
+    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", within="(0, 1]")
+    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", within="(0, inf)")
+    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", within="[1, 1e9]")
     qk_norm: bool = option(False, help="RMSNorm on each query and key head before rotary (gen 3).")
     norm_rounding: str = option(
         "before",
@@ -48,26 +48,26 @@ class DenseConfig(ArchitectureConfig):
     rope_scaling_factor: float | None = option(
         None,
         help="YaRN: how many times longer than trained documents may be; none is plain rotary.",
-        validator=maybe(ge(1)),
+        within="[1, inf)",
         on_load=True,
     )
     rope_original_positions: int | None = option(
         None,
         help="YaRN: document length in training; default the longest document / factor.",
-        validator=maybe(gt(0)),
+        within="[1, 1e9]",
         on_load=True,
     )
     rope_attention_factor: float | None = option(
         None,
         help="YaRN: cosine and sine are multiplied by it; default 0.1 * ln(factor) + 1.",
-        validator=maybe(gt(0)),
+        within="(0, inf)",
         on_load=True,
     )
     rope_beta_fast: float = option(
-        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=gt(0), on_load=True
+        32.0, help="YaRN: frequencies turning more often than this are kept.", within="(0, inf)", on_load=True
     )
     rope_beta_slow: float = option(
-        1.0, help="YaRN: frequencies turning less often are interpolated.", validator=gt(0), on_load=True
+        1.0, help="YaRN: frequencies turning less often are interpolated.", within="(0, inf)", on_load=True
     )
 
     def __attrs_post_init__(self) -> None:

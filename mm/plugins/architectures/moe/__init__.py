@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import ge, gt, in_, optional as maybe
+from attrs.validators import in_
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -22,13 +22,13 @@ class MoEConfig(DenseConfig):
     inconsistent sizes.
     """
 
-    num_experts: int = option(4, help="Routed experts in each block.", validator=gt(0))
-    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", validator=gt(0))
+    num_experts: int = option(4, help="Routed experts in each block.", within="[1, 1e5]")
+    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", within="[1, 1e5]")
     shared_expert_intermediate_size: int | None = option(
-        None, help="Width of the expert that every token passes; default one expert's, 0 for none.", validator=maybe(ge(0))
+        None, help="Width of the expert that every token passes; default one expert's, 0 for none.", within="[0, 1e7]"
     )
     norm_topk_prob: bool = option(True, help="Scale the chosen experts' weights to a sum of 1.")
-    router_aux_loss_coef: float = option(0.01, help="Weight of the load-balancing loss; 0 turns it off.", validator=ge(0))
+    router_aux_loss_coef: float = option(0.01, help="Weight of the load-balancing loss; 0 turns it off.", within="[0, inf)")
     router_aux_loss_scope: str = option(
         "document",
         help="Load is balanced within each document (gen 2), or over the tokens of a micro-batch (gen 3, Switch).",

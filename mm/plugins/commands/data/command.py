@@ -33,7 +33,7 @@ data.add_command(stats)
 @data.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write into; by default data/NAME.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of generated data.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of generated data.")
 @click.pass_obj
 def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None:
     """Write the files of the built-in source NAME."""
@@ -49,9 +49,9 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
 
 @data.command()
 @click.argument("file")
-@click.option("--row", "number", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the row, from 1.")
+@click.option("--row", "number", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the row, from 1.")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
-@click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
+@click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
 @click.pass_obj
 def show(plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int, kind: str) -> None:

@@ -16,7 +16,7 @@ from mm.core.workspace import Workspace
 
 @click.command()
 @click.argument("name")
-@click.option("--last", type=click.IntRange(min=1), default=5, show_default=True, help="Number of samples, the newest ones.")
+@click.option("--last", type=click.IntRange(1, 10**9), default=5, show_default=True, help="Number of samples, the newest ones.")
 @click.option(
     "--sort", type=click.Choice(["step", "reward", "advantage"]), default="step", show_default=True,
     help="Order of the samples: by step the oldest first, by reward or advantage the highest first.",
