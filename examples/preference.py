@@ -4,7 +4,6 @@ Once a chosen answer has gained `margin` on the rejected one, relative to the re
 """
 
 import attrs
-from attrs.validators import gt
 
 from mm.contracts import AlgorithmSpec, Needs, PreferenceAlgorithm, PreferenceConfig, hookimpl, mean_loss, option
 
@@ -13,7 +12,7 @@ from mm.contracts import AlgorithmSpec, Needs, PreferenceAlgorithm, PreferenceCo
 class HingeConfig(PreferenceConfig):
     """Options of the algorithm, with --cache-reference."""
 
-    beta: float = option(0.1, help="How strongly the reference holds the policy.", validator=gt(0.0))
+    beta: float = option(0.1, help="How strongly the reference holds the policy.", within="(0, inf)")
 
 
 @hookimpl

@@ -5,7 +5,6 @@ weigh its first tokens differently.
 """
 
 import attrs
-from attrs.validators import gt
 
 from mm.contracts import Algorithm, AlgorithmSpec, Needs, hookimpl, mean_loss, option
 
@@ -14,7 +13,7 @@ from mm.contracts import Algorithm, AlgorithmSpec, Needs, hookimpl, mean_loss, o
 class SteadyConfig:
     """Options of the algorithm."""
 
-    most: float = option(2.0, help="Losses count up to this many times the usual one.", validator=gt(0.0))
+    most: float = option(2.0, help="Losses count up to this many times the usual one.", within="(0, inf)")
 
 
 @hookimpl

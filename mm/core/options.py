@@ -15,18 +15,21 @@ from typing import Any, TypeVar
 import attrs
 
 from mm.core.errors import UsageError
+from mm.core.interval import Interval
 
 _INFO = "mm.option"
+_FINITE = Interval("(-inf, inf)")
 C = TypeVar("C")
 
 
 @attrs.frozen(kw_only=True)
 class OptionInfo:
-    """The properties of an option besides its type and default. `on_resume`: it may change when a run is resumed. `on_load`: it
-    is a setting of a model that may change when a trained model is loaded."""
+    """The properties of an option besides its type and default. `within`: the numbers that it takes. `on_resume`: it may change
+    when a run is resumed. `on_load`: it is a setting of a model that may change when a trained model is loaded."""
 
     help: str
     choices: tuple[str, ...] = ()
+    within: Interval | None = None
     on_resume: bool = False
     on_load: bool = False
 
@@ -45,6 +48,7 @@ def option(
     *,
     help: str,
     choices: Sequence[str] = (),
+    within: str = "",
     validator: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     on_resume: bool = False,
     on_load: bool = False,
@@ -52,10 +56,14 @@ def option(
     """A field of a part's config class that is also an option.
 
     The annotation is the type: bool, int, float, str, Path, `X | None` or `tuple[X, ...]`; a value of another type raises
-    ValueError. `validator` is an attrs validator; its ValueError is shown to the user with the option's flag.
+    ValueError. A number must be in the interval `within`, such as "[0, 1)" or "(0, inf)"; without one, any finite number is
+    taken. `validator` is an attrs validator; its ValueError is shown to the user with the option's flag.
     """
-    info = OptionInfo(help=help, choices=tuple(choices), on_resume=on_resume, on_load=on_load)
-    return attrs.field(default=default, validator=_naming_its_field(validator or ()), metadata={_INFO: info})
+    interval = Interval(within) if within else None
+    further = () if validator is None else (validator,) if callable(validator) else tuple(validator)
+    check = _naming_its_field(attrs.validators.and_(interval or _FINITE, *further))
+    info = OptionInfo(help=help, choices=tuple(choices), within=interval, on_resume=on_resume, on_load=on_load)
+    return attrs.field(default=default, validator=check, metadata={_INFO: info})
 
 
 @attrs.frozen(kw_only=True)
@@ -117,7 +125,7 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, ar
         raise _mismatch(option, value, origin)
     try:
         result = _convert(option.base_type, _plain(option.base_type, value) if argument else value, textual)
-    except (OverflowError, TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a float cannot hold every integer
         raise _mismatch(option, value, origin) from None
     choices = option.info.choices
     for item in result if isinstance(result, tuple) else (result,):
@@ -154,9 +162,7 @@ def _complaint(error: ValueError) -> str:
     return str(error.args[0] if error.args else error)
 
 
-def _naming_its_field(validator: Callable[..., Any] | Sequence[Callable[..., Any]]) -> Callable[..., None]:
-    check = validator if callable(validator) else attrs.validators.and_(*validator)
-
+def _naming_its_field(check: Callable[..., Any]) -> Callable[..., None]:
     def checked(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         try:
             _check_type(instance, attribute, value)
@@ -170,7 +176,8 @@ def _naming_its_field(validator: Callable[..., Any] | Sequence[Callable[..., Any
 
 
 def _check_type(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    hint = _hints(type(instance))[attribute.name]
+    config: Any = type(instance)
+    hint = _hints(config)[attribute.name]
     kind = _without_none(hint)
     if value is None and kind is not hint:
         return

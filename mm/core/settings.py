@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import Attribute, frozen
-from attrs.validators import and_, ge, gt, le, optional
 
 from mm.core.options import option
-
-
-def _fraction(instance: object, attribute: Attribute[float], value: float) -> None:
-    and_(ge(0.0), le(1.0))(instance, attribute, value)
 
 
 def _between_evaluations(instance: TrainSettings, attribute: Attribute[Any], value: Any) -> None:
@@ -54,82 +49,82 @@ class Selection:
 class TrainSettings:
     """The common settings of training. A step is an optimizer step; a row is a document, pair or prompt."""
 
-    seed: int = option(42, help="Seed of weights, row order and every other draw.")
-    epochs: int = option(1, help="Passes over the rows; fixes the schedule's horizon unless --max-steps does.", validator=gt(0))
-    max_steps: int | None = option(None, help="Horizon in optimizer steps instead of --epochs.", validator=optional(gt(0)))
+    seed: int = option(42, help="Seed of weights, row order and every other draw.", within="(-inf, inf)")
+    epochs: int = option(1, help="Passes over the rows; fixes the schedule's horizon unless --max-steps does.", within="[1, inf)")
+    max_steps: int | None = option(None, help="Horizon in optimizer steps instead of --epochs.", within="[1, inf)")
     stop_after_steps: int | None = option(
-        None, help="Stop (and save) at this step; the schedule stays as it was.", validator=optional(gt(0)), on_resume=True
+        None, help="Stop (and save) at this step; the schedule stays as it was.", within="[1, inf)", on_resume=True
     )
     max_time: float | None = option(
-        None, help="Stop (and save) after this many seconds of training.", validator=optional(gt(0.0)), on_resume=True
+        None, help="Stop (and save) after this many seconds of training.", within="(0, inf)", on_resume=True
     )
-    global_batch_size: int = option(32, help="Rows in one optimizer step, over all ranks.", validator=gt(0))
-    micro_batch_tokens: int = option(8192, help="Tokens in one forward pass; accumulation follows from it.", validator=gt(0))
+    global_batch_size: int = option(32, help="Rows in one optimizer step, over all ranks.", within="[1, inf)")
+    micro_batch_tokens: int = option(8192, help="Tokens in one forward pass; accumulation follows from it.", within="[1, inf)")
     max_length: int = option(
-        512, help="Longest sequence in tokens: text is split there, chats are cut at a turn.", validator=gt(1)
+        512, help="Longest sequence in tokens: text is split there, chats are cut at a turn.", within="[2, inf)"
     )
     optimizer: str = option("adamw", help="Optimizer.", choices=("adamw", "muon"))
-    learning_rate: float = option(5e-4, help="Peak learning rate.", validator=gt(0.0))
-    min_learning_rate_ratio: float = option(0.1, help="Final learning rate as a share of the peak.", validator=_fraction)
+    learning_rate: float = option(5e-4, help="Peak learning rate.", within="(0, inf)")
+    min_learning_rate_ratio: float = option(0.1, help="Final learning rate as a share of the peak.", within="[0, 1]")
     schedule: str = option("cosine", help="Shape after warm-up.", choices=("cosine", "linear", "constant", "wsd"))
     decay_ratio: float = option(
-        0.1, help="wsd (warm-up, stable, decay): share of the steps with falling learning rate.", validator=_fraction
+        0.1, help="wsd (warm-up, stable, decay): share of the steps with falling learning rate.", within="[0, 1]"
     )
-    warmup_ratio: float = option(0.0, help="Share of the steps with rising learning rate.", validator=_fraction)
-    weight_decay: float = option(0.01, help="Decoupled decay; not on norms, biases and embeddings.", validator=ge(0.0))
-    adam_beta1: float = option(0.9, help="AdamW: decay of the first moment.", validator=_fraction)
-    adam_beta2: float = option(0.95, help="AdamW: decay of the second moment.", validator=_fraction)
-    clip_norm: float = option(1.0, help="Largest gradient norm; 0 switches clipping off.", validator=ge(0.0))
+    warmup_ratio: float = option(0.0, help="Share of the steps with rising learning rate.", within="[0, 1]")
+    weight_decay: float = option(0.01, help="Decoupled decay; not on norms, biases and embeddings.", within="[0, inf)")
+    adam_beta1: float = option(0.9, help="AdamW: decay of the first moment.", within="[0, 1)")
+    adam_beta2: float = option(0.95, help="AdamW: decay of the second moment.", within="[0, 1)")
+    clip_norm: float = option(1.0, help="Largest gradient norm; 0 switches clipping off.", within="[0, inf)")
     dtype: str = option("auto", help="Compute type; parameters stay float32.", choices=("auto", "fp32", "bf16", "fp16"))
     compile: bool = option(False, help="Compile the model where a compiler is found.")
     activation_checkpointing: bool = option(
         False, help="Keep only what enters each block, and compute it again in the backward: less memory, more time."
     )
     threads: int | None = option(
-        None, help="CPU threads; by default the best number for the model's size on the backend.", validator=optional(gt(0))
+        None, help="CPU threads; by default the best number for the model's size on the backend.", within="[1, 1024]"
     )
     skip_bad_rows: bool = option(False, help="Skip invalid rows, and count them by reason, instead of stopping.")
     allow_lost_fields: bool = option(
         False, help="Train on rows of which the tokenizer's chat template leaves out a text, and count them, instead of stopping."
     )
     data_workers: int | None = option(
-        None, help="Processes that encode rows; by default one per core.", validator=optional(gt(0)), on_resume=True
+        None, help="Processes that encode rows; by default one per core.", within="[1, 1024]", on_resume=True
     )
-    eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", validator=_fraction)
+    eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", within="[0, 1)")
     eval_data: tuple[str, ...] = option(
         (), help="File or source to evaluate on, instead of holding out rows; may be given several times."
     )
-    eval_rows: int = option(256, help="Most rows that an evaluation measures.", validator=gt(0))
+    eval_rows: int = option(256, help="Most rows that an evaluation measures.", within="[1, inf)")
     eval_interval: int | None = option(
-        None, help="Steps between evaluations; by default at the start and the end.", validator=optional(gt(0)), on_resume=True
+        None, help="Steps between evaluations; by default at the start and the end.", within="[1, inf)", on_resume=True
     )
     patience: int | None = option(
         None, help="End the training after this many evaluations in a row without a better held-out loss or reward.",
-        validator=optional(and_(gt(0), _between_evaluations)),
+        within="[1, inf)", validator=_between_evaluations,
     )  # fmt: skip
-    min_delta: float = option(0.0, help="How much better counts for --patience.", validator=ge(0.0))
+    min_delta: float = option(0.0, help="How much better counts for --patience.", within="[0, inf)")
     keep_best: bool = option(
         False, help="Keep the model with the best held-out loss (in reinforcement learning: reward), as NAME@best.",
         validator=_between_evaluations, on_resume=True,
     )  # fmt: skip
     samples: int = option(
-        0, help="Held-out rows whose beginning is continued at each evaluation.", validator=ge(0), on_resume=True
+        0, help="Held-out rows whose beginning is continued at each evaluation.", within="[0, inf)", on_resume=True
     )
     sample_prompt: tuple[str, ...] = option(
         (), help="Prompt that is completed at each evaluation; may be given several times.", on_resume=True
     )
-    sample_tokens: int = option(64, help="Most tokens of such a generation.", validator=gt(0), on_resume=True)
+    sample_tokens: int = option(64, help="Most tokens of such a generation.", within="[1, inf)", on_resume=True)
     profile: str | None = option(
         None, help="Trace this many steps, after two that warm up, or FIRST:COUNT.", validator=_steps, on_resume=True
     )
-    log_interval: int = option(10, help="Steps between lines of metrics.", validator=gt(0), on_resume=True)
+    log_interval: int = option(10, help="Steps between lines of metrics.", within="[1, inf)", on_resume=True)
     save_interval: int | None = option(
-        None, help="Steps between checkpoints; by default only at the end.", validator=optional(gt(0)), on_resume=True
+        None, help="Steps between checkpoints; by default only at the end.", within="[1, inf)", on_resume=True
     )
     background_save: bool = option(
         True, help="Write checkpoints in the background, from a copy in host memory.", on_resume=True
     )
-    keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", validator=gt(0), on_resume=True)
+    keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", within="[1, inf)", on_resume=True)
 
 
 @frozen(kw_only=True)
@@ -162,9 +157,9 @@ class TrainedRoleSettings(RoleSettings):
     """The options of a role that is trained besides the policy."""
 
     learning_rate: float | None = option(
-        None, help="Its peak learning rate; by default the policy's.", validator=optional(gt(0.0))
+        None, help="Its peak learning rate; by default the policy's.", within="(0, inf)"
     )
     clip_norm: float | None = option(
-        None, help="Its largest gradient norm; by default the policy's.", validator=optional(ge(0.0))
+        None, help="Its largest gradient norm; by default the policy's.", within="[0, inf)"
     )
     adapter: str = option("", help="Adapter that is trained instead of its own weights.")

@@ -10,7 +10,6 @@ import attrs
 import click
 import pytest
 import tomli_w
-from attrs.validators import ge
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from mm.core.config.composition import Composition
@@ -29,7 +28,7 @@ class Config:
     """One field of each type."""
 
     switch: bool = option(False, help="A switch.")
-    count: int = option(1, help="A count.", validator=ge(0))
+    count: int = option(1, help="A count.", within="[0, inf)")
     rate: float = option(0.5, help="A rate.")
     word: str = option("", help="A word.")
     shape: str = option("round", help="A shape.", choices=("round", "square"))
@@ -108,7 +107,7 @@ def test_an_integer_may_stand_for_a_number() -> None:
 
 def test_building_reports_the_flag() -> None:
     options = list(OPTIONS.values())
-    with pytest.raises(UsageError, match=r"--my-part-count: 'count' must be >= 0: -1"):
+    with pytest.raises(UsageError, match=r"--my-part-count: 'count' must be at least 0, not -1"):
         build(Config, options, {"my_part_count": -1})
     required = Option(key="need", section="x", field="count", type=int, default=attrs.NOTHING, info=OptionInfo(help="."))
     with pytest.raises(UsageError, match=r"Missing option --need\."):
@@ -131,7 +130,7 @@ def test_the_flag_is_that_of_the_validator_which_raised() -> None:
 
     @attrs.frozen(kw_only=True)
     class Seats:
-        first: int = option(1, help="The first.", validator=[ge(0), above("last")])
+        first: int = option(1, help="The first.", within="[0, inf)", validator=above("last"))
         last: int = option(1, help="The last.", validator=above("first"))
         row: int = option(1, help="The row.")
 
@@ -145,7 +144,7 @@ def test_the_flag_is_that_of_the_validator_which_raised() -> None:
     for values, message in (
         ({"first": 1, "last": 2}, "--seat-first: 'first' must not be below 'last'"),
         ({"first": 2, "last": 1}, "--seat-last: 'last' must not be below 'first'"),
-        ({"first": -1, "last": -1}, "--seat-first: 'first' must be >= 0: -1"),
+        ({"first": -1, "last": -1}, "--seat-first: 'first' must be at least 0, not -1"),
         ({"first": 13, "last": 13}, "--seat-first: nobody sits there"),
         ({"first": 14}, "--seat-last: nobody sits before there"),
         ({"row": -1}, "--seat-row: 'row' is below 'first'"),

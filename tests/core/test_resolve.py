@@ -177,7 +177,7 @@ def test_the_environment_may_hold_what_another_algorithm_would_use(plugins: Plug
 def test_a_wrong_value_names_its_origin(plugins: PluginManager) -> None:
     assert message(plugins, layer(beta="high")) == "--beta (argument): expected a number, got 'high'."
     assert "--seed (environment)" in message(plugins, layer(), environment_layer({"MM_TRAIN_SEED": "x"}))
-    assert "--epochs: 'epochs' must be > 0: 0" in message(plugins, layer(epochs=0))
+    assert "--epochs: 'epochs' must be at least 1, not 0" in message(plugins, layer(epochs=0))
 
 
 def test_other_parts_have_prefixed_options(plugins: PluginManager, tmp_path: Path) -> None:

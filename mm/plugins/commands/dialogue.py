@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import frozen
-from attrs.validators import ge
 
 from mm.core.config.load_settings import Inference, InferenceComposition
 from mm.core.config.sections import Section
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
 class GenerationOptions:
     """The options of `TextModel.generate`, and the system message."""
 
-    max_new_tokens: int = option(256, help="Longest answer, in tokens.", validator=ge(1))
-    temperature: float = option(0.7, help="Sampling temperature; 0 always takes the likeliest token.")
-    top_p: float = option(0.9, help="Draw from the likeliest tokens whose probabilities sum to this; 1 is off.")
-    top_k: int = option(0, help="Draw from this many of the likeliest tokens; 0 is off.")
-    seed: int = option(0, help="Seed of the draws.")
+    max_new_tokens: int = option(256, help="Longest answer, in tokens.", within="[1, inf)")
+    temperature: float = option(0.7, help="Sampling temperature; 0 always takes the likeliest token.", within="[0, inf)")
+    top_p: float = option(0.9, help="Draw from the likeliest tokens whose probabilities sum to this; 1 is off.", within="(0, 1]")
+    top_k: int = option(0, help="Draw from this many of the likeliest tokens; 0 is off.", within="[0, inf)")
+    seed: int = option(0, help="Seed of the draws.", within="(-inf, inf)")
     thinking: bool | None = option(None, help="Open a think block, or close it at once; by default the model decides.")
     system: str = option("", help="A system message before the conversation.")
 

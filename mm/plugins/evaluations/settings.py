@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from attrs import frozen
-from attrs.validators import ge, gt, optional
 
 from mm.core.options import option
 
@@ -15,12 +14,12 @@ class EvalSettings:
     data: tuple[str, ...] = option((), help="Text or chat rows to measure the perplexity on; may be given several times.")
     skills: bool = option(False, help="Ask the held-out items of the skills corpus.")
     split: str = option("test", help="Split of the skills corpus whose items are asked.", choices=("dev", "test"))
-    skills_seed: int = option(0, help="Seed of the skills corpus that the model was trained on.")
+    skills_seed: int = option(0, help="Seed of the skills corpus that the model was trained on.", within="(-inf, inf)")
     max_length: int = option(
-        512, help="Longest document in tokens: longer text is split, longer chats are cut at a turn.", validator=gt(1)
+        512, help="Longest document in tokens: longer text is split, longer chats are cut at a turn.", within="[2, inf)"
     )
-    batch_tokens: int = option(8192, help="Most tokens in one forward pass over --data.", validator=gt(0))
+    batch_tokens: int = option(8192, help="Most tokens in one forward pass over --data.", within="[1, inf)")
     limit: int | None = option(
-        None, help="Most documents of each --data, and most skill items; --seed selects them.", validator=optional(ge(1))
+        None, help="Most documents of each --data, and most skill items; --seed selects them.", within="[1, inf)"
     )
-    seed: int = option(0, help="Seed of sampled answers and of the selection by --limit.")
+    seed: int = option(0, help="Seed of sampled answers and of the selection by --limit.", within="(-inf, inf)")

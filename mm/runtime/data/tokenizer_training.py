@@ -36,10 +36,10 @@ _ANY_TAG = re.compile("|".join(map(re.escape, SPECIAL + TAGS)))
 class TrainingOptions:
     """Settings of a vocabulary. Small models count and copy better if digits and Han characters are tokens of their own."""
 
-    vocab_size: int = option(6400, help="Number of tokens.")
+    vocab_size: int = option(6400, help="Number of tokens.", within="[1, 1e8]")
     split_digits: bool = option(True, help="Make every digit a token of its own.")
     split_han: bool = option(True, help="Make every Han character a token of its own.")
-    min_frequency: int = option(2, help="Merge only pairs that occur at least this often.")
+    min_frequency: int = option(2, help="Merge only pairs that occur at least this often.", within="[1, inf)")
 
 
 def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: str | None = None) -> Tokenizer:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from attrs import Attribute, frozen
-from attrs.validators import ge, gt, lt, optional
 
 from mm.core.configs import AdapterConfig
 from mm.core.hooks import hookimpl
@@ -27,11 +26,11 @@ def _from_files(config: LoraConfig, attribute: Attribute[Any], value: str) -> No
 class LoraConfig(AdapterConfig):
     """The options of W + scale * B A (arXiv:2106.09685), with scale = alpha / rank."""
 
-    rank: int | None = option(None, help="Rank of each update; by default 16, or that of --lora-from.", validator=optional(gt(0)))
+    rank: int | None = option(None, help="Rank of each update; by default 16, or that of --lora-from.", within="[1, inf)")
     alpha: float | None = option(
-        None, help="Updates are scaled by alpha / rank; by default the rank, or that of --lora-from.", validator=optional(gt(0.0))
+        None, help="Updates are scaled by alpha / rank; by default the rank, or that of --lora-from.", within="(0, inf)"
     )
-    dropout: float = option(0.0, help="Share of an update's inputs that are dropped in training.", validator=[ge(0.0), lt(1.0)])
+    dropout: float = option(0.0, help="Share of an update's inputs that are dropped in training.", within="[0, 1)")
     target: tuple[str, ...] = option(
         (),
         help="Pattern of names, such as q_proj or mlp.*, of the weights to adapt; may be given several times. By default "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attrs import frozen
-from attrs.validators import gt
 
 from mm.contracts import AlgorithmSpec, hookimpl, option, rollout_needs
 from mm.plugins.algorithms.grpo import GrpoConfig, like_grpo
@@ -18,10 +17,10 @@ class AgentConfig(GrpoConfig):
     """The bounds of an episode. --max-new-tokens bounds a single turn. --overlong-buffer counts back from the bound that is
     nearer, the turn's or the episode's."""
 
-    num_generations: int = option(4, help="Episodes drawn for each prompt.", validator=at_least_two)
-    max_turns: int = option(MAX_TURNS, help="Most turns of the assistant in an episode.", validator=gt(0))
+    num_generations: int = option(4, help="Episodes drawn for each prompt.", within="[1, inf)", validator=at_least_two)
+    max_turns: int = option(MAX_TURNS, help="Most turns of the assistant in an episode.", within="[1, inf)")
     max_total_tokens: int = option(
-        MAX_TOTAL_TOKENS, help="Longest episode with its prompt and the tools' answers.", validator=gt(1)
+        MAX_TOTAL_TOKENS, help="Longest episode with its prompt and the tools' answers.", within="[2, inf)"
     )
 
 

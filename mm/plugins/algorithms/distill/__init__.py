@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attrs import frozen
-from attrs.validators import ge, gt, le
 
 from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
@@ -14,8 +13,8 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 class DistillConfig:
     """The settings of distillation; the defaults are MiniMind's."""
 
-    alpha: float = option(0.5, help="Weight of the cross-entropy; the teacher's term has the rest.", validator=[ge(0.0), le(1.0)])
-    temperature: float = option(1.5, help="Softens both distributions before they are compared.", validator=gt(0.0))
+    alpha: float = option(0.5, help="Weight of the cross-entropy; the teacher's term has the rest.", within="[0, 1]")
+    temperature: float = option(1.5, help="Softens both distributions before they are compared.", within="(0, inf)")
     divergence: str = option(
         "forward",
         help="Distance of student from teacher: forward KL, reverse KL or Jensen-Shannon (jsd).",

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import Attribute, frozen
-from attrs.validators import ge, gt, lt, optional
 
 from mm.contracts import AlgorithmSpec, Needs, PreferenceConfig, hookimpl, option
 
@@ -42,12 +41,14 @@ class DpoConfig(PreferenceConfig):
     )
     beta: float | None = option(
         None, help=f"Strength; by default {', '.join(f'{beta} for {loss}' for loss, beta in BETAS.items())}.",
-        validator=optional(gt(0.0)),
+        within="(0, inf)",
     )  # fmt: skip
     label_smoothing: float = option(
-        0.0, help="Share of pairs that are assumed to be labelled the wrong way round.", validator=[ge(0.0), lt(0.5), _smoothed]
+        0.0, help="Share of pairs that are assumed to be labelled the wrong way round.", within="[0, 0.5)", validator=_smoothed
     )
-    gamma: float | None = option(None, help="simpo: the target margin; by default 1.", validator=_simpo_only)
+    gamma: float | None = option(
+        None, help="simpo: the target margin; by default 1.", within="(-inf, inf)", validator=_simpo_only
+    )
     cache_reference: bool = option(
         False, help="Compute the reference once for all rows and keep it in the workspace's cache.", validator=_has_reference
     )

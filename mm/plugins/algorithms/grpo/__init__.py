@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import Attribute, frozen
-from attrs.validators import ge, optional
 
 from mm.contracts import KL_ESTIMATORS, AlgorithmSpec, Needs, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
 from mm.runtime.training.rollouts.options import at_least_two, only_if
@@ -39,10 +38,10 @@ class SurrogateConfig(RolloutConfig):
     loss_type: str = surrogate("grpo")
     clip_low: float | None = option(
         None, help=f"The ratio of new to old probability counts down to 1 minus this; {_by_default(0)}.",
-        validator=[optional(ge(0.0)), only_if(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo: it cuts above")],
+        within="[0, 1]", validator=only_if(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo: it cuts above"),
     )  # fmt: skip
     clip_high: float | None = option(
-        None, help=f"The ratio counts up to 1 plus this; {_by_default(1)}.", validator=optional(ge(0.0))
+        None, help=f"The ratio counts up to 1 plus this; {_by_default(1)}.", within="[0, inf)"
     )
     kl_coef: float = kl_coefficient(0.04)
     kl_estimator: str | None = option(
@@ -54,7 +53,7 @@ class SurrogateConfig(RolloutConfig):
     )
     most_resamples: int | None = option(
         None, help="How often a rollout may ask for further prompts, by default 3.",
-        validator=[optional(ge(0)), only_if(lambda c: c.dynamic_sampling, "needs --dynamic-sampling")],
+        within="[0, inf)", validator=only_if(lambda c: c.dynamic_sampling, "needs --dynamic-sampling"),
     )  # fmt: skip
 
     @property
@@ -73,7 +72,7 @@ class SurrogateConfig(RolloutConfig):
 class GrpoConfig(SurrogateConfig):
     """The options of advantages that compare a group's completions with each other."""
 
-    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=at_least_two)
+    num_generations: int = option(8, help="Completions drawn for each prompt.", within="[1, inf)", validator=at_least_two)
     scale_rewards: str = option(
         "auto", help="Divisor of advantages: deviation in the group, in the rollout, or none; auto: the loss's own.",
         choices=("auto", "group", "batch", "none"),

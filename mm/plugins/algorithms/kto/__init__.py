@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attrs import frozen
-from attrs.validators import ge, gt
 
 from mm.contracts import AlgorithmSpec, Needs, PreferenceConfig, hookimpl, option
 
@@ -15,9 +14,9 @@ class KtoConfig(PreferenceConfig):
     """KTO's settings (arXiv:2402.01306). If one label is more frequent, choose the weights so that weight * count is about equal
     for both."""
 
-    beta: float = option(0.1, help="How strongly the reference holds the policy.", validator=gt(0.0))
-    desirable_weight: float = option(1.0, help="Weight of good answers.", validator=ge(0.0))
-    undesirable_weight: float = option(1.0, help="Weight of bad answers.", validator=ge(0.0))
+    beta: float = option(0.1, help="How strongly the reference holds the policy.", within="(0, inf)")
+    desirable_weight: float = option(1.0, help="Weight of good answers.", within="[0, inf)")
+    undesirable_weight: float = option(1.0, help="Weight of bad answers.", within="[0, inf)")
 
 
 @hookimpl

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attrs import frozen
-from attrs.validators import ge, gt, le, optional
 
 from mm.contracts import AlgorithmSpec, RolloutConfig, hookimpl, kl_coefficient, option, rollout_needs
 from mm.runtime.training.rollouts.options import only_if
@@ -15,24 +14,24 @@ from mm.runtime.training.rollouts.options import only_if
 class PpoConfig(RolloutConfig):
     """PPO's own options; the defaults are MiniMind 3's."""
 
-    num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
-    passes: int = option(2, help="Passes over the completions of one rollout.", validator=gt(0))
-    clip_low: float = option(0.2, help="The ratio of new to old probability counts down to 1 minus this.", validator=ge(0.0))
-    clip_high: float = option(0.2, help="The ratio counts up to 1 plus this.", validator=ge(0.0))
-    gamma: float = option(1.0, help="Discount of later rewards.", validator=[ge(0.0), le(1.0)])
+    num_generations: int = option(1, help="Completions drawn for each prompt.", within="[1, inf)")
+    passes: int = option(2, help="Passes over the completions of one rollout.", within="[1, inf)")
+    clip_low: float = option(0.2, help="The ratio of new to old probability counts down to 1 minus this.", within="[0, 1]")
+    clip_high: float = option(0.2, help="The ratio counts up to 1 plus this.", within="[0, inf)")
+    gamma: float = option(1.0, help="Discount of later rewards.", within="[0, 1]")
     gae_lambda: float = option(
-        0.95, help="Generalised advantage estimation: 0 trusts the critic, 1 the rewards.", validator=[ge(0.0), le(1.0)]
+        0.95, help="Generalised advantage estimation: 0 trusts the critic, 1 the rewards.", within="[0, 1]"
     )
-    value_coef: float = option(0.5, help="Weight of the critic's loss.", validator=ge(0.0))
-    value_clip: float = option(0.2, help="How far a value may move from what it was at the rollout.", validator=gt(0.0))
+    value_coef: float = option(0.5, help="Weight of the critic's loss.", within="[0, inf)")
+    value_clip: float = option(0.2, help="How far a value may move from what it was at the rollout.", within="(0, inf)")
     kl_coef: float = kl_coefficient(0.02)
     kl_target: float | None = option(
         None, help="Adapt --kl-coef so that the KL, its mean over all drawn tokens, is about this.",
-        validator=[optional(gt(0.0)), only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0 to adapt")],
+        within="(0, inf)", validator=only_if(lambda c: c.kl_coef, "needs a --kl-coef above 0 to adapt"),
     )  # fmt: skip
     kl_stop: float | None = option(
         0.25, help="Drop the rest of a rollout's mini-batches when the KL to the policy that drew them exceeds this.",
-        validator=optional(gt(0.0)),
+        within="(0, inf)",
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attrs import frozen
-from attrs.validators import gt, min_len
+from attrs.validators import min_len
 
 from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
@@ -14,7 +14,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 class ReasonConfig:
     """The tags and the weight of their tokens."""
 
-    tag_weight: float = option(10.0, help="Weight of a tag's tokens; every other token weighs 1.", validator=gt(0.0))
+    tag_weight: float = option(10.0, help="Weight of a tag's tokens; every other token weighs 1.", within="(0, inf)")
     tag: tuple[str, ...] = option(
         ("<think>", "</think>", "<answer>", "</answer>"),
         help="Text that is a tag; may be given several times.",

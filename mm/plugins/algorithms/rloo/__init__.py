@@ -15,7 +15,7 @@ from mm.runtime.training.rollouts.options import at_least_two
 class RlooConfig(SurrogateConfig):
     """A completion counts as one action: the losses of its tokens are summed and divided by a constant, not by its length."""
 
-    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=at_least_two)
+    num_generations: int = option(8, help="Completions drawn for each prompt.", within="[1, inf)", validator=at_least_two)
     loss_type: str = surrogate("dr_grpo")
 
 

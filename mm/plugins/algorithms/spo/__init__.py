@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import Attribute, frozen
-from attrs.validators import ge, gt, le, lt, optional
 
 from mm.contracts import AlgorithmSpec, hookimpl, kl_coefficient, option
 from mm.plugins.algorithms.grpo import SurrogateConfig, like_grpo, surrogate
@@ -26,21 +25,23 @@ def _one_per_prompt(config: SpoConfig, attribute: Attribute[Any], value: bool) -
 class SpoConfig(SurrogateConfig):
     """The options of the value tracker, and of the choice of the next prompts."""
 
-    num_generations: int = option(1, help="Completions drawn for each prompt.", validator=gt(0))
+    num_generations: int = option(1, help="Completions drawn for each prompt.", within="[1, inf)")
     loss_type: str = surrogate("dapo")
     kl_coef: float = kl_coefficient(0.02)
     value_tracker: str = option(
         "prompt", help="One value for each prompt (the paper's), or one for all of them (MiniMind's).",
         choices=tuple(RHO_LOW),
     )  # fmt: skip
-    reward_low: float = option(0.0, help="Reward that counts as failure; the tracker estimates the share of success.")
-    reward_high: float = option(1.0, help="Reward that counts as success.")
-    kl_half_life: float = option(0.06, help="KL after which half of a prompt's counts is forgotten.", validator=gt(0.0))
-    rho_low: float | None = option(
-        None, help=f"Smallest share of the counts kept at an update; {_BY_DEFAULT}.", validator=optional([gt(0.0), lt(1.0)])
+    reward_low: float = option(
+        0.0, help="Reward that counts as failure; the tracker estimates the share of success.", within="(-inf, inf)"
     )
-    rho_high: float = option(0.96, help="Largest share that is kept.", validator=[gt(0.0), le(1.0)])
-    advantage_clip: float | None = option(5.0, help="Largest advantage.", validator=optional(gt(0.0)))
+    reward_high: float = option(1.0, help="Reward that counts as success.", within="(-inf, inf)")
+    kl_half_life: float = option(0.06, help="KL after which half of a prompt's counts is forgotten.", within="(0, inf)")
+    rho_low: float | None = option(
+        None, help=f"Smallest share of the counts kept at an update; {_BY_DEFAULT}.", within="(0, 1)"
+    )
+    rho_high: float = option(0.96, help="Largest share that is kept.", within="(0, 1]")
+    advantage_clip: float | None = option(5.0, help="Largest advantage.", within="(0, inf)")
     normalise: bool = option(True, help="Normalise advantages over the rollout (the paper's; MiniMind does not).")
     prioritised: bool = option(
         True, help="Draw prompts with uncertain outcomes more often, if each prompt has its own value.",
@@ -48,7 +49,7 @@ class SpoConfig(SurrogateConfig):
     )  # fmt: skip
     explore: float | None = option(
         None, help="Constant that is added to the uncertainty of every prompt; by default 0.05.",
-        validator=[optional(ge(0.0)), only_if(lambda c: c.by_uncertainty, "is for prompts that are drawn by uncertainty")],
+        within="[0, inf)", validator=only_if(lambda c: c.by_uncertainty, "is for prompts that are drawn by uncertainty"),
     )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:

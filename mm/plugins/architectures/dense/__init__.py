@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Self
 
 import attrs
-from attrs.validators import and_, ge, gt, in_, le, optional as maybe
+from attrs.validators import in_
 
 from mm.core.configs import ArchitectureConfig
 from mm.core.hooks import hookimpl
@@ -22,12 +22,6 @@ _ROPE_FIELDS = {
 }  # fmt: skip
 
 
-def up_to(largest: float) -> Callable[..., None]:
-    """A validator: more than 0 and at most `largest`, which refuses NaN and infinity too. A folder from elsewhere may claim any
-    size."""
-    return and_(gt(0), le(largest))
-
-
 @attrs.frozen(kw_only=True)
 class DenseConfig(ArchitectureConfig):
     """The sizes of a decoder. MiniMind's generation 2 is Llama-like; generation 3 adds q/k normalisation and is Qwen3-like.
@@ -36,21 +30,21 @@ class DenseConfig(ArchitectureConfig):
     Raises ValueError if one size must divide another and does not.
     """
 
-    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=up_to(2**24))
-    hidden_size: int = option(512, help="Width of the residual stream.", validator=up_to(2**20))
-    num_hidden_layers: int = option(8, help="Decoder blocks.", validator=up_to(10_000))
-    num_attention_heads: int = option(8, help="Query heads.", validator=up_to(2**16))
+    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", within="[1, 16777216]")
+    hidden_size: int = option(512, help="Width of the residual stream.", within="[1, 1048576]")
+    num_hidden_layers: int = option(8, help="Decoder blocks.", within="[1, 10000]")
+    num_attention_heads: int = option(8, help="Query heads.", within="[1, 65536]")
     num_key_value_heads: int = option(
-        2, help="Key/value heads, each shared by a group of query heads.", validator=up_to(2**16)
+        2, help="Key/value heads, each shared by a group of query heads.", within="[1, 65536]"
     )
-    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", validator=maybe(up_to(2**16)))
+    head_dim: int | None = option(None, help="Size of a head; default hidden size / heads.", within="[1, 65536]")
     intermediate_size: int | None = option(
-        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", validator=maybe(up_to(2**24))
+        None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", within="[1, 16777216]"
     )
-    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", validator=up_to(1))
-    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", validator=and_(gt(1), le(1e15)))
+    rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", within="(0, 1]")
+    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", within="(1, 1e15]")
     # float32 counts up to 2**24
-    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", validator=up_to(2**24))
+    max_position_embeddings: int = option(32768, help="Longest document, in tokens.", within="[1, 16777216]")
     qk_norm: bool = option(False, help="RMSNorm on each query and key head before rotary (gen 3).")
     norm_rounding: str = option(
         "before",
@@ -62,7 +56,7 @@ class DenseConfig(ArchitectureConfig):
     rope_scaling_factor: float | None = option(
         None,
         help="How many times longer than trained documents may be; none is plain rotary.",
-        validator=maybe(and_(ge(1), le(2**16))),
+        within="[1, 65536]",
         on_load=True,
     )
     rope_type: str = option(
@@ -75,26 +69,26 @@ class DenseConfig(ArchitectureConfig):
     rope_original_positions: int | None = option(
         None,
         help="Document length in training; default the longest document / factor.",
-        validator=maybe(up_to(2**24)),
+        within="[1, 16777216]",
         on_load=True,
     )
     rope_attention_factor: float | None = option(
         None,
         help="YaRN: cosine and sine are multiplied by it; default 0.1 * ln(factor) + 1.",
-        validator=maybe(up_to(1e4)),
+        within="(0, 1e4]",
         on_load=True,
     )
     rope_beta_fast: float = option(
-        32.0, help="YaRN: frequencies turning more often than this are kept.", validator=up_to(1e6), on_load=True
+        32.0, help="YaRN: frequencies turning more often than this are kept.", within="(0, 1e6]", on_load=True
     )
     rope_beta_slow: float = option(
-        1.0, help="YaRN: frequencies turning less often are interpolated.", validator=up_to(1e6), on_load=True
+        1.0, help="YaRN: frequencies turning less often are interpolated.", within="(0, 1e6]", on_load=True
     )
     rope_low_freq_factor: float = option(
-        1.0, help="Llama 3: frequencies turning less often are interpolated.", validator=up_to(1e6), on_load=True
+        1.0, help="Llama 3: frequencies turning less often are interpolated.", within="(0, 1e6]", on_load=True
     )
     rope_high_freq_factor: float = option(
-        4.0, help="Llama 3: frequencies turning more often than this are kept.", validator=up_to(1e6), on_load=True
+        4.0, help="Llama 3: frequencies turning more often than this are kept.", within="(0, 1e6]", on_load=True
     )
 
     def __attrs_post_init__(self) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
-from attrs.validators import and_, ge, in_, le, optional as maybe
+from attrs.validators import in_
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import ArchitectureSpec
-from mm.plugins.architectures.dense import PRESETS as DENSE, DenseConfig, up_to
+from mm.plugins.architectures.dense import PRESETS as DENSE, DenseConfig
 
 
 @attrs.frozen(kw_only=True)
@@ -22,16 +22,16 @@ class MoEConfig(DenseConfig):
     inconsistent sizes.
     """
 
-    num_experts: int = option(4, help="Routed experts in each block.", validator=up_to(2**16))
-    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", validator=up_to(2**16))
+    num_experts: int = option(4, help="Routed experts in each block.", within="[1, 65536]")
+    num_experts_per_tok: int = option(2, help="Routed experts that each token passes.", within="[1, 65536]")
     shared_expert_intermediate_size: int | None = option(
         None,
         help="Width of the expert that every token passes; default one expert's, 0 for none.",
-        validator=maybe(and_(ge(0), le(2**24))),
+        within="[0, 1.6e7]",
     )
     norm_topk_prob: bool = option(True, help="Scale the chosen experts' weights to a sum of 1.")
     router_aux_loss_coef: float = option(
-        0.01, help="Weight of the load-balancing loss; 0 turns it off.", validator=and_(ge(0), le(1e6))
+        0.01, help="Weight of the load-balancing loss; 0 turns it off.", within="[0, 1e6]"
     )
     router_aux_loss_scope: str = option(
         "document",

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
-@click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
+@click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a file that can be read as several.")
 @click.option("--fix", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the good rows to this .jsonl file.")
-@click.option("--warnings", type=click.IntRange(min=0), default=10, show_default=True,
+@click.option("--warnings", type=click.IntRange(0, 10**9), default=10, show_default=True,
               help="Rows listed for each kind of warning; 0 lists all.")  # fmt: skip
 @as_json
 @click.pass_obj

@@ -34,7 +34,7 @@ data.add_command(stats)
 @data.command()
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write into; by default data/NAME.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of generated data.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of generated data.")
 @as_json
 @click.pass_obj
 def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json: bool) -> None:
@@ -55,9 +55,9 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json
 
 @data.command()
 @click.argument("file")
-@click.option("--row", "number", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the row, from 1.")
+@click.option("--row", "number", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the row, from 1.")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
-@click.option("--max-length", type=click.IntRange(min=2), default=512, show_default=True, help="Longest sequence in tokens.")
+@click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
 @as_json
 @click.pass_obj
@@ -82,8 +82,11 @@ def show(
     tokenizer = Tokenizer.load(folder or DEFAULT).allowing_lost_fields()
     encoded = row.encode(tokenizer, max_length)
     if as_json:
-        units = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]
-        print_json({"place": f"{position.path}:{position.line}", "kind": row.kind, "cut": encoded.truncated, "units": units})
+        sequences = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]
+        place = f"{position.path}:{position.line}"
+        print_json(
+            {"place": place, "kind": row.kind, "cut": encoded.truncated, "lost": sorted(tokenizer.lost), "units": sequences}
+        )
         return
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""

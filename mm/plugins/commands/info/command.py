@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--context", type=click.IntRange(min=1), default=512, show_default=True,
+@click.option("--context", type=click.IntRange(1, 10**9), default=512, show_default=True,
               help="Document length for the FLOPs, in tokens.")  # fmt: skip
 @as_json
 @click.pass_obj

@@ -18,7 +18,7 @@ from mm.plugins.commands.as_json import as_json, print_json
 
 @click.command()
 @click.argument("name")
-@click.option("--last", type=click.IntRange(min=1), default=8, show_default=True, help="Number of samples, the newest ones.")
+@click.option("--last", type=click.IntRange(1, 10**9), default=8, show_default=True, help="Number of samples, the newest ones.")
 @click.option("--over-time", is_flag=True, help="Instead of the newest samples, some from the first rollout to the last.")
 @click.option(
     "--sort", type=click.Choice(["step", "reward", "advantage"]), default="step", show_default=True,

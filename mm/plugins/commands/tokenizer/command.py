@@ -25,11 +25,11 @@ def tokenizer() -> None:
 
 @tokenizer.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--vocab-size", type=int, default=6400, show_default=True, help="Number of tokens.")
+@click.option("--vocab-size", type=click.IntRange(1, 10**8), default=6400, show_default=True, help="Number of tokens.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--split-digits/--merge-digits", default=True, show_default=True, help="Never merge a digit with others.")
 @click.option("--split-han/--merge-han", default=True, show_default=True, help="Never merge a Han character with others.")
-@click.option("--min-frequency", type=click.IntRange(min=1), default=2, show_default=True, help="Least count of a merged pair.")
+@click.option("--min-frequency", type=click.IntRange(1, 10**9), default=2, show_default=True, help="Least count of a pair.")
 @click.option("--template", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Chat template (Jinja) to use.")
 @click.option("--force", is_flag=True, help="Replace a tokenizer that exists.")
 @as_json

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from attrs.validators import ge
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -16,9 +15,9 @@ from mm.core.records import EngineSpec
 class LocalConfig:
     """The options of the local engine. None of them changes the generated tokens."""
 
-    slots: int = option(64, help="Completions that are generated at once.", validator=ge(1))
+    slots: int = option(64, help="Completions that are generated at once.", within="[1, inf)")
     cache_tokens: int = option(
-        65536, help="Size of the key/value cache in tokens; long completions leave room for fewer slots.", validator=ge(1)
+        65536, help="Size of the key/value cache in tokens; long completions leave room for fewer slots.", within="[1, inf)"
     )
     fast: bool = option(True, help="Decode from a second copy of the weights in a faster layout.")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from attrs.validators import ge
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -17,10 +16,10 @@ class LengthConfig:
     """The settings of the reward `length`: ranges in characters, ends included. The defaults are those of MiniMind's third
     generation."""
 
-    min: int = option(20, help="Shortest completion, in characters.", validator=ge(0))
-    max: int = option(800, help="Longest completion, in characters.", validator=ge(0))
-    think_min: int = option(20, help="Shortest thoughts, in characters.", validator=ge(0))
-    think_max: int = option(300, help="Longest thoughts, in characters.", validator=ge(0))
+    min: int = option(20, help="Shortest completion, in characters.", within="[0, inf)")
+    max: int = option(800, help="Longest completion, in characters.", within="[0, inf)")
+    think_min: int = option(20, help="Shortest thoughts, in characters.", within="[0, inf)")
+    think_max: int = option(300, help="Longest thoughts, in characters.", within="[0, inf)")
 
 
 @hookimpl

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from attrs.validators import gt
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -20,7 +19,7 @@ class MathConfig:
     pattern: str = option(
         "", help="Regular expression that finds the answer: its first group, or the whole match; the last match counts."
     )
-    timeout: int = option(2, help="Seconds after which parsing or comparing an answer is abandoned.", validator=gt(0))
+    timeout: int = option(2, help="Seconds after which parsing or comparing an answer is abandoned.", within="[1, 86400]")
 
 
 @hookimpl

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
-from attrs.validators import ge
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -23,8 +22,8 @@ class ModelConfig:
     dtype: str = option(
         "auto", help="Type of its weights; auto takes that of its files.", choices=("auto", "fp32", "bf16", "fp16")
     )
-    batch_size: int = option(8, help="Conversations scored at once.", validator=ge(1))
-    max_length: int = option(2048, help="Tokens of a conversation, at most; a longer one is cut at its start.", validator=ge(1))
+    batch_size: int = option(8, help="Conversations scored at once.", within="[1, inf)")
+    max_length: int = option(2048, help="Tokens of a conversation, at most; a longer one is cut at its start.", within="[1, inf)")
 
 
 @hookimpl

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import attrs
-from attrs.validators import ge
 
 from mm.core.hooks import hookimpl
 from mm.core.options import option
@@ -16,8 +15,8 @@ from mm.core.records import RewardSpec
 class RepetitionConfig:
     """The settings of the reward `repetition`."""
 
-    n: int = option(3, help="Words in an n-gram.", validator=ge(1))
-    cap: float = option(0.5, help="Largest penalty, reached if half of the n-grams are repetitions.", validator=ge(0.0))
+    n: int = option(3, help="Words in an n-gram.", within="[1, inf)")
+    cap: float = option(0.5, help="Largest penalty, reached if half of the n-grams are repetitions.", within="[0, inf)")
 
 
 @hookimpl

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import frozen
-from attrs.validators import ge, optional
 
 from mm.contracts import Stage, StageResult
 from mm.core.config.load_settings import Inference, InferenceComposition
@@ -40,8 +39,10 @@ class EvalOptions:
     """The options of the stage."""
 
     split: str = option("test", help="Split of the skills corpus whose items are asked.", choices=("dev", "test"))
-    skills_seed: int | None = option(None, help="Seed of the skills corpus; by default that of the training data.")
-    limit: int | None = option(None, help="Most items that are asked.", validator=optional(ge(1)))
+    skills_seed: int | None = option(
+        None, help="Seed of the skills corpus; by default that of the training data.", within="(-inf, inf)"
+    )
+    limit: int | None = option(None, help="Most items that are asked.", within="[1, inf)")
     backend: str = option("auto", help="Chip.")
 
 

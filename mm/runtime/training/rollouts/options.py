@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import Attribute, frozen
-from attrs.validators import ge, gt, le
 
 from mm.core.options import option
 from mm.core.records import Needs
@@ -39,18 +38,18 @@ class RolloutConfig:
     """The options of sampling completions and of using them. `--global-batch-size` counts prompts, and `--max-length` bounds the
     tokens of a prompt."""
 
-    num_generations: int = option(8, help="Completions drawn for each prompt.", validator=gt(0))
-    max_new_tokens: int = option(256, help="Longest completion, in tokens.", validator=gt(0))
-    temperature: float = option(1.0, help="Sampling temperature, also that of all log-probabilities.", validator=gt(0.0))
-    top_p: float = option(1.0, help="Nucleus sampling: share of the probability that is kept.", validator=[gt(0.0), le(1.0)])
-    top_k: int = option(0, help="Draw from that many likeliest tokens; 0: from all.", validator=ge(0))
-    passes: int = option(1, help="Passes over the completions of one rollout.", validator=gt(0))
-    mini_batches: int = option(1, help="Optimizer steps in each of these passes.", validator=gt(0))
+    num_generations: int = option(8, help="Completions drawn for each prompt.", within="[1, inf)")
+    max_new_tokens: int = option(256, help="Longest completion, in tokens.", within="[1, inf)")
+    temperature: float = option(1.0, help="Sampling temperature, also that of all log-probabilities.", within="[1e-4, inf)")
+    top_p: float = option(1.0, help="Nucleus sampling: share of the probability that is kept.", within="(0, 1]")
+    top_k: int = option(0, help="Draw from that many likeliest tokens; 0: from all.", within="[0, inf)")
+    passes: int = option(1, help="Passes over the completions of one rollout.", within="[1, inf)")
+    mini_batches: int = option(1, help="Optimizer steps in each of these passes.", within="[1, inf)")
     overlong_buffer: int = option(
         0, help="The last tokens before --max-new-tokens, in which the reward falls by up to 1 (DAPO); 0: none.",
-        validator=[ge(0), _within_completion],
+        within="[0, inf)", validator=_within_completion,
     )  # fmt: skip
-    samples_logged: int = option(8, help="Completions of each rollout that are written to rollouts.jsonl.", validator=ge(0))
+    samples_logged: int = option(8, help="Completions of each rollout that are written to rollouts.jsonl.", within="[0, inf)")
 
     @property
     def updates(self) -> int:
@@ -61,7 +60,7 @@ class RolloutConfig:
 def kl_coefficient(default: float) -> float:
     """The option `kl_coef`, the weight of a penalty on the KL to a reference. Unless it is 0, the algorithm needs the
     reference."""
-    return option(default, help="Weight of the KL to the reference; 0: no reference.", validator=ge(0.0))  # type: ignore[no-any-return]
+    return option(default, help="Weight of the KL to the reference; 0: no reference.", within="[0, inf)")  # type: ignore[no-any-return]
 
 
 def rollout_needs(

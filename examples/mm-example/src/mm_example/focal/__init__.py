@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import attrs
-from attrs.validators import ge
 
 from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
@@ -12,7 +11,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 class FocalConfig:
     """The options that `mm train --algo focal` has beside the common ones."""
 
-    gamma: float = option(2.0, help="How strongly well-predicted tokens are discounted; 0 is sft.", validator=ge(0.0))
+    gamma: float = option(2.0, help="How strongly well-predicted tokens are discounted; 0 is sft.", within="[0, inf)")
 
 
 @hookimpl

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import attrs
-from attrs.validators import gt
 
 from mm.contracts import ArchitectureConfig, ArchitectureSpec, hookimpl, option
 
@@ -12,10 +11,10 @@ from mm.contracts import ArchitectureConfig, ArchitectureSpec, hookimpl, option
 class MinGRUConfig(ArchitectureConfig):
     """Sizes. Documents may be of any length: there are no positions, and the state does not grow with the tokens."""
 
-    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", validator=gt(0))
-    hidden_size: int = option(512, help="Width of the residual stream.", validator=gt(0))
-    state_size: int = option(1024, help="Width of each block's recurrent state.", validator=gt(0))
-    num_hidden_layers: int = option(8, help="Recurrent blocks.", validator=gt(0))
+    vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", within="[1, inf)")
+    hidden_size: int = option(512, help="Width of the residual stream.", within="[1, inf)")
+    state_size: int = option(1024, help="Width of each block's recurrent state.", within="[1, inf)")
+    num_hidden_layers: int = option(8, help="Recurrent blocks.", within="[1, inf)")
 
     @property
     def block_parameters(self) -> int:
