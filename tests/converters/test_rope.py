@@ -93,7 +93,7 @@ def test_logits_and_exports_equal_transformers(
         ({"type": "linear"}, "factor of the rotary scaling 'linear' is missing"),
         ({**SCALINGS["llama3"], "low_freq_factor": None}, "low_freq_factor of the rotary scaling 'llama3' is missing"),
         ({**SCALINGS["llama3"], "low_freq_factor": 4.0}, "'rope_high_freq_factor' must be more than"),
-        ({**SCALINGS["linear"], "factor": 0.5}, "'rope_scaling_factor' must be >= 1"),
+        ({**SCALINGS["linear"], "factor": 0.5}, "'rope_scaling_factor' must be at least 1"),
         ({**SCALINGS["linear"], "factor": "2"}, "'rope_scaling_factor' must be a number, not '2'"),
         ("linear", "rope_scaling is 'linear'; expected an object"),
     ],

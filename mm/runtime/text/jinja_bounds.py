@@ -66,7 +66,7 @@ def weight(value: Any, seen: dict[int, int] | None = None) -> int:
     if isinstance(value, _MAPPINGS):
         items: Iterable[Any] = (*value.keys(), *value.values())
     elif isinstance(value, _LISTS):
-        items = list(value)
+        items = iter(value)  # type: ignore[call-overload]
     else:
         return 1
     seen = {} if seen is None else seen
@@ -151,6 +151,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         __self.tick()
         owner = getattr(__obj, "__self__", None)
         if type(owner) in _CHEAP_OWNERS and __obj.__name__ in _CHEAP_METHODS:
+            kwargs.pop("_loop_vars", None)  # Jinja's own, for functions that take the context
+            kwargs.pop("_block_vars", None)
             return __obj(*args, **kwargs)
         for arg in args:
             if type(arg) in _SIZED:

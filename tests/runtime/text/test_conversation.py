@@ -135,6 +135,7 @@ def test_null_keys_of_a_schema_are_missing() -> None:
 # ---- what is not learned
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_turn_that_is_flagged_is_not_learned_and_nothing_else_changes(data: st.DataObject) -> None:
     tokenizer, (made, learned) = tiny_tokenizer(), data.draw(turns())
@@ -151,5 +152,5 @@ def test_a_turn_that_is_flagged_is_not_learned_and_nothing_else_changes(data: st
 def test_a_template_that_does_not_tell_turns_apart_is_an_error_of_the_row(tokenizer: Tokenizer) -> None:
     whole = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
     row = ChatRow(parse(ASKED, SAID | {"weight": 0}, ASKED, SAID))
-    with pytest.raises(DataError, match="does not mark each turn of the assistant"):
+    with pytest.raises(DataError, match="marks turn 1: content as written by the assistant"):
         row.encode(tokenizer.with_template(whole), 100)

@@ -42,7 +42,7 @@ class DenseConfig(ArchitectureConfig):
         None, help="Width of the feed-forward; default 64 * ceil(int(hidden * 8 / 3) / 64).", within="[1, 16777216]"
     )
     rms_norm_eps: float = option(1e-5, help="Epsilon of every RMSNorm.", within="(0, 1]")
-    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", within="(1, 1e15]")
+    rope_theta: float = option(1e6, help="Base of the rotary frequencies.", within="(1, 1e12]")
     # float32 counts up to 2**24
     max_position_embeddings: int = option(32768, help="Longest document, in tokens.", within="[1, 16777216]")
     qk_norm: bool = option(False, help="RMSNorm on each query and key head before rotary (gen 3).")
