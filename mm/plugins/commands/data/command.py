@@ -82,8 +82,8 @@ def show(
     tokenizer = Tokenizer.load(folder or DEFAULT)
     encoded = row.encode(tokenizer, max_length)
     if as_json:
-        units = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]
-        print_json({"place": f"{position.path}:{position.line}", "kind": row.kind, "cut": encoded.truncated, "units": units})
+        listed = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]
+        print_json({"place": f"{position.path}:{position.line}", "kind": row.kind, "cut": encoded.truncated, "units": listed})
         return
     units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
