@@ -170,7 +170,8 @@ def _naming_its_field(validator: Callable[..., Any] | Sequence[Callable[..., Any
 
 
 def _check_type(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    hint = _hints(type(instance))[attribute.name]
+    config: Any = type(instance)
+    hint = _hints(config)[attribute.name]
     kind = _without_none(hint)
     if value is None and kind is not hint:
         return

@@ -10,14 +10,14 @@ from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec
 from mm.core.run import Run
-from mm.core.workspace import Workspace, find_model, read_config
+from mm.core.workspace import Workspace, find_model
 from mm.runtime.data.bad_rows import ends_reading
 from mm.runtime.data.corpus import share_text
 from mm.runtime.data.reader import with_position
 from mm.runtime.data.sources import open_rows
 from mm.runtime.data.weights import split_weights
+from mm.runtime.models.description import describe as describe_folder
 from mm.runtime.text.tokenizer import Tokenizer
 
 # rows that are tokenized for an estimate; every row is counted
@@ -44,27 +44,23 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
         ("steps", f"{steps:,} of {settings.global_batch_size} rows, about {per_step:,.0f} tokens each{again}"),
         ("output", str(workspace.run(run.select.run).path)),
     ]
-    if config is not None:
-        flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
-        total, active = config.num_parameters(), config.num_active_parameters()
-        lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active per token" if active < total else "")))
-        lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
+    flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
+    total, active = config.num_parameters(), config.num_active_parameters()
+    lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active per token" if active < total else "")))
+    lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
     given = [f"  {k} = {v!r}  ({resolved.sources[k]})" for k, v in run.values().items() if resolved.sources[k] != "default"]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines), "settings that are not defaults:", *given])
 
 
-def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, ArchitectureConfig | None, str]:
-    """The folder with the tokenizer, the model's config if it can be known without reading weights (else None), and a name."""
+def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, ArchitectureConfig, str]:
+    """The folder with the tokenizer, the model's config, and a name."""
     if not run.select.from_:
         folder = Path(run.select.tokenizer)
         config = attrs.evolve(run.architecture, vocab_size=Tokenizer.load(folder).vocab_size)
         return folder, config, f"new {run.select.arch} {run.select.preset}".rstrip()
     folder = find_model(run.select.from_, workspace)
-    values = read_config(folder)
-    if values.get("model_type") != "mm":
-        return folder, None, f"{folder} ({', '.join(values.get('architectures') or ['?'])})"
-    spec = plugins.get(ArchitectureSpec, values["architecture"])
-    return folder, spec.config(**values["config"]), f"{folder} ({spec.name})"
+    described = describe_folder(plugins, folder)
+    return folder, described.config, f"{folder} ({described.architecture.name}, {described.format})"
 
 
 def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:

@@ -13,11 +13,12 @@ MAX_DEPTH = 64  # templates walk rows recursively, and Python's stack is limited
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, finite: bool = True) -> Any:
     """The value of a JSON text. Raises ValueError for invalid JSON and also for four things that Python's json accepts:
-    NaN and infinities, numbers too large for a float, half of a surrogate pair, and nesting deeper than `MAX_DEPTH`."""
+    NaN and infinities, numbers too large for a float (both are accepted without `finite`), half of a surrogate pair, and
+    nesting deeper than `MAX_DEPTH`."""
     try:
-        value = _DECODER.decode(text)
+        value = (_DECODER if finite else _ANY_NUMBER).decode(text)
     except json.JSONDecodeError as error:
         message = error.msg.removesuffix(" at")  # some messages of json end with the word
         raise ValueError(f"{message} at character {error.pos + 1}") from None
@@ -56,4 +57,5 @@ def _finite_float(text: str) -> float:
     return value
 
 
+_ANY_NUMBER = json.JSONDecoder()
 _DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite_float)
