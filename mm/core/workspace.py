@@ -161,16 +161,6 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The values of a folder's config.json. Raises UsageError if there is none, CheckpointError if it is damaged."""
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        raise UsageError(f"{folder} holds no model: it has no config.json.") from None
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-
-
 def find_model(text: str, workspace: Workspace) -> Path:
     """The model folder that a run's name or a path refers to; the newest checkpoint of a run without a finished model.
 

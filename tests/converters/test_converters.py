@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
-from mm.core.workspace import Workspace, read_config
+from mm.core.workspace import Workspace
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.runtime.data.tokenizer_training import TrainingOptions, train_tokenizer
 from mm.runtime.devices.backend import Backend
+from mm.runtime.models.config_files import read_config
 from mm.runtime.models.convert import convert
 from mm.runtime.models.converter import Unsupported
 from mm.runtime.models.folder import LoadedModel, load_model_folder, new_model, save_model_folder

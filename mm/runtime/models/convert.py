@@ -10,9 +10,11 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
 from mm.core.say import Say, silent
-from mm.core.workspace import Workspace, find_adapter, find_model, read_config
+from mm.core.workspace import Workspace, find_adapter, find_model
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
+from mm.runtime.models.config_files import read_config
 from mm.runtime.models.converter import Converter, Unsupported, refusal
+from mm.runtime.models.description import NATIVE
 from mm.runtime.models.storage import atomic_folder
 from mm.runtime.models.tensors import cast, compare, named_tensors
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from mm.runtime.models.folder import LoadedModel
-
-NATIVE = "native"
 
 
 def convert(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
-from mm.core.workspace import read_config
+from mm.runtime.models.config_files import CONFIG, read_config
 from mm.runtime.models.hf_files import read_tensors
 from mm.runtime.models.rules import Rules
 from mm.runtime.models.storage import atomic_folder
@@ -52,14 +52,20 @@ class Converter(ABC):
 
         Raises Unsupported, or CheckpointError naming the tensor that is missing, unexpected, misshapen or damaged.
         """
-        try:
-            config = self.read_config(read_config(folder))
-        except (Unsupported, ValueError) as error:
-            raise Unsupported(f"{folder / 'config.json'}: {error}") from None
+        config = self.config_from(read_config(folder), folder)
         try:
             return config, self.rules(config).to_ours(read_tensors(folder))
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from None
+
+    def config_from(self, values: Mapping[str, Any], folder: Path) -> Any:
+        """The architecture's config from the values of a folder's config.json. Raises Unsupported naming the file."""
+        try:
+            return self.read_config(values)
+        except (Unsupported, ValueError) as error:
+            raise Unsupported(f"{folder / CONFIG}: {error.args[0] if error.args else error!r}") from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of the converter's own conversions
+            raise Unsupported(f"{folder / CONFIG}: a value of a wrong type ({error!r:.200}).") from None
 
     def write(self, loaded: LoadedModel, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write a complete foreign folder, its weights in `dtype` (the model's by default), and read it back.

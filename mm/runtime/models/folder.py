@@ -18,11 +18,14 @@ from mm.core.config.load_settings import changed
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError, MMError
 from mm.core.plugins import PluginManager
-from mm.core.records import AdapterSpec, ArchitectureSpec, ConverterSpec
-from mm.core.workspace import ADAPTER, read_config
+from mm.core.records import AdapterSpec, ArchitectureSpec
+from mm.core.workspace import ADAPTER
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
-from mm.runtime.models.hf_files import reader
+from mm.runtime.models.checks import check_finite, check_header, check_size
+from mm.runtime.models.config_files import CONFIG, saved_config, text_of
+from mm.runtime.models.description import Described, describe
+from mm.runtime.models.hf_files import header
 from mm.runtime.models.storage import INDEX, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model
@@ -108,29 +111,35 @@ def load_model_folder(
 
     `changes` replace saved settings that are marked `on_load`; no tensor depends on these. An adapter in the folder is merged
     into the weights; with `merge=False` it is not read, and the caller applies it. Raises CheckpointError for damaged files,
-    missing or unexpected tensors, and a tokenizer that is not the model's; UsageError for changes that the model does not
-    accept.
+    missing or unexpected tensors, values that are not finite, and a tokenizer that is not the model's; UsageError for changes
+    that the model does not accept. Nothing is allocated for more parameters than the files hold.
     """
-    config = read_config(folder)
-    if config.get("model_type") != "mm":
-        return _import_foreign(plugins, folder, config, backend, changes or {})
+    described = describe(plugins, folder)
+    if described.converter is not None:
+        return _import_foreign(plugins, folder, described, backend, changes or {})
     if (folder / INDEX).exists():
         verify(folder)
-    spec = plugins.get(ArchitectureSpec, config["architecture"])
-    model_config = changed(spec, spec.config(**_as_tuples(config["config"])), changes or {})
+    values, spec = described.values, described.architecture
+    model_config = changed(spec, described.config, changes or {})
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.fingerprint != config["tokenizer_fingerprint"]:
+    if tokenizer.fingerprint != values.get("tokenizer_fingerprint"):
         raise CheckpointError(
             f"{folder}: the tokenizer there ({tokenizer.fingerprint}) is not the model's "
-            f"({config['tokenizer_fingerprint']}). Restore the tokenizer with the latter fingerprint."
+            f"({values.get('tokenizer_fingerprint')}). Restore the tokenizer with the latter fingerprint."
         )
+    found = header(folder / WEIGHTS)
+    check_size(folder, model_config, found)
     model = build_model(plugins, spec.name, model_config, backend)
+    check_header(folder / WEIGHTS, model, found)
     try:
         load_model(model, folder / WEIGHTS, strict=True)
-    except RuntimeError as error:
+    except Exception as error:  # the library raises a bare one
         raise CheckpointError(f"{folder / WEIGHTS} does not fit its config.json: {error}") from None
-    if merge and "adapter" in config:
-        merge_adapter(plugins, model, config["adapter"]["name"], folder / ADAPTER, config["adapter"]["config"])
+    if merge and "adapter" in values:
+        note = values["adapter"] if isinstance(values["adapter"], dict) else {}
+        name = text_of(note, "name", folder / CONFIG)
+        merge_adapter(plugins, model, name, folder / ADAPTER, note.get("config"))
+    check_finite(folder, named_tensors(model))
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
 
 
@@ -139,7 +148,8 @@ def merge_adapter(
 ) -> None:
     """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
     spec, weights = plugins.get(AdapterSpec, name), model.state_dict(keep_vars=True)
-    adapter: Adapter = spec.load()(spec.name, spec.config(**_as_tuples(config or {})) if spec.config else None, model)
+    settings = saved_config(spec.config, config or {}, saved.parent / CONFIG) if spec.config else None
+    adapter: Adapter = spec.load()(spec.name, settings, model)
     adapter.apply(saved)
     with adapter.merged():
         merged = {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in weights}
@@ -148,18 +158,19 @@ def merge_adapter(
 
 
 def _import_foreign(
-    plugins: PluginManager, folder: Path, config: dict[str, Any], backend: Backend, changes: Mapping[str, Any]
+    plugins: PluginManager, folder: Path, described: Described, backend: Backend, changes: Mapping[str, Any]
 ) -> LoadedModel:
-    spec = reader(plugins, folder, config)
-    model_config, state = plugins.load(ConverterSpec, spec.name)().read(folder)
-    architecture = plugins.get(ArchitectureSpec, spec.architecture)
+    assert described.converter is not None
+    model_config, state = described.converter.read(folder)
+    architecture = described.architecture
     model_config = changed(architecture, model_config, changes)
-    model = build_model(plugins, spec.architecture, model_config, backend)
-    _fill(model, state, folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > model_config.vocab_size:
         raise CheckpointError(f"{folder}: {tokenizer.vocab_size} token ids, but an embedding of {model_config.vocab_size} rows.")
-    return LoadedModel(spec.architecture, model_config, model, tokenizer, folder)
+    check_finite(folder, state)
+    model = build_model(plugins, architecture.name, model_config, backend)
+    _fill(model, state, folder)
+    return LoadedModel(architecture.name, model_config, model, tokenizer, folder)
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:
@@ -170,10 +181,6 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> Non
     missing = [name for name in incompatible.missing_keys if id(own[name]) not in filled]
     if missing or incompatible.unexpected_keys:
         raise CheckpointError(f"{folder}: missing {missing[:4]}, unexpected {incompatible.unexpected_keys[:4]}.")
-
-
-def _as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def freeze(model: Model, device: torch.device, dtype: torch.dtype | None = None) -> Model:

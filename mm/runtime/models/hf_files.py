@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
+from mm.runtime.text.json_file import check_regular, read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +22,14 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:
     """The converter that reads a foreign folder with this config.json. Raises UsageError if there is none."""
     names = config.get("architectures") or [config.get("model_type", "?")]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{folder / 'config.json'}: 'architectures' is not a list of names.")
     specs = plugins.specs(ConverterSpec)
     for spec in specs:
         if set(names) & set(spec.reads):
             return spec
     known = sorted({name for spec in specs for name in spec.reads})
-    raise UsageError(f"{folder}: no converter reads {', '.join(names)}. Readable: {', '.join(known) or 'none'}.")
+    raise UsageError(f"{folder}: no converter reads {', '.join(names)[:200]}. Readable: {', '.join(known) or 'none'}.")
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -35,6 +38,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises UsageError if the folder has no weights, and CheckpointError for a damaged file or a shard whose tensors are not
     those that the index lists.
     """
+    size, memory = sum(path.stat().st_size for path in weight_files(folder)), _memory()
+    if size > memory:
+        raise CheckpointError(f"the weights are {size / 1e9:,.1f} GB, more than this machine's memory ({memory / 1e9:,.1f} GB).")
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return read_file(folder / name)
@@ -49,7 +55,10 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
         if (folder / f"{name}.index.json").is_file():
-            return sorted({folder / shard for shard in _weight_map(folder / f"{name}.index.json").values()})
+            files = sorted({folder / shard for shard in _weight_map(folder / f"{name}.index.json").values()})
+            for path in files:
+                _check(path)
+            return files
     return []
 
 
@@ -61,6 +70,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
     load: Callable[[Path], Any] = load_file
     if path.suffix != ".safetensors":
         load = lambda file: torch.load(file, map_location="cpu", weights_only=True)  # noqa: E731
+    _check(path)
     try:
         state = load(path)
     except Exception as error:  # both libraries raise various exceptions for damaged files
@@ -68,6 +78,33 @@ def read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: expected a state dict that maps names to tensors.")
     return state
+
+
+def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type (F32, BF16, I64) and shape of every tensor in a safetensors file, without reading any. Raises CheckpointError if
+    the file is missing or damaged, or shorter than its header says."""
+    from safetensors import safe_open
+
+    _check(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {name: (found.get_dtype(), tuple(found.get_shape())) for name, found in slices.items()}
+    except Exception as error:  # the library raises a bare one
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _check(path: Path) -> None:
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} {error}.") from None
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -84,9 +121,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_object(index)["weight_map"]
         # an index must not name files outside its folder
-        wrong = [file for file in weight_map.values() if Path(file).name != file]
+        wrong = [file for file in weight_map.values() if Path(file).name != file or file in ("", ".", "..")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: not a valid index of shards ({error!r}).") from None
     if wrong:

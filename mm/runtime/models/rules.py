@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
+from math import prod
 from string import Formatter
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,9 @@ class Rules:
         """Convert their state dict to ours. Raises CheckpointError as `to_theirs` does, and for a wrong constant or repeat."""
         import torch
 
+        # a few that are missing are named below
+        if (count := self._count()) > 2 * len(state) + 1000:
+            raise CheckpointError(f"the config describes {count:,} tensors, and there are {len(state):,}.")
         links, constants = self._links(), list(self._constants())
         optional = {name for pattern in self.derived for name, _ in self._fill(pattern, {})} | set(self.repeats)
         expected = [name for link in links for name in link.theirs] + [name for name, _ in constants]
@@ -109,9 +113,14 @@ class Rules:
                 raise CheckpointError(f"{name} is not {constant.value:g} everywhere, and the model has no such tensor.")
         converted: dict[str, Tensor] = {}
         for link in links:
-            pieces = [_with_shape(link.rule.to_ours(state[name]), link.rule.shape, name) for name in link.theirs]
+            pieces = [_weights(_with_shape(link.rule.to_ours(state[name]), link.rule.shape, name), name) for name in link.theirs]
             converted[link.ours] = torch.stack(pieces) if link.stacked else pieces[0]
         return converted
+
+    def _count(self) -> int:
+        """The number of tensors in their format, without writing their names: a config may claim any number of layers."""
+        patterns = [rule.theirs for rule in self.rules] + [constant.theirs for constant in self.constants]
+        return sum(prod(self.counts[field] for field in set(_placeholders(pattern))) for pattern in patterns)
 
     def _links(self) -> list[_Link]:
         links = [link for rule in self.rules for link in self._fill_rule(rule)]
@@ -166,4 +175,10 @@ def _check_names(expected: Iterable[str], state: State) -> None:
 def _with_shape(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if tuple(tensor.shape) != shape:
         raise CheckpointError(f"tensor {name} has shape {tuple(tensor.shape)}, not {shape}.")
+    return tensor
+
+
+def _weights(tensor: Tensor, name: str) -> Tensor:
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"tensor {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating-point weights.")
     return tensor

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mm.core.errors import CheckpointError, StorageError
+from mm.runtime.text.json_file import read_object
 
 INDEX = "index.json"
 _LEFT_OVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>old|tmp|\d+)")
@@ -71,7 +72,7 @@ def flush(folder: Path) -> None:
 def verify(folder: Path) -> None:
     """Raise CheckpointError naming the first file that is missing or differs from the index, or a damaged index."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_object(folder / INDEX)
         entries = {folder / name: (entry["size"], entry["sha256"]) for name, entry in index.items()}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / INDEX}: {error}") from None

@@ -14,11 +14,10 @@ from mm.core.config.autoselect import backend_name
 from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec, ConverterSpec
 from mm.core.run import Run
 from mm.core.say import Say, silent
-from mm.core.workspace import Workspace, find_model, read_config
-from mm.runtime.models.hf_files import reader
+from mm.core.workspace import Workspace, find_model
+from mm.runtime.models.description import describe as describe_folder
 from mm.runtime.runs import estimate, speed
 from mm.runtime.runs.count import count_rows
 from mm.runtime.runs.speed import Speed
@@ -138,10 +137,6 @@ def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path
         config = attrs.evolve(run.architecture, vocab_size=Tokenizer.load(folder).vocab_size)
         return folder, run.select.arch, config, f"new {run.select.arch} {run.select.preset}".rstrip()
     folder = find_model(run.select.from_, workspace)
-    values = read_config(folder)
-    if values.get("model_type") != "mm":
-        converter = reader(plugins, folder, values)
-        config = plugins.load(ConverterSpec, converter.name)().read_config(values)
-        return folder, converter.architecture, config, f"{folder} ({converter.name})"
-    spec = plugins.get(ArchitectureSpec, values["architecture"])
-    return folder, spec.name, spec.config(**values["config"]), f"{folder} ({spec.name})"
+    described = describe_folder(plugins, folder)
+    name = described.architecture.name
+    return folder, name, described.config, f"{folder} ({name}, {described.format})"

@@ -66,7 +66,7 @@ def weight(value: Any, seen: dict[int, int] | None = None) -> int:
     if isinstance(value, _MAPPINGS):
         items: Iterable[Any] = (*value.keys(), *value.values())
     elif isinstance(value, _LISTS):
-        items = iter(value)  # type: ignore[call-overload]
+        items = tuple(value)  # type: ignore[arg-type]
     else:
         return 1
     seen = {} if seen is None else seen

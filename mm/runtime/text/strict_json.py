@@ -13,12 +13,12 @@ MAX_DEPTH = 64  # templates walk rows recursively, and Python's stack is limited
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, finite: bool = True) -> Any:
     """The value of a JSON text. Raises ValueError for invalid JSON and also for five things that Python's json accepts:
-    NaN and infinities, numbers too large for a float, half of a surrogate pair, a key that an object has twice, and nesting
-    deeper than `MAX_DEPTH`."""
+    NaN and infinities, numbers too large for a float (both are accepted without `finite`), half of a surrogate pair, a key that
+    an object has twice, and nesting deeper than `MAX_DEPTH`."""
     try:
-        value = _DECODER.decode(text)
+        value = (_DECODER if finite else _ANY_NUMBER).decode(text)
     except json.JSONDecodeError as error:
         message = error.msg.removesuffix(" at")  # some messages of json end with the word
         raise ValueError(f"{message} at character {error.pos + 1}") from None
@@ -67,3 +67,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite_float, object_pairs_hook=_object)
+_ANY_NUMBER = json.JSONDecoder(object_pairs_hook=_object)

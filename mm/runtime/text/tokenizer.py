@@ -15,6 +15,7 @@ from mm.core.errors import DataError, UsageError
 from mm.runtime.text.messages import Message, as_dicts
 from mm.runtime.text.template import ChatTemplate, Conversation
 from mm.runtime.text.tokenizer_files import TokenizerFiles, read_folder, write_folder
+from mm.runtime.text.tokenizer_limits import is_panic
 from mm.runtime.text.vocabulary import TextStream, bytes_of_ids, fingerprint
 
 if TYPE_CHECKING:
@@ -76,10 +77,15 @@ class Tokenizer:
                 raise
             # JSON can escape half of a surrogate pair, UTF-8 cannot encode it, and the library then raises TypeError
             raise DataError("the text contains half of a surrogate pair, which is not a character") from None
+        except BaseException as error:
+            raise _native(error) from None
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of ids; bytes that are not valid UTF-8 become U+FFFD."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        try:
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        except BaseException as error:
+            raise _native(error) from None
 
     def stream(self, skip_special: bool = True) -> TextStream:
         """An incremental decoder, for ids that arrive one by one."""
@@ -224,3 +230,10 @@ class Tokenizer:
     def _special_id(self, name: str) -> int | None:
         token = self._files.special.get(name)
         return None if token is None else self.backend.token_to_id(token)
+
+
+def _native(error: BaseException) -> BaseException:
+    """A failure of the library as a message; any other exception itself."""
+    if is_panic(error):
+        return UsageError(f"The tokenizer library failed on a text ({str(error)[:200]}): its tokenizer.json is damaged.")
+    return error

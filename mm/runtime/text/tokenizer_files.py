@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from mm.core.errors import UsageError
+from mm.runtime.text.json_file import check_regular, read_object, read_text
+from mm.runtime.text.tokenizer_limits import check_limits, native_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+_LARGEST = 2**28  # bytes of tokenizer.json; the largest in use have 40 MB
 
 
 @attrs.frozen(kw_only=True)
@@ -33,13 +36,16 @@ def read_folder(folder: Path) -> TokenizerFiles:
     from tokenizers import Tokenizer as Backend
 
     path = folder / TOKENIZER
-    if not path.is_file():
-        raise UsageError(f"{folder} is not a tokenizer folder: it has no {TOKENIZER}.")
-    config = _json(folder / CONFIG)
     try:
+        check_regular(path, _LARGEST)
+    except FileNotFoundError:
+        raise UsageError(f"{folder} is not a tokenizer folder: it has no {TOKENIZER}.") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}.") from None
+    config = _json(folder / CONFIG)
+    with native_errors(str(path)):
         backend = Backend.from_file(str(path))
-    except Exception as error:  # for a damaged file, the library raises a bare Exception
-        raise UsageError(f"{path}: {error}") from error
+        check_limits(backend)
     return TokenizerFiles(backend=backend, template=_template(folder, config), special=_special(folder, config), config=config)
 
 
@@ -66,24 +72,28 @@ def write_folder(folder: Path, files: TokenizerFiles) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         raise UsageError(f"{path}: not valid JSON ({error}).") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected a JSON object.")
-    return values
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str:
-    if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    try:
+        return read_text(folder / TEMPLATE)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        raise UsageError(f"{folder / TEMPLATE}: {error}.") from None
     template = config.get("chat_template") or ""
     if isinstance(template, list):
-        template = next((t["template"] for t in template if t.get("name") == "default"), "")
-    return str(template)
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template", "") if named else ""
+    if not isinstance(template, str):
+        raise UsageError(f"{folder / CONFIG}: 'chat_template' is not a text.")
+    return template
 
 
 def _special(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

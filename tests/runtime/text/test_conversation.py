@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from row_samples import assistant, learned_texts, turns, user
 
 from mm.core.errors import DataError

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mm.core.errors import CheckpointError, UsageError
 from mm.runtime.models.hf_files import read_file
+from mm.runtime.text.json_file import read_object
 
 CONFIG, WEIGHTS, STACKS = "adapter_config.json", "adapter_model.safetensors", "experts.safetensors"
 # our own key in PEFT's config, about which PEFT only warns
@@ -91,7 +92,7 @@ def _save(named: Mapping[str, Tensor], path: Path) -> None:
 
 def _read_peft(folder: Path) -> Saved:
     try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_object(folder / CONFIG)
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no adapter: it has no {CONFIG}.") from None
     except ValueError as error:
@@ -106,7 +107,10 @@ def _read_peft(folder: Path) -> Saved:
     stacks: Factors = {}
     if _STACKS_KEY in config:
         stacks = _pairs(read_file(folder / STACKS), folder / STACKS, "", (".lora_A", ".lora_B"))
-    return Saved(factors, stacks, float(config.get("lora_alpha", 8)), bool(config.get("use_rslora")))
+    alpha = config.get("lora_alpha", 8)
+    if not isinstance(alpha, int | float) or not 0 <= alpha < 1e9:
+        raise CheckpointError(f"{folder / CONFIG}: lora_alpha is {alpha!r:.60}, not a number in range.")
+    return Saved(factors, stacks, float(alpha), bool(config.get("use_rslora")))
 
 
 def _pairs(state: Mapping[str, Tensor], path: Path, prefix: str, endings: tuple[str, str]) -> Factors:
@@ -115,6 +119,8 @@ def _pairs(state: Mapping[str, Tensor], path: Path, prefix: str, endings: tuple[
         ending = next((e for e in endings if key.endswith(e)), "")
         if not ending or not key.startswith(prefix):
             raise CheckpointError(f"{path}: tensor {key} is not a LoRA factor, whose names end in {' and '.join(endings)}.")
+        if tensor.dim() < 2 or not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: tensor {key} is not a matrix of floating-point values.")
         found.setdefault(key.removeprefix(prefix).removesuffix(ending), {})[ending] = tensor.float()
     for name, pair in found.items():
         if len(pair) != 2 or pair[endings[0]].shape[-2] != pair[endings[1]].shape[-1]:

@@ -7,22 +7,21 @@ from typing import Any
 
 import attrs
 
-from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec, ConverterSpec
-from mm.core.workspace import RunFolder, read_config, step_of
-from mm.runtime.models.convert import NATIVE
-from mm.runtime.models.hf_files import reader, weight_files
+from mm.core.workspace import RunFolder, step_of
+from mm.runtime.models.description import describe
+from mm.runtime.models.hf_files import header, weight_files
 from mm.runtime.text.tokenizer import Tokenizer
 
 
 def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, Any]:
     """The facts as JSON values. `flops_per_token` is that of training on documents of `context` tokens."""
-    form, architecture, config = _config(plugins, folder)
+    described = describe(plugins, folder)
+    config = described.config
     return {
         "path": str(folder),
-        "format": form,
-        "architecture": architecture,
+        "format": described.format,
+        "architecture": described.architecture.name,
         "parameters": config.num_parameters(),
         "active_parameters": config.num_active_parameters(),
         "flops_per_token": config.flops_per_token(context),
@@ -34,29 +33,11 @@ def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, An
     }
 
 
-def _config(plugins: PluginManager, folder: Path) -> tuple[str, str, ArchitectureConfig]:
-    values = read_config(folder)
-    if values.get("model_type") != "mm":
-        spec = reader(plugins, folder, values)
-        return spec.name, spec.architecture, plugins.load(ConverterSpec, spec.name)().read_config(values)
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values["config"].items()}
-    config_class = plugins.get(ArchitectureSpec, values["architecture"]).config
-    assert config_class is not None
-    return NATIVE, values["architecture"], config_class(**fields)
-
-
 def _weights(folder: Path) -> dict[str, Any]:
     files = weight_files(folder)
-    dtypes = {dtype for path in files if path.suffix == ".safetensors" for dtype in _dtypes(path)}
+    dtypes = {dtype for path in files if path.suffix == ".safetensors" for dtype, _ in header(path).values()}
     sizes = {path.name: path.stat().st_size for path in files}
     return {"files": sizes, "bytes": sum(sizes.values()), "dtypes": sorted(dtypes)}
-
-
-def _dtypes(path: Path) -> set[str]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
 
 
 def _tokenizer(folder: Path) -> dict[str, Any] | None:

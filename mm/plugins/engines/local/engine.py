@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,8 @@ class LocalEngine(Engine):
         sampler = self._sampler[1]
         uniforms = [] if sampler.all_greedy else [uniform(row.seed, len(row.ids)) for row in rows]
         ids, logprobs = sampler(logits_AV, uniforms).tolist()
+        if any(map(math.isnan, logprobs)):
+            raise MMError("The model's logits are NaN: its activations overflow. Use --dtype fp32, or an earlier checkpoint.")
         for row, token, logprob in zip(rows, ids, logprobs, strict=True):
             row.append(int(token), logprob)
             if on_token is not None:
