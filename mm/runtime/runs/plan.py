@@ -19,6 +19,7 @@ from mm.runtime.data.reader import with_position
 from mm.runtime.data.sources import open_rows
 from mm.runtime.data.weights import split_weights
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.training.save_schedule import PARTS
 
 # rows that are tokenized for an estimate; every row is counted
 _SAMPLE = 1000
@@ -42,13 +43,14 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
         ("tokenizer", f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})"),
         ("data", f"{data}: {rows:,} rows, about {tokens:,} tokens an epoch"),
         ("steps", f"{steps:,} of {settings.global_batch_size} rows, about {per_step:,.0f} tokens each{again}"),
+        ("saving", _saving(run, steps, config)),
         ("output", str(workspace.run(run.select.run).path)),
     ]
     if config is not None:
         flops = config.flops_per_token(settings.max_length // 2) * per_step * steps
         total, active = config.num_parameters(), config.num_active_parameters()
         lines.insert(3, ("parameters", f"{total:,}" + (f", {active:,} active per token" if active < total else "")))
-        lines.insert(-1, ("compute", f"about {flops:.3g} FLOP"))
+        lines.insert(-2, ("compute", f"about {flops:.3g} FLOP"))
     given = [f"  {k} = {v!r}  ({resolved.sources[k]})" for k, v in run.values().items() if resolved.sources[k] != "default"]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines), "settings that are not defaults:", *given])
 
@@ -65,6 +67,28 @@ def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path
         return folder, None, f"{folder} ({', '.join(values.get('architectures') or ['?'])})"
     spec = plugins.get(ArchitectureSpec, values["architecture"])
     return folder, spec.config(**values["config"]), f"{folder} ({spec.name})"
+
+
+def _saving(run: Run, steps: int, config: ArchitectureConfig | None) -> str:
+    """When checkpoints are written, how many of them are kept, and the disk space that they take."""
+    settings = run.train
+    when = [f"every {settings.save_interval:,} steps"] if settings.save_interval else []
+    if settings.save_minutes is not None:
+        when.append(f"every {settings.save_minutes:g} minutes")
+        if not settings.save_interval:
+            when.append(f"after each tenth of the run ({-(-steps // PARTS):,} steps)")
+    text = f"{', '.join([*when, 'at the end'])}; the newest {settings.keep_checkpoints} are kept"
+    if config is None:
+        return text
+    # float32 weights and two moments of AdamW for each trained weight (Muon keeps one for most of them)
+    weights = 4 * config.num_parameters() * len(run.needs.trainable)
+    each = weights if run.select.adapter else weights * (2 if settings.optimizer == "muon" else 3)
+    disk = each * settings.keep_checkpoints + weights
+    return f"{text}: about {_size(each)} each, with the finished model {_size(disk)} in all"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:

@@ -32,9 +32,16 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
     dialogue.activate(ctx.obj, inference)
     from mm.runtime.generation import text_model
 
+    said: set[str] = set()
+
+    def once(line: str) -> None:  # of several models, each reads the same data
+        if line not in said:
+            on_stderr(line)
+        said.add(line)
+
     def evaluate_and_save(model: str) -> dict[str, Any]:
         text = text_model.load(ctx.obj, model, workspace, inference)
-        result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, on_stderr)
+        result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, once)
         path = report.save(result, name)
         on_stderr(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
         return result
