@@ -50,8 +50,7 @@ def recorded(session: Session) -> Iterator[None]:
 def _stopped(session: Session, number: int) -> Interrupted:
     step, folder = session.trainer.state.step, session.folder
     if saved := checkpoints(folder.checkpoints):
-        where = f"in step {step + 1}" if step < session.trainer.state.horizon else "after the last step"
-        text = f"Stopped at once {where}; the last checkpoint is that of step {step_of(saved[-1])}."
+        text = f"Stopped at once after step {step}; the last checkpoint is that of step {step_of(saved[-1])}."
         return Interrupted(text, number, again=_resume(folder))
     remove = command_line("runs", "rm", folder.name)
     return Interrupted(f"Stopped at once, before the first checkpoint: nothing can be resumed. {remove} removes the run.", number)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,4 +57,4 @@ def _present() -> Iterator[tuple[Callable[[Any], Any], Any]]:
             yield api.set_rng_state_all, api.get_rng_state_all()
             yield api.set_device, api.current_device()
     for name in ("deterministic", "benchmark"):
-        yield lambda value, name=name: setattr(torch.backends.cudnn, name, value), getattr(torch.backends.cudnn, name)
+        yield partial(setattr, torch.backends.cudnn, name), getattr(torch.backends.cudnn, name)

@@ -117,7 +117,9 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     """The held-out rows: those of `--eval-data`, or those that `--eval-ratio` keeps from training."""
     settings = run.train
     if evaluation is None:
-        _, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
+        trained, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
+        if len(trained) < len(rows):
+            say(f"--eval-ratio {settings.eval_ratio:g}: only {len(trained):,} of {len(corpus.store):,} units are trained on")
         return HeldOut(corpus.store, corpus.first(rows, settings.eval_rows), tokenizer.token_bytes)
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())

@@ -109,7 +109,7 @@ def test_in_the_final_export_the_run_stays_resumable(
 ) -> None:
     code, said = stopped("export", number, number)
     assert code == NUMBERS[number][0]
-    assert said.splitlines()[-1] == f"mm: Stopped at once after the last step; the last checkpoint is that of step 4. {RESUME}"
+    assert said.splitlines()[-1] == f"mm: Stopped at once after step 4; the last checkpoint is that of step 4. {RESUME}"
     run = Workspace(tmp_path).existing("a")
     assert run.manifest["state"] == "interrupted" and not run.model.exists()
     assert not [path for path in run.path.glob(".*") if path.name != ".lock"]
@@ -149,6 +149,6 @@ def test_a_second_interrupt_keeps_what_is_saved(
     assert code == 130
     *_, first, last = said.splitlines()
     assert first.endswith("Ctrl-C again stops at once and loses 1 step")
-    assert last == f"mm: Stopped at once in step 4; the last checkpoint is that of step 2. {RESUME}"
+    assert last == f"mm: Stopped at once after step 3; the last checkpoint is that of step 2. {RESUME}"
     run = mm_train(resume=True, from_="start", max_length=128)
     assert run.manifest["state"] == "finished" and weights(run) == weights(whole)
