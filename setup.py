@@ -93,7 +93,7 @@ setup(
         ],
         "peers": ["trl==1.16.0"],
     },
-    entry_points={"console_scripts": ["mm = mm.cli:main"], "mm.plugins": entry_points()},
+    entry_points={"console_scripts": ["mm = mm.__main__:main"], "mm.plugins": entry_points()},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -13,9 +14,11 @@ from typing import Any
 import click
 
 from mm.core.discovery import stale_parts
-from mm.core.errors import MMError, UsageError, close_match
+from mm.core.errors import Interrupted, MMError, UsageError, close_match
 from mm.core.plugins import PluginManager
 from mm.core.records import CommandSpec
+from mm.core.say import command_line
+from mm.runtime.training.interrupts import explain_exit, install, number_of
 
 _HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU or CPU.
 
@@ -27,6 +30,10 @@ _HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU o
 
 class _OutputClosed(Exception):
     """The reader of the output has closed it, as `| head` does."""
+
+
+class _Stopped(Exception):
+    """A KeyboardInterrupt, which is its cause."""
 
 
 class Commands(click.Group):
@@ -50,11 +57,13 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """As in click, which would itself handle a closed output pipe, with exit code 1."""
+        """As in click, which would itself handle a closed output pipe, with exit code 1, and print a line for Ctrl-C."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             raise _OutputClosed from None
+        except KeyboardInterrupt as error:
+            raise _Stopped from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from their records, without importing any."""
@@ -106,9 +115,16 @@ def run(argv: Sequence[str]) -> int:
     except click.ClickException as error:
         return _report(error.format_message(), error.exit_code)
     except MMError as error:
-        return _report("\n".join([str(error), *getattr(error, "__notes__", ())]), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+        again = f" {_start_again(argv)}" if isinstance(error, Interrupted) and not error.again else ""
+        return _report("\n".join([f"{error}{again}", *_notes(error)]), error.exit_code)
+    except _Stopped as error:
+        return _report_stop(error.__cause__, argv)
+    except KeyboardInterrupt as error:
+        return _report_stop(error, argv)
+    except click.Abort:
         return _report("interrupted", 130)
+    except SystemExit as error:
+        return _report(str(explain_exit(error)), 1)
     except _OutputClosed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -120,7 +136,9 @@ def run(argv: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    install()
     code = run(sys.argv[1:])
+    install(signal.SIG_IGN)  # nothing is left to stop
     if any(thread.daemon and thread.name.startswith("mm-") for thread in threading.enumerate()):
         # a second interrupt does not wait for a checkpoint; its thread, still running while the interpreter ends, may abort that
         sys.stdout.flush()
@@ -132,6 +150,20 @@ def main() -> None:
 def _report(message: str, code: int) -> int:
     click.echo(f"mm: {message}", err=True)
     return code
+
+
+def _report_stop(error: BaseException | None, argv: Sequence[str]) -> int:
+    """Report a command that a signal ended at once, in one line, with the command that starts it again."""
+    notes = "".join(f", {note}" for note in _notes(error))
+    return _report(f"{str(error) or 'interrupted'}{notes}. {_start_again(argv)}", 128 + number_of(error))
+
+
+def _start_again(argv: Sequence[str]) -> str:
+    return f"Start again with: {command_line(*argv)}"
+
+
+def _notes(error: BaseException | None) -> Sequence[str]:
+    return getattr(error, "__notes__", ())
 
 
 def _warn(manager: PluginManager) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import Literal
 
@@ -46,13 +47,21 @@ class StorageError(MMError):
     """A file or folder could not be written: the disk is full, permission is missing, or the device fails."""
 
 
-class Interrupted(MMError):
-    """A run stopped on a signal, after saving. The message ends with the command that resumes it; `exit_code` is 128 plus the
-    signal's number."""
+class Signalled(KeyboardInterrupt):
+    """SIGINT or SIGTERM, whose `number` it has, arrived where a command can stop at once."""
 
-    def __init__(self, message: str, signal_number: int, *, again: str) -> None:
-        super().__init__(f"{message} Resume with: {again}")
-        self.message, self.signal_number = message, signal_number
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.number = number
+
+
+class Interrupted(MMError):
+    """A run stopped on a signal. The message ends with `again`, the command that resumes it, if there is one; `exit_code` is
+    128 plus the signal's number."""
+
+    def __init__(self, message: str, signal_number: int, *, again: str = "") -> None:
+        super().__init__(f"{message} Resume with: {again}" if again else message)
+        self.message, self.signal_number, self.again = message, signal_number, again
         self.exit_code = 128 + signal_number
 
 

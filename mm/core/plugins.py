@@ -18,7 +18,7 @@ import pluggy
 from mm.core import hooks
 from mm.core.callback import Callback
 from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches, new_module_path
-from mm.core.errors import MMError, UsageError, close_match
+from mm.core.errors import MMError, Signalled, UsageError, close_match
 from mm.core.records import RECORDS
 from mm.core.spec import Spec
 
@@ -136,7 +136,7 @@ class PluginManager:
             try:
                 function: Callable[..., Iterable[Callback]] = implementation.function  # type: ignore[assignment]
                 callbacks.extend(map(check_callback, function(*([run] if implementation.argnames else []))))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
                 plugin.state, plugin.error = "broken", traceback.format_exc()
                 place = traceback.extract_tb(error.__traceback__)[-1]
@@ -173,6 +173,10 @@ class PluginManager:
             self._pluggy.check_pending()
             plugin.hooks = tuple(sorted(caller.name for caller in self._pluggy.get_hookcallers(module) or ()))
             plugin.records = tuple(self._ask(plugin, module))
+        except KeyboardInterrupt as error:
+            if not isinstance(error, Signalled):  # the plugin raised it
+                error.add_note(f"while plugin {plugin.name} was imported")
+            raise
         except (Exception, SystemExit) as error:
             if cure := new_module_path(error):
                 error.add_note(cure)

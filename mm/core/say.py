@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,11 @@ def on_stderr(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     except BrokenPipeError:  # discard buffered and later lines; a run's log.txt has them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def command_line(*words: str) -> str:
+    """A command of mm that a user can paste into a shell: names with spaces or other special characters are quoted."""
+    return shlex.join(["mm", *words])
 
 
 def silent(line: str) -> None:

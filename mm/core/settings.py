@@ -119,8 +119,12 @@ class TrainSettings:
     )
     log_interval: int = option(10, help="Steps between lines of metrics.", within="[1, inf)", on_resume=True)
     save_interval: int | None = option(
-        None, help="Steps between checkpoints; by default only at the end.", within="[1, inf)", on_resume=True
+        None, help="Steps between checkpoints; by default a tenth of the run.", within="[1, inf)", on_resume=True
     )
+    save_minutes: float | None = option(
+        10.0, help="Most minutes between checkpoints; none: only those of --save-interval and the last.", within="(0, inf)",
+        on_resume=True,
+    )  # fmt: skip
     background_save: bool = option(
         True, help="Write checkpoints in the background, from a copy in host memory.", on_resume=True
     )

@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from mm.core.errors import CheckpointError, UsageError, close_match
+from mm.core.locks import is_locked
 
 ADAPTER = "adapter"  # the folder inside a model folder that holds its adapter, if it has one
 
@@ -42,12 +44,15 @@ class RunFolder:
     @property
     def exists_message(self) -> str:
         """The error message for a user who starts another run of this name, with the ways to continue."""
-        if self.manifest.get("state") == "finished":
-            cure = f"it is finished: choose another --run, or remove it with mm runs rm {self.name}."
+        name = shlex.quote(self.name)
+        if is_locked(self.path / ".lock"):
+            cure = "a process is training it: choose another --run."
+        elif self.manifest.get("state") == "finished":
+            cure = f"it is finished: choose another --run, or remove it with mm runs rm {name}."
         elif checkpoints(self.checkpoints):
-            cure = f"resume it with --resume --run {self.name}, or choose another --run."
+            cure = f"resume it with --resume --run {name}, or choose another --run."
         else:
-            cure = f"it has saved nothing yet: choose another --run, or remove it with mm runs rm {self.name}."
+            cure = f"it has saved nothing yet: choose another --run, or remove it with mm runs rm {name}."
         return f"Run {self.name} exists; {cure}"
 
     @property
@@ -124,11 +129,11 @@ class Workspace:
                     return run
         return None
 
-    def new_name(self, stem: str) -> str:
-        """A run name that is not in use: STEM-DATE-NUMBER."""
+    def new_name(self, stem: str, hold: Callable[[str], bool] = lambda name: True) -> str:
+        """A run name that is not in use, STEM-DATE-NUMBER: the first one for which `hold` is true."""
         day = time.strftime("%Y%m%d")
         number = 1
-        while self.run(f"{stem}-{day}-{number}").path.exists():
+        while self.run(f"{stem}-{day}-{number}").path.exists() or not hold(f"{stem}-{day}-{number}"):
             number += 1
         return f"{stem}-{day}-{number}"
 

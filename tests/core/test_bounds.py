@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import click
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mm.core.config.composition import SELECT, TRAIN
 from mm.core.config.load_settings import InferenceSelection
@@ -123,6 +123,7 @@ def test_click_ranges_are_closed(installed: PluginManager) -> None:
 # ---- intervals
 
 
+@settings(deadline=None)
 @given(low=st.integers(-50, 50), width=st.integers(0, 50), opening=st.sampled_from("[("), closing=st.sampled_from("])"))
 def test_an_interval_contains_what_the_notation_says(low: int, width: int, opening: str, closing: str) -> None:
     interval = Interval(f"{opening}{low}, {low + width}{closing}")

@@ -34,10 +34,17 @@ def measure_models(
     api.activate(plugins, inference.backend, say)
     from mm.runtime.generation import text_model
 
+    printed: set[str] = set()
+
+    def once(line: str) -> None:  # all models are measured on the same data
+        if line not in printed:
+            say(line)
+        printed.add(line)
+
     def measure_and_save(model: str) -> dict[str, Any]:
         opened = text_model.load(plugins, model, workspace, inference)
         say(f"{model}: measuring on {inference.backend}")
-        result = report.evaluate(plugins, model, opened, inference, settings, workspace, say)
+        result = report.evaluate(plugins, model, opened, inference, settings, workspace, once)
         path = report.save(result, name)
         say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
         return result

@@ -75,6 +75,15 @@ def saved_report(conditions: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def _is_repeated(path: Path, report: dict[str, Any]) -> bool:
+    """True if the report at `path` is of the same model, conditions and data."""
+    with suppress(ValueError, KeyError, TypeError):  # the file is not a report
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        same_data = [[text["digest"] for text in each.get("text", ())] for each in (before, report)]
+        return _comparison_key(before) == _comparison_key(report) and same_data[0] == same_data[1]
+    return False
+
+
 def _comparison_key(report: dict[str, Any]) -> Any:
     """The conditions as they read back from JSON, without the model's name and path, which do not change the results."""
     model = {key: value for key, value in report["model"].items() if key not in ("name", "path")}
@@ -98,12 +107,13 @@ def check_name(models: list[Path], name: str) -> None:
 def save(report: dict[str, Any], name: str) -> Path | None:
     """Write a report into its model's run, and return the path; None if the model belongs to no run.
 
-    The report is called `name`, or `default_name` if that is empty. If that name is taken, a number is appended.
+    The report is called `name`, or `default_name` if that is empty. A report of the same measurement is replaced; if the name is
+    taken by another, a number is appended.
     """
     model, settings = Path(report["model"]["path"]), EvalSettings(**report["settings"])
     stem, number = name or default_name(settings), 1
     path = _path(model, stem)
-    while path is not None and path.exists():
+    while path is not None and path.exists() and not _is_repeated(path, report):
         number += 1
         path = _path(model, f"{stem}-{number}")
     if path is not None:

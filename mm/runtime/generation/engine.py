@@ -80,9 +80,11 @@ class Reward(ABC):
 
 
 class Tool(ABC):
-    """A tool that a model can call. `schema` is its function schema: name, description, JSON-schema parameters."""
+    """A tool that a model can call. `schema` is its function schema: name, description, JSON-schema parameters. A call may take
+    `time_limit` seconds; it runs in a thread of its own."""
 
     schema: Mapping[str, Any]
+    time_limit: float = 30.0
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import traceback
 from collections.abc import Mapping, Sequence
@@ -75,15 +76,15 @@ def _call(
 ) -> tuple[list[Score], dict[int, str]]:
     """(the scores, the reasons of failures by index). If the batch fails, completions are scored one by one to find the row."""
     try:
-        return _check_scores(reward(rows, completions), len(completions)), {}
-    except Exception as error:
+        return _ask(reward, rows, completions), {}
+    except (Exception, SystemExit) as error:
         batch_error = error
     scores: list[Score] = []
     failed: dict[int, str] = {}
     for index, (row, completion, place) in enumerate(zip(rows, completions, places, strict=True)):
         try:
-            scores += _check_scores(reward([row], [completion]), 1)
-        except Exception as error:
+            scores += _ask(reward, [row], [completion])
+        except (Exception, SystemExit) as error:
             if not skip_failed:
                 raise _failure(name, place, error) from error
             scores.append(None)
@@ -93,6 +94,11 @@ def _call(
     if not skip_failed:
         raise _failure(name, f"{len(rows)} rows from {places[0]} on, but on none of them alone", batch_error) from batch_error
     return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(batch_error))
+
+
+def _ask(reward: Reward, rows: Sequence[Row], completions: Sequence[str]) -> list[Score]:
+    """The scores of a reward, which gets copies: what it changes in them, other rewards and the training do not see."""
+    return _check_scores(reward(copy.deepcopy(list(rows)), list(completions)), len(completions))
 
 
 def _check_scores(returned: Any, count: int) -> list[Score]:
@@ -111,13 +117,13 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = "" if frame.filename == __file__ else f" ({Path(frame.filename).name}:{frame.lineno})"
     return f"{type(error).__name__}: {error}{where}"
 
 
-def _failure(name: str, place: str, error: Exception) -> MMError:
+def _failure(name: str, place: str, error: BaseException) -> MMError:
     return MMError(
         f"Reward {name!r} failed on {place}: {_reason(error)}. With --skip-failed-rewards such completions are skipped."
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from mm.runtime.generation.engine import Tool
 
 T = TypeVar("T")
+
+_LONGEST = 2**16  # characters of a result, of which a model's window holds a part at most
 
 
 def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
@@ -37,8 +42,9 @@ def call(tools: Mapping[str, Tool], request: Call) -> str:
     """Run a model's call. Returns the result as JSON text.
 
     The result is `{"error": ...}`, so that the model can correct itself, for a call that cannot be parsed, names an unknown
-    tool or does not fit the tool's schema, and if the tool raises ValueError. Any other exception of a tool is raised on,
-    with a note that names the tool and its arguments. Raises MMError if a tool returns something that is not a JSON value.
+    tool or does not fit the tool's schema, if the tool raises ValueError, and, with a warning, if it takes longer than its
+    `time_limit` or returns more than 64 Ki characters. Any other exception of a tool is raised on, with a note that names the
+    tool and its arguments. Raises MMError if a tool returns something that is not a JSON value, or calls `sys.exit`.
     """
     if isinstance(request, DataError):
         return _text({"error": request.reason})
@@ -46,16 +52,52 @@ def call(tools: Mapping[str, Tool], request: Call) -> str:
     if fault:
         return _text({"error": fault})
     try:
-        result = tools[request.name](request.arguments)
+        result = _within_time(tools[request.name], copy.deepcopy(dict(request.arguments)))
+    except _TooLong as error:
+        return _refuse(request.name, str(error))
     except ValueError as error:
         return _text({"error": str(error) or "the tool refuses these arguments"})
     except Exception as error:
         error.add_note(f"in tool {request.name!r}, called with {dict(request.arguments)!r}")
         raise
     try:
-        return _text(result)
+        text = _text(result)
+        return text if len(text) <= _LONGEST else _refuse(request.name, f"its result has {len(text):,} characters")
     except (TypeError, ValueError) as error:
         raise MMError(f"Tool {request.name!r} returned something that is not a JSON value: {error}.") from error
+
+
+class _TooLong(Exception):
+    """A tool has not returned in its time."""
+
+
+def _within_time(tool: Tool, arguments: Mapping[str, Any]) -> Any:
+    """The tool's result. Raises what the tool raises, and _TooLong after its time limit; its thread is then left to itself, since
+    no thread can be ended from outside."""
+    outcome: list[tuple[Any, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            outcome.append((tool(arguments), None))
+        except SystemExit as error:
+            outcome.append((None, MMError(f"The tool called sys.exit({error.code!r}).")))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, name="mm-tool", daemon=True)
+    thread.start()
+    thread.join(tool.time_limit)
+    if not outcome:
+        raise _TooLong(f"it took longer than {tool.time_limit:g} s")
+    result, error = outcome[0]
+    if error:
+        raise error
+    return result
+
+
+def _refuse(name: str, why: str) -> str:
+    warnings.warn(f"Tool {name!r} gave no result: {why}. The model is told so.", stacklevel=4)
+    return _text({"error": f"no result: {why}"})
 
 
 def take_turns(

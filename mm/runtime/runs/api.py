@@ -6,8 +6,12 @@ Imports no torch: the chosen backend's environment is set before the training mo
 from __future__ import annotations
 
 import os
+import random
+import shlex
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,13 @@ from mm.core.config.autoselect import Choices, backend_name, choose, choose_back
 from mm.core.config.composition import Composition, Resolved
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, argument_layer, environment_layer
+from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
 from mm.core.run import Run, read_toml
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.models.storage import explain_write_errors
 from mm.runtime.runs.plan import Plan, describe
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
@@ -45,11 +51,14 @@ def compose(plugins: PluginManager, options: Mapping[str, Any], config: str | os
 def start(composition: Composition, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
     """Train and return the run's folder. Of several ranks one reports. Raises UsageError before anything is written."""
     say, plugins = say if is_main() else silent, composition.plugins
-    resolved = (resume_run if resume else new_run)(composition, workspace, say)
-    activate(plugins, resolved.run.select.backend, say)
-    from mm.runtime.runs import session
+    with ExitStack() as held:
+        held.callback(random.setstate, random.getstate())  # here, since some of what is imported below draws from it
+        hold = partial(_hold_name, workspace, held)
+        resolved = resume_run(composition, workspace, say) if resume else new_run(composition, workspace, say, hold)
+        activate(plugins, resolved.run.select.backend, say)
+        from mm.runtime.runs import session
 
-    return session.train(plugins, resolved, workspace, resume=resume, say=say)
+        return session.train(plugins, resolved, workspace, resume=resume, say=say)
 
 
 def plan(
@@ -63,8 +72,11 @@ def plan(
     return describe(composition.plugins, resolved, workspace, calibrate=calibrate, say=say)
 
 
-def new_run(composition: Composition, workspace: Workspace, say: Say) -> Resolved:
-    """Resolve a new run. Parts that the layers leave open are chosen, and each choice is printed."""
+def new_run(
+    composition: Composition, workspace: Workspace, say: Say, hold: Callable[[str], bool] = lambda name: True
+) -> Resolved:
+    """Resolve a new run. Parts that the layers leave open are chosen, and each choice is printed. `hold` returns True if no other
+    process is starting a run of that name."""
     composition.check()
     composition = choose(composition, workspace)
     selection = composition.selection
@@ -72,7 +84,9 @@ def new_run(composition: Composition, workspace: Workspace, say: Say) -> Resolve
     if selection.arch and not selection.tokenizer:
         choices["tokenizer"] = _newest_tokenizer(workspace)
     if not selection.run:
-        name = workspace.new_name("-".join(part for part in (selection.algo, selection.preset) if part))
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UsageError("Several ranks train one run, and each would choose a name by itself: give --run NAME.")
+        name = workspace.new_name("-".join(part for part in (selection.algo, selection.preset) if part), hold)
         choices["run"] = (name, f"run: {name}")
     composition = composition.choosing(choices)
     resolved = composition.resolve()
@@ -82,7 +96,22 @@ def new_run(composition: Composition, workspace: Workspace, say: Say) -> Resolve
     folder = workspace.run(resolved.run.select.run)
     if folder.path.exists():
         raise UsageError(folder.exists_message)
+    if selection.run and not hold(folder.name):
+        raise UsageError(f"Run {folder.name} is just being started by another process: choose another --run.")
     return resolved
+
+
+def _hold_name(workspace: Workspace, held: ExitStack, name: str) -> bool:
+    """Hold a run's name until `held` is closed. Returns False if another process holds it."""
+    path = workspace.cache / "names" / f"{workspace.run(name).name}.lock"
+    if is_main():  # the other ranks write nothing
+        with explain_write_errors(workspace.path, "Make room there, or see that it may be written."), suppress(UsageError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(exclusive(path, "{holder}"))
+            held.callback(path.unlink, missing_ok=True)
+            return True
+        return False
+    return True
 
 
 def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Resolved:
@@ -96,7 +125,7 @@ def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Reso
         say(f"run: {name}, the newest unfinished")
     folder = workspace.existing(name)
     if folder.manifest.get("state") == "finished":
-        raise UsageError(f"Run {name} is finished; continue its model with --from {name}.")
+        raise UsageError(f"Run {name} is finished; continue its model with --from {shlex.quote(name)}.")
     saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in _ONCE}
     before = Composition(plugins, [Layer(origin=f"run {name}", values={**saved, "run": name})])
     # an environment's values for the run's fixed settings, and data, belong to other runs
@@ -132,7 +161,8 @@ def _check_changes(before: Run, after: Run) -> None:
         if found.get(option.key, value) != value and not option.info.on_resume:
             raise UsageError(
                 f"{option.flag} is {value!r} in this run and cannot change on --resume: "
-                "only stopping, logging, saving, the backend and where the data is can."
+                "only stopping, logging, saving, the backend and where the data is can. To train its model with another value, "
+                f"start a new run with --from {shlex.quote(before.select.run)}."
             )
 
 

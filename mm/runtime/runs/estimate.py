@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mm.core.configs import ArchitectureConfig
 from mm.core.run import Run
+from mm.runtime.training.save_schedule import PARTS
 
 _WEIGHT = 4  # bytes: parameters, their gradients and the optimizer's moments are float32
 _MOMENTS = {"adamw": 2, "muon": 1}
@@ -42,6 +43,17 @@ def disk(run: Run, config: ArchitectureConfig, tokens: float) -> dict[str, int]:
         "checkpoints": settings.keep_checkpoints * (size + others + optimizer), "model": size, "best": size * settings.keep_best,
         "token cache": int(tokens * per_token),
     }  # fmt: skip
+
+
+def saving(run: Run, steps: int) -> str:
+    """When checkpoints are written, and how many of them are kept."""
+    settings = run.train
+    when = [f"every {settings.save_interval:,} steps"] if settings.save_interval else []
+    if settings.save_minutes is not None:
+        when.append(f"every {settings.save_minutes:g} minutes")
+        if not settings.save_interval:
+            when.append(f"after each tenth of the run ({-(-steps // PARTS):,} steps)")
+    return f"{', '.join([*when, 'at the end'])}; the newest {settings.keep_checkpoints} are kept"
 
 
 def size_text(count: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import platform
+import shlex
 import signal
 import time
 import tomllib
@@ -23,7 +24,7 @@ from mm.core.errors import Interrupted, UsageError
 from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.say import Say
+from mm.core.say import Say, command_line
 from mm.core.workspace import RunFolder, Workspace, fingerprint, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
@@ -70,7 +71,7 @@ def exclusive_run(folder: RunFolder) -> Iterator[None]:
 def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
     """Create the folder of a new run with its settings and manifest, and lock it. Raises UsageError if it exists.
 
-    A UsageError inside the block before the first step deletes the folder again.
+    A UsageError or a signal inside the block before the first step deletes the folder again.
     """
     folder, run = session.folder, session.run
     with ExitStack() as stack:
@@ -85,7 +86,7 @@ def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
             raise UsageError(folder.exists_message) from None
         try:
             yield
-        except UsageError:
+        except (UsageError, KeyboardInterrupt):
             if not session.trainer.state.step:  # the corrected command can then use the same name
                 discard(folder.path)
             raise
@@ -161,7 +162,7 @@ def _check_data(session: Session) -> None:
         raise UsageError(
             f"The {what} of run {session.folder.name} has changed since it started ({', '.join(changed) or 'rows were added'}): "
             f"a resume needs the same rows in the same order. Restore them, name their present place with "
-            f"--{key.replace('_', '-')}, or start a new run with --from {session.folder.name}."
+            f"--{key.replace('_', '-')}, or start a new run with --from {shlex.quote(session.folder.name)}."
         )
     before, now = ([part.get("share") for part in parts] for parts in (session.folder.manifest["data"], session.corpus.parts))
     if before != now:
@@ -180,7 +181,7 @@ def _check_frozen_models(session: Session) -> None:
         if before.get(role) not in (None, fingerprint(path)):
             raise UsageError(
                 f"The {role} of run {name}, {path}, has changed since it started: a resume needs the same model. "
-                f"Restore it, or start a new run with --from {name}."
+                f"Restore it, or start a new run with --from {shlex.quote(name)}."
             )
 
 
@@ -196,7 +197,7 @@ def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state of the run. Raises Interrupted if a signal stopped it."""
     training, folder = session.trainer.state, session.folder
     stop = training.stop
-    command = f"mm train --resume --run {folder.name}"
+    command = command_line("train", "--resume", "--run", folder.name)
     if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
         record_end(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {training.step} and saved.", number, again=command)

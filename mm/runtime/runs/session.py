@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +12,25 @@ from mm.core.config.composition import Resolved
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
-from mm.core.say import Say, is_main
+from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
 from mm.runtime.data.order import split_held_out
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.opening import open_backend, use_threads
 from mm.runtime.models.storage import explain_write_errors
-from mm.runtime.runs import lifecycle
+from mm.runtime.runs import ending, lifecycle
 from mm.runtime.runs.build_callbacks import build_callbacks
 from mm.runtime.runs.build_context import ContextBuilder
 from mm.runtime.runs.build_roles import RoleBuilder
+from mm.runtime.runs.isolation import whole_process
 from mm.runtime.runs.lifecycle import Session
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.callbacks.watchdog import Watchdog
 from mm.runtime.training.distributed import join_world
 from mm.runtime.training.feed import Feed
 from mm.runtime.training.held_out import HeldOut, evaluate
+from mm.runtime.training.interrupts import at_once, handled
 from mm.runtime.training.memory import explain_out_of_memory
 from mm.runtime.training.positions import check_positions
 from mm.runtime.training.roles import Role
@@ -43,27 +45,31 @@ _TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device w
 def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
     """Train the resolved run and return its folder.
 
-    Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
+    Raises UsageError for what the user can mend before anything is written, Interrupted after a signal that leaves a run to
+    resume, and Signalled after one that leaves nothing.
     """
-    folder = workspace.run(resolved.run.select.run)
-    with explain_write_errors(workspace.path, _WRITABLE), ExitStack() as stack:
-        if resume and is_main():
-            stack.enter_context(lifecycle.exclusive_run(folder))
+    name, given = resolved.run.select.run, workspace
+    workspace = Workspace(given.path.absolute())  # a plugin may change the current folder
+    folder = workspace.run(name)
+    with ExitStack() as stack:
+        for context in (whole_process(name), handled(), explain_write_errors(given.path, _WRITABLE)):
+            stack.enter_context(context)
+        if resume:
+            stack.enter_context(ending.resuming(folder))
+            if is_main():
+                stack.enter_context(lifecycle.exclusive_run(folder))
         checkpoint = lifecycle.usable_checkpoint(folder, say) if resume else None
         session = build(plugins, resolved.run, workspace, checkpoint=checkpoint, say=say)
+        if say is not silent:
+            session.trainer.state.stop.notice = lambda number: at_once(session.trainer.describe_stop(number))
         if checkpoint:
             lifecycle.resume(session, checkpoint, say)
         elif is_main():
             stack.enter_context(lifecycle.create_run_folder(session, resolved))
-        try:
+        with ending.recorded(session):
             session.trainer.fit()
-        except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            with suppress(OSError):  # a full disk is what may have ended it
-                lifecycle.record_end(session, state, str(error) or type(error).__name__)
-            raise
-        lifecycle.finish(session, say)
-    return folder
+            lifecycle.finish(session, say)
+    return given.run(name)
 
 
 def build(
@@ -112,11 +118,13 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     """The held-out rows: those of `--eval-data`, or those that `--eval-ratio` keeps from training."""
     settings = run.train
     if evaluation is None:
-        _, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
+        trained, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
         first = corpus.first(rows, settings.eval_rows)
         if settings.eval_ratio:
             most = f", {len(first):,} of them measured (--eval-rows)" if len(first) < len(rows) else ""
             say(f"held out: {len(rows):,} of {len(corpus.store):,} rows (--eval-ratio {settings.eval_ratio:g}){most}")
+        if len(trained) < len(rows):
+            say(f"--eval-ratio {settings.eval_ratio:g}: only {len(trained):,} of {len(corpus.store):,} units are trained on")
         return HeldOut(corpus.store, first, tokenizer.token_bytes)
     store = evaluation.store
     known = int(np.isin(store.hashes, corpus.store.hashes).sum())

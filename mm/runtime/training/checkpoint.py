@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from mm.core.callback import Callback
 from mm.core.errors import CheckpointError, StorageError
+from mm.core.say import command_line
 from mm.core.workspace import checkpoints, step_of
 from mm.runtime.models.folder import WEIGHTS, LoadedModel, save_model_folder, save_weights
 from mm.runtime.models.storage import discard, replace, seal, verify
@@ -120,7 +121,8 @@ def _failure_message(folder: Path, step: int, error: Exception) -> str:
     last = f"The last complete checkpoint is {earlier[-1].name}" if earlier else "There is no earlier checkpoint"
     return (
         f"Step {step} could not be saved in {folder}: {error}. {last}. Free space there and make sure that the "
-        f"folder is writable, or copy {run} into the folder runs of another workspace; then: mm train --resume --run {run.name}"
+        f"folder is writable, or copy {run} into the folder runs of another workspace; then: "
+        f"{command_line('train', '--resume', '--run', run.name)}"
     )
 
 
@@ -142,8 +144,8 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
     run, candidates = folder.parent, checkpoints(folder)
     if not candidates:
         raise CheckpointError(
-            f"Run {run.name} ended before its first checkpoint (--save-interval sets how often one is written): remove "
-            f"it with mm runs rm {run.name} and start again, or choose another --run."
+            f"Run {run.name} ended before its first checkpoint (--save-minutes and --save-interval set how often one is saved): "
+            f"remove it with {command_line('runs', 'rm', run.name)} and start again, or choose another --run."
         )
     for path in reversed(candidates):
         try:

@@ -23,13 +23,14 @@ class Meter:
         self._sums: dict[str, Pair] = {}
 
     def add(self, metrics: Mapping[str, Pair]) -> None:
-        """Add detached (sum, count) pairs. Of a metric that is a `Largest`, keep the maximum."""
+        """Add detached (sum, count) pairs of scalar tensors, on the device or on the host, or of numbers. Of a metric that is a
+        `Largest`, keep the maximum."""
         for name, pair in metrics.items():
             old = self._sums.get(name)
             if isinstance(pair, Largest):
                 self._sums[name] = _larger(old, pair) if isinstance(old, Largest) else pair
             else:
-                self._sums[name] = (old[0] + pair[0], old[1] + pair[1]) if old else pair
+                self._sums[name] = (_sum(old[0], pair[0]), _sum(old[1], pair[1])) if old else pair
 
     def read(self, world: World) -> dict[str, float]:
         """The mean or the maximum of each metric over all ranks, with one synchronisation; then the meter is empty."""
@@ -86,7 +87,24 @@ def rewind_lines(path: Path, step: int) -> None:
 def _larger(one: Largest, other: Largest) -> Largest:
     if not (one.size and other.size):
         return one if one.size else other
-    return Largest(torch.maximum(one.value, other.value), one.size + other.size)
+    first, second = _on_one_device(one.value, other.value)
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return Largest(torch.maximum(first, second), one.size + other.size)
+    number, tensor = (second, first) if isinstance(first, Tensor) else (first, second)
+    largest = tensor.clamp(min=number) if isinstance(tensor, Tensor) else max(number, tensor)  # type: ignore[type-var]
+    return Largest(largest, one.size + other.size)  # type: ignore[arg-type]
+
+
+def _sum(one: Tensor | float, other: Tensor | float) -> Tensor | float:
+    first, second = _on_one_device(one, other)
+    return first + second
+
+
+def _on_one_device(one: Tensor | float, other: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
+    """Both values, those of tensors on different devices with the host's as a number: reading that one waits for no device."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor) and one.device != other.device:
+        return tuple(v.item() if v.device.type == "cpu" else v for v in (one, other))  # type: ignore[return-value]
+    return one, other
 
 
 def _to_device(value: Tensor | float, device: torch.device) -> Tensor | float:
@@ -94,7 +112,11 @@ def _to_device(value: Tensor | float, device: torch.device) -> Tensor | float:
 
 
 def _to_host(values: list[Tensor | float]) -> list[float]:
-    """All values as floats; the tensors are fetched in one transfer."""
-    tensors = [v for v in values if isinstance(v, Tensor)]
-    fetched = iter(torch.stack([t.float() for t in tensors]).tolist() if tensors else [])
-    return [next(fetched) if isinstance(v, Tensor) else float(v) for v in values]
+    """All values as floats; the tensors of a device are fetched in one transfer."""
+    found = [0.0 if isinstance(v, Tensor) else float(v) for v in values]
+    for device in {v.device for v in values if isinstance(v, Tensor)}:
+        places = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.device == device]
+        fetched = torch.stack([values[i].float() for i in places]).cpu().tolist()  # type: ignore[union-attr]
+        for index, value in zip(places, fetched, strict=True):
+            found[index] = value
+    return found

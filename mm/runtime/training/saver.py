@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ class Saver:
     """Writes the checkpoints of a run into `folder`, at most one at a time.
 
     Every rank has one and calls it at the same steps. The thread's collectives use a process group of their own, so that
-    they cannot be matched with those of a training step.
+    they cannot be matched with those of a training step. `seconds` is the time that the last save took.
     """
 
     def __init__(self, loaded: LoadedModel, folder: Path, world: World) -> None:
@@ -28,6 +29,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._written: Path | None = None
         self._error: BaseException | None = None
+        self._started = self.seconds = 0.0
 
     @property
     def failed(self) -> bool:
@@ -37,6 +39,7 @@ class Saver:
     def start(self, state: TrainState) -> None:
         """Take a snapshot of the present state and start writing it. Without `--background-save`, return when it is written."""
         background, keep = state.settings.background_save, state.settings.keep_checkpoints
+        self._started = time.monotonic()
         snapshot = capture(state, copy=background)
         # a daemon: a second interrupt ends the process without waiting for the disk
         self._thread = threading.Thread(target=self._write, args=(snapshot, keep), name=THREAD, daemon=True)
@@ -63,5 +66,6 @@ class Saver:
     def _write(self, snapshot: Snapshot, keep: int) -> None:
         try:
             self._written = write(snapshot, self._loaded, self._folder, keep, self._world)
+            self.seconds = time.monotonic() - self._started
         except BaseException as error:
             self._error = error

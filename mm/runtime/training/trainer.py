@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from mm.runtime.training.measures import Totals
 from mm.runtime.training.memory import explain_out_of_memory, memory_report
 from mm.runtime.training.nonfinite import explain
 from mm.runtime.training.phases import phase
+from mm.runtime.training.save_schedule import SaveSchedule
 from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
 
@@ -29,6 +31,8 @@ class Trainer:
         self, state: TrainState, *, evaluate: Callable[[TrainState], dict[str, float]], saver: Saver | None = None
     ) -> None:
         self.state, self.saver, self._evaluate = state, saver, evaluate
+        self._schedule: SaveSchedule  # from the step at which `fit` begins
+        self._save_due = False
         self._handlers = _bind(state.callbacks)
         self._recent: dict[int, list[Unit]] = {}
 
@@ -37,6 +41,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the horizon, or until something stops the run. Saves at the end, and before a signal ends it."""
         state, error = self.state, None
+        self._schedule = SaveSchedule(state.settings, state.horizon, state.step)
         try:
             with state.stop.watch(), explain_out_of_memory(state.backend, lambda: memory_report(state)):
                 self.emit("on_start")
@@ -86,8 +91,11 @@ class Trainer:
             state.stop.ask(f"--max-time {limit:g}")
         if steps and state.step >= steps:
             state.stop.ask(f"--stop-after-steps {steps}")
-        failed = state.stop.agree(state.world, failed=bool(self.saver and self.saver.failed))
-        self._finish_save(wait=failed)
+        # the clock of one rank decides for all of them
+        due = bool(self.saver) and state.world.main and self._schedule.due(state.step)
+        agreed = state.stop.agree(state.world, failed=bool(self.saver and self.saver.failed), save=due)
+        self._save_due = agreed["save"]
+        self._finish_save(wait=agreed["failed"])
 
     def _after_step(self) -> None:
         state, settings = self.state, self.state.settings
@@ -101,7 +109,8 @@ class Trainer:
             return
         if state.evaluation_scheduled():
             self.evaluate()
-        if settings.save_interval and state.step % settings.save_interval == 0 and not self._last:
+        at_interval = settings.save_interval and state.step % settings.save_interval == 0
+        if (at_interval or self._save_due) and not self._last:
             self.save()
 
     @property
@@ -178,13 +187,26 @@ class Trainer:
             self.check()
             with phase("checkpoint"):
                 self._finish_save(wait=True)
+                self._schedule.start(self.state.step)
                 self.saver.start(self.state)
                 self._finish_save(wait=not self.state.settings.background_save)
 
     def _finish_save(self, *, wait: bool = False) -> None:
         """Tell the callbacks of a completed checkpoint. `wait`: wait for one under way; raises StorageError if it failed."""
         if self.saver and (path := self.saver.pop_completed(wait=wait)):
+            self._schedule.finish(self.saver.seconds)
             self.emit("on_save", path)
+
+    def describe_stop(self, number: int) -> str:
+        """The line for the user who has just sent a signal: what happens now, and what another Ctrl-C would lose."""
+        state, schedule = self.state, self._schedule
+        first = "saving, then stopping" if self._last else "stopping after this step, then saving"
+        seconds = (0.0 if self._last else state.seconds / max(1, state.step)) + schedule.cost
+        about = f" (about {seconds:.0f} s)" if seconds >= 1 else ""
+        lost = state.step - schedule.complete
+        losing = f" and loses {lost} {'step' if lost == 1 else 'steps'}" if lost else ""
+        again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
+        return f"{signal.Signals(number).name}: {first}{about}; {again} stops at once{losing}"
 
     def emit(self, event: str, *arguments: Any) -> None:
         """Call one event of every callback that implements it."""

@@ -21,8 +21,11 @@ from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.context import Context
 from mm.runtime.training.distributed import World
+from mm.runtime.training.measures import Metrics
+from mm.runtime.training.metrics import Meter
 from mm.runtime.training.objective import Objective
 from mm.runtime.training.roles import Role
+from mm.testing.suites.other_device import moved
 from mm.testing.suites.suite import Skip, Suite, host_numbers
 from mm.testing.suites.tensors import assert_near, gradients
 from mm.testing.suites.training import ShortTraining
@@ -143,14 +146,28 @@ class AlgorithmSuite(Suite):
         return ", ".join(f"{name} {value:g}" for name, value in counts.items()) or "none of its own"
 
     def check_metrics(self) -> str:
-        """Metrics are (sum, count); the sum is a detached scalar tensor."""
+        """Metrics are (sum, count), each a detached scalar tensor or a number, and can be logged."""
         algorithm, roles = self.make()
         batch = pack(self.minibatch)
         _, metrics = algorithm.loss(batch, Objective(algorithm, roles).totals([batch]))
-        for name, (total, _count) in metrics.items():
-            assert isinstance(total, Tensor) and total.shape == (), f"metric {name!r}: the sum is not a scalar tensor"
-            assert not total.requires_grad, f"metric {name!r} is not detached"
+        for name, pair in metrics.items():
+            for value in pair:
+                scalar = isinstance(value, int | float) or (isinstance(value, Tensor) and value.shape == ())
+                assert scalar, f"metric {name!r}: {type(value).__name__} is neither a scalar tensor nor a number"
+                assert not (isinstance(value, Tensor) and value.requires_grad), f"metric {name!r} is not detached"
+        self._check_logging(metrics)
         return ", ".join(sorted(metrics))
+
+    def _check_logging(self, metrics: Metrics) -> None:
+        """The metrics are logged with some on the host and some on another device, in turns, as a chip gives them."""
+        for turns in ((0,), (1,), (0, 1)):
+            expected, mixed = Meter(), Meter()
+            for turn in turns:
+                expected.add(metrics)
+                mixed.add({name: moved(pair) if (i + turn) % 2 else pair for i, (name, pair) in enumerate(metrics.items())})
+            found = mixed.read(World())
+            for name, value in expected.read(World()).items():
+                assert_near(torch.tensor(found[name]), torch.tensor(value), _NEAR, f"metric {name!r} logged from two devices")
 
     def check_cutting_a_batch_changes_nothing(self) -> str:
         """The loss and its gradient do not depend on how the mini-batch is cut into micro-batches."""

@@ -191,7 +191,7 @@ def test_generate_uses_the_system_message_and_thinking(call: Any, model: TextMod
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tiny-run", "hello", "--top-p", "2"], "top_p 2"),
+        (["tiny-run", "hello", "--top-p", "2"], "--top-p: 'top_p' must be above 0 and at most 1, not 2.0"),
         (["tiny-run", "hello", "--max-new-tokens", "1000"], "256 positions"),
         (["nowhere", "hello"], "nowhere"),
         (["tiny-run"], "No prompt"),

@@ -57,7 +57,7 @@ class Kto(PreferenceAlgorithm):
         device = next(self.models["policy"].model.parameters()).device
         for batch in self.context.packs(prepared) or [pack([]).to(device)]:  # on a rank without units, for the names
             for name, (total, count) in self.loss(batch, totals)[1].items():
-                before = found.get(name, (torch.zeros_like(total), 0.0))
+                before = found.get(name, (0.0, 0.0))
                 found[name] = before[0] + total, before[1] + count
         return found
 

@@ -15,7 +15,7 @@ from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option
 from mm.core.records import StageSpec
 from mm.core.run import read_toml
-from mm.core.say import on_stderr
+from mm.core.say import command_line, on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import COMMAND_LINE, read_line
@@ -85,9 +85,11 @@ def print_next(artifacts: dict[str, Path]) -> None:
     lines = []
     if model:
         name = model.parent.name
-        lines = [f"mm chat {name}", f"mm generate {name} 'Hello'", f"mm info {name}", f"mm runs show {name}"]
+        words = (("chat", name), ("generate", name, "Hello there"), ("info", name), ("runs", "show", name))
+        lines = [command_line(*line) for line in words]
     if "export" in artifacts:
-        lines.append(f"mm generate {artifacts['export']} 'Hello'    # the export; transformers loads it too")
+        export = command_line("generate", str(artifacts["export"]), "Hello there")
+        lines.append(f"{export}    # the export; transformers loads it too")
     if lines:
         click.echo("next:\n" + "\n".join(f"  {line}" for line in lines), err=True)
 

@@ -1,0 +1,60 @@
+"""How a run ends that does not finish: its manifest says so, and the user is told how to continue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from mm.core.errors import Interrupted
+from mm.core.say import command_line
+from mm.core.workspace import RunFolder, checkpoints, step_of
+from mm.runtime.runs import lifecycle
+from mm.runtime.runs.lifecycle import Session
+from mm.runtime.training.interrupts import explain_exit, ignored, number_of
+
+
+@contextmanager
+def resuming(folder: RunFolder) -> Iterator[None]:
+    """A signal inside the block, before the run has taken a step, raises Interrupted; the run stays resumable."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        with ignored():
+            if folder.manifest.get("state") == "running":  # of a process that was killed, or just written
+                folder.update_manifest({"state": "interrupted"})
+        raise Interrupted("Stopped before the first step.", number_of(error), again=_resume(folder)) from None
+
+
+@contextmanager
+def recorded(session: Session) -> Iterator[None]:
+    """Write into the manifest how the run ended if the block raises.
+
+    A signal that stopped it at once raises Interrupted if there is something to resume or to remove; `sys.exit` of a plugin
+    raises MMError.
+    """
+    try:
+        yield
+    except Interrupted:  # a signal that was answered after its step: recorded with the step
+        raise
+    except BaseException as error:
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with ignored(), suppress(OSError):  # a full disk is what may have ended it
+            lifecycle.record_end(session, state, str(error) or type(error).__name__)
+        if isinstance(error, KeyboardInterrupt) and session.trainer.state.step:
+            raise _stopped(session, number_of(error)) from None
+        if isinstance(error, SystemExit):
+            raise explain_exit(error) from error
+        raise
+
+
+def _stopped(session: Session, number: int) -> Interrupted:
+    step, folder = session.trainer.state.step, session.folder
+    if saved := checkpoints(folder.checkpoints):
+        text = f"Stopped at once after step {step}; the last checkpoint is that of step {step_of(saved[-1])}."
+        return Interrupted(text, number, again=_resume(folder))
+    remove = command_line("runs", "rm", folder.name)
+    return Interrupted(f"Stopped at once, before the first checkpoint: nothing can be resumed. {remove} removes the run.", number)
+
+
+def _resume(folder: RunFolder) -> str:
+    return command_line("train", "--resume", "--run", folder.name)
