@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 from torch import nn
 
@@ -19,11 +20,13 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError, MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec, ArchitectureSpec, ConverterSpec
+from mm.core.say import on_stderr
 from mm.core.workspace import ADAPTER, read_config
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
+from mm.runtime.models.finding import cure, run_of
 from mm.runtime.models.hf_files import reader
-from mm.runtime.models.storage import INDEX, verify
+from mm.runtime.models.storage import INDEX, native_error, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model
 from mm.runtime.text.tokenizer import Tokenizer
@@ -97,7 +100,10 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    try:
+        save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise native_error(error, path) from None
     path.chmod(mode)
 
 
@@ -114,8 +120,7 @@ def load_model_folder(
     config = read_config(folder)
     if config.get("model_type") != "mm":
         return _import_foreign(plugins, folder, config, backend, changes or {})
-    if (folder / INDEX).exists():
-        verify(folder)
+    _verify(folder)
     spec = plugins.get(ArchitectureSpec, config["architecture"])
     model_config = changed(spec, spec.config(**_as_tuples(config["config"])), changes or {})
     tokenizer = Tokenizer.load(folder)
@@ -132,6 +137,16 @@ def load_model_folder(
     if merge and "adapter" in config:
         merge_adapter(plugins, model, config["adapter"]["name"], folder / ADAPTER, config["adapter"]["config"])
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
+
+
+def _verify(folder: Path) -> None:
+    """Verify a folder of ours by its index. A model in a run always has one; elsewhere a missing one is reported."""
+    if not (folder / INDEX).exists():
+        if run := run_of(folder):
+            raise CheckpointError(f"{folder / INDEX} is missing: the model cannot be verified. {cure(run)}")
+        on_stderr(f"{folder}: not verified, it has no {INDEX}")
+        return
+    verify(folder, required=("config.json", WEIGHTS))
 
 
 def merge_adapter(

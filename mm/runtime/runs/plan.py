@@ -12,12 +12,13 @@ from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.run import Run
-from mm.core.workspace import Workspace, find_model, read_config
+from mm.core.workspace import Workspace, read_config
 from mm.runtime.data.bad_rows import ends_reading
 from mm.runtime.data.corpus import share_text
 from mm.runtime.data.reader import with_position
 from mm.runtime.data.sources import open_rows
 from mm.runtime.data.weights import split_weights
+from mm.runtime.models.finding import find_model
 from mm.runtime.text.tokenizer import Tokenizer
 
 # rows that are tokenized for an estimate; every row is counted

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from mm.core.callback import Callback
 from mm.core.config.composition import Resolved
+from mm.core.errors import CheckpointError, Interrupted, StorageError
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
@@ -17,12 +19,14 @@ from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
 from mm.runtime.data.order import split_held_out
 from mm.runtime.devices.backend import Backend
+from mm.runtime.models.finding import way_on
 from mm.runtime.models.opening import open_backend, use_threads
-from mm.runtime.models.storage import explain_write_errors
+from mm.runtime.models.storage import storage_error
 from mm.runtime.runs import lifecycle
 from mm.runtime.runs.build_callbacks import build_callbacks
 from mm.runtime.runs.build_context import ContextBuilder
 from mm.runtime.runs.build_roles import RoleBuilder
+from mm.runtime.runs.in_place import InPlace
 from mm.runtime.runs.lifecycle import Session
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.callbacks.watchdog import Watchdog
@@ -36,7 +40,6 @@ from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
 from mm.runtime.training.trainer import Trainer
 
-_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved stand."
 _TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device with more memory."
 
 
@@ -46,7 +49,7 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
     Raises UsageError for what the user can mend before anything is written, Interrupted after a signal was answered.
     """
     folder = workspace.run(resolved.run.select.run)
-    with explain_write_errors(workspace.path, _WRITABLE), ExitStack() as stack:
+    with _explain_write_errors(folder), ExitStack() as stack:
         if resume and is_main():
             stack.enter_context(lifecycle.exclusive_run(folder))
         checkpoint = lifecycle.usable_checkpoint(folder, say) if resume else None
@@ -57,13 +60,26 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
             stack.enter_context(lifecycle.create_run_folder(session, resolved))
         try:
             session.trainer.fit()
+            lifecycle.finish(session, say)
+        except Interrupted:
+            raise
         except BaseException as error:
             state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            with suppress(OSError):  # a full disk is what may have ended it
+            with suppress(OSError, CheckpointError):  # a full disk or a damaged manifest may be what ended it
                 lifecycle.record_end(session, state, str(error) or type(error).__name__)
+            if isinstance(error, OSError | StorageError):
+                session.in_place.check()
             raise
-        lifecycle.finish(session, say)
     return folder
+
+
+@contextmanager
+def _explain_write_errors(folder: RunFolder) -> Iterator[None]:
+    """Turn an OSError of a failed write into a StorageError, with the way to continue the run."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, further=f"{way_on(folder).capitalize()}.") or error from None
 
 
 def build(
@@ -98,12 +114,14 @@ def _build(
     check_positions(roles, {f"--max-length {run.train.max_length}": run.train.max_length})
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
+    in_place = InPlace(folder)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say)
+    callbacks = [in_place, *callbacks] if world.main else callbacks
     builder = ContextBuilder(plugins=plugins, run=run, folder=folder, backend=backend, world=world, loaded=loaded, say=say)
     trainer = _trainer(builder, roles, corpus, held, callbacks)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
-        loaded=loaded, corpus=corpus, evaluation=evaluation, trainer=trainer,
+        loaded=loaded, corpus=corpus, evaluation=evaluation, in_place=in_place, trainer=trainer,
     )  # fmt: skip
 
 

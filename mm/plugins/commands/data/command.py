@@ -37,13 +37,17 @@ data.add_command(stats)
 @click.pass_obj
 def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None:
     """Write the files of the built-in source NAME."""
+    from mm.runtime.models.storage import atomic_files
+
     source = _generated_source(plugins, name)
     if source is None:
         names = [spec.name for spec in plugins.specs(SourceSpec) if _generated_source(plugins, spec.name) is not None]
         raise UsageError(f"Source {name!r} makes no files. Sources that do: {', '.join(names) or 'none'}.")
     folder = out or Path("data") / name
+    with atomic_files(folder) as path:
+        files = source.make(path, seed)  # type: ignore[attr-defined]
     click.echo(f"{folder}:")
-    for file, rows in source.make(folder, seed).items():  # type: ignore[attr-defined]
+    for file, rows in files.items():
         click.echo(f"  {file}  {rows} rows")
 
 

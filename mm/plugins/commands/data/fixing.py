@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from mm.core.errors import UsageError
+from mm.runtime.models.storage import name_errors
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -50,13 +51,14 @@ def fixed_file(out: Path | None, inputs: Sequence[str]) -> Iterator[FixedFile | 
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
-        with os.fdopen(handle, "wb") as raw:
-            with gzip.open(raw, "wb") if out.suffix == ".gz" else contextlib.nullcontext(raw) as file:
-                yield FixedFile(cast(IO[bytes], file), out)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's mode is 0600; the finished file gets the mode of an ordinary one
-        os.replace(temporary, out)
+        with name_errors(Path(temporary), out):
+            with os.fdopen(handle, "wb") as raw:
+                with gzip.open(raw, "wb") if out.suffix == ".gz" else contextlib.nullcontext(raw) as file:
+                    yield FixedFile(cast(IO[bytes], file), out)
+                raw.flush()
+                os.fsync(raw.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's mode is 0600; the finished file gets the mode of an ordinary one
+            os.replace(temporary, out)
     finally:
         Path(temporary).unlink(missing_ok=True)
 

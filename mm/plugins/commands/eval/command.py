@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from mm.core.say import on_stderr
-from mm.core.workspace import Workspace, find_model
+from mm.core.workspace import Workspace
 from mm.plugins.commands import dialogue
 from mm.plugins.evaluations import measure, report, table
 from mm.plugins.evaluations.settings import EvalSettings
+from mm.runtime.models.finding import find_model
 
 
 @click.command("eval", cls=dialogue.ModelCommand, settings=EvalSettings)
@@ -28,15 +29,21 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
     inference, settings = dialogue.resolve(ctx)
     measure.check_settings(ctx.obj, settings)
     workspace = Workspace.here()
-    report.check_name([find_model(model, workspace) for model in models], name)
+    report.check_free([find_model(model, workspace) for model in models], name)
     dialogue.activate(ctx.obj, inference)
     from mm.runtime.generation import text_model
+
+    unsaved: list[OSError] = []
 
     def evaluate_and_save(model: str) -> dict[str, Any]:
         text = text_model.load(ctx.obj, model, workspace, inference)
         result = report.evaluate(ctx.obj, model, text, inference, settings, workspace, on_stderr)
-        path = report.save(result, name)
-        on_stderr(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
+        try:
+            path = report.save(result, name)
+        except OSError as error:  # the results are printed all the same
+            unsaved.append(error)
+        else:
+            on_stderr(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
         return result
 
     reports = [evaluate_and_save(model) for model in models]
@@ -44,3 +51,5 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
         click.echo(json.dumps(reports, indent=1, ensure_ascii=False))
     else:
         table.print_reports(reports)
+    if unsaved:
+        raise unsaved[0]

@@ -1,4 +1,4 @@
-"""The commands `mm runs`, `list`, `show`, `diff`, `plot` and `rm`. `mm runs samples` is in rollout_samples.py."""
+"""The commands `mm runs`, `list`, `show`, `diff`, `plot` and `rm`. `mm runs samples` and `prune` are in files of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
-from mm.core.workspace import RunFolder, Workspace
+from mm.core.say import on_stderr
+from mm.core.workspace import Workspace
+from mm.plugins.commands.runs.prune import prune
 from mm.plugins.commands.runs.rollout_samples import samples
 from mm.runtime.runs import reading
 
@@ -34,9 +36,9 @@ def list_(as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    folders = Workspace.here().runs()
+    folders = [reading.overview(run) for run in Workspace.here().runs()]
     if as_json:
-        _print_json([run.manifest for run in folders])
+        _print_json(folders)
     elif not folders:
         click.echo(f"No runs in {Workspace.here().path / 'runs'}.")
     else:
@@ -49,7 +51,7 @@ def _list(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show a run: its metrics, parts, data, notes, and every setting with where its value came from."""
     run = Workspace.here().existing(name)
-    settings, metrics, manifest = reading.settings(run), reading.figures(run), run.manifest
+    settings, metrics, manifest = reading.settings(run), reading.figures(run, on_stderr), run.manifest
     if as_json:
         _print_json({**manifest, "settings": settings, "figures": metrics})
         return
@@ -78,7 +80,7 @@ def show(name: str, as_json: bool) -> None:
 def diff(first: str, second: str, as_json: bool) -> None:
     """Show the settings, parts and metrics in which two runs differ."""
     workspace = Workspace.here()
-    differences = reading.differences(workspace.existing(first), workspace.existing(second))
+    differences = reading.differences(workspace.existing(first), workspace.existing(second), on_stderr)
     if as_json:
         _print_json(differences)
         return
@@ -102,6 +104,8 @@ def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Pat
     from mm.plugins.evaluations.plot import default_metrics, plot_runs
 
     folders = [Workspace.here().existing(name) for name in names]
+    for run in folders:
+        reading.metric_lines(run, on_stderr)  # reports damaged lines
     click.echo(plot_runs(folders, metrics or default_metrics(folders), out, apart=apart))
 
 
@@ -110,11 +114,12 @@ def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Pat
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(names: tuple[str, ...], yes: bool) -> None:
     """Remove runs with everything in their folders. A run that is in progress is refused."""
-    from mm.plugins.commands.runs.remove import remove, size
+    from mm.plugins.commands.runs.prune import size
+    from mm.plugins.commands.runs.remove import remove
 
     folders = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
     for run in folders:
-        click.echo(f"{run.name}: {run.manifest.get('state', 'no manifest')}, {size(run) / 2**20:,.1f} MiB", err=True)
+        click.echo(f"{run.name}: {reading.overview(run)['state']}, {size(run.path) / 2**20:,.1f} MiB", err=True)
     if not yes and not _confirm(f"Remove {len(folders)} run{'s' * (len(folders) > 1)} permanently?"):
         raise UsageError("Nothing was removed.")
     for run in folders:
@@ -130,21 +135,24 @@ def _confirm(question: str) -> bool:
 
 
 runs.add_command(samples)
+runs.add_command(prune)
 
 
-def _print_table(folders: list[RunFolder]) -> None:
+def _print_table(folders: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for column in ("run", "algorithm", "state", "step", "parameters", "created"):
         table.add_column(column, justify="right" if column in ("step", "parameters") else "left", no_wrap=column == "run")
-    for run in folders:
-        m = run.manifest
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m.get("created", 0)))
+    for m in folders:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(m["created"])) if "created" in m else ""
         step = f"{m.get('step', 0)}/{m.get('steps', '?')}"
-        table.add_row(run.name, m.get("algorithm", ""), reading.state(run), step, f"{m.get('parameters', 0):,}", created)
+        table.add_row(m["name"], m.get("algorithm", ""), m["state"], step, f"{m.get('parameters', 0):,}", created)
     Console().print(table)
+    for m in folders:
+        if m["state"] == "damaged":
+            on_stderr(m["error"])
 
 
 def _print_json(value: Any) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
+from mm.core.say import Say, on_stderr, silent
 from mm.core.workspace import Workspace
+from mm.runtime.training.json_lines import ROLLOUTS, read_lines
 
 
 @click.command()
@@ -25,7 +27,7 @@ from mm.core.workspace import Workspace
 def samples(name: str, last: int, sort: str, as_json: bool) -> None:
     """Show completions that a run's model generated while it was trained with rewards, and the score of each reward."""
     run = Workspace.here().existing(name)
-    newest = read_samples(run.path / "rollouts.jsonl", last)
+    newest = read_samples(run.path / ROLLOUTS, last, on_stderr)
     if sort != "step":
         newest.sort(key=lambda sample: -_number(sample, sort))
     if as_json:
@@ -34,20 +36,14 @@ def samples(name: str, last: int, sort: str, as_json: bool) -> None:
     click.echo("\n\n".join(sample_text(sample) for sample in newest))
 
 
-def read_samples(path: Path, last: int) -> list[dict[str, Any]]:
+def read_samples(path: Path, last: int, say: Say = silent) -> list[dict[str, Any]]:
     """The `last` newest samples of a rollouts.jsonl, in the order in which they were written.
 
-    A last line that is still being written is skipped. Raises UsageError if there is no file, or a line is not JSON.
+    Damaged lines are skipped, and reported with `say`. Raises UsageError if there is no file.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            lines = [line for line in deque(file, maxlen=last + 1) if line.endswith("\n")][-last:]
-    except FileNotFoundError:
-        raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.") from None
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UsageError(f"{path}: a damaged line: {error}.") from None
+    if not path.exists():
+        raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.")
+    return list(deque(read_lines(path, say), maxlen=last))
 
 
 def sample_text(sample: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a byte-level BPE tokenizer on the rows of FILE..., which are paths or built-in sources."""
     from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+    from mm.runtime.models.storage import atomic_files
 
     if (out / "tokenizer.json").exists() and not force:
         raise UsageError(
@@ -48,7 +49,8 @@ def train(
     options = TrainingOptions(vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency)
     texts, held_out = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
     trained = train_tokenizer(texts, options, source)
-    trained.save(out)
+    with atomic_files(out) as folder:
+        trained.save(folder)
     click.echo(f"{out}: {trained.vocab_size} tokens, fingerprint {trained.fingerprint}")
     if trained.vocab_size < vocab_size:
         click.echo(f"The texts have too few pairs for --vocab-size {vocab_size} at --min-frequency {min_frequency}.")

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mm.core.callback import Callback
 from mm.core.say import Say, silent
+from mm.runtime.models.storage import name_errors
 
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
@@ -89,7 +90,7 @@ class ProgressBar(Callback):
         elif show:
             self.say(line)
         if self.log.parent.is_dir():
-            with self.log.open("a", encoding="utf-8") as file:
+            with name_errors(self.log, self.log), self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
