@@ -78,7 +78,7 @@ def name_errors(temporary: Path, final: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is None or str(error.filename).startswith(str(temporary)):
-            error.filename, error.filename2 = str(final), None
+            error.filename = str(final)
         raise
 
 

@@ -218,7 +218,7 @@ def test_skills_are_asked_of_a_model(call: Any, workspace: Workspace) -> None:
         (["first", "--data", "bad.jsonl", "--max-length", "9"], "bad.jsonl:2:"),
         (["first", "--data", "texts.jsonl"], "--max-length 512: the model has 256 positions"),
         (["first", "--data", "texts.jsonl", "--batch-tokens", "0"], "--batch-tokens"),
-        (["first", "--data", "texts.jsonl", "--name", "a/b"], "without '/'"),
+        (["first", "--data", "texts.jsonl", "--name", "a/b"], "a name has no /"),
         (["first", "--data", "texts.jsonl", "--engine", "remote"], "remote"),
         ([], "MODEL"),
     ],

@@ -45,6 +45,7 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int) -> None
         raise UsageError(f"Source {name!r} makes no files. Sources that do: {', '.join(names) or 'none'}.")
     folder = out or Path("data") / name
     with atomic_files(folder) as path:
+        path.rmdir()  # a source creates the folder that it is given
         files = source.make(path, seed)  # type: ignore[attr-defined]
     click.echo(f"{folder}:")
     for file, rows in files.items():
