@@ -14,10 +14,11 @@ from typing import Any
 import click
 
 from mm.core.discovery import stale_parts
-from mm.core.errors import Interrupted, MMError, UsageError, close_match
+from mm.core.errors import Interrupted, MMError, StorageError, UsageError, close_match
 from mm.core.plugins import PluginManager
 from mm.core.records import CommandSpec
-from mm.core.say import command_line
+from mm.core.say import command_line, on_stderr
+from mm.runtime.models.storage import storage_error
 from mm.runtime.training.interrupts import explain_exit, install, number_of
 
 _HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU or CPU.
@@ -129,6 +130,8 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
+        if isinstance(error, OSError) and (message := _write_failure(error)):
+            return _report(message, StorageError.exit_code)
         _add_plugin_note(error, manager)
         traceback.print_exception(error)
         return 1
@@ -148,7 +151,7 @@ def main() -> None:
 
 
 def _report(message: str, code: int) -> int:
-    click.echo(f"mm: {message}", err=True)
+    on_stderr(f"mm: {message}")
     return code
 
 
@@ -164,6 +167,19 @@ def _start_again(argv: Sequence[str]) -> str:
 
 def _notes(error: BaseException | None) -> Sequence[str]:
     return getattr(error, "__notes__", ())
+
+
+def _write_failure(error: OSError) -> str:
+    """The message for a failed write, of the command's output or of a file; "" for another error. The rest of an output that
+    fails is discarded, so that it does not fail again when the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if error.filename is None and storage_error(error):  # whatever writes a file names it
+        return f"The output cannot be written: {error.strerror}. What the command had saved by then is complete."
+    return str(storage_error(error) or "")
 
 
 def _warn(manager: PluginManager) -> None:

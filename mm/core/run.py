@@ -61,14 +61,14 @@ class Run:
         return {"select": self.select, "train": self.train}.get(name) or self.parts[name]
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A settings file as flat values: `[lora] alpha` becomes `lora_alpha`. Raises UsageError naming the file."""
+def read_toml(path: Path, option: str = "--config ") -> dict[str, Any]:
+    """A settings file as flat values: `[lora] alpha` becomes `lora_alpha`. Raises UsageError naming option and file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror or error}.") from None
+        raise UsageError(f"{option}{path}: {error.strerror or error}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not valid TOML: {error}.") from None
+        raise UsageError(f"{option}{path}: not valid TOML: {error}.") from None
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):

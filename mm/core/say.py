@@ -16,10 +16,10 @@ def is_main() -> bool:
 
 
 def on_stderr(line: str) -> None:
-    """Print to stderr. If its reader has closed it (`mm train 2>&1 | head`), the command continues."""
+    """Print to stderr. If its reader has closed it (`mm train 2>&1 | head`) or its disk is full, the command continues."""
     try:
         print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:  # discard buffered and later lines; a run's log.txt has them
+    except OSError:  # discard buffered and later lines; a run's log.txt has them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

@@ -92,7 +92,7 @@ class TrainSettings:
     )
     eval_ratio: float = option(0.02, help="Share of the rows held out for evaluation.", within="[0, 1)")
     eval_data: tuple[str, ...] = option(
-        (), help="File or source to evaluate on, instead of holding out rows; may be given several times."
+        (), help="File or source to evaluate on, instead of holding out rows; may be given several times.", on_resume=True
     )
     eval_rows: int = option(256, help="Most rows that an evaluation measures.", within="[1, inf)")
     eval_interval: int | None = option(

@@ -10,9 +10,11 @@ from mm.core.config.sections import Section
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.core.say import Say
-from mm.core.workspace import Workspace, find_model
+from mm.core.workspace import Workspace
 from mm.plugins.evaluations import measure, report
 from mm.plugins.evaluations.settings import EvalSettings
+from mm.runtime.models.finding import find_model
+from mm.runtime.models.storage import storage_error
 from mm.runtime.runs import api
 
 _SECTION = Section(name="eval", config=EvalSettings)
@@ -30,7 +32,7 @@ def measure_models(
     or by a name made from the settings. Raises UsageError before anything is measured if something is wrong."""
     plugins, inference, settings = composition.plugins, composition.inference, _SECTION.read(composition.layers)
     measure.check_settings(plugins, settings)
-    report.check_name([find_model(model, workspace) for model in models], name)
+    report.check_free([find_model(model, workspace) for model in models], name)
     api.activate(plugins, inference.backend, say)
     from mm.runtime.generation import text_model
 
@@ -45,8 +47,15 @@ def measure_models(
         opened = text_model.load(plugins, model, workspace, inference)
         say(f"{model}: measuring on {inference.backend}")
         result = report.evaluate(plugins, model, opened, inference, settings, workspace, once)
-        path = report.save(result, name)
-        say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
+        try:
+            path = report.save(result, name)
+        except OSError as error:  # the results are returned all the same
+            explained = storage_error(error)
+            if explained is None:
+                raise
+            say(f"report: not saved: {explained}")
+        else:
+            say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
         return result
 
     return [measure_and_save(model) for model in models]

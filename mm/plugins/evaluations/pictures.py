@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 from mm.core.say import on_stderr
+from mm.runtime.models.storage import name_errors
 
 
 def pyplot() -> Any:
@@ -20,7 +22,7 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, out: Path) -> Path:
-    """Write a matplotlib figure to a file and close it. Returns `out`.
+    """Write a matplotlib figure to a file, which is complete or stays as it was, and close it. Returns `out`.
 
     matplotlib's own font has no Chinese characters, so missing glyphs are taken from other installed fonts. Characters that
     no font has are reported once on stderr.
@@ -34,10 +36,15 @@ def save(figure: Any, out: Path) -> Path:
     if missing:
         on_stderr(f"{out}: no installed font has the characters {missing}; install one that has, such as Noto Sans CJK")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
-        figure.tight_layout()
-        figure.savefig(out, dpi=120)
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")
+    try:
+        with name_errors(temporary, out), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+            figure.tight_layout()
+            figure.savefig(temporary, dpi=120)
+            os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
     pyplot().close(figure)
     return out
 

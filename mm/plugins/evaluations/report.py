@@ -15,9 +15,11 @@ import attrs
 from mm.core.config.load_settings import Inference
 from mm.core.errors import UsageError
 from mm.core.say import Say
-from mm.core.workspace import Workspace, fingerprint, run_of, write_text
+from mm.core.workspace import Workspace, check_name, write_text
 from mm.plugins.evaluations.measure import items_digest, measure
 from mm.plugins.evaluations.settings import EvalSettings
+from mm.runtime.models.finding import run_of
+from mm.runtime.models.storage import fingerprint
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -97,7 +99,7 @@ def default_name(settings: EvalSettings) -> str:
     return re.sub(r"[^\w+.-]+", "-", "+".join(parts))
 
 
-def check_name(models: list[Path], name: str) -> None:
+def check_free(models: list[Path], name: str) -> None:
     """Raise UsageError if one of the models has a report of that name already. Called before anything is measured."""
     for path in (_path(model, name) for model in models if name):
         if path is not None and path.exists():
@@ -125,6 +127,5 @@ def _path(model: Path, name: str) -> Path | None:
     run = run_of(model)
     if run is None:
         return None
-    if name != Path(name).name or name.startswith("."):
-        raise UsageError(f"--name {name!r}: expected one file name, without '/'.")
+    check_name("--name", name)
     return run.evals / f"{name}.json"

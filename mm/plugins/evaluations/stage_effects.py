@@ -12,9 +12,10 @@ import attrs
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
-from mm.core.workspace import RunFolder, Workspace, find_model, run_of
+from mm.core.workspace import RunFolder, Workspace
 from mm.plugins.sources.skills.held_out_items import SuiteScore, file_of, seed_of
 from mm.plugins.sources.skills.suites import TEACHES
+from mm.runtime.models.finding import find_model, run_of
 from mm.runtime.runs.reading import settings
 
 TIER = "new"

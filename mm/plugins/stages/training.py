@@ -18,8 +18,9 @@ from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.say import silent
-from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
+from mm.core.workspace import RunFolder, checkpoints, write_text
 from mm.runtime.data.corpus import open_source
+from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 from mm.runtime.runs.ledger import digest
 from mm.runtime.runs.plan import Plan

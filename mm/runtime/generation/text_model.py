@@ -16,10 +16,11 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import EngineSpec
 from mm.core.say import Say, silent
-from mm.core.workspace import Workspace, find_model
+from mm.core.workspace import Workspace
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Request, Sampling
+from mm.runtime.models.finding import find_model
 from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder
 from mm.runtime.models.opening import fuse_kernels, open_backend, use_threads
 from mm.runtime.text.messages import Message

@@ -10,12 +10,13 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
 from mm.core.say import Say, silent
-from mm.core.workspace import Workspace, find_adapter, find_model
+from mm.core.workspace import Workspace
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
 from mm.runtime.models.config_files import read_config
 from mm.runtime.models.converter import Converter, Unsupported, refusal
 from mm.runtime.models.description import NATIVE
-from mm.runtime.models.storage import atomic_folder
+from mm.runtime.models.finding import find_adapter, find_model
+from mm.runtime.models.storage import atomic_folder, seal
 from mm.runtime.models.tensors import cast, compare, named_tensors
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ def _write_native(plugins: PluginManager, loaded: LoadedModel, folder: Path, dty
     if dtype:
         cast(named_tensors(loaded.model), dtype)  # raises UsageError for a value out of the type's range
         loaded.model.to(dtype=dtype)
-    with atomic_folder(folder) as path:
+    with atomic_folder(folder, index=False) as path:
         save_model_folder(path, loaded)
+        seal(path)
         back = load_model_folder(plugins, path, Backend())
         compare(named_tensors(loaded.model.float()), named_tensors(back.model))
 

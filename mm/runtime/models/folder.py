@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 from torch import nn
 
@@ -19,14 +20,16 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError, MMError
 from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec, ArchitectureSpec
+from mm.core.say import on_stderr
 from mm.core.workspace import ADAPTER
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.checks import check_finite, check_header, check_size
 from mm.runtime.models.config_files import CONFIG, saved_config, text_of
 from mm.runtime.models.description import Described, describe
+from mm.runtime.models.finding import cure, run_of
 from mm.runtime.models.hf_files import header
-from mm.runtime.models.storage import INDEX, verify
+from mm.runtime.models.storage import INDEX, native_error, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model
 from mm.runtime.text.tokenizer import Tokenizer
@@ -100,7 +103,10 @@ def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    try:
+        save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise native_error(error, path) from None
     path.chmod(mode)
 
 
@@ -117,8 +123,7 @@ def load_model_folder(
     described = describe(plugins, folder)
     if described.converter is not None:
         return _import_foreign(plugins, folder, described, backend, changes or {})
-    if (folder / INDEX).exists():
-        verify(folder)
+    _verify(folder)
     values, spec = described.values, described.architecture
     model_config = changed(spec, described.config, changes or {})
     tokenizer = Tokenizer.load(folder)
@@ -141,6 +146,16 @@ def load_model_folder(
         merge_adapter(plugins, model, name, folder / ADAPTER, note.get("config"))
     check_finite(folder, named_tensors(model))
     return LoadedModel(spec.name, model_config, model, tokenizer, folder)
+
+
+def _verify(folder: Path) -> None:
+    """Verify a folder of ours by its index. A model in a run always has one; elsewhere a missing one is reported."""
+    if not (folder / INDEX).exists():
+        if run := run_of(folder):
+            raise CheckpointError(f"{folder / INDEX} is missing: the model cannot be verified. {cure(run)}")
+        on_stderr(f"{folder}: not verified, it has no {INDEX}")
+        return
+    verify(folder, required=("config.json", WEIGHTS))
 
 
 def merge_adapter(

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +17,16 @@ from mm.runtime.text.json_file import read_object
 
 INDEX = "index.json"
 _LEFT_OVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>old|tmp|\d+)")
-_UNWRITABLE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-)  # fmt: skip
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust report it
+_CURES = {
+    "Make room there, or name another place.": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "See that it may be read and written, or name another place.": (errno.EROFS, errno.EACCES, errno.EPERM),
+    "A file is where a folder is needed, or the reverse: move it away, or name another place.": (
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    ),
+    "Choose a shorter name.": (errno.ENAMETOOLONG,),
+    "The device fails: name another place.": (errno.EIO,),
+}  # fmt: skip
 
 
 @contextmanager
@@ -36,23 +43,58 @@ def atomic_folder(final: Path, *, index: bool = True, overwrite: bool = True) ->
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        (seal if index else flush)(temporary)
-        (replace if overwrite else os.rename)(temporary, final)
+        with name_errors(temporary, final):
+            yield temporary
+            (seal if index else flush)(temporary)
+            (replace if overwrite else os.rename)(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 @contextmanager
-def explain_write_errors(folder: Path, cure: str) -> Iterator[None]:
-    """Turn an OSError of a failed write (no space, no permission, device error) into a StorageError with the path and `cure`."""
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder. At the end of the block its files replace those of the same names in `folder`; other files there
+    are kept. If the block raises, `folder` stays as it was, or missing."""
+    if not folder.exists():
+        with atomic_folder(folder, index=False) as temporary:
+            yield temporary
+        return
+    temporary = folder / f".new.{os.getpid()}"
+    try:
+        with name_errors(temporary, folder):
+            temporary.mkdir()
+            yield temporary
+            flush(temporary)
+            for path in sorted(temporary.iterdir()):
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def name_errors(temporary: Path, final: Path) -> Iterator[None]:
+    """Give an OSError that names no file, or something at `temporary`, the place that the user knows: `final`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            raise
-        raise StorageError(f"{error.filename or folder}: {error.strerror}. {cure}") from None
+        if error.filename is None or str(error.filename).startswith(str(temporary)):
+            error.filename = str(final)
+        raise
+
+
+def native_error(error: Exception, path: Path) -> Exception:
+    """The OSError that a library written in Rust reports in the text of its own exception; any other exception is returned."""
+    found = _OS_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path)) if found else error
+
+
+def storage_error(error: OSError, *, further: str = "") -> StorageError | None:
+    """The message for a file that cannot be written (no space, no permission, a device error), or None for another error: path,
+    reason, cure, and what can be done `further`."""
+    cure = next((cure for cure, numbers in _CURES.items() if error.errno in numbers), None)
+    text = f"{error.filename or 'A file'}: {error.strerror}. {cure} {further}"
+    return StorageError(text.rstrip()) if cure else None
 
 
 def seal(folder: Path) -> None:
@@ -69,8 +111,9 @@ def flush(folder: Path) -> None:
         _fsync(path)
 
 
-def verify(folder: Path) -> None:
-    """Raise CheckpointError naming the first file that is missing or differs from the index, or a damaged index."""
+def verify(folder: Path, required: Sequence[str] = ()) -> None:
+    """Raise CheckpointError naming the first file that is missing or differs from the index, or a damaged index: one that lists
+    nothing, or not the `required` files."""
     try:
         index = read_object(folder / INDEX)
         entries = {folder / name: (entry["size"], entry["sha256"]) for name, entry in index.items()}
@@ -78,11 +121,26 @@ def verify(folder: Path) -> None:
         raise CheckpointError(f"{folder / INDEX}: {error}") from None
     except (AttributeError, KeyError, TypeError):
         raise CheckpointError(f"{folder / INDEX} is damaged: it is not a table of sizes and hashes.") from None
+    if absent := [name for name in required if name not in index]:
+        raise CheckpointError(f"{folder / INDEX} is damaged: it does not list {absent[0]}.")
     for path, (size, sha256) in entries.items():
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
         if path.stat().st_size != size or digest(path) != sha256:
             raise CheckpointError(f"{path} is damaged: it differs from the hash in {INDEX}.")
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, or of the names and contents of the files in a folder. If the folder has an index, only that is
+    hashed, as it contains the hashes of all files."""
+    total = hashlib.sha256()
+    index = path / INDEX
+    files = [path] if path.is_file() else [index] if index.exists() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        total.update(file.name.encode())
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
 
 
 def digest(path: Path) -> str:
@@ -104,7 +162,7 @@ def replace(source: Path, final: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Delete a folder. It is renamed first, so that its name never refers to a part of it."""
-    aside = folder.with_name(f".{folder.name}.tmp")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)
     shutil.rmtree(aside)
@@ -123,6 +181,24 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete the temporary folders in `folder` whose process has ended. Other processes may be creating theirs meanwhile."""
+    for path in folder.glob(".*"):
+        match = _LEFT_OVER.fullmatch(path.name)
+        if match and match["kind"].isdigit() and path.is_dir() and not _is_alive(int(match["kind"])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # a process of another user
+        pass
+    return True
 
 
 def _fsync(path: Path) -> None:

@@ -10,7 +10,7 @@ import random
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from mm.core.records import BackendSpec
 from mm.core.run import Run, read_toml
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
-from mm.runtime.models.storage import explain_write_errors
+from mm.runtime.models.storage import storage_error
 from mm.runtime.runs.plan import Plan, describe
+from mm.runtime.runs.reading import resumable_settings
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
 # where a run stopped is no reason to stop there again
@@ -104,13 +105,16 @@ def new_run(
 def _hold_name(workspace: Workspace, held: ExitStack, name: str) -> bool:
     """Hold a run's name until `held` is closed. Returns False if another process holds it."""
     path = workspace.cache / "names" / f"{workspace.run(name).name}.lock"
-    if is_main():  # the other ranks write nothing
-        with explain_write_errors(workspace.path, "Make room there, or see that it may be written."), suppress(UsageError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(exclusive(path, "{holder}"))
-            held.callback(path.unlink, missing_ok=True)
-            return True
+    if not is_main():  # the other ranks write nothing
+        return True
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(exclusive(path, "{holder}"))
+    except UsageError:
         return False
+    except OSError as error:
+        raise storage_error(error) or error from None
+    held.callback(path.unlink, missing_ok=True)
     return True
 
 
@@ -118,18 +122,20 @@ def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Reso
     """Resolve an existing run with its own settings. Only stopping, logging, the backend and the paths of the data may differ."""
     plugins, name = composition.plugins, composition.selection.run
     if not name:
-        unfinished = [r for r in workspace.runs() if r.manifest.get("state") != "finished"]
+        unfinished = [r for r in workspace.runs() if not r.damage and r.manifest["state"] != "finished"]
         if not unfinished:
             raise UsageError("--resume: this workspace has no unfinished run; name one with --run.")
         name = unfinished[0].name
         say(f"run: {name}, the newest unfinished")
     folder = workspace.existing(name)
-    if folder.manifest.get("state") == "finished":
+    if not folder.manifest:
+        raise UsageError(f"{folder.path} has neither manifest.json nor run.toml: it is no run that can be resumed.")
+    if folder.manifest["state"] == "finished":
         raise UsageError(f"Run {name} is finished; continue its model with --from {shlex.quote(name)}.")
-    saved = {k: v for k, v in read_toml(folder.path / "run.toml").items() if k not in _ONCE}
+    saved = {key: value for key, value in resumable_settings(folder).items() if key not in _ONCE}
     before = Composition(plugins, [Layer(origin=f"run {name}", values={**saved, "run": name})])
     # an environment's values for the run's fixed settings, and data, belong to other runs
-    free = {o.key for o in before.options if o.info.on_resume} - {"data"}
+    free = {o.key for o in before.options if o.info.on_resume} - {"data", "eval_data"}
     layers = [_only(layer, free) if layer.lenient else layer for layer in composition.layers]
     after = before.having([*layers, *before.layers])
     _check_changes(before.resolve().run, after.resolve().run)

@@ -14,6 +14,7 @@ from mm.runtime.training.callbacks.early_stopping import EarlyStopping
 from mm.runtime.training.callbacks.profile import Profile
 from mm.runtime.training.callbacks.progress_bar import ProgressBar
 from mm.runtime.training.callbacks.samples import Samples, prompts_from_rows, prompts_from_texts
+from mm.runtime.training.json_lines import SAMPLES
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -82,7 +83,7 @@ def _samples(
     engine: Engine = plugins.load(EngineSpec, spec.name)(spec.config() if spec.config else None, loaded.model, backend)
     for note in engine.notes():
         report(note)
-    return Samples(folder.path / "samples.jsonl", prompts, settings.sample_tokens, loaded, engine, say)
+    return Samples(folder.path / SAMPLES, prompts, settings.sample_tokens, loaded, engine, say)
 
 
 def _flops(loaded: LoadedModel, run: Run) -> float:

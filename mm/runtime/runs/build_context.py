@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from mm.runtime.generation.engine import Engine, Reward, Tool
 from mm.runtime.models.folder import LoadedModel, freeze
 from mm.runtime.nn.batch import pack, split_by_tokens
 from mm.runtime.training.context import Context, of_store
-from mm.runtime.training.metrics import rewind_lines
+from mm.runtime.training.json_lines import ROLLOUTS, append_lines, rewind_lines
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from mm.runtime.nn.model import Model
     from mm.runtime.training.distributed import World
     from mm.runtime.training.feed import Feed
-
-ROLLOUTS = "rollouts.jsonl"
 
 
 @attrs.frozen(kw_only=True)
@@ -132,10 +129,8 @@ def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], 
             if not begun and "step" in samples[0]:
                 rewind_lines(path, samples[0]["step"] - 1)
             begun = True
-            with path.open("a", encoding="utf-8") as file:
-                for sample in samples:
-                    placed = {"place": sample["place"].removeprefix(below)} if "place" in sample else {}
-                    file.write(json.dumps({**sample, **placed}, ensure_ascii=False) + "\n")
+            places = [{"place": s["place"].removeprefix(below)} if "place" in s else {} for s in samples]
+            append_lines(path, [{**sample, **place} for sample, place in zip(samples, places, strict=True)])
 
     return log
 

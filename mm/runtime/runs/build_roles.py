@@ -14,10 +14,11 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AdapterSpec
 from mm.core.run import Run
 from mm.core.say import Say
-from mm.core.workspace import ADAPTER, Workspace, find_adapter, find_model
+from mm.core.workspace import ADAPTER, Workspace
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models import folder as models
 from mm.runtime.models.adapter import Adapter
+from mm.runtime.models.finding import find_adapter, find_model
 from mm.runtime.models.folder import LoadedModel
 from mm.runtime.models.opening import fuse_kernels
 from mm.runtime.nn.model import Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from mm.core.errors import Interrupted
+from mm.core.errors import CheckpointError, Interrupted, StorageError
 from mm.core.say import command_line
 from mm.core.workspace import RunFolder, checkpoints, step_of
 from mm.runtime.runs import lifecycle
@@ -38,8 +38,10 @@ def recorded(session: Session) -> Iterator[None]:
         raise
     except BaseException as error:
         state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        with ignored(), suppress(OSError):  # a full disk is what may have ended it
+        with ignored(), suppress(OSError, CheckpointError):  # a full disk or a damaged manifest may be what ended it
             lifecycle.record_end(session, state, str(error) or type(error).__name__)
+        if isinstance(error, OSError | StorageError):
+            session.in_place.check()
         if isinstance(error, KeyboardInterrupt) and session.trainer.state.step:
             raise _stopped(session, number_of(error)) from None
         if isinstance(error, SystemExit):

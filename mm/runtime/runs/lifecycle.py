@@ -24,15 +24,19 @@ from mm.core.errors import Interrupted, UsageError
 from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
+from mm.core.run_folder import SETTINGS
 from mm.core.say import Say, command_line
-from mm.core.workspace import RunFolder, Workspace, fingerprint, write_text
+from mm.core.workspace import RunFolder, Workspace, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import LoadedModel, save_model_folder
-from mm.runtime.models.storage import atomic_folder, discard, remove_leftovers
+from mm.runtime.models.storage import atomic_folder, discard, fingerprint, remove_abandoned, remove_leftovers
+from mm.runtime.runs.in_place import InPlace
+from mm.runtime.runs.reading import settings
 from mm.runtime.runs.speed import Speed, key_of, record
 from mm.runtime.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.runtime.training.distributed import World
+from mm.runtime.training.json_lines import repair_lines
 from mm.runtime.training.trainer import Trainer
 
 # a run tells its speed if it took that many steps and seconds
@@ -52,6 +56,7 @@ class Session:
     loaded: LoadedModel
     corpus: Corpus
     evaluation: Corpus | None
+    in_place: InPlace
     trainer: Trainer
 
 
@@ -64,6 +69,7 @@ def exclusive_run(folder: RunFolder) -> Iterator[None]:
     with _lock(folder, folder.path):
         for path in (folder.path, folder.checkpoints):
             remove_leftovers(path)
+        remove_abandoned(folder.path.parent)
         yield
 
 
@@ -74,14 +80,15 @@ def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
     A UsageError or a signal inside the block before the first step deletes the folder again.
     """
     folder, run = session.folder, session.run
+    remove_abandoned(folder.path.parent)
     with ExitStack() as stack:
         try:
             with atomic_folder(folder.path, index=False, overwrite=False) as path:
-                write_text(path / "run.toml", tomli_w.dumps(run.table()))
                 RunFolder(path).update_manifest(_manifest(session, resolved))
+                _write_settings(RunFolder(path), run.table())
                 stack.enter_context(_lock(folder, path))
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not folder.path.exists():
                 raise
             raise UsageError(folder.exists_message) from None
         try:
@@ -104,6 +111,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "name": session.folder.name,
         "state": "running",
         "created": time.time(),
+        "order": session.workspace.next_order(),
         "algorithm": session.run.select.algo,
         "architecture": session.loaded.architecture,
         "parameters": sum(p.numel() for p in session.loaded.model.parameters()),
@@ -149,7 +157,8 @@ def resume(session: Session, checkpoint: Path, say: Say) -> None:
     say(f"resuming {folder.name} at step {session.trainer.state.step} of {session.trainer.state.horizon}")
     if session.world.main:
         folder.update_manifest({"state": "running", "data": list(session.corpus.parts)})
-        _save_data_option(session)
+        _save_data_options(session)
+        repair_lines(folder.path, say)
 
 
 def _check_data(session: Session) -> None:
@@ -185,17 +194,24 @@ def _check_frozen_models(session: Session) -> None:
             )
 
 
-def _save_data_option(session: Session) -> None:
-    """Write the present `--data` into run.toml, so that the next resume finds data that has moved."""
-    path, data = session.folder.path / "run.toml", list(session.run.select.data)
-    saved = tomllib.loads(path.read_text(encoding="utf-8"))
-    if saved.get("data") != data:
-        write_text(path, tomli_w.dumps({**saved, "data": data}))
+def _save_data_options(session: Session) -> None:
+    """Write the present `--data` and `--eval-data` into run.toml, so that the next resume finds data that has moved."""
+    places = {"data": list(session.run.select.data), "eval_data": list(session.run.train.eval_data)}
+    saved = tomllib.loads((session.folder.path / SETTINGS).read_text(encoding="utf-8"))
+    if {**saved, **places} != saved:
+        _write_settings(session.folder, {**saved, **places})
+
+
+def _write_settings(folder: RunFolder, table: dict[str, Any]) -> None:
+    """Write run.toml, and its values into the manifest, with which a resume compares it."""
+    write_text(folder.path / SETTINGS, tomli_w.dumps(table))
+    folder.update_manifest({"settings": settings(folder)})
 
 
 def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state of the run. Raises Interrupted if a signal stopped it."""
     training, folder = session.trainer.state, session.folder
+    session.in_place.check()
     stop = training.stop
     command = command_line("train", "--resume", "--run", folder.name)
     if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
@@ -229,7 +245,7 @@ def _record_speed(session: Session) -> None:
 
 def record_end(session: Session, state: str, error: str) -> None:
     """Write the state in which the run ended, its step, totals and reason into the manifest. `error` is "" without one."""
-    if session.world.main:
+    if session.world.main and not session.in_place.is_lost:
         training = session.trainer.state
         values = {"state": state, "step": training.step, "tokens": training.tokens, "seconds": round(training.seconds, 3)}
         reached = training.step >= training.horizon

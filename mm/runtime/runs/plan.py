@@ -16,8 +16,9 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say, silent
-from mm.core.workspace import Workspace, find_model
+from mm.core.workspace import Workspace
 from mm.runtime.models.description import describe as describe_folder
+from mm.runtime.models.finding import find_model
 from mm.runtime.runs import estimate, speed
 from mm.runtime.runs.count import count_rows
 from mm.runtime.runs.speed import Speed

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
 
+from mm.core.errors import CheckpointError, UsageError
 from mm.core.locks import is_locked
 from mm.core.run import read_toml
-from mm.core.workspace import RunFolder
+from mm.core.run_folder import MANIFEST, SETTINGS
+from mm.core.say import Say, silent
+from mm.core.workspace import RunFolder, checkpoints, step_of
+from mm.runtime.training.json_lines import METRICS, last_step, read_lines
 
 _FACTS = ("state", "stop_reason", "error", "parameters", "step", "steps", "tokens", "seconds")
 _PARTS = ("algorithm", "architecture", "tokenizer", "world_size", "threads")
 _CLOCKS = ("step", "tokens", "seconds")
 
 
-def metric_lines(run: RunFolder) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, parsed; empty if the run has no such file."""
-    path = run.path / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
+def metric_lines(run: RunFolder, say: Say = silent) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; empty if the run has no such file. Damaged lines are skipped, and reported with `say`."""
+    return list(read_lines(run.path / METRICS, say))
 
 
 @attrs.frozen
@@ -48,22 +52,58 @@ def result(run: RunFolder) -> dict[str, Any]:
 
 
 def settings(run: RunFolder) -> dict[str, Any]:
-    """Every setting of the run by its flat key."""
-    return read_toml(run.path / "run.toml")
+    """Every setting of the run by its flat key. Raises CheckpointError, with the ways to continue, if run.toml is damaged."""
+    path = run.path / SETTINGS
+    try:
+        return read_toml(path, "")
+    except UsageError as error:
+        raise CheckpointError(f"{error} {run.lost_message}") from None
 
 
-def state(run: RunFolder) -> str:
-    """The state in the manifest, but "interrupted" if it is "running" and no process holds the run's lock."""
-    recorded = str(run.manifest.get("state", ""))
-    return "interrupted" if recorded == "running" and not is_locked(run.path / ".lock") else recorded
+def resumable_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings of a run that a resume continues. Raises CheckpointError if settings are lost from run.toml, UsageError if
+    their values are not those in the manifest, with which the run was started."""
+    path, found, manifest = run.path / SETTINGS, settings(run), run.manifest
+    if not manifest.keys() >= {"data", "eval_data", "steps"}:
+        raise CheckpointError(f"{run.path / MANIFEST} is incomplete: it does not say what data the run has. {run.lost_message}")
+    started = manifest.get("settings", found)  # runs of older versions have none
+    if lost := [key for key in started if key not in found]:
+        raise CheckpointError(f"{path} is incomplete: it has no {', '.join(lost[:3])} and was perhaps cut. {run.lost_message}")
+    # the place of the data may change; its rows are compared when it is read
+    changed = [key for key in found if key not in ("data", "eval_data") and not _equal(found[key], started.get(key))]
+    if changed:
+        values = "; ".join(f"{key} is {found[key]!r}, was {started.get(key)!r}" for key in changed)
+        raise UsageError(
+            f"{path} was changed since the run started ({values}): a resume would train another model. Restore the values, pass "
+            f"options that may differ with --resume on the line, or start a new run with --from {run.name}."
+        )
+    return found
 
 
-def figures(run: RunFolder) -> dict[str, Any]:
-    """The progress of the run, its best evaluation, and the last value of each metric."""
+def _equal(one: Any, other: Any) -> bool:
+    return one == other or repr(one) == repr(other)  # NaN is not equal to itself
+
+
+def overview(run: RunFolder) -> dict[str, Any]:
+    """The manifest of a run for a list of runs, with its present `state`, and the `step` that it reached.
+
+    A run whose manifest is damaged has the state "damaged", and the reason as its `error`.
+    """
+    if run.damage:
+        return {"name": run.name, "state": "damaged", "error": run.damage}
     manifest = run.manifest
-    values = {key: manifest[key] for key in _FACTS if manifest.get(key) not in (None, "")} | {"state": state(run)}
+    if manifest["state"] == "running":
+        manifest["step"] = max(last_step(run.path / METRICS), *map(step_of, checkpoints(run.checkpoints)), 0)
+        manifest["state"] = "running" if is_locked(run.path / ".lock") else "interrupted"
+    return {**manifest, "name": run.name}
+
+
+def figures(run: RunFolder, say: Say = silent) -> dict[str, Any]:
+    """The progress of the run, its best evaluation, and the last value of each metric."""
+    manifest = run.manifest and overview(run)
+    values = {key: manifest[key] for key in _FACTS if manifest.get(key) not in (None, "")}
     values |= {f"best {key}": value for key, value in manifest.get("best", {}).items()}
-    for line in metric_lines(run):
+    for line in metric_lines(run, say):
         values |= {name: value for name, value in line.items() if name not in _CLOCKS}
     return values
 
@@ -79,9 +119,10 @@ def origins(run: RunFolder) -> dict[str, Any]:
     return values
 
 
-def differences(first: RunFolder, second: RunFolder) -> dict[str, dict[str, list[Any]]]:
+def differences(first: RunFolder, second: RunFolder, say: Say = silent) -> dict[str, dict[str, list[Any]]]:
     """section -> name -> the values of the two runs, for each name whose values differ; None if a run does not have it."""
-    sections = {"settings": settings, "made of": origins, "figures": figures}
+    sections: dict[str, Callable[[RunFolder], dict[str, Any]]]
+    sections = {"settings": settings, "made of": origins, "figures": partial(figures, say=say)}
     differing = {}
     for title, read in sections.items():
         one, other = read(first), read(second)

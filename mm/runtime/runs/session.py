@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.corpus import Corpus, open_corpus
 from mm.runtime.data.order import split_held_out
 from mm.runtime.devices.backend import Backend
+from mm.runtime.models.finding import way_on
 from mm.runtime.models.opening import open_backend, use_threads
-from mm.runtime.models.storage import explain_write_errors
+from mm.runtime.models.storage import storage_error
 from mm.runtime.runs import ending, lifecycle
 from mm.runtime.runs.build_callbacks import build_callbacks
 from mm.runtime.runs.build_context import ContextBuilder
 from mm.runtime.runs.build_roles import RoleBuilder
+from mm.runtime.runs.in_place import InPlace
 from mm.runtime.runs.isolation import whole_process
 from mm.runtime.runs.lifecycle import Session
 from mm.runtime.text.tokenizer import Tokenizer
@@ -38,7 +41,6 @@ from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
 from mm.runtime.training.trainer import Trainer
 
-_WRITABLE = "Make room there, or see that it may be read and written; the checkpoints that were saved remain."
 _TOO_LARGE = "The model itself does not fit: choose a smaller one, or a device with more memory."
 
 
@@ -52,7 +54,7 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
     workspace = Workspace(given.path.absolute())  # a plugin may change the current folder
     folder = workspace.run(name)
     with ExitStack() as stack:
-        for context in (whole_process(name), handled(), explain_write_errors(given.path, _WRITABLE)):
+        for context in (whole_process(name), handled(), _explain_write_errors(given.run(name))):
             stack.enter_context(context)
         if resume:
             stack.enter_context(ending.resuming(folder))
@@ -70,6 +72,15 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
             session.trainer.fit()
             lifecycle.finish(session, say)
     return given.run(name)
+
+
+@contextmanager
+def _explain_write_errors(folder: RunFolder) -> Iterator[None]:
+    """Turn an OSError of a failed write into a StorageError, with the way to continue the run."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, further=f"{way_on(folder).capitalize()}.") or error from None
 
 
 def build(
@@ -105,12 +116,14 @@ def _build(
     check_positions(roles, {f"--max-length {run.train.max_length}": run.train.max_length})
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
+    in_place = InPlace(folder)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say) if watched else []
+    callbacks = [in_place, *callbacks] if world.main and watched else callbacks
     builder = ContextBuilder(plugins=plugins, run=run, folder=folder, backend=backend, world=world, loaded=loaded, say=say)
     trainer = _trainer(builder, roles, corpus, held, callbacks)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
-        loaded=loaded, corpus=corpus, evaluation=evaluation, trainer=trainer,
+        loaded=loaded, corpus=corpus, evaluation=evaluation, in_place=in_place, trainer=trainer,
     )  # fmt: skip
 
 

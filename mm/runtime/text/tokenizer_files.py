@@ -52,7 +52,8 @@ def read_folder(folder: Path) -> TokenizerFiles:
 def write_folder(folder: Path, files: TokenizerFiles) -> None:
     """Write a tokenizer folder. Files of the same names are replaced, others are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.backend.save(str(folder / TOKENIZER))
+    # written here, since the library's own `save` raises a bare Exception when the disk is full
+    (folder / TOKENIZER).write_text(files.backend.to_str(pretty=True), encoding="utf-8", newline="\n")
     added = files.backend.get_added_tokens_decoder()
     config = {key: value for key, value in files.config.items() if key != "auto_map"} | {
         # the class name of transformers 4.x, which 5.x accepts too; 5.x ignores `added_tokens_decoder`

@@ -6,6 +6,7 @@ import io
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from torch.utils._pytree import tree_map_only
 from mm.core.callback import Callback
 from mm.core.errors import CheckpointError, StorageError
 from mm.core.say import command_line
-from mm.core.workspace import checkpoints, step_of
+from mm.core.workspace import RunFolder, checkpoints, step_of
+from mm.runtime.models.finding import way_on
 from mm.runtime.models.folder import WEIGHTS, LoadedModel, save_model_folder, save_weights
 from mm.runtime.models.storage import discard, replace, seal, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.training.distributed import World
+from mm.runtime.training.json_lines import sync_lines
 from mm.runtime.training.state import TrainState
 
 STATE = "state"
@@ -67,10 +70,13 @@ def write(snapshot: Snapshot, loaded: LoadedModel, folder: Path, keep: int, worl
     """
     final = folder / f"step-{snapshot.step:08d}"
     temporary = folder / f".{final.name}.tmp"
+    made: list[int] = []
 
     def prepare() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run that was renamed or removed is not created again
         (temporary / STATE).mkdir(parents=True)
+        made.append(temporary.stat().st_ino)
         save_model_folder(temporary, loaded, snapshot.weights.get(WEIGHTS))
         for name in snapshot.weights.keys() - {WEIGHTS}:
             save_weights(snapshot.weights[name], temporary / name)
@@ -80,7 +86,10 @@ def write(snapshot: Snapshot, loaded: LoadedModel, folder: Path, keep: int, worl
         dcp.save(state, checkpoint_id=temporary / STATE, no_dist=alone, process_group=world.cpu_group)
 
     def complete() -> None:
+        if [temporary.stat().st_ino] != made:  # created again by a library after the run's folder was renamed or removed
+            raise FileNotFoundError(f"{temporary} was moved away")
         seal(temporary)
+        sync_lines(folder.parent)
         replace(temporary, final)
         _prune(folder, snapshot.step, keep)
 
@@ -90,9 +99,17 @@ def write(snapshot: Snapshot, loaded: LoadedModel, folder: Path, keep: int, worl
         _on_every_rank(world, complete if world.main else None)
     except StorageError as error:
         if world.main:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove_unfinished(temporary)
         raise StorageError(_failure_message(folder, snapshot.step, error)) from None
     return final
+
+
+def _remove_unfinished(temporary: Path) -> None:
+    """Delete an unfinished checkpoint, and the folders around it that are empty: nothing of a run that was removed comes back."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(OSError):
+        for path in temporary.parents[:2]:
+            path.rmdir()
 
 
 def _on_every_rank(world: World, part: Callable[[], None] | None) -> None:
@@ -117,12 +134,12 @@ def _reason(error: BaseException) -> str:
 
 
 def _failure_message(folder: Path, step: int, error: Exception) -> str:
-    run, earlier = folder.parent, checkpoints(folder)
+    run, earlier = RunFolder(folder.parent), checkpoints(folder)
     last = f"The last complete checkpoint is {earlier[-1].name}" if earlier else "There is no earlier checkpoint"
+    copy = f", or copy {run.path} into the folder runs of another workspace" if earlier else ""
     return (
         f"Step {step} could not be saved in {folder}: {error}. {last}. Free space there and make sure that the "
-        f"folder is writable, or copy {run} into the folder runs of another workspace; then: "
-        f"{command_line('train', '--resume', '--run', run.name)}"
+        f"folder is writable{copy}; {way_on(run)}"
     )
 
 
@@ -149,7 +166,7 @@ def newest_checkpoint(folder: Path, report: list[str]) -> Path:
         )
     for path in reversed(candidates):
         try:
-            verify(path)
+            verify(path, required=("config.json", WEIGHTS))
         except CheckpointError as error:
             report.append(f"checkpoint {path.name} is not used: {error}")
             continue

@@ -1,10 +1,8 @@
-"""Metrics, accumulated on the device and read by the host once per log interval, and the files they are written to."""
+"""Metrics, accumulated on the device and read by the host once per log interval."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,20 +66,6 @@ class Meter:
         for name, (total, count, largest) in state.items():
             pair = _to_device(total, device), _to_device(count, device)
             self._sums[name] = Largest(*pair) if largest else pair  # type: ignore[arg-type]
-
-
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Append `values` to the file as a line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values, ensure_ascii=False) + "\n")
-
-
-def rewind_lines(path: Path, step: int) -> None:
-    """Delete the lines of steps after `step`, which a resumed run writes again."""
-    if path.exists():
-        # text after the last newline is a line that a crash cut off; the resumed run repeats its step
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-        path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def _larger(one: Largest, other: Largest) -> Largest:

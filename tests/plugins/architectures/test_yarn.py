@@ -20,6 +20,7 @@ from mm.core.workspace import Workspace
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import load_model_folder, new_model, save_model_folder
+from mm.runtime.models.storage import seal
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
@@ -49,6 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager
         run = workspace.run(name)
         run.model.mkdir(parents=True)
         save_model_folder(run.model, loaded)
+        seal(run.model)
         run.update_manifest({"name": name, "state": "finished", "algorithm": "sft"})
     return workspace
 

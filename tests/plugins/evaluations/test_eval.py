@@ -20,13 +20,14 @@ from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.config.load_settings import Inference
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
-from mm.core.workspace import Workspace, fingerprint
+from mm.core.workspace import Workspace
 from mm.plugins.evaluations.measure import measure
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import checks, corpus
 from mm.runtime.devices.backend import Backend
 from mm.runtime.generation import text_model
 from mm.runtime.models.folder import new_model, save_model_folder
+from mm.runtime.models.storage import fingerprint, seal
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer
 from mm.testing.pytest_plugin import CommandLine
@@ -55,6 +56,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager
         run = workspace.run(name)
         run.model.mkdir(parents=True)
         save_model_folder(run.model, loaded)
+        seal(run.model)
         run.update_manifest({"name": name, "state": "finished", "algorithm": "sft"})
     write_rows(workspace.path / "texts.jsonl", [{"text": text} for text in TEXTS])
     write_rows(workspace.path / "chats.jsonl", [{"messages": chat} for chat in CHATS])
@@ -216,7 +218,7 @@ def test_skills_are_asked_of_a_model(call: Any, workspace: Workspace) -> None:
         (["first", "--data", "bad.jsonl", "--max-length", "9"], "bad.jsonl:2:"),
         (["first", "--data", "texts.jsonl"], "--max-length 512: the model has 256 positions"),
         (["first", "--data", "texts.jsonl", "--batch-tokens", "0"], "--batch-tokens"),
-        (["first", "--data", "texts.jsonl", "--name", "a/b"], "without '/'"),
+        (["first", "--data", "texts.jsonl", "--name", "a/b"], "a name has no /"),
         (["first", "--data", "texts.jsonl", "--engine", "remote"], "remote"),
         ([], "MODEL"),
     ],

@@ -23,6 +23,7 @@ from mm.plugins.commands.generate.command import generate
 from mm.runtime.devices.backend import Backend
 from mm.runtime.generation.text_model import TextModel, answer
 from mm.runtime.models.folder import new_model, save_model_folder
+from mm.runtime.models.storage import seal
 from mm.runtime.text.messages import Message
 from mm.runtime.text.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager
     for parameter in loaded.model.parameters():
         parameter.data.mul_(5)
     save_model_folder(run.model, loaded)
+    seal(run.model)
     run.update_manifest({"name": "tiny-run", "state": "finished", "algorithm": "sft", "created": 1.0})
     return workspace
 

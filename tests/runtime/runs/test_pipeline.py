@@ -20,8 +20,9 @@ from mm.core.layers import Layer
 from mm.core.options import Option, option, options_of
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.workspace import Workspace, fingerprint
+from mm.core.workspace import Workspace
 from mm.plugins.commands.run.command import read_stages
+from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 from mm.testing import tiny_rows
 

@@ -18,7 +18,8 @@ import mm
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.errors import Interrupted, UsageError
-from mm.core.workspace import RunFolder, Workspace, find_model
+from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.models.finding import find_model
 from mm.testing import tiny_rows
 from mm.testing.pytest_plugin import Plugins, Train
 

@@ -39,12 +39,16 @@ data.add_command(stats)
 @click.pass_obj
 def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json: bool) -> None:
     """Write the files of the built-in source NAME."""
+    from mm.runtime.models.storage import atomic_files
+
     source = _generated_source(plugins, name)
     if source is None:
         names = [spec.name for spec in plugins.specs(SourceSpec) if _generated_source(plugins, spec.name) is not None]
         raise UsageError(f"Source {name!r} makes no files. Sources that do: {', '.join(names) or 'none'}.")
     folder = out or Path("data") / name
-    files = source.make(folder, seed)  # type: ignore[attr-defined]
+    with atomic_files(folder) as path:
+        path.rmdir()  # a source creates the folder that it is given
+        files = source.make(path, seed)  # type: ignore[attr-defined]
     if as_json:
         print_json({"path": folder, "rows": files})
         return

@@ -16,6 +16,7 @@ import attrs
 import click
 
 from mm.core.errors import UsageError
+from mm.runtime.models.storage import name_errors
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -85,13 +86,14 @@ def fixed_file(out: Path | None, inputs: Sequence[str]) -> Iterator[FixedFile | 
     out.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
-        with os.fdopen(handle, "wb") as raw:
-            with gzip.open(raw, "wb") if out.suffix == ".gz" else contextlib.nullcontext(raw) as file:
-                yield FixedFile(cast(IO[bytes], file), out)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's mode is 0600; the finished file gets the mode of an ordinary one
-        os.replace(temporary, out)
+        with name_errors(Path(temporary), out):
+            with os.fdopen(handle, "wb") as raw:
+                with gzip.open(raw, "wb") if out.suffix == ".gz" else contextlib.nullcontext(raw) as file:
+                    yield FixedFile(cast(IO[bytes], file), out)
+                raw.flush()
+                os.fsync(raw.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's mode is 0600; the finished file gets the mode of an ordinary one
+            os.replace(temporary, out)
     except BaseException:
         _tell(f"--fix {out}: not written")
         raise

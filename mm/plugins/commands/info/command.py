@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mm.core.workspace import Workspace, find_model
+from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.runtime.models.finding import find_model
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager

@@ -1,4 +1,4 @@
-"""The commands `mm runs`, `list`, `show`, `diff`, `plot` and `rm`. `mm runs samples` is in rollout_samples.py."""
+"""The commands `mm runs`, `list`, `show`, `diff`, `plot` and `rm`. `mm runs samples` and `prune` are in files of their own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.plugins.commands.runs.prune import prune
 from mm.plugins.commands.runs.rollout_samples import samples
 from mm.plugins.commands.runs.table import table_of
 from mm.runtime.runs import reading
@@ -34,12 +36,16 @@ def list_(as_json: bool) -> None:
 
 def _list(as_json: bool) -> None:
     folders = Workspace.here().runs()
+    entries = [reading.overview(run) for run in folders]
     if as_json:
-        print_json([{**run.manifest, "state": reading.state(run), "figures": reading.figures(run)} for run in folders])
+        print_json([{**entry, "figures": reading.figures(run)} for entry, run in zip(entries, folders, strict=True)])
     elif not folders:
         click.echo(f"No runs in {Workspace.here().path / 'runs'}.")
     else:
-        click.echo(table_of(folders, shutil.get_terminal_size().columns))
+        click.echo(table_of(folders, entries, shutil.get_terminal_size().columns))
+    for entry in entries:
+        if entry["state"] == "damaged" and not as_json:
+            on_stderr(entry["error"])
 
 
 @runs.command()
@@ -48,7 +54,7 @@ def _list(as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show a run: its metrics, parts, data, notes, and every setting with where its value came from."""
     run = Workspace.here().existing(name)
-    settings, metrics, manifest = reading.settings(run), reading.figures(run), run.manifest
+    settings, metrics, manifest = reading.settings(run), reading.figures(run, on_stderr), run.manifest
     if as_json:
         print_json({**manifest, "settings": settings, "figures": metrics})
         return
@@ -77,7 +83,7 @@ def show(name: str, as_json: bool) -> None:
 def diff(first: str, second: str, as_json: bool) -> None:
     """Show the settings, parts and metrics in which two runs differ."""
     workspace = Workspace.here()
-    differences = reading.differences(workspace.existing(first), workspace.existing(second))
+    differences = reading.differences(workspace.existing(first), workspace.existing(second), on_stderr)
     if as_json:
         print_json(differences)
         return
@@ -102,6 +108,8 @@ def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Pat
     from mm.plugins.evaluations.plot import default_metrics, plot_runs
 
     folders = [Workspace.here().existing(name) for name in names]
+    for run in folders:
+        reading.metric_lines(run, on_stderr)  # reports damaged lines
     shown = metrics or default_metrics(folders)
     path = plot_runs(folders, shown, out, apart=apart)
     print_json({"path": path, "metrics": shown}) if as_json else click.echo(path)
@@ -112,11 +120,12 @@ def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Pat
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(names: tuple[str, ...], yes: bool) -> None:
     """Remove runs with everything in their folders. A run that is in progress is refused."""
-    from mm.plugins.commands.runs.remove import remove, size
+    from mm.plugins.commands.runs.prune import size
+    from mm.plugins.commands.runs.remove import remove
 
     folders = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
     for run in folders:
-        click.echo(f"{run.name}: {run.manifest.get('state', 'no manifest')}, {size(run) / 2**20:,.1f} MiB", err=True)
+        click.echo(f"{run.name}: {reading.overview(run)['state']}, {size(run.path) / 2**20:,.1f} MiB", err=True)
     if not yes and not _confirm(f"Remove {len(folders)} run{'s' * (len(folders) > 1)} permanently?"):
         raise UsageError("Nothing was removed.")
     for run in folders:
@@ -132,6 +141,7 @@ def _confirm(question: str) -> bool:
 
 
 runs.add_command(samples)
+runs.add_command(prune)
 
 
 def _text(value: Any) -> str:

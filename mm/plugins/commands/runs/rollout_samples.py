@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -12,8 +11,10 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
+from mm.core.say import Say, on_stderr, silent
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.runtime.training.json_lines import ROLLOUTS, read_lines
 
 
 @click.command()
@@ -28,7 +29,7 @@ from mm.plugins.commands.as_json import as_json, print_json
 def samples(name: str, last: int, over_time: bool, sort: str, as_json: bool) -> None:
     """Show completions that a run's model generated while it was trained with rewards, and the score of each reward."""
     run = Workspace.here().existing(name)
-    shown = read_samples(run.path / "rollouts.jsonl", None if over_time else last)
+    shown = read_samples(run.path / ROLLOUTS, None if over_time else last, on_stderr)
     if over_time:
         shown = spread(shown, last)
     if sort != "step":
@@ -47,21 +48,14 @@ def spread(samples: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
     return [firsts[round(index * (len(firsts) - 1) / max(1, count - 1))] for index in range(count)]
 
 
-def read_samples(path: Path, last: int | None) -> list[dict[str, Any]]:
+def read_samples(path: Path, last: int | None, say: Say = silent) -> list[dict[str, Any]]:
     """The `last` newest samples of a rollouts.jsonl (None: all), in the order in which they were written.
 
-    A last line that is still being written is skipped. Raises UsageError if there is no file, or a line is not JSON.
+    Damaged lines are skipped, and reported with `say`. Raises UsageError if there is no file.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            complete = [line for line in deque(file, maxlen=last and last + 1) if line.endswith("\n")]
-            lines = complete[-last:] if last else complete
-    except FileNotFoundError:
-        raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.") from None
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UsageError(f"{path}: a damaged line: {error}.") from None
+    if not path.exists():
+        raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.")
+    return list(deque(read_lines(path, say), maxlen=last))
 
 
 def samples_texts(samples: Sequence[Mapping[str, Any]]) -> list[str]:

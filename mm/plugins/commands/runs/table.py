@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mm.core.workspace import RunFolder
-from mm.runtime.runs.reading import metric_lines, state
+from mm.runtime.runs.reading import metric_lines
 from mm.runtime.training.headline import MAIN, headline, texts
 
 # columns in the order in which they are left out where they do not fit
@@ -15,9 +16,10 @@ _RIGHT = ("step", "parameters")
 _LEAST_NAME = 16
 
 
-def table_of(runs: Sequence[RunFolder], width: int) -> str:
-    """The table, at most `width` columns wide unless that is too narrow for all that must be in it; longer names are cut."""
-    columns = _columns(runs)
+def table_of(runs: Sequence[RunFolder], entries: Sequence[Mapping[str, Any]], width: int) -> str:
+    """The table of runs and their `reading.overview`s, at most `width` columns wide unless that is too narrow for all that must
+    be in it; longer names are cut."""
+    columns = _columns(runs, entries)
     for name in _OPTIONAL:
         if _width(columns) > width:
             del columns[name]
@@ -42,17 +44,17 @@ def result_of(run: RunFolder) -> str:
     return ""
 
 
-def _columns(runs: Sequence[RunFolder]) -> dict[str, list[str]]:
+def _columns(runs: Sequence[RunFolder], entries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The header and the cells of each column."""
-    manifests = [run.manifest for run in runs]
+    created = [time.strftime("%m-%d %H:%M", time.localtime(m["created"])) if "created" in m else "" for m in entries]
     return {
         "run": ["run", *(run.name for run in runs)],
-        "algorithm": ["algorithm", *(m.get("algorithm", "") for m in manifests)],
-        "state": ["state", *(state(run) for run in runs)],
-        "step": ["step", *(f"{m.get('step', 0)}/{m.get('steps', '?')}" for m in manifests)],
+        "algorithm": ["algorithm", *(m.get("algorithm", "") for m in entries)],
+        "state": ["state", *(m["state"] for m in entries)],
+        "step": ["step", *(f"{m.get('step', 0)}/{m.get('steps', '?')}" for m in entries)],
         "result": ["result", *(result_of(run) for run in runs)],
-        "parameters": ["parameters", *(f"{m.get('parameters', 0):,}" for m in manifests)],
-        "created": ["created", *(time.strftime("%m-%d %H:%M", time.localtime(m.get("created", 0))) for m in manifests)],
+        "parameters": ["parameters", *(f"{m.get('parameters', 0):,}" for m in entries)],
+        "created": ["created", *created],
     }
 
 

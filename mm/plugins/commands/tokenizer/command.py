@@ -40,6 +40,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a byte-level BPE tokenizer on the rows of FILE..., which are paths or built-in sources."""
     from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+    from mm.runtime.models.storage import atomic_files
 
     if (out / "tokenizer.json").exists() and not force:
         raise UsageError(
@@ -49,7 +50,8 @@ def train(
     options = TrainingOptions(vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency)
     texts, held_out = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
     trained = train_tokenizer(texts, options, source)
-    trained.save(out)
+    with atomic_files(out) as folder:
+        trained.save(folder)
     ratio = bytes_per_token(trained, held_out) if held_out else None
     if as_json:
         values = {"path": out, "vocab_size": trained.vocab_size, "fingerprint": trained.fingerprint}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm.core.errors import UsageError
-from mm.core.workspace import Workspace, find_model
+from mm.core.workspace import Workspace
+from mm.runtime.models.finding import find_model
 from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from mm.core.config.sections import Section
 from mm.core.options import Option, option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.workspace import fingerprint
+from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 
 

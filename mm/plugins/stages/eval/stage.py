@@ -17,7 +17,7 @@ from mm.core.layers import Layer
 from mm.core.options import Option, option
 from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
-from mm.core.workspace import fingerprint, write_text
+from mm.core.workspace import write_text
 from mm.plugins.evaluations import report
 from mm.plugins.evaluations.measure import items_digest
 from mm.plugins.evaluations.settings import EvalSettings
@@ -25,6 +25,7 @@ from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
 from mm.plugins.evaluations.table import print_reports, print_stage_effects
 from mm.plugins.stages.eval.sample_conversations import sample_conversations
 from mm.plugins.stages.eval.training_curves import plot_curves
+from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from mm.core.records import SourceSpec, StageSpec
 from mm.runtime.data.corpus import open_source
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
+from mm.runtime.models.storage import atomic_files
 from mm.runtime.text.rows import Row
 
 _OPTIONS = Section(name="tokenizer", config=TrainingOptions)
@@ -47,7 +48,8 @@ class TrainTokenizer(Stage):
         """Train and save the tokenizer, and report its bytes per token on held-out texts."""
         texts, held_out = split_texts(texts_of(self._rows()))
         tokenizer = train_tokenizer(texts, self._options())
-        tokenizer.save(self._folder())
+        with atomic_files(self._folder()) as folder:
+            tokenizer.save(folder)
         ratio = bytes_per_token(tokenizer, held_out or texts)
         line = f"{tokenizer.vocab_size} tokens, {ratio:.2f} bytes per token on held-out text"
         self.say(f"tokenizer: {self._folder()}: {line}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from mm.contracts import Callback
 from mm.core.callback import TrainingView
 from mm.core.workspace import RunFolder
-from mm.runtime.training.metrics import append_line, rewind_lines
+from mm.runtime.training.json_lines import METRICS, append_lines, rewind_lines
 
 
 class Jsonl(Callback):
@@ -17,7 +17,7 @@ class Jsonl(Callback):
     name = "jsonl"
 
     def __init__(self, config: None, folder: RunFolder) -> None:
-        self.path: Path = folder.path / "metrics.jsonl"
+        self.path: Path = folder.path / METRICS
 
     def on_start(self, run: TrainingView) -> None:
         """On a resume, remove the lines of later steps: these steps will be repeated."""
@@ -25,9 +25,9 @@ class Jsonl(Callback):
 
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """Append one line."""
-        append_line(self.path, {**metrics, "seconds": round(run.seconds, 3)})
+        append_lines(self.path, [{**metrics, "seconds": round(run.seconds, 3)}])
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """Append one line."""
         held_out = {f"held_out/{name}": value for name, value in metrics.items()}
-        append_line(self.path, {"step": run.step, **held_out, "seconds": round(run.seconds, 3)})
+        append_lines(self.path, [{"step": run.step, **held_out, "seconds": round(run.seconds, 3)}])

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from mm.core.callback import Callback
 from mm.core.say import Say, silent
+from mm.runtime.models.storage import name_errors
 from mm.runtime.training.headline import clock, fit, headline, texts
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class ProgressBar(Callback):
         elif shown:
             self.say(shown)
         if self.log.parent.is_dir():
-            with self.log.open("a", encoding="utf-8") as file:
+            with name_errors(self.log, self.log), self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {logged}\n")
 
 

@@ -13,7 +13,7 @@ from mm.core.errors import UsageError
 from mm.runtime.generation.engine import Engine, Request, Sampling
 from mm.runtime.models.folder import LoadedModel
 from mm.runtime.training.held_out import HeldOut
-from mm.runtime.training.metrics import append_line, rewind_lines
+from mm.runtime.training.json_lines import append_lines, rewind_lines
 
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
@@ -68,7 +68,7 @@ class Samples(Callback):
         for prompt, completion in zip(self.prompts, completions, strict=True):
             text = tokenizer.decode(completion.ids)
             line = {"step": step, "prompt": prompt.text, "text": text, "finish_reason": completion.finish_reason}
-            append_line(self.path, line)
+            append_lines(self.path, [line])
             self.say(f"sample, step {step}: {prompt.text!r} -> {text!r}")
 
 
