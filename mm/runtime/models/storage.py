@@ -25,6 +25,7 @@ _CURES = {
         errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
     ),
     "Choose a shorter name.": (errno.ENAMETOOLONG,),
+    "It was removed meanwhile, or nothing can be made there: name another place.": (errno.ENOENT,),
     "The device fails: name another place.": (errno.EIO,),
 }  # fmt: skip
 
@@ -41,9 +42,9 @@ def atomic_folder(final: Path, *, index: bool = True, overwrite: bool = True) ->
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
         with name_errors(temporary, final):
+            temporary.mkdir()
             yield temporary
             (seal if index else flush)(temporary)
             (replace if overwrite else os.rename)(temporary, final)
