@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,19 @@ def whole_process(run: str) -> Iterator[None]:
         yield
 
 
+def _folder() -> str:
+    """The current folder; "" if it has been removed."""
+    with suppress(OSError):
+        return os.getcwd()
+    return ""
+
+
+def _return_to(folder: str) -> None:
+    if folder != _folder():
+        with suppress(OSError):  # it has been removed meanwhile
+            os.chdir(folder)
+
+
 def _present() -> Iterator[tuple[Callable[[Any], Any], Any]]:
     """(the function that sets it, its present value) of everything global that a training or a plugin may change."""
     yield np.random.set_state, np.random.get_state()
@@ -50,7 +63,7 @@ def _present() -> Iterator[tuple[Callable[[Any], Any], Any]]:
     yield torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()
     yield torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode()
     yield torch.set_grad_enabled, torch.is_grad_enabled()
-    yield os.chdir, os.getcwd()
+    yield _return_to, _folder()
     if torch.accelerator.is_available():
         api = torch.get_device_module()
         if getattr(api, "is_initialized", bool)():

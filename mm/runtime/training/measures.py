@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mm.runtime.nn.batch import Packed
     from mm.runtime.training.distributed import World
 
-Metrics = dict[str, "tuple[Tensor | float, Tensor | float]"]
+Metrics = dict[str, "tuple[Tensor, Tensor | float]"]
 
 # counted in every step; over the ranks they are summed as "mm.tokens" etc., names that no algorithm uses in its `counts`
 _SIZES = ("tokens", "targets", "sequences", "units")
@@ -84,7 +84,7 @@ def mean_loss(each: Tensor, count: float, **means: Tensor) -> tuple[Tensor, Metr
 class Largest(NamedTuple):
     """A metric reported as its maximum over the interval instead of its mean. Ignored if `size` is 0."""
 
-    value: Tensor | float
+    value: Tensor
     size: float
 
 

@@ -41,5 +41,5 @@ class OtherDevice(torch.Tensor):
 
 def moved(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     """A metric's pair with its tensors on the simulated device; a `Largest` stays one."""
-    value, size = (OtherDevice(value) if isinstance(value, Tensor) else value for value in pair)
-    return Largest(value, float(size)) if isinstance(pair, Largest) else (value, size)
+    value, size = (OtherDevice(part) if isinstance(part, Tensor) else part for part in pair)
+    return Largest(value, pair.size) if isinstance(pair, Largest) else (value, size)
