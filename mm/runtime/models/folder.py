@@ -22,7 +22,7 @@ from mm.core.records import AdapterSpec, ArchitectureSpec
 from mm.core.workspace import ADAPTER
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
-from mm.runtime.models.checks import check_finite, check_header, check_size
+from mm.runtime.models.checks import check_finite, check_header, check_memory, check_size
 from mm.runtime.models.config_files import CONFIG, saved_config, text_of
 from mm.runtime.models.description import Described, describe
 from mm.runtime.models.hf_files import header
@@ -115,6 +115,7 @@ def load_model_folder(
     that the model does not accept. Nothing is allocated for more parameters than the files hold.
     """
     described = describe(plugins, folder)
+    check_memory(folder, described.config)
     if described.converter is not None:
         return _import_foreign(plugins, folder, described, backend, changes or {})
     if (folder / INDEX).exists():
