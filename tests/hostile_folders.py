@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile_templates import QUICK
-from hostile_weights import CANARY, Case, Mutation, instead, of_weights, write
+from hostile_weights import CANARY, CHANGES, Case, Mutation, instead, of_weights, weights, write
 
 
 def _deep(levels: int) -> Any:
@@ -105,6 +105,26 @@ SETTINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }  # fmt: skip
 
 
+FIXED: dict[str, tuple[str, Any]] = {
+    "layers": ("num_hidden_layers", 10**8), "layers-within": ("num_hidden_layers", 9999), "wide": ("hidden_size", 2**20),
+}  # fmt: skip
+
+
+def mutation(name: str) -> Mutation:
+    """The one of that name, chosen by the seed or not: of a file, of weights, of a tokenizer, or of a setting."""
+    base, place, *kind = name.split(":")
+    native = base == "native"
+    if place in FIXED:
+        return _set(*FIXED[place], native)
+    if place == "weights":
+        return weights(CHANGES[kind[0]])
+    if place == "tokenizer":
+        return _tokenizer(TOKENIZERS[kind[0]])
+    if place in FILES:
+        return instead(place, NODES[kind[0]])
+    return _set(place, VALUES[kind[0]], native)
+
+
 def cases(bases: list[str], seed: int = 0) -> Iterator[Case]:
     """All cases; which ones are of which folder is decided by the seed."""
     rng = random.Random(seed)
@@ -116,9 +136,8 @@ def cases(bases: list[str], seed: int = 0) -> Iterator[Case]:
                 yield Case(f"{base}:{field}:{kind}", base, _set(field, VALUES[kind], native), fails=False)
         for field in rng.sample(SIZES[:6], 2):
             yield Case(f"{base}:{field}:missing", base, _set(field, ..., native), fails=not native)
-        yield Case(f"{base}:layers", base, _set("num_hidden_layers", 10**8, native))
-        yield Case(f"{base}:layers-within", base, _set("num_hidden_layers", 9999, native))
-        yield Case(f"{base}:wide", base, _set("hidden_size", 2**20, native))
+        for name, (field, value) in FIXED.items():
+            yield Case(f"{base}:{name}", base, _set(field, value, native))
         for name in rng.sample(sorted(NODES), 4):
             for file in rng.sample(FILES, 1):
                 needed = file in ("config.json", "tokenizer.json")

@@ -56,7 +56,7 @@ def _flip(name: str, count: int, within: int) -> Mutation:
     return mutation
 
 
-def _weights(change: Callable[[dict[str, Any], str], None]) -> Mutation:
+def weights(change: Callable[[dict[str, Any], str], None]) -> Mutation:
     def mutation(folder: Path, rng: random.Random) -> None:
         state = load_file(folder / "model.safetensors")
         change(state, rng.choice(sorted(state)))
@@ -110,19 +110,21 @@ def _shards(change: Callable[[Path, dict[str, Any]], Any]) -> Mutation:
     return mutation
 
 
+CHANGES: dict[str, Callable[[dict[str, Any], str], Any]] = {
+    "nan": _value(float("nan")), "infinite": _value(float("-inf")),
+    "overflow": lambda s, n: s.update({k: v * 0 + 1e38 for k, v in s.items()}),
+    "integers": lambda s, n: s.update({n: s[n].to(torch.int64)}), "truth": lambda s, n: s.update({n: s[n] > 0}),
+    "complex": lambda s, n: s.update({n: s[n].to(torch.complex64)}),
+    "missing": lambda s, n: s.pop(n), "extra": lambda s, n: s.update(extra=torch.ones(2)),
+    "shape": lambda s, n: s.update({n: torch.ones(3, 3, 3)}), "scalar": lambda s, n: s.update({n: torch.tensor(1.0)}),
+    "none": lambda s, n: s.clear(),
+}  # fmt: skip
+
+
 def of_weights(base: str, rng: random.Random) -> Iterator[Case]:
-    changes: dict[str, Callable[[dict[str, Any], str], Any]] = {
-        "nan": _value(float("nan")), "infinite": _value(float("-inf")),
-        "overflow": lambda s, n: s.update({k: v * 0 + 1e38 for k, v in s.items()}),
-        "integers": lambda s, n: s.update({n: s[n].to(torch.int64)}), "truth": lambda s, n: s.update({n: s[n] > 0}),
-        "complex": lambda s, n: s.update({n: s[n].to(torch.complex64)}),
-        "missing": lambda s, n: s.pop(n), "extra": lambda s, n: s.update(extra=torch.ones(2)),
-        "shape": lambda s, n: s.update({n: torch.ones(3, 3, 3)}), "scalar": lambda s, n: s.update({n: torch.tensor(1.0)}),
-        "none": lambda s, n: s.clear(),
-    }  # fmt: skip
-    for name in rng.sample(sorted(changes), 6):
+    for name in rng.sample(sorted(CHANGES), 6):
         # the norms of huge weights are zeros: an answer without meaning, of finite numbers
-        yield Case(f"{base}:weights:{name}", base, _weights(changes[name]), fails=name != "overflow")
+        yield Case(f"{base}:weights:{name}", base, weights(CHANGES[name]), fails=name != "overflow")
     headers: dict[str, Callable[[dict[str, Any]], Any]] = {
         "exabytes": lambda h: h[FIRST].update(data_offsets=[0, 2**63]), "vast": lambda h: h[FIRST].update(shape=[2**40, 2**40]),
         "negative": lambda h: h[FIRST].update(shape=[-1, 4]), "type": lambda h: h[FIRST].update(dtype="Z9"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig
 
-_LONGEST_TABLE = 2**18
+_LARGEST_TABLE = 2**25  # angles: 262,144 positions of heads of size 128, in 268 MB
 
 
 class Rotary(nn.Module):
@@ -20,8 +20,8 @@ class Rotary(nn.Module):
     attention factor.
 
     The table is not a buffer, because `model.to(bfloat16)` would round a buffer to 8 bits. It is built at first use on each
-    device. A position beyond it is an index error (on the CPU: IndexError). A model of more than `_LONGEST_TABLE` positions has
-    no table: at a head size of 128, the table of 16 million positions would take 17 GB.
+    device. A position beyond it is an index error (on the CPU: IndexError). A table of more than
+    `_LARGEST_TABLE` angles is not built: for 16 million positions it would take 17 GB. The angles are then computed each time.
     """
 
     def __init__(self, config: DenseConfig) -> None:
@@ -33,7 +33,7 @@ class Rotary(nn.Module):
     def forward(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """Look the positions up; every block of the forward shares the result."""
         device = position_ids_T.device
-        if self.max_positions > _LONGEST_TABLE:
+        if self.max_positions * 2 * len(self.frequencies) > _LARGEST_TABLE:
             rows = self._rows(position_ids_T.float(), self.frequencies.to(device))
         else:
             if device not in self._tables:

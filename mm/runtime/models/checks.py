@@ -5,6 +5,7 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def check_memory(folder: Path, config: ArchitectureConfig) -> None:
+    """Raise CheckpointError if a model with this config takes more memory in float32 than the machine has."""
+    size, memory = 4 * config.num_parameters(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise CheckpointError(
+            f"{folder}: the model takes {size / 1e9:,.1f} GB in float32; this machine's memory has {memory / 1e9:,.1f} GB."
+        )
 
 
 def check_size(folder: Path, config: ArchitectureConfig, header: Header) -> None:

@@ -46,4 +46,5 @@ def saved_config(config_class: type[C], values: Any, path: Path) -> C:
     try:
         return config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error.args[0] if error.args else error!r}") from None
+        reason = error.args[0] if error.args else repr(error)  # attrs' validators have more in it
+        raise CheckpointError(f"{path}: {reason}") from None

@@ -63,7 +63,8 @@ class Converter(ABC):
         try:
             return self.read_config(values)
         except (Unsupported, ValueError) as error:
-            raise Unsupported(f"{folder / CONFIG}: {error.args[0] if error.args else error!r}") from None
+            reason = error.args[0] if error.args else repr(error)  # attrs' validators have more in it
+            raise Unsupported(f"{folder / CONFIG}: {reason}") from None
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of the converter's own conversions
             raise Unsupported(f"{folder / CONFIG}: a value of a wrong type ({error!r:.200}).") from None
 

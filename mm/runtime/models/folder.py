@@ -24,7 +24,7 @@ from mm.core.say import on_stderr
 from mm.core.workspace import ADAPTER
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.adapter import Adapter
-from mm.runtime.models.checks import check_finite, check_header, check_size
+from mm.runtime.models.checks import check_finite, check_header, check_memory, check_size
 from mm.runtime.models.config_files import CONFIG, saved_config, text_of
 from mm.runtime.models.description import Described, describe
 from mm.runtime.models.finding import cure, run_of
@@ -121,6 +121,7 @@ def load_model_folder(
     that the model does not accept. Nothing is allocated for more parameters than the files hold.
     """
     described = describe(plugins, folder)
+    check_memory(folder, described.config)
     if described.converter is not None:
         return _import_foreign(plugins, folder, described, backend, changes or {})
     _verify(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,9 +37,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     Raises UsageError if the folder has no weights, and CheckpointError for a damaged file or a shard whose tensors are not
     those that the index lists.
     """
-    size, memory = sum(path.stat().st_size for path in weight_files(folder)), _memory()
-    if size > memory:
-        raise CheckpointError(f"the weights are {size / 1e9:,.1f} GB, more than this machine's memory ({memory / 1e9:,.1f} GB).")
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return read_file(folder / name)
@@ -101,10 +97,6 @@ def _check(path: Path) -> None:
         raise CheckpointError(f"{path} is missing.") from None
     except ValueError as error:
         raise CheckpointError(f"{path} {error}.") from None
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

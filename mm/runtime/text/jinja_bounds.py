@@ -63,10 +63,11 @@ def weight(value: Any, seen: dict[int, int] | None = None) -> int:
         return len(value)
     if isinstance(value, int):
         return value.bit_length() // 8
+    items: Iterable[Any]
     if isinstance(value, _MAPPINGS):
-        items: Iterable[Any] = (*value.keys(), *value.values())
-    elif isinstance(value, _LISTS):
-        items = tuple(value)  # type: ignore[arg-type]
+        items = (*value.keys(), *value.values())
+    elif type(value) in _LISTS or isinstance(value, tuple):
+        items = value
     else:
         return 1
     seen = {} if seen is None else seen

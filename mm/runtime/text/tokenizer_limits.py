@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 LARGEST_ID = 2**24
-LONGEST_GROWTH = 64  # times that a normalizer may make a text longer
-_GROWTH_OF_UNICODE = 18  # U+FDFA under NFKC
+LONGEST_GROWTH = 1024  # times that a normalizer or decoder may make a text longer; the product of T5's steps is 324
+# the most characters of one: U+FDFA makes 18 under NFKC, a lower case at most 3
+_GROWTH = {"NFKC": 18.0, "NFKD": 18.0, "NFC": 3.0, "NFD": 4.0, "Lowercase": 3.0, "Strip": 1.0, "StripAccents": 1.0, "Nmt": 1.0}
+_OTHER_NORMALIZER = 4.0  # ByteLevel: a character has 4 bytes
 
 
 @contextmanager
@@ -47,19 +49,20 @@ def check_limits(backend: Backend) -> None:
     backend.no_truncation()
     if (largest := max(backend.get_vocab().values(), default=0)) >= LARGEST_ID:
         raise ValueError(f"it has a token of id {largest:,}; ids must be less than {LARGEST_ID:,}")
-    growth = _growth(json.loads(backend.to_str())["normalizer"])
-    if growth > LONGEST_GROWTH:
-        raise ValueError(f"its normalizer may make a text {growth:,.0f} times as long; {LONGEST_GROWTH} times are allowed")
+    parts = json.loads(backend.to_str())
+    for name, other in (("normalizer", _OTHER_NORMALIZER), ("decoder", 1.0)):
+        if (growth := _growth(parts[name], other)) > LONGEST_GROWTH:
+            raise ValueError(f"its {name} may make a text {growth:,.0f} times as long; {LONGEST_GROWTH:,} times are allowed")
 
 
-def _growth(step: Mapping[str, Any] | None) -> float:
-    """The most characters that a normalizer makes of one."""
+def _growth(step: Mapping[str, Any] | None, other: float) -> float:
+    """The most characters that a normalizer or decoder makes of one; `other` is that of kinds not named here."""
     if step is None:
         return 1.0
     if step["type"] == "Sequence":
         total = 1.0
-        for inner in step["normalizers"]:
-            total = min(total * _growth(inner), 1e18)
+        for inner in step.get("normalizers") or step.get("decoders") or ():
+            total = min(total * _growth(inner, other), 1e18)
         return total
     if step["type"] == "Replace":
         pattern = step["pattern"].get("String")
@@ -69,12 +72,11 @@ def _growth(step: Mapping[str, Any] | None) -> float:
         return 1.0 + len(step["prepend"])
     if step["type"] == "Precompiled":
         return _longest_of(step["precompiled_charsmap"])
-    # case mappings make at most 3 characters of one, ByteLevel 4
-    return {"NFKC": _GROWTH_OF_UNICODE, "NFKD": _GROWTH_OF_UNICODE, "NFC": 3.0, "NFD": 4.0}.get(step["type"], 4.0)
+    return _GROWTH.get(step["type"], other)
 
 
 def _longest_of(charsmap: str) -> float:
     """The longest replacement of SentencePiece's table: a trie with its size in front, then texts that end with a zero."""
     table = base64.b64decode(charsmap)
     texts = table[4 + int.from_bytes(table[:4], "little") :]
-    return float(max((len(text) for text in texts.split(b"\0")), default=1))
+    return float(max((len(text.decode(errors="replace")) for text in texts.split(b"\0")), default=1))

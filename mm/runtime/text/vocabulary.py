@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 # The parts of tokenizer.json that decide which ids a text is encoded to. The others (decoder, post-processor, dropout, and
 # keys that a newer version of the library adds with default values) may differ between files of the same tokenizer.
 _MODEL_KEYS = ("type", "vocab", "merges", "unk_token", "byte_fallback")
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _ADDED_KEYS = ("id", "content", "special", "lstrip", "rstrip", "single_word")
 
 
@@ -71,7 +73,7 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 def _plain_bytes(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+    if _BYTE.fullmatch(token):
         return bytes([int(token[3:5], 16)])
     return token.replace("\u2581", " ").encode()
 

@@ -6,6 +6,7 @@ The default suite opens a sample of them, `pytest -m hostile` all.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_folders import CANARY, Case, cases
+from hostile_folders import CANARY, Case, cases, mutation
 from hostile_runner import Runner
 
 from mm.core.plugins import PluginManager
@@ -23,6 +24,7 @@ from mm.plugins.architectures.moe import GEN3_EXPERTS, MoEConfig
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import new_model, save_model_folder
 from mm.testing import tiny_tokenizer
+from mm.testing.pytest_plugin import CommandLine
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48,
@@ -85,6 +87,39 @@ def test_whole_folders_answer(bases: dict[str, Path], runner: Runner) -> None:
         for command, *rest in COMMANDS.values():
             found = runner(command, folder, *rest)
             assert found["code"] == 0 and found["out"], found
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("native:layers", "config.json: 'num_hidden_layers' must be <= 10000"),
+        ("qwen3:layers-within", "the config describes [0-9,]+ tensors, and there are"),
+        ("native:wide", "config.json describes 107,374,215,168 parameters|takes [0-9,.]+ GB in float32"),
+        ("native:weights:nan", "has 1 values that are NaN or infinite"),
+        ("llama:weights:complex", "tensor [a-z0-9_.]+ holds complex64, not floating-point weights"),
+        ("native:weights:integers", "tensor [a-z0-9_.]+ holds I64, not floating-point weights"),
+        ("native:tokenizer:grows", "its normalizer may make a text 1,000,000,000,000,000,000 times as long"),
+        ("native:config.json:pipe", "config.json: is not a regular file"),
+        ("llama:hidden_size:text", "config.json: 'hidden_size' must be an integer, not '4'"),
+    ],
+)
+def test_the_message_names_what_is_wrong(
+    name: str, message: str, bases: dict[str, Path], runner: Runner, tmp_path: Path
+) -> None:
+    shutil.copytree(bases[name.partition(":")[0]], tmp_path / "model")
+    mutation(name)(tmp_path / "model", random.Random(0))
+    found = runner("generate", tmp_path / "model", *COMMANDS["generate"][1:])
+    assert found["code"] in (1, 2) and re.search(message, found["err"]), found
+
+
+def test_a_model_whose_logits_are_nan_says_so(
+    bases: dict[str, Path], mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mm.plugins.architectures.decoder import Decoder
+
+    monkeypatch.setattr(Decoder, "prefill", lambda self, batch, slots, cache: torch.full((1, 300), float("nan")))
+    found = mm_cli("generate", bases["native"], *COMMANDS["generate"][1:], code=1)
+    assert "The model's logits are NaN" in found.err and not found.out.strip()
 
 
 def test_there_are_many() -> None:
