@@ -17,13 +17,15 @@ def has_null_keys(value: Any) -> bool:
 
 
 def without_null_keys(schema: Any) -> Any:
-    """A tool's schema without the keys whose value is null. A null `default` or `const` stays if its schema allows null."""
+    """A tool's schema without the keys whose value is null, or an object of nulls alone. A null `default` or `const` stays if its
+    schema allows null."""
     if isinstance(schema, list):
         return [without_null_keys(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     kept = {name for name in _VALUES if schema.get(name, 0) is None and _allows_null(schema)}
-    return {key: without_null_keys(item) for key, item in schema.items() if item is not None or key in kept}
+    cleaned = {key: without_null_keys(item) for key, item in schema.items() if item is not None or key in kept}
+    return {key: item for key, item in cleaned.items() if item != {} or schema[key] == {}}
 
 
 def _allows_null(schema: Mapping[str, Any]) -> bool:

@@ -40,7 +40,9 @@ def _without_padding(value: Any, schemas: Sequence[Any], validator: Any) -> Any:
     for key, item in value.items():
         described = [part for schema in _expand(schemas, validator) for part in _of_key(schema, key)]
         if item is not None or any(_allows_null(part, validator) for part in described):
-            kept[key] = _without_padding(item, described, validator)
+            cleaned = _without_padding(item, described, validator)
+            if described or cleaned != {} or item == {}:  # else it is an object of nulls alone, of another tool
+                kept[key] = cleaned
     return kept
 
 

@@ -175,6 +175,16 @@ def test_parquet_rows_are_those_that_were_written(tmp_path: Path) -> None:
     assert entries(path) == [("a.parquet", n, row) for n, row in enumerate([*rows, {"n": 1000}], 1)]
 
 
+def test_large_rows_of_parquet_are_read_one_by_one(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}" + "x" * (1 << 21)} for n in range(24)]
+    path = write_parquet(tmp_path / "a.parquet", rows, compression="none", use_dictionary=False)
+    tracemalloc.start()
+    assert [row["text"][:2] for _, row in source(path).rows()] == [row["text"][:2] for row in rows]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size
+
+
 def test_parquet_values_that_json_does_not_have_become_text(tmp_path: Path) -> None:
     import datetime
 

@@ -111,9 +111,9 @@ CITY = {"name": "weather", "parameters": {"type": "object", "properties": {"city
         ({"properties": {"o": {"properties": {"a": {"type": "null"}}}, "l": {"items": {"properties": {"n": {"type": "null"}}}}}},
          {"o": {"a": None, "b": None}, "l": [{"n": None, "m": None}, None]}, {"o": {"a": None}, "l": [{"n": None}, None]}),
         ({"additionalProperties": {"type": ["null", "string"]}}, {"a": None}, {"a": None}),
-        ({"properties": {"a": {"$ref": "#/properties/a"}}}, {"a": None, "b": {"c": None}}, {"b": {}}),
+        ({"properties": {"a": {"$ref": "#/properties/a"}}}, {"a": None, "b": {"c": None}, "d": {}}, {"d": {}}),
         ({"type": "colour"}, {"a": None, "b": 1}, {"b": 1}),
-        (None, {"a": None, "b": {"c": None}}, {"b": {}}),
+        (None, {"a": None, "b": {"c": {"d": None}}, "e": [None]}, {"e": [None]}),
     ],
 )  # fmt: skip
 def test_a_null_argument_is_missing_unless_its_schema_allows_it(parameters: Any, arguments: Any, kept: Any) -> None:
@@ -124,10 +124,10 @@ def test_a_null_argument_is_missing_unless_its_schema_allows_it(parameters: Any,
 
 
 def test_null_keys_of_a_schema_are_missing() -> None:
-    padded = {"name": "f", "description": None, "parameters": {"type": "object", "required": None, "properties": {
-        "a": {"type": "string", "enum": None, "default": None}, "b": {"type": ["string", "null"], "default": None}, "c": None}}}
-    clean = {"name": "f", "parameters": {"type": "object", "properties": {
-        "a": {"type": "string"}, "b": {"type": ["string", "null"], "default": None}}}}  # fmt: skip
+    kept = {"type": ["string", "null"], "default": None}
+    properties = {"a": {"type": "string", "enum": None, "default": None}, "b": kept, "c": None, "d": {"type": None}, "e": {}}
+    padded = {"name": "f", "description": None, "parameters": {"type": "object", "required": None, "properties": properties}}
+    clean = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}, "b": kept, "e": {}}}}
     for tools in ([padded], json.dumps([padded])):
         assert parse_conversation({"messages": [ASKED, SAID], "tools": tools})[1] == (clean,)
 

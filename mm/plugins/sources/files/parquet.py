@@ -11,7 +11,7 @@ from mm.core.errors import DataError, UsageError
 from mm.plugins.sources.files.decode import damaged_file, not_json
 from mm.plugins.sources.files.parquet_times import with_text_times
 
-_BATCH = 256
+_BATCH, _BATCH_BYTES = 256, 1 << 24  # rows that are read at once, and their size: fewer rows if they are large
 
 
 def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str, Any] | DataError, float]]:
@@ -31,7 +31,7 @@ def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str,
             names = file.schema_arrow.names
             if twice := [name for name in names if names.count(name) > 1]:
                 raise OSError(f"it has the column {twice[0]!r} twice")
-            for batch in file.iter_batches(batch_size=_BATCH):
+            for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
                 for row in _rows(batch):
                     number += 1
                     position = Position(path=shown, line=number)
@@ -39,6 +39,11 @@ def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str,
                     yield position, row, number / file.metadata.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         yield *damaged_file(shown, error, number), 1.0
+
+
+def _rows_at_once(metadata: Any) -> int:
+    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    return max(1, min(_BATCH, _BATCH_BYTES * metadata.num_rows // max(1, size)))
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:
