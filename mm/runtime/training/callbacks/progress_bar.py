@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # seconds without a line after which one is made between two log intervals. Steps may take minutes, and the device is waited for
 # so rarely that it costs nothing
-_PATIENCE = 20.0
+_PATIENCE = 15.0
 # the first step also compiles and warms up: from this many on, the pace is that of the steps after it
 _WARM = 5
 _UNKNOWN = "-:--:-- left"
