@@ -107,8 +107,8 @@ def load(
     `options` are those of `mm generate` that open a model, with underscores: `backend`, `dtype`, `engine`, the engine's
     own (`local_slots=2`) and settings that may change on loading (`rope_scaling_factor=4.0`).
     """
-    from mm.core.config.load_settings import InferenceComposition
     from mm.core.layers import argument_layer
+    from mm.runtime.models.load_settings import InferenceComposition
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
@@ -155,9 +155,9 @@ def convert(
 
     `changes` are settings that may change on loading, as in `load`; the written model has them.
     """
-    from mm.core.config.load_settings import LoadSettings
     from mm.core.config.unknown import check_keys
     from mm.core.layers import argument_layer
+    from mm.runtime.models.load_settings import LoadSettings
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()

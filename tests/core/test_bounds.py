@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mm.core.config.composition import SELECT, TRAIN
-from mm.core.config.load_settings import InferenceSelection
 from mm.core.config.sections import Section, section_of
 from mm.core.errors import UsageError
 from mm.core.interval import Interval
@@ -25,6 +24,7 @@ from mm.plugins.commands.chat.command import ChatSettings
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.stages.eval.stage import EvalOptions
 from mm.runtime.data.tokenizer_training import TrainingOptions
+from mm.runtime.models.load_settings import InferenceSelection
 from mm.testing.pytest_plugin import CommandLine
 
 PLUGINS = PluginManager.discover(environ={})

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import frozen
 
-from mm.core.config.load_settings import Inference, InferenceComposition
 from mm.core.config.sections import Section
 from mm.core.options import option
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
+from mm.runtime.models.load_settings import Inference, InferenceComposition
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mm.core.config.load_settings import InferenceComposition
 from mm.core.config.sections import Section
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
@@ -14,6 +13,7 @@ from mm.core.workspace import Workspace
 from mm.plugins.evaluations import measure, report
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.runtime.models.finding import find_model
+from mm.runtime.models.load_settings import InferenceComposition
 from mm.runtime.models.storage import storage_error
 from mm.runtime.runs import api
 

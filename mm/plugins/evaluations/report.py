@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mm.core.config.load_settings import Inference
 from mm.core.errors import UsageError
 from mm.core.say import Say
 from mm.core.workspace import Workspace, check_name, write_text
 from mm.plugins.evaluations.measure import items_digest, measure
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.runtime.models.finding import run_of
+from mm.runtime.models.load_settings import Inference
 from mm.runtime.models.storage import fingerprint
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import Any, overload
 
 import attrs
 
-from mm.core.config.load_settings import Inference
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import EngineSpec
@@ -22,6 +21,7 @@ from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Request, Sampling
 from mm.runtime.models.finding import find_model
 from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder
+from mm.runtime.models.load_settings import Inference
 from mm.runtime.models.opening import fuse_kernels, open_backend, use_threads
 from mm.runtime.text.messages import Message
 

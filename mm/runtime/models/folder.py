@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 from torch import nn
 
-from mm.core.config.load_settings import changed
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError, MMError
 from mm.core.plugins import PluginManager
@@ -29,6 +28,7 @@ from mm.runtime.models.config_files import CONFIG, saved_config, text_of
 from mm.runtime.models.description import Described, describe
 from mm.runtime.models.finding import cure, run_of
 from mm.runtime.models.hf_files import header
+from mm.runtime.models.load_settings import changed
 from mm.runtime.models.storage import INDEX, native_error, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model

@@ -115,9 +115,8 @@ class Role:
         found: Metrics = {}
         for metrics in map(self.model.auxiliary_metrics, self._auxiliary):
             for name, (total, count) in metrics.items():
-                old = found.get(name, (0.0, 0.0))
-                detached = total.detach() if isinstance(total, torch.Tensor) else total
-                found[name] = (old[0] + detached, old[1] + count)
+                old = found.get(name, (torch.zeros_like(total), 0.0))
+                found[name] = (old[0] + total.detach(), old[1] + count)
         return found
 
     def auxiliary_loss(self, totals: Totals) -> Tensor | None:

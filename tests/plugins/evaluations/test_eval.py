@@ -17,7 +17,6 @@ from torch import Tensor
 
 import mm
 from mm.contracts import Completion, Engine, OnToken, Request
-from mm.core.config.load_settings import Inference
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec
 from mm.core.workspace import Workspace
@@ -27,6 +26,7 @@ from mm.plugins.sources.skills import checks, corpus
 from mm.runtime.devices.backend import Backend
 from mm.runtime.generation import text_model
 from mm.runtime.models.folder import new_model, save_model_folder
+from mm.runtime.models.load_settings import Inference
 from mm.runtime.models.storage import fingerprint, seal
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.testing import tiny_tokenizer

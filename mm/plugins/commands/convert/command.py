@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from mm.core.config.load_settings import LoadSettings
 from mm.core.say import on_stderr
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.devices.dtypes import DTYPES
+from mm.runtime.models.load_settings import LoadSettings
 
 
 class ConvertCommand(PartsCommand):

@@ -42,8 +42,9 @@ def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str,
 
 
 def _rows_at_once(metadata: Any) -> int:
-    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    return max(1, min(_BATCH, _BATCH_BYTES * metadata.num_rows // max(1, size)))
+    size: int = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    rows: int = metadata.num_rows
+    return max(1, min(_BATCH, _BATCH_BYTES * rows // max(1, size)))
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:

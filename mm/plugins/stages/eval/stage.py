@@ -11,7 +11,6 @@ import attrs
 from attrs import frozen
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.load_settings import Inference, InferenceComposition
 from mm.core.config.sections import Section
 from mm.core.layers import Layer
 from mm.core.options import Option, option
@@ -25,6 +24,7 @@ from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
 from mm.plugins.evaluations.table import print_reports, print_stage_effects
 from mm.plugins.stages.eval.sample_conversations import sample_conversations
 from mm.plugins.stages.eval.training_curves import plot_curves
+from mm.runtime.models.load_settings import Inference, InferenceComposition
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 
