@@ -43,7 +43,7 @@ def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str,
 
 def _rows_at_once(metadata: Any) -> int:
     size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    return max(1, min(_BATCH, _BATCH_BYTES * metadata.num_rows // max(1, size)))
+    return max(1, min(_BATCH, _BATCH_BYTES * int(metadata.num_rows) // max(1, int(size))))
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:
