@@ -61,7 +61,7 @@ class Model(nn.Module, ABC):
         model's `counts`, summed over the micro-batches of the step and the ranks."""
         return None
 
-    def auxiliary_metrics(self, auxiliary: Any) -> Mapping[str, tuple[Tensor | float, Tensor | float]]:
+    def auxiliary_metrics(self, auxiliary: Any) -> Mapping[str, tuple[Tensor, Tensor | float]]:
         """Metrics of a forward by name, as detached (sum, count)."""
         return {}
 

@@ -42,9 +42,8 @@ def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str,
 
 
 def _rows_at_once(metadata: Any) -> int:
-    size: int = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    rows: int = metadata.num_rows
-    return max(1, min(_BATCH, _BATCH_BYTES * rows // max(1, size)))
+    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    return max(1, min(_BATCH, _BATCH_BYTES * int(metadata.num_rows) // max(1, int(size))))
 
 
 def _rows(batch: Any) -> Iterator[Mapping[str, Any] | DataError]:
