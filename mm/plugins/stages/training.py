@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import attrs
 from mm.contracts import Stage, StageResult
 from mm.core.config.composition import SELECT, TRAIN, Composition, Resolved
 from mm.core.config.sections import section_of
-from mm.core.errors import Interrupted
+from mm.core.errors import Interrupted, MMError
 from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, fingerprint, write_text
+from mm.plugins.stages.duration import training_seconds
 from mm.runtime.data.corpus import open_source
 from mm.runtime.runs import api
 from mm.runtime.runs.pipeline import digest
+from mm.runtime.runs.plan import data_size
+from mm.runtime.text.tokenizer import Tokenizer
 
 # the options that the stage sets itself
 _FIXED = ("algo", "from", "run", "tokenizer")
@@ -61,6 +65,14 @@ class TrainStage(Stage):
         if any(need not in artifacts for need in self.spec.needs):
             return f"mm train --algo {self.spec.algorithm}, from {', '.join(self.spec.needs)} once that exists"
         return api.plan(self._composition(artifacts), self.workspace, say=silent)
+
+    def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
+        """The time judged by earlier runs, see `training_seconds`. None if the data is bad, which `run` reports."""
+        run = self._resolve(artifacts).run
+        with suppress(MMError):
+            rows, tokens, _ = data_size(self.plugins, run, Tokenizer.load(artifacts[self.spec.needs[0]]))
+            return training_seconds(run, rows, tokens, self.workspace)
+        return None
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Train. If this stage has started a run with the same inputs before, that run is resumed; if it has been finished

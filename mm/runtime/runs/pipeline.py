@@ -25,12 +25,14 @@ from mm.runtime.runs.stage import Stage, StageResult
 
 @attrs.define
 class Outcome:
-    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"."""
+    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"; `summary` and `closing`
+    are those of its `StageResult`."""
 
     stage: str
     state: str
     seconds: float
-    summary: str
+    summary: str = ""
+    closing: str = ""
 
 
 def run_stages(
@@ -82,7 +84,7 @@ def _record_failure(name: str, outcomes: list[Outcome]) -> Iterator[None]:
         yield
     except BaseException as error:
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        outcomes.append(Outcome(name, state, time.monotonic() - started, ""))
+        outcomes.append(Outcome(name, state, time.monotonic() - started))
         raise
 
 
@@ -130,7 +132,7 @@ class Ledger:
     path: Path
 
     def read(self) -> dict[str, Any]:
-        """stage -> {inputs, artifacts, summary}."""
+        """stage -> {inputs, artifacts, summary, closing}."""
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}  # type: ignore[no-any-return]
 
     def artifacts(self) -> dict[str, Path]:
@@ -148,7 +150,7 @@ class Ledger:
 
     def write(self, stage: str, inputs: str, result: StageResult) -> None:
         """Record the result of a stage."""
-        entry = {"inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}, "summary": result.summary}
+        entry = {**attrs.asdict(result), "inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}}
         write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
 
 
@@ -158,20 +160,29 @@ def _run_one(
     spec = stage.spec
     if dry_run:
         say(f"[{spec.name}] {stage.plan(artifacts)}")
-        return Outcome(spec.name, "planned", 0.0, "")
+        return Outcome(spec.name, "planned", 0.0)
     inputs = digest(stage.inputs(artifacts))
     current = None if force else ledger.current(spec.name, inputs)
     if current is not None:
         artifacts.update(current)
-        summary = ledger.read()[spec.name]["summary"]
+        entry = ledger.read()[spec.name]
         say(f"[{spec.name}] up to date")
-        return Outcome(spec.name, "up to date", 0.0, summary)
-    say(f"[{spec.name}]")
+        return Outcome(spec.name, "up to date", 0.0, entry["summary"], entry.get("closing", ""))
+    say(f"[{spec.name}] {' '.join([spec.summary, *duration_text(stage.seconds(artifacts))])}")
     started = time.monotonic()
     result = stage.run(artifacts)
     ledger.write(spec.name, inputs, result)
     artifacts.update(result.artifacts)
-    return Outcome(spec.name, "done", time.monotonic() - started, result.summary)
+    return Outcome(spec.name, "done", time.monotonic() - started, result.summary, result.closing)
+
+
+def duration_text(seconds: float | None) -> list[str]:
+    """A sentence with a rough time; none if it is not known."""
+    if seconds is None:
+        return []
+    if seconds < 10:
+        return ["Takes a few seconds."]
+    return [f"Takes about {round(seconds, -1):.0f} s." if seconds < 95 else f"Takes about {seconds / 60:.0f} min."]
 
 
 def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Layer:

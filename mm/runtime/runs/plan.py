@@ -29,7 +29,7 @@ def describe(plugins: PluginManager, resolved: Resolved, workspace: Workspace) -
     run = resolved.run
     folder, config, name = _model(plugins, run, workspace)
     tokenizer = Tokenizer.load(folder)
-    rows, tokens, data = _data(plugins, run, tokenizer)
+    rows, tokens, data = data_size(plugins, run, tokenizer)
     settings = run.train
     each = run.needs.steps
     steps = settings.max_steps or max(1, -(-settings.epochs * rows // settings.global_batch_size)) * each
@@ -67,7 +67,7 @@ def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path
     return folder, spec.config(**values["config"]), f"{folder} ({spec.name})"
 
 
-def _data(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:
+def data_size(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> tuple[int, int, str]:
     """The rows and estimated tokens of an epoch, and the names of their sources."""
     locators, shares = split_weights(plugins, run.select.data)
     counts = [_count(plugins, run, tokenizer, locator) for locator in locators]

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class StageResult:
-    """The result of a stage: artifact name -> path, and one line for the summary."""
+    """The result of a stage: artifact name -> path, one line for the table of stages, and a text that `mm run` ends with."""
 
     artifacts: Mapping[str, Path]
     summary: str = ""
+    closing: str = ""
 
 
 class Stage(ABC):
@@ -51,6 +52,10 @@ class Stage(ABC):
     @abstractmethod
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """A description of what `run` would do, for `--dry-run`. Writes nothing. Artifacts of earlier stages may be missing."""
+
+    def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
+        """The time that `run` will take on this machine, roughly; None if nothing tells. Artifacts of earlier stages exist."""
+        return None
 
     @abstractmethod
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:

@@ -17,6 +17,7 @@ from mm.core.run import read_toml
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.line import COMMAND_LINE, read_line
+from mm.plugins.commands.run.next_lines import next_lines
 from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
 
 
@@ -54,8 +55,8 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, word
     artifacts = run_stages(
         ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, say=on_stderr, report=report
     )
-    if not dry_run:
-        print_next(artifacts)
+    if not dry_run and (lines := next_lines(artifacts)):
+        click.echo("Type next:\n" + "\n".join(f"  {line}" for line in lines), err=True)
 
 
 def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
@@ -69,21 +70,8 @@ def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list
     return [word for word in rest if word not in unknown and word not in taken], {**values, **dict.fromkeys(unknown.values(), "")}
 
 
-def print_next(artifacts: dict[str, Path]) -> None:
-    """Print the lines to type next, for the artifacts that exist."""
-    model = next((path for name, path in reversed(artifacts.items()) if name.startswith("run:")), None)
-    lines = []
-    if model:
-        name = model.parent.name
-        lines = [f"mm chat {name}", f"mm generate {name} 'Hello'", f"mm info {name}", f"mm runs show {name}"]
-    if "export" in artifacts:
-        lines.append(f"mm generate {artifacts['export']} 'Hello'    # the export; transformers loads it too")
-    if lines:
-        click.echo("next:\n" + "\n".join(f"  {line}" for line in lines), err=True)
-
-
 def print_outcomes(outcomes: list[Outcome]) -> None:
-    """Print the summary as a table."""
+    """Print the stages as a table, then the texts with which stages end `mm run`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -93,4 +81,7 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         minutes, seconds = divmod(round(outcome.seconds), 60)
         table.add_row(outcome.stage, outcome.state, f"{minutes}:{seconds:02d}", outcome.summary)
-    Console(stderr=True).print(table)
+    console = Console(stderr=True)
+    console.print(table)
+    for closing in (outcome.closing for outcome in outcomes if outcome.closing):
+        click.echo(f"\n{closing}", err=True)
