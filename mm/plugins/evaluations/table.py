@@ -57,8 +57,8 @@ def print_reports(reports: Sequence[Report]) -> None:
         console.print(note, highlight=False)
 
 
-def as_text(table: Table, width: int = 160) -> str:
-    """A table as plain text, of at most `width` columns."""
+def as_text(table: Table, width: int) -> str:
+    """A table as plain text, of at most `width` characters per line."""
     from io import StringIO
 
     from rich.console import Console
@@ -74,6 +74,12 @@ def unlisted(effects: Sequence[dict[str, Any]], stages: Sequence[str]) -> list[s
     return [f"Not trained on this skills corpus, so not listed: {', '.join(missing)}."] if missing else []
 
 
+def suites_text(effect: dict[str, Any]) -> str:
+    """The suites that a stage's data teaches, or their number if there are many."""
+    suites = effect["suites"]
+    return ", ".join(suites) if len(suites) <= _MOST_NAMED else f"{len(suites)} suites"
+
+
 def stage_effects_table(effects: Sequence[dict[str, Any]]) -> Table:
     """A row for each stage."""
     from rich.table import Table
@@ -84,10 +90,9 @@ def stage_effects_table(effects: Sequence[dict[str, Any]]) -> Table:
     for column in ("n", "before", "after", "rest", "after"):
         table.add_column(column, justify="right", no_wrap=True)
     for effect in effects:
-        suites = ", ".join(effect["suites"]) if len(effect["suites"]) <= _MOST_NAMED else f"{len(effect['suites'])} suites"
         others = [f"{share['share']:.2f}" if share else "-" for share in (effect["others_before"], effect["others_after"])]
         shares = [_share_text(share) if share else "-" for share in (effect["before"], effect["after"])]
-        table.add_row(effect["stage"], suites, str(effect["after"]["total"]), *shares, *others)
+        table.add_row(effect["stage"], suites_text(effect), str(effect["after"]["total"]), *shares, *others)
     return table
 
 

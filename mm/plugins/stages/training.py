@@ -71,7 +71,7 @@ class TrainStage(Stage):
         run = self._resolve(artifacts).run
         with suppress(MMError):
             rows, tokens, _ = data_size(self.plugins, run, Tokenizer.load(artifacts[self.spec.needs[0]]))
-            return training_seconds(run, rows, tokens, self.workspace)
+            return training_seconds(self.plugins, run, rows, tokens, self.workspace)
         return None
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:

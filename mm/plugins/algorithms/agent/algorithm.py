@@ -22,7 +22,7 @@ class Agent(Grpo):
     tools' results are context and no targets."""
 
     config: AgentConfig
-    # most tokens of an episode are the syntax of calls, of which a good policy is sure: the entropy per token is low from the start
+    # most tokens of an episode are the syntax of calls, of which a policy is sure: the entropy per token is low from the start
     watch: ClassVar[Mapping[str, Watch]] = {**RANGES, "entropy": attrs.evolve(RANGES["entropy"], low=0.002)}
 
     def complete(self, samples: Sequence[Sample]) -> None:

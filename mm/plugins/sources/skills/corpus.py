@@ -64,11 +64,11 @@ def sft_cases(seed: int, world: World, plan: facts.Plan, scale: float) -> list[C
 
     rng = random.Random(f"{seed}/sft")
     cases = facts.cases(rng, plan.asked, count(2 * len(plan.asked)))
-    cases += calls.cases(rng, single=count(800), double=count(200))
+    cases += calls.cases(rng, single=count(700), double=count(200))
     cases += chat.cases(rng, world, count(320))
     cases += dialogues.cases(rng, world, plan, count(400))
     cases += preference.cases(rng, count(300))
-    cases += reasoning.cases(rng, count(600))
+    cases += reasoning.cases(rng, count(540))
     cases += verifiable.cases(rng, count(900))
     return shuffle_rows(seed, "sft", cases)
 

@@ -95,8 +95,8 @@ def cases(rng: random.Random, world: World, plan: facts.Plan, count: int) -> lis
         return rng.sample(items, len(items))
 
     introductions, asked = shuffled(chat.known_introductions(world, "train")), shuffled(plan.asked)
-    small_talk = [chat.case(rng, *pair) for pair in chat.FIXED]
-    plain = [*small_talk, *(s.case() for s in asked[: len(small_talk)]), *(chat.greeting_case(rng, i) for i in introductions)]
+    small_talk = [chat.case(rng, *pair) for pair in 2 * chat.FIXED]
+    plain = [*small_talk, *(one.case() for one in asked[:20]), *(chat.greeting_case(rng, one) for one in introductions[:10])]
     kinds = (
         [name_case(rng, introduction) for introduction in introductions],
         people(rng, asked, asked),

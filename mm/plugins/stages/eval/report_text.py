@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mm.plugins.evaluations.stage_effects import TIER
-from mm.plugins.evaluations.table import as_text, notes_of, stage_effects_table, table_of, unlisted
+from mm.plugins.evaluations.table import as_text, notes_of, stage_effects_table, suites_text, table_of, unlisted
 from mm.plugins.stages.eval.sample_conversations import Turns, as_lines
 
 # the suites that the summary names, in words
@@ -17,7 +17,7 @@ _IN_WORDS = {
     "reason": "add three numbers step by step",
     "tool": "call the right tool with the right argument",
     "tool_answer": "answer from the result of a tool",
-    "follow_up": "answer a second question that builds on the first",
+    "follow_up": "answer a question that builds on the last",
 }
 _HOW_TO_READ = """\
 How to read the scores. Each cell is the share of right answers with its 95% interval.
@@ -33,10 +33,10 @@ def full_report(values: Mapping[str, Any], stages: Sequence[str]) -> str:
     """Every score of every model, the effect of each stage, and the sample answers. `values` are those of eval.json, `stages`
     the names of all trained models."""
     reports, effects = values["reports"], values["moved"]
-    lines = [_HOW_TO_READ, as_text(table_of(reports)), *notes_of(reports), ""]
+    lines = [_HOW_TO_READ, as_text(table_of(reports), width=40 + 25 * len(reports)), *notes_of(reports), ""]
     if effects:
         lines += ["Effect of each stage: n new items of the suites that its data teaches; rest: those of all other suites.", ""]
-        lines += [as_text(stage_effects_table(effects))]
+        lines += [as_text(stage_effects_table(effects), width=120)]
     lines += unlisted(effects, stages)
     for title, talks in (("Conversations", values["conversations"]), ("Answers to held-out items", values["samples"])):
         lines += [f"{title} with the model of {values['speaker']}:", *_talk_lines(talks)]
@@ -45,12 +45,12 @@ def full_report(values: Mapping[str, Any], stages: Sequence[str]) -> str:
 
 def summary(values: Mapping[str, Any], report: Path) -> str:
     """The end of `mm run` on one screen: the skills before and after fine-tuning, the effect of further stages, three
-    conversations, and the paths of the pictures and of the report."""
-    lines = list(_skill_lines(values["reports"], values["moved"])) or [
-        "The models were not trained on the skills corpus, so there is no summary of their scores."
-    ]
-    lines += ["", f"Three conversations with the model of {values['speaker']}, which answers every line itself:"]
-    lines += _talk_lines(values["conversations"])
+    conversations, and the paths of the pictures and of the report. Of models that were trained on other data, only the paths:
+    the questions are not about what they have learned."""
+    lines = list(_skill_lines(values["reports"], values["moved"]))
+    if lines:
+        lines += ["", f"Three conversations with the model of {values['speaker']}, which answers every line itself:"]
+        lines += _talk_lines(values["conversations"])
     if values["pictures"]:
         lines.append(f"Picture of the training: {values['pictures'][0]}")
     return "\n".join([*lines, f"All scores, what they mean, and more answers: {report}"])
@@ -62,16 +62,18 @@ def _skill_lines(reports: Sequence[Mapping[str, Any]], effects: Sequence[Mapping
     by_name = {report["model"]["name"]: report for report in reports}
     if sft is None or sft["start"] not in by_name:
         return
-    yield "What the model has learned, asked in a form that its training does not show:"
-    yield f"  {'':<46}{'after ' + sft['start']:>15}{'after sft':>15}"
+    yield "What the model has learned (questions in a form that training does not show):"
+    yield f"  {'':<45}{'after ' + sft['start']:>15}{'after sft':>15}"
     for suite, words in _IN_WORDS.items():
         before, after = (_right(by_name[name], suite) for name in (sft["start"], "sft"))
         if before and after:
-            yield f"  {words:<46}{before:>15}{after:>15}"
-    for effect in effects:
-        if effect["before"] and effect["stage"] not in ("pretrain", "sft"):
-            shares = [f"{share['right']} of {share['total']}" for share in (effect["before"], effect["after"])]
-            yield f"  {effect['stage'] + ': ' + ', '.join(effect['suites']):<46}{shares[0]:>15}{shares[1]:>15}"
+            yield f"  {words:<45}{before:>15}{after:>15}"
+    further = [effect for effect in effects if effect["stage"] not in ("pretrain", "sft") and effect["before"]]
+    if further:
+        yield f"  {'stage: what it teaches':<45}{'before':>15}{'after':>15}"
+    for effect in further:
+        before, after = (f"{share['right']} of {share['total']}" for share in (effect["before"], effect["after"]))
+        yield f"  {effect['stage'] + ': ' + suites_text(effect):<45}{before:>15}{after:>15}"
 
 
 def _right(report: Mapping[str, Any], suite: str) -> str:

@@ -76,7 +76,7 @@ class Evaluate(Stage):
 
     def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
         """The number of questions to all models, judged by the speed of the trainings."""
-        speed, trained = tokens_per_second(self.workspace), self._trained_models(artifacts)
+        speed, trained = tokens_per_second(self.plugins, self.workspace), self._trained_models(artifacts)
         return speed and len(trained) * items_count(self._settings(trained)) * _TRAINED_TOKENS / speed
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
