@@ -50,7 +50,7 @@ def run_stages(
 
     In the layers a bare option is for every stage that has it, `STAGE_option` for that stage only. Raises UsageError for an
     unknown stage or option, and for a stage whose needs are neither there nor given by a stage before it. `report` is
-    called with the outcomes, also if a stage fails.
+    called with the outcomes, also if a stage fails; then the closing texts are printed.
     """
     specs = ordered(expand(plugins, names))
     _check_options(specs, plugins, layers)
@@ -73,7 +73,13 @@ def run_stages(
     finally:
         if report:
             report(outcomes)
+        _say_closings(outcomes, say)
     return artifacts
+
+
+def _say_closings(outcomes: Sequence[Outcome], say: Say) -> None:
+    for closing in (outcome.closing for outcome in outcomes if outcome.closing):
+        say(f"\n{closing}\n")
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:
-    """Print the stages as a table, then the texts with which stages end `mm run`."""
+    """Print the summary as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -81,7 +81,4 @@ def print_outcomes(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         minutes, seconds = divmod(round(outcome.seconds), 60)
         table.add_row(outcome.stage, outcome.state, f"{minutes}:{seconds:02d}", outcome.summary)
-    console = Console(stderr=True)
-    console.print(table)
-    for closing in (outcome.closing for outcome in outcomes if outcome.closing):
-        click.echo(f"\n{closing}", err=True)
+    Console(stderr=True).print(table)
