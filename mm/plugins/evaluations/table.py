@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def unlisted(effects: Sequence[dict[str, Any]], stages: Sequence[str]) -> list[s
     return [f"Not trained on this skills corpus, so not listed: {', '.join(missing)}."] if missing else []
 
 
-def suites_text(effect: dict[str, Any]) -> str:
+def suites_text(effect: Mapping[str, Any]) -> str:
     """The suites that a stage's data teaches, or their number if there are many."""
     suites = effect["suites"]
     return ", ".join(suites) if len(suites) <= _MOST_NAMED else f"{len(suites)} suites"
