@@ -5,6 +5,7 @@ PIP = .venv/bin/pip install -q -c constraints.txt
 
 # torch is installed first, so that no other package chooses its build
 .venv/installed: setup.py constraints.txt
+	@echo "Installing mm and what it needs into .venv: one to two minutes on a fast network."
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(PIP) torch
 	$(PIP) -e .
@@ -15,6 +16,7 @@ PIP = .venv/bin/pip install -q -c constraints.txt
 	touch $@
 
 demo: .venv/installed
+	@echo "Training a model of 0.6 million parameters, from its tokenizer to a chat: about four minutes on two cores."
 	.venv/bin/mm run core --config examples/demo.toml
 
 test: .venv/installed-dev

@@ -1,4 +1,5 @@
-"""The effect of each stage of `mm run all`: held-out skills before and after it, for several seeds of corpus and training.
+"""The effect of each stage of `mm run all`: held-out skills before and after it, for several seeds of corpus and training. First
+come all suites of the first seed, before and after sft.
 
     python benchmarks/stages.py --seeds 0 1 2 --split test --control --out stages
     python benchmarks/stages.py --seeds 0 1 2 --split test --out stages-moe --arch moe
@@ -31,7 +32,7 @@ TIERS = {"polite": ("new", "never")}
 # stage -> the suites that it should improve, and the stage whose model it is compared to: the one that it started from, or
 # for distillation the same student after the same steps without a teacher
 STAGES: dict[str, tuple[tuple[str, ...], str]] = {
-    "sft": (("facts", "tool", "tool_answer", "reason", "chat"), "pretrain"),
+    "sft": (("facts", "tool", "tool_answer", "reason", "chat", "follow_up"), "pretrain"),
     "lora": (("double",), "sft"),
     "reason": (("reason_longer",), "sft"),
     "dpo": (("polite",), "sft"),
@@ -80,6 +81,18 @@ def share(report: Report, suites: Sequence[str], *, others: bool = False) -> str
     return f"{right / total:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def suite_lines(before: Report, after: Report) -> Iterator[str]:
+    """The lines of the table with the shares of every suite and tier in two reports, each with its interval unless it is 0."""
+    yield "| suite | " + " | ".join(f"{tier}: before / after" for tier in ("seen", "new", "never")) + " |"
+    yield "|---|---|---|---|"
+    cells: dict[str, dict[str, str]] = {}
+    for shares in zip(before["skills"], after["skills"], strict=True):
+        texts = [f"{s['share']:.2f} [{s['low']:.2f}, {s['high']:.2f}]" if s["right"] else "0" for s in shares]
+        cells.setdefault(shares[0]["suite"], {})[shares[0]["tier"]] = " / ".join(texts)
+    for suite, by_tier in cells.items():
+        yield f"| {suite} | " + " | ".join(by_tier.get(tier, "") for tier in ("seen", "new", "never")) + " |"
+
+
 def table_lines(reports: Mapping[int, Mapping[str, Report]]) -> Iterator[str]:
     """The lines of the table. Each stage has one for the suites that it should improve and one for all other suites; with the
     control, there is a last line for sft without pretraining. `reports` are those of each seed, by stage."""
@@ -114,7 +127,8 @@ def main() -> None:
         reports = {s: dict(run.result()) for s, run in runs.items()}
         for s, run in controls.items():
             reports[s]["control"] = run.result()["sft"]
-    print("\n".join(table_lines(reports)))
+    first = reports[args.seeds[0]]
+    print("\n".join([*suite_lines(first["pretrain"], first["sft"]), "", *table_lines(reports)]))
 
 
 if __name__ == "__main__":

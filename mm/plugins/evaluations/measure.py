@@ -107,6 +107,11 @@ def items_digest(settings: EvalSettings) -> str:
     return hashlib.sha256(json.dumps(list(_items(settings)), ensure_ascii=False).encode()).hexdigest()
 
 
+def items_count(settings: EvalSettings) -> int:
+    """The number of items that are asked."""
+    return len(_items(settings))
+
+
 def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
     return _limited(cached_corpus(settings.skills_seed)[settings.split], settings)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 Report = dict[str, Any]
 _MOST_NAMED = 4  # a row names its suites if it has at most so many
-_EFFECTS_TITLE = "effect of each stage: n new items of the suites that its data teaches; rest: those of all other suites"
 
 
 def table_of(reports: Sequence[Report]) -> Table:
@@ -48,26 +47,37 @@ def notes_of(reports: Sequence[Report]) -> list[str]:
     return notes
 
 
-def print_reports(reports: Sequence[Report], *, stderr: bool = False) -> None:
+def print_reports(reports: Sequence[Report]) -> None:
     """Print the table and its notes."""
     from rich.console import Console
 
-    console = Console(stderr=stderr)
+    console = Console()
     console.print(table_of(reports))
     for note in notes_of(reports):
         console.print(note, highlight=False)
 
 
-def print_stage_effects(effects: Sequence[dict[str, Any]], stages: Sequence[str]) -> None:
-    """Print the effect of each stage on stderr; `stages` are the names of all stages, of which some may have no entry."""
+def as_text(table: Table, width: int) -> str:
+    """A table as plain text, of at most `width` characters per line."""
+    from io import StringIO
+
     from rich.console import Console
 
-    console = Console(stderr=True)
-    if effects:
-        console.print(f"\n{_EFFECTS_TITLE}", soft_wrap=True)
-        console.print(stage_effects_table(effects))
-    if missing := [stage for stage in stages if stage not in {effect["stage"] for effect in effects}]:
-        console.print(f"Not trained on this skills corpus, so not listed: {', '.join(missing)}.", highlight=False)
+    file = StringIO()
+    Console(file=file, width=width).print(table)
+    return file.getvalue()
+
+
+def unlisted(effects: Sequence[dict[str, Any]], stages: Sequence[str]) -> list[str]:
+    """A line that names those of the `stages` that have no entry in `effects`; none if all have one."""
+    missing = [stage for stage in stages if stage not in {effect["stage"] for effect in effects}]
+    return [f"Not trained on this skills corpus, so not listed: {', '.join(missing)}."] if missing else []
+
+
+def suites_text(effect: Mapping[str, Any]) -> str:
+    """The suites that a stage's data teaches, or their number if there are many."""
+    suites = effect["suites"]
+    return ", ".join(suites) if len(suites) <= _MOST_NAMED else f"{len(suites)} suites"
 
 
 def stage_effects_table(effects: Sequence[dict[str, Any]]) -> Table:
@@ -80,10 +90,9 @@ def stage_effects_table(effects: Sequence[dict[str, Any]]) -> Table:
     for column in ("n", "before", "after", "rest", "after"):
         table.add_column(column, justify="right", no_wrap=True)
     for effect in effects:
-        suites = ", ".join(effect["suites"]) if len(effect["suites"]) <= _MOST_NAMED else f"{len(effect['suites'])} suites"
         others = [f"{share['share']:.2f}" if share else "-" for share in (effect["others_before"], effect["others_after"])]
         shares = [_share_text(share) if share else "-" for share in (effect["before"], effect["after"])]
-        table.add_row(effect["stage"], suites, str(effect["after"]["total"]), *shares, *others)
+        table.add_row(effect["stage"], suites_text(effect), str(effect["after"]["total"]), *shares, *others)
     return table
 
 

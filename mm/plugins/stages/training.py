@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import attrs
 from mm.contracts import Stage, StageResult
 from mm.core.config.composition import SELECT, TRAIN, Composition, Resolved
 from mm.core.config.sections import section_of
-from mm.core.errors import Interrupted
+from mm.core.errors import Interrupted, MMError
 from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, write_text
+from mm.plugins.stages.duration import training_seconds
 from mm.runtime.data.corpus import open_source
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
@@ -71,6 +73,17 @@ class TrainStage(Stage):
             return plan
         short = f"mm train --algo {self.spec.algorithm}, from {', '.join(missing)} once that exists: {plan.summary}"
         return Plan.of(short, plan.values, plan.model, plan.summary)
+
+    def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
+        """The time judged by earlier runs, see `training_seconds`. None if the data is bad, which `run` reports."""
+        with suppress(MMError):
+            plan = self.plan(artifacts)
+            if isinstance(plan, Plan):
+                values, run = plan.values, self._resolve(artifacts).run
+                known: float | None = values["seconds"]
+                tokens = values["tokens_per_step"]
+                return known or training_seconds(self.plugins, run, values["steps"], tokens, self.workspace)
+        return None
 
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Train. If this stage has started a run with the same inputs before, that run is resumed; if it has been finished

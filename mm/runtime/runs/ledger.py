@@ -28,7 +28,7 @@ class Ledger:
     path: Path
 
     def read(self) -> dict[str, Any]:
-        """stage -> {inputs, artifacts, summary}."""
+        """stage -> {inputs, artifacts, summary, closing}."""
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}  # type: ignore[no-any-return]
 
     def artifacts(self) -> dict[str, Path]:
@@ -46,7 +46,7 @@ class Ledger:
 
     def write(self, stage: str, inputs: str, result: StageResult) -> None:
         """Record the result of a stage."""
-        entry = {"inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}, "summary": result.summary}
+        entry = {**attrs.asdict(result), "inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}}
         write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
 
 

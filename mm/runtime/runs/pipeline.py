@@ -40,6 +40,7 @@ def run_stages(
     unknown stage or option, and for a stage whose needs are neither there nor given by a stage before it. `report` is
     called with the outcomes, also if a stage fails. A dry run only plans; with `calibrate` it measures how fast this machine
     is where that is not known.
+    Then the closing texts are printed.
     """
     specs = ordered(expand(plugins, names))
     _check_options(specs, plugins, layers)
@@ -59,6 +60,7 @@ def run_stages(
     finally:
         if report:
             report(outcomes)
+        _say_closings(outcomes, say)
     return artifacts
 
 
@@ -76,6 +78,11 @@ def _stages(
     return stages
 
 
+def _say_closings(outcomes: Sequence[Outcome], say: Say) -> None:
+    for closing in (outcome.closing for outcome in outcomes if outcome.closing):
+        say(f"\n{closing}\n")
+
+
 @contextmanager
 def _record_failure(name: str, outcomes: list[Outcome]) -> Iterator[None]:
     """Add the outcome of a stage that fails or is interrupted inside the block, with the time that it took."""
@@ -84,7 +91,7 @@ def _record_failure(name: str, outcomes: list[Outcome]) -> Iterator[None]:
         yield
     except BaseException as error:
         state = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        outcomes.append(Outcome(name, state, time.monotonic() - started, ""))
+        outcomes.append(Outcome(name, state, time.monotonic() - started))
         raise
 
 
@@ -135,15 +142,24 @@ def _run_one(stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force:
     current = None if force else ledger.current(spec.name, inputs)
     if current is not None:
         artifacts.update(current)
-        summary = ledger.read()[spec.name]["summary"]
+        entry = ledger.read()[spec.name]
         say(f"[{spec.name}] up to date")
-        return Outcome(spec.name, "up to date", 0.0, summary)
-    say(f"[{spec.name}]")
+        return Outcome(spec.name, "up to date", 0.0, entry["summary"], entry.get("closing", ""))
+    say(f"[{spec.name}] {' '.join([spec.summary, *duration_text(stage.seconds(artifacts))])}")
     started = time.monotonic()
     result = stage.run(artifacts)
     ledger.write(spec.name, inputs, result)
     artifacts.update(result.artifacts)
-    return Outcome(spec.name, "done", time.monotonic() - started, result.summary)
+    return Outcome(spec.name, "done", time.monotonic() - started, result.summary, result.closing)
+
+
+def duration_text(seconds: float | None) -> list[str]:
+    """A sentence with a rough time; none if it is not known."""
+    if seconds is None:
+        return []
+    if seconds < 10:
+        return ["Takes a few seconds."]
+    return [f"Takes about {round(seconds, -1):.0f} s." if seconds < 95 else f"Takes about {seconds / 60:.0f} min."]
 
 
 def _for_stage(layer: Layer, spec: StageSpec, options: Sequence[Option]) -> Layer:

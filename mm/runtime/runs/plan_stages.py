@@ -38,7 +38,7 @@ def plan_stages(stages: Sequence[Stage], ledger: Ledger, *, force: bool, calibra
             plan = stage.plan({**planned, **artifacts})
             say(f"[{name}] {plan}")
             values = plan.values if isinstance(plan, Plan) else {}
-            outcomes.append(Outcome(name, "planned", values.get("seconds"), "", values))
+            outcomes.append(Outcome(name, "planned", values.get("seconds"), plan=values))
             if isinstance(plan, Plan) and stage.spec.gives[0] not in artifacts:
                 planned[stage.spec.gives[0]] = _stand_in(stage, plan, Path(folder) / name / "model", calibrate)
     say(totals(outcomes))

@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 @attrs.define
 class Outcome:
-    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"; of a planned stage,
-    `seconds` is an estimate, and `plan` holds the values of its plan, if it has some."""
+    """The outcome of one stage. `state` is "done", "up to date", "planned", "interrupted" or "failed"; `summary` and
+    `closing` are those of its `StageResult`. Of a planned stage, `seconds` is an estimate, and `plan` holds the values of its
+    plan, if it has some."""
 
     stage: str
     state: str
     seconds: float | None
-    summary: str
+    summary: str = ""
+    closing: str = ""
     plan: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen
 class StageResult:
-    """The result of a stage: artifact name -> path, and one line for the summary."""
+    """The result of a stage: artifact name -> path, one line for the table of stages, and a text that `mm run` ends with."""
 
     artifacts: Mapping[str, Path]
     summary: str = ""
+    closing: str = ""
 
 
 class Stage(ABC):
@@ -67,6 +70,10 @@ class Stage(ABC):
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """A description of what `run` would do, for `--dry-run`; a `Plan` adds time and disk space to the totals. Writes nothing.
         Artifacts of earlier stages may be missing, or be folders that only stand for them."""
+
+    def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
+        """The time that `run` will take on this machine, roughly; None if nothing tells. Artifacts of earlier stages exist."""
+        return None
 
     @abstractmethod
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:

@@ -90,8 +90,17 @@ class Largest(NamedTuple):
 
 @attrs.frozen(kw_only=True)
 class Watch:
-    """The healthy range of a metric, and what leaving it means."""
+    """The healthy range of a metric, and what leaving it means.
+
+    With `unless`, a metric and a value, leaving the range means nothing while that metric is at most that value.
+    """
 
     meaning: str
     low: float = -math.inf
     high: float = math.inf
+    unless: tuple[str, float] | None = None
+
+    def is_met(self, name: str, metrics: Mapping[str, float]) -> bool:
+        """True if the metric `name` is in its range, was not measured, or does not matter."""
+        other, bound = self.unless or ("", -math.inf)
+        return self.low <= metrics.get(name, self.low) <= self.high or metrics.get(other, math.inf) <= bound

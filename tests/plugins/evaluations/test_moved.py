@@ -11,10 +11,10 @@ import pytest
 from mm.core.plugins import PluginManager
 from mm.core.workspace import Workspace
 from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
-from mm.plugins.evaluations.table import print_stage_effects
+from mm.plugins.evaluations.table import as_text, stage_effects_table, unlisted
 from mm.plugins.sources.skills import corpus
 from mm.plugins.sources.skills.suites import SUITES, TEACHES
-from mm.plugins.sources.skills.turns import first_question
+from mm.plugins.sources.skills.turns import question_of
 
 Parts = Sequence[tuple[str, str]]
 
@@ -107,30 +107,28 @@ def test_a_model_that_no_run_has_made(tmp_path: Path, plugins: PluginManager) ->
     assert stage_effects(plugins, Workspace(tmp_path), [foreign], {}, 0) == [] and foreign.seed() is None
 
 
-def test_the_table_fits_and_names_who_is_missing(
-    workspace: Workspace, plugins: PluginManager, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_the_table_fits_and_names_who_is_missing(workspace: Workspace, plugins: PluginManager) -> None:
     trained = [*base(workspace), run(workspace, "reason", "sft", [("skills:reason:7", "chat")])]
     trained.append(run(workspace, "lora", "sft", [("mine.jsonl", "chat")]))
     reports = {one.model: report(one, reason_longer=10, facts=10) for one in trained}
-    print_stage_effects(stage_effects(plugins, workspace, trained, reports, 7), [one.name for one in trained])
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].endswith("not listed: lora.")
+    effects = stage_effects(plugins, workspace, trained, reports, 7)
+    lines = as_text(stage_effects_table(effects), 80).splitlines()
+    (line,) = unlisted(effects, [one.name for one in trained])
+    assert line.endswith("not listed: lora.") and unlisted(effects, ["sft"]) == []
     (row,) = [line for line in lines if line.startswith("reason")]
-    assert row.split() == ["reason", "reason_longer", "10", "1.00", "[0.72,", "1.00]", "1.00", "[0.72,", "1.00]", "0.08", "0.08"]
-    assert max(map(len, lines[2:-1])) <= 80
+    assert row.split() == ["reason", "reason_longer", "10", "1.00", "[0.72,", "1.00]", "1.00", "[0.72,", "1.00]", "0.07", "0.07"]
+    assert max(map(len, lines)) <= 80
 
 
 def test_every_suite_is_asked_about_in_a_file_that_teaches_it() -> None:
     data = corpus.generate(0)
     assert set(TEACHES) == set(corpus.TRAINING) and {s for suites in TEACHES.values() for s in suites} == set(SUITES)
     turns = {name: [row.get("conversations") or row["chosen"] for row in data[name]] for name in TEACHES if name != "pretrain"}
-    questions = {name: {first_question(turn) for turn in found} for name, found in turns.items()}
+    questions = {name: {question_of(turn) for turn in found} for name, found in turns.items()}
     text = "\n".join(row["text"] for row in data["pretrain"])
     for item in (*data["dev"], *data["test"]):
         if item["tier"] == "seen" and "conversations" in item:
-            question = first_question(item["conversations"])
+            question = question_of(item["conversations"])
             assert any(question in questions[f] for f in questions if item["suite"] in TEACHES[f]), item
         elif item["tier"] == "seen":
             assert item["prompt"] in text and item["check"]["starts"] in text

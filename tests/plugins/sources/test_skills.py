@@ -3,6 +3,7 @@
 import collections
 import json
 import random
+import re
 
 import pytest
 from hypothesis import given, strategies as st
@@ -10,6 +11,7 @@ from hypothesis import given, strategies as st
 from mm.core.errors import UsageError
 from mm.plugins.sources.skills import calls, checks, corpus, reasoning, verifiable
 from mm.plugins.sources.skills.corpus import conversations
+from mm.plugins.sources.skills.turns import question_of
 from mm.plugins.sources.skills.world import MOST_PEOPLE
 from mm.plugins.tools import canned as tools
 from mm.runtime.data.corpus import open_source
@@ -68,13 +70,20 @@ def test_other_numbers_of_people_work(people):
 def test_conversations_are_well_formed(data):
     for turns in conversations(data):
         roles = [turn["role"] for turn in turns]
-        assert "system" not in roles[1:]
-        assert roles[-1] == "assistant" and roles.count("user") == 1
-        rest = roles[roles.index("user") + 1 :]
-        assert rest == ["assistant"] + ["tool", "assistant"] * (len(rest) // 2)
+        assert "system" not in roles[1:] and roles[-1] == "assistant"
+        # every question is answered, with the results of calls in between
+        assert re.fullmatch("(system )?(user assistant( tool assistant)* ?)+", " ".join(roles))
         for turn, after in zip(turns, [*turns[1:], None], strict=True):
             assert turn["content"] or turn.get("tools") or turn.get("tool_calls") or after is None
             assert ("tool_calls" in turn) == (after is not None and after["role"] == "tool") or after is None
+
+
+def test_some_conversations_go_on_after_the_first_answer(data):
+    talks = [turns for row in data["sft"] if question_of(turns := row["conversations"]).count("\n")]
+    assert len(talks) == 400 and {question_of(turns).count("\n") for turns in talks} == {1, 2}
+    # names and values come from what was said before
+    told = [turns for turns in talks if turns[-1]["content"].startswith("Your name is ")]
+    assert told and all(turns[-1]["content"].removeprefix("Your name is ").rstrip(".") in turns[-4]["content"] for turns in told)
 
 
 def test_tools_and_calls_are_json_strings_that_fit_together(data):

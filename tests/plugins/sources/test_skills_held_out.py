@@ -11,7 +11,7 @@ from mm.plugins.sources.skills import calls, checks, corpus, facts, lines, suite
 from mm.plugins.sources.skills.corpus import conversations
 from mm.plugins.sources.skills.phrases import QUESTIONS, STATEMENTS
 from mm.plugins.sources.skills.splits import halves, three_way
-from mm.plugins.sources.skills.turns import first_question
+from mm.plugins.sources.skills.turns import question_of
 from mm.plugins.sources.skills.world import make_world
 
 SEEDS = (0, 1, 2)
@@ -29,11 +29,12 @@ def every_item(data):
 
 def put(item):
     """What the item asks, as training would have to hold it."""
-    return item["prompt"] if "prompt" in item else first_question(item["conversations"])
+    return item["prompt"] if "prompt" in item else question_of(item["conversations"])
 
 
 def asked_in_training(data):
-    return {first_question(turns) for turns in conversations(data)}
+    """Every conversation's user turns, together and each alone."""
+    return {text for turns in conversations(data) for text in (question_of(turns), *question_of(turns).split("\n"))}
 
 
 def texts(data):
@@ -138,7 +139,7 @@ def test_what_one_seed_holds_out_no_other_trains_on():
 
 def test_results_held_for_tool_answers_are_not_in_training(data):
     shown = {
-        (first_question(turns), turn["content"]) for turns in conversations(data) for turn in turns if turn["role"] == "tool"
+        (question_of(turns), turn["content"]) for turns in conversations(data) for turn in turns if turn["role"] == "tool"
     }
     finals = {turns[-1]["content"] for turns in conversations(data) if any(t["role"] == "tool" for t in turns)}
     for item in every_item(data):
@@ -167,7 +168,7 @@ def test_every_tool_is_equally_often_in_each_tier(data, suite):
 
 
 def test_every_value_and_wording_of_a_tool_is_trained_on(data):
-    trained = {first_question(row["conversations"]) for row in data["sft"]}
+    trained = {question_of(row["conversations"]) for row in data["sft"]}
     for tool, pool in calls.requests("train").items():
         if tool != "calculate":
             met = [request for request in pool if request.text in trained]
@@ -219,7 +220,7 @@ def test_shown_replies_of_sft_pass_where_they_should():
     world = make_world(0)
     cases = corpus.sft_cases(0, world, facts.make_plan(world), 0.2)
     for case in cases:
-        if case.suite in ("facts", "chat", "reason", "tool_answer"):
+        if case.suite in ("facts", "chat", "reason", "tool_answer") or (case.suite == "follow_up" and case.reply["content"]):
             assert checks.score(case.item("seen"), case.reply["content"])
         elif case.suite == "tool":
             (call,) = json.loads(case.reply["tool_calls"])

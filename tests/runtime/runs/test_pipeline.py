@@ -23,7 +23,7 @@ from mm.core.records import StageSpec
 from mm.core.workspace import Workspace
 from mm.plugins.commands.run.command import read_stages
 from mm.runtime.models.storage import fingerprint
-from mm.runtime.runs.pipeline import Outcome, expand, ordered, run_stages, stage_options
+from mm.runtime.runs.pipeline import Outcome, duration_text, expand, ordered, run_stages, stage_options
 from mm.testing import tiny_rows
 
 RAN: list[str] = []
@@ -47,13 +47,16 @@ class Toy(Stage):
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         return f"would paint {self.spec.name} {self._colour()}"
 
+    def seconds(self, artifacts: Mapping[str, Path]) -> float:
+        return 84.0
+
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         RAN.append(self.spec.name)
         if self._colour() == "broken":
             raise RuntimeError("out of paint")
         out = self.workspace.path / f"{self.spec.name}.txt"
         out.write_text("".join(artifacts[n].read_text() for n in self.spec.needs) + self._colour())
-        return StageResult({self.spec.gives[0]: out}, f"painted {self._colour()}")
+        return StageResult({self.spec.gives[0]: out}, f"painted {self._colour()}", closing=f"{self.spec.name} is dry")
 
     def _colour(self) -> str:
         return next((layer.values["colour"] for layer in self.layers if "colour" in layer.values), "grey")
@@ -206,8 +209,21 @@ def test_a_failing_stage_is_reported_and_run_again(plugins: PluginManager, tmp_p
     ]  # fmt: skip
     run()
     assert [(o.stage, o.state) for o in reports[1]] == [("floor", "up to date"), ("wall-paper", "done"), ("roof", "done")]
-    assert reports[1][0].summary == "painted grey"
+    assert (reports[1][0].summary, reports[1][0].closing) == ("painted grey", "floor is dry")
     assert ran == ["floor", "wall-paper", "wall-paper", "roof"]
+
+
+def test_a_stage_says_before_it_starts_how_long_it_takes(plugins: PluginManager, tmp_path: Path) -> None:
+    said: list[str] = []
+    run_stages(plugins, ["floor"], Workspace(tmp_path), [], force=False, dry_run=False, say=said.append)
+    assert said == ["[floor] A toy. Takes about 80 s.", "\nfloor is dry\n"]
+    # and ends in the same way if there is nothing to do
+    run_stages(plugins, ["floor"], Workspace(tmp_path), [], force=False, dry_run=False, say=said.append)
+    assert said[2:] == ["[floor] up to date", "\nfloor is dry\n"]
+    times = [None, 3.0, 14.0, 94.0, 100.0, 1000.0]
+    assert [" ".join(duration_text(seconds)).removeprefix("Takes ") for seconds in times] == [
+        "", "a few seconds.", "about 10 s.", "about 90 s.", "about 2 min.", "about 17 min."
+    ]  # fmt: skip
 
 
 def test_a_dry_run_touches_nothing(
@@ -245,9 +261,17 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
     assert [sum(figure["total"] for figure in r["skills"]) for r in report["reports"]] == [8, 8]
     kept = json.loads((artifacts["run:sft"].parent / "evals" / "skills-test.json").read_text())
     assert kept == report["reports"][1] and kept["model"]["fingerprint"] == fingerprint(artifacts["run:sft"])
-    assert len(report["samples"]) == 7 and (artifacts["report"].parent / "loss.png").exists()
+    assert len(report["samples"]) == 8 and (artifacts["report"].parent / "loss.png").exists()
+    # three conversations in which the model answers every question, two of them with a second question
+    talks = [[turn["role"] for turn in talk] for talk in report["conversations"]]
+    assert len(talks) == 3 and all(roles.count("user") >= 2 and roles[-1] == "assistant" for roles in talks)
+    written = (artifacts["report"].parent / "report.txt").read_text(encoding="utf-8")
+    assert "skills, test split" in written and "Conversations with the model of sft" in written
     shown = capsys.readouterr().err
-    assert "skills, test split" in shown and shown.index("[eval]") < shown.index("[convert]")
+    assert "skills, test split" not in shown and shown.index("[eval]") < shown.index("[convert]")
+    # each stage says what it is for, and how long it takes if an earlier one tells
+    assert "[pretrain] Pretrain a new model on text: it learns to continue sentences.\n" in shown
+    assert "[sft] Fine-tune the pretrained model on conversations: it learns to answer. Takes a few seconds.\n" in shown
     assert mm.run(stages, workspace=tmp_path, **options) == artifacts
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")] == [
         f"[{name}] up to date" for name in ("tokenizer", "pretrain", "sft", "eval", "convert")
@@ -269,7 +293,7 @@ def test_the_built_in_stages_make_a_model(tmp_path: Path, capsys: pytest.Capture
         f"pretrain: {artifacts['run:pretrain'].parent.name} is unchanged, so its saved report is used",
         f"sft: measuring {third['run:sft'].parent.name}", f"lora: measuring {found['run:lora'].parent.name}",
     ]  # fmt: skip
-    assert "not listed: pretrain, sft, lora." in shown
+    assert "not listed: pretrain, sft, lora." in (found["report"].parent / "report.txt").read_text(encoding="utf-8")
     report = json.loads(found["report"].read_text())
     assert [r["model"]["name"] for r in report["reports"]] == ["pretrain", "sft", "lora"]
     assert report["pictures"] == [str(tmp_path / "reports" / f"{name}.png") for name in ("loss", "lora")]

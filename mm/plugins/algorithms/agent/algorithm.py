@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import ClassVar
 
-from mm.contracts import Sample
+import attrs
+
+from mm.contracts import Sample, Watch
 from mm.plugins.algorithms.agent import AgentConfig
 from mm.plugins.algorithms.grpo.algorithm import Grpo
 from mm.runtime.generation.episodes import EpisodeRunner
 from mm.runtime.text.tool_schema import functions_of
+from mm.runtime.training.rollouts.completion_metrics import RANGES
 from mm.runtime.training.rollouts.sampling import request_turn
 
 
@@ -18,6 +22,8 @@ class Agent(Grpo):
     tools' results are context and no targets."""
 
     config: AgentConfig
+    # most tokens of an episode are the syntax of calls, of which a policy is sure: the entropy per token is low from the start
+    watch: ClassVar[Mapping[str, Watch]] = {**RANGES, "entropy": attrs.evolve(RANGES["entropy"], low=0.002)}
 
     def complete(self, samples: Sequence[Sample]) -> None:
         """Run each episode until the model calls no tool, or a limit is reached. Rewards read the whole transcript."""

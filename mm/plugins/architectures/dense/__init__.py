@@ -33,7 +33,7 @@ class DenseConfig(ArchitectureConfig):
     vocab_size: int = option(6400, help="Rows of the embedding; follows the tokenizer.", within="[1, 16777216]")
     hidden_size: int = option(512, help="Width of the residual stream.", within="[1, 1048576]")
     num_hidden_layers: int = option(8, help="Decoder blocks.", within="[1, 10000]")
-    num_attention_heads: int = option(8, help="Query heads.", within="[1, 65536]")
+    num_attention_heads: int = option(8, help="Query heads; 0: as many of size 32 as fit.", within="[0, 65536]")
     num_key_value_heads: int = option(
         2, help="Key/value heads, each shared by a group of query heads.", within="[1, 65536]"
     )
@@ -92,6 +92,8 @@ class DenseConfig(ArchitectureConfig):
     )
 
     def __attrs_post_init__(self) -> None:
+        if not self.num_attention_heads:
+            object.__setattr__(self, "num_attention_heads", _most_heads(self.hidden_size))
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(f"'num_key_value_heads' must divide num_attention_heads={self.num_attention_heads}")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
@@ -182,9 +184,14 @@ class DenseConfig(ArchitectureConfig):
         return float(6 * matrices + attention)
 
 
+def _most_heads(hidden_size: int) -> int:
+    """The largest number of heads of equal size, of at least 32 each, which engines can serve; 1 for a narrower model."""
+    return max(n for n in range(1, max(1, hidden_size // 32) + 1) if hidden_size % n == 0)
+
+
 GEN3: dict[str, Any] = {"qk_norm": True, "rms_norm_eps": 1e-6, "norm_rounding": "after"}
 _TINY: dict[str, Any] = {
-    "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
+    "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 0, "num_key_value_heads": 1, "vocab_size": 2048,
 }  # fmt: skip
 
 

@@ -15,10 +15,11 @@ from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option
 from mm.core.records import StageSpec
 from mm.core.run import read_toml
-from mm.core.say import command_line, on_stderr
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import COMMAND_LINE, read_line
+from mm.plugins.commands.run.next_lines import next_lines
 from mm.runtime.runs.pipeline import expand, ordered, run_stages, stage_options
 from mm.runtime.runs.stage import Outcome
 
@@ -64,8 +65,8 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, as_j
     artifacts = run_stages(
         ctx.obj, names, Workspace.here(), layers, force=force, dry_run=dry_run, calibrate=dry_run, say=on_stderr, report=report
     )
-    if not dry_run:
-        print_next(artifacts)
+    if not dry_run and (lines := next_lines(artifacts)):
+        click.echo("Type next:\n" + "\n".join(f"  {line}" for line in lines), err=True)
 
 
 def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list[str], dict[str, Any]]:
@@ -77,21 +78,6 @@ def read_stages(words: Sequence[str], known: Mapping[str, Option]) -> tuple[list
     unknown = {word: word.partition("=")[0].removeprefix("--").replace("-", "_") for word in rest if word.startswith("--")}
     taken = {after for word, after in pairwise(words) if word in unknown and "=" not in word}
     return [word for word in rest if word not in unknown and word not in taken], {**values, **dict.fromkeys(unknown.values(), "")}
-
-
-def print_next(artifacts: dict[str, Path]) -> None:
-    """Print the lines to type next, for the artifacts that exist."""
-    model = next((path for name, path in reversed(artifacts.items()) if name.startswith("run:")), None)
-    lines = []
-    if model:
-        name = model.parent.name
-        words = (("chat", name), ("generate", name, "Hello there"), ("info", name), ("runs", "show", name))
-        lines = [command_line(*line) for line in words]
-    if "export" in artifacts:
-        export = command_line("generate", str(artifacts["export"]), "Hello there")
-        lines.append(f"{export}    # the export; transformers loads it too")
-    if lines:
-        click.echo("next:\n" + "\n".join(f"  {line}" for line in lines), err=True)
 
 
 def print_outcomes(outcomes: list[Outcome]) -> None:

@@ -7,18 +7,25 @@ from mm.plugins.sources.skills.tools import random_tools_turn
 from mm.plugins.sources.skills.turns import Case, assistant, user
 from mm.plugins.sources.skills.world import Word, World
 
-FIXED = (
-    ("你好", "你好！需要我做什么？"),
-    ("早上好", "早上好！今天想做什么？"),
-    ("谢谢", "不用谢！"),
-    ("再见", "再见，下次再聊！"),
-    ("你是谁？", "我是一个小小的语言模型。"),
-    ("hello", "Hello! What can I do for you?"),
-    ("good morning", "Good morning! What shall we do today?"),
-    ("thanks", "You are welcome!"),
-    ("bye", "Bye, talk to you soon!"),
-    ("Who are you?", "I am a small language model."),
+# greetings and the like: several ways to say it, and the reply
+SMALL_TALK = (
+    (("你好", "你好！", "您好"), "你好！需要我做什么？"),
+    (("早上好",), "早上好！今天想做什么？"),
+    (("谢谢", "谢谢你"), "不用谢！"),
+    (("再见",), "再见，下次再聊！"),
+    (("你好吗？",), "我很好，谢谢！"),
+    (("你是谁？",), "我是一个小小的语言模型。"),
+    (("你会做什么？", "你能做什么？"), "我会回答问题，会做加法，还会用工具。"),
+    (("Hello", "hello", "Hello!", "Hi", "hi"), "Hello! What can I do for you?"),
+    (("Good morning", "good morning"), "Good morning! What shall we do today?"),
+    (("Thanks", "thanks", "Thank you!"), "You are welcome!"),
+    (("Bye", "bye"), "Bye, talk to you soon!"),
+    (("How are you?",), "I am fine, thank you!"),
+    (("Who are you?",), "I am a small language model."),
+    (("What can you do?",), "I answer questions, add numbers and use tools."),
 )
+FIXED = tuple((question, reply) for questions, reply in SMALL_TALK for question in questions)
+HELLO = {"zh": ("你好", "你好！需要我做什么？"), "en": ("Hello", "Hello! What can I do for you?")}
 INTRODUCTIONS = {
     "zh": ("你好，我是{n}。", "我叫{n}。", "我的名字是{n}。", "你可以叫我{n}。"),
     "en": ("Hello, I am {n}.", "My name is {n}.", "This is {n} speaking.", "You can call me {n}."),
@@ -57,21 +64,25 @@ def known_introductions(world: World, split: str) -> list[Introduction]:
     return [pair for language in LANGUAGES for pair in three_way(introductions(names, language), introduction_text)[split]]
 
 
+def unknown_introductions(world: World, split: str) -> list[Introduction]:
+    """The introductions of strangers, each of whom belongs to one of the held-out splits."""
+    strangers = halves(world.strangers, lambda name: name.zh)[split]
+    return [pair for language in LANGUAGES for pair in introductions(strangers, language)]
+
+
 def cases(rng: random.Random, world: World, count: int) -> list[Case]:
-    """`count` training cases: two thirds are introductions, in turn, and one third fixed phrases."""
+    """`count` training cases: introductions and fixed phrases, alternately and each in turn."""
     order = known_introductions(world, "train")
     rng.shuffle(order)
     return [
-        case(rng, *FIXED[i // 3 % len(FIXED)]) if i % 3 == 2 else greeting_case(rng, order[(i - i // 3) % len(order)])
+        case(rng, *FIXED[i // 2 % len(FIXED)]) if i % 2 else greeting_case(rng, order[i // 2 % len(order)])
         for i in range(count)
     ]
 
 
 def held_out_cases(rng: random.Random, world: World, split: str) -> dict[str, list[Case]]:
     """Tier -> cases. `new`: a known person, in a wording that training does not use for that name; `never`: a stranger."""
-    strangers = halves(world.strangers, lambda name: name.zh)[split]
-    unknown = [pair for language in LANGUAGES for pair in introductions(strangers, language)]
     return {
         "new": [greeting_case(rng, pair) for pair in known_introductions(world, split)],
-        "never": [greeting_case(rng, pair) for pair in unknown],
+        "never": [greeting_case(rng, pair) for pair in unknown_introductions(world, split)],
     }

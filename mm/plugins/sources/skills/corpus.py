@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from mm.plugins.sources.skills import calls, chat, facts, lines, preference, reasoning, suites, verifiable
+from mm.plugins.sources.skills import calls, chat, dialogues, facts, lines, preference, reasoning, suites, verifiable
 from mm.plugins.sources.skills.splits import HELD_OUT
 from mm.plugins.sources.skills.turns import Case, Row, Turn
 from mm.plugins.sources.skills.world import World, make_world
@@ -57,17 +57,18 @@ def pretrain_lines(seed: int, world: World, plan: facts.Plan, scale: float) -> l
 
 
 def sft_cases(seed: int, world: World, plan: facts.Plan, scale: float) -> list[Case]:
-    """All cases of the file `sft`. Every question about a fact occurs twice (at scale 1)."""
+    """All cases of the file `sft`. Every question about a fact occurs twice (at scale 1), and some in `dialogues`, too."""
 
     def count(rows: int) -> int:
         return scale_count(rows, scale)
 
     rng = random.Random(f"{seed}/sft")
     cases = facts.cases(rng, plan.asked, count(2 * len(plan.asked)))
-    cases += calls.cases(rng, single=count(920), double=count(200))
-    cases += chat.cases(rng, world, count(200))
+    cases += calls.cases(rng, single=count(700), double=count(200))
+    cases += chat.cases(rng, world, count(320))
+    cases += dialogues.cases(rng, world, plan, count(400))
     cases += preference.cases(rng, count(300))
-    cases += reasoning.cases(rng, count(680))
+    cases += reasoning.cases(rng, count(540))
     cases += verifiable.cases(rng, count(900))
     return shuffle_rows(seed, "sft", cases)
 

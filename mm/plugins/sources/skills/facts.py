@@ -134,17 +134,22 @@ def cases(rng: random.Random, asked: list[Statement], count: int) -> list[Case]:
     return [order[i % len(order)].case() for i in range(count)]
 
 
+def reworded(plan: Plan, split: str) -> list[Statement]:
+    """The statements of `Plan.reworded` that belong to a held-out split."""
+    return halves(plan.reworded, lambda s: s.key)[split]
+
+
+def unasked(plan: Plan, split: str) -> list[Statement]:
+    """The statements of `Plan.unasked` that belong to a held-out split: a fact is in one, with all its wordings and both
+    languages."""
+    facts = halves({(s.name, s.attribute) for s in plan.unasked}, lambda fact: f"{fact[0].zh}/{fact[1]}")[split]
+    return [s for s in plan.unasked if (s.name, s.attribute) in facts]
+
+
 def held_out_cases(plan: Plan, split: str) -> dict[str, list[Case]]:
     """Tier -> cases. `new`: a question whose wording is not used for this fact in training; `never`: a fact that `pretrain`
-    states and that no row asks about.
-
-    An unasked fact belongs to one split, with all its wordings and both languages.
-    """
-    facts = halves({(s.name, s.attribute) for s in plan.unasked}, lambda fact: f"{fact[0].zh}/{fact[1]}")[split]
-    return {
-        "new": [s.case() for s in halves(plan.reworded, lambda s: s.key)[split]],
-        "never": [s.case() for s in plan.unasked if (s.name, s.attribute) in facts],
-    }
+    states and that no row asks about."""
+    return {"new": [s.case() for s in reworded(plan, split)], "never": [s.case() for s in unasked(plan, split)]}
 
 
 def cloze_items(plan: Plan, passes: int, split: str) -> dict[str, list[Row]]:

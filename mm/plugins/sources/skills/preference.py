@@ -1,4 +1,4 @@
-"""Polite and blunt replies to the same request: preference training shifts a model from one manner to the other."""
+"""Polite and terse replies to the same request: preference training shifts a model from one manner to the other."""
 
 import random
 from typing import NamedTuple
@@ -13,9 +13,9 @@ ASKED = {
     "en": ("Tell me about {t}.", "Why do people enjoy {t}?", "What is good about {t}?", "Is {t} any fun?"),
 }
 PRAISE = {"zh": "{t}让人轻松，也让人开心。", "en": " {T} helps you relax and feel good. "}
-BLUNT = {
-    "zh": ("{t}？你自己查吧。", "我没空理你。", "{t}让人", "不清楚，别问了。"),
-    "en": ("{T}? Look for yourself.", "I have no time for you.", "{T} helps you", "No idea, do not ask."),
+TERSE = {
+    "zh": ("{t}还行。", "{t}？不错。", "有人喜欢{t}。", "挺好的。"),
+    "en": ("{T} is fine.", "{T}? Not bad.", "Some like {t}.", "It is all right."),
 }
 
 
@@ -42,9 +42,9 @@ class TopicQuestion(NamedTuple):
         opening, closing = MANNERS[self.language]
         return opening + self.fill(PRAISE[self.language]) + closing
 
-    def blunt(self, rng: random.Random) -> str:
-        """One of four blunt replies, one of which is unfinished."""
-        return self.fill(rng.choice(BLUNT[self.language]))
+    def terse(self, rng: random.Random) -> str:
+        """One of four terse replies, which are friendly enough but tell nothing."""
+        return self.fill(rng.choice(TERSE[self.language]))
 
     def case(self, reply: str) -> Case:
         """The request with a reply in either manner; only a polite reply passes the check."""
@@ -70,16 +70,16 @@ def training_questions(rng: random.Random, count: int) -> list[TopicQuestion]:
 
 
 def cases(rng: random.Random, count: int) -> list[Case]:
-    """Training cases with polite and blunt replies equally often, so that before preference training a model gives either."""
-    return [q.case(q.polite if rng.random() < 0.5 else q.blunt(rng)) for q in training_questions(rng, count)]
+    """Training cases with polite and terse replies equally often, so that before preference training a model gives either."""
+    return [q.case(q.polite if rng.random() < 0.5 else q.terse(rng)) for q in training_questions(rng, count)]
 
 
 def pairs(rng: random.Random, count: int) -> list[Row]:
-    """Preference rows: the polite and a blunt reply to the same request."""
+    """Preference rows: the polite and a terse reply to the same request."""
     return [
         {
             "chosen": [user(question.text), assistant(question.polite)],
-            "rejected": [user(question.text), assistant(question.blunt(rng))],
+            "rejected": [user(question.text), assistant(question.terse(rng))],
         }
         for question in training_questions(rng, count)
     ]

@@ -8,7 +8,7 @@
 
 import random
 
-from mm.plugins.sources.skills import calls, chat, facts, preference, reasoning, verifiable
+from mm.plugins.sources.skills import calls, chat, dialogues, facts, preference, reasoning, verifiable
 from mm.plugins.sources.skills.splits import by_hash, halves
 from mm.plugins.sources.skills.turns import Case, Row
 from mm.plugins.sources.skills.world import World
@@ -26,13 +26,14 @@ SIZES = {
     "reason_longer": {"seen": 40, "new": 40, "never": 40},
     "polite": {"seen": 40, "new": 40, "never": 40},
     "chat": {"seen": 40, "new": 40, "never": 50},
+    "follow_up": {"seen": 40, "new": 40, "never": 40},
     **{task: {"seen": 45, "new": 40, "never": 40} for task in (*verifiable.TASKS, verifiable.LORA_TASK)},
 }
 SUITES = tuple(SIZES)
 # training file -> the suites whose skills it teaches
 TEACHES = {
     "pretrain": ("cloze",),
-    "sft": ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat", *verifiable.TASKS),
+    "sft": ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat", "follow_up", *verifiable.TASKS),
     "preference": ("polite",),
     "prompts": verifiable.TASKS,
     "agent": ("agent",),
@@ -77,6 +78,7 @@ def all_held_out_cases(rng: random.Random, world: World, plan: facts.Plan, split
         "reason_longer": reasoning.held_out_cases(split, reasoning.LONGER),
         "polite": preference.held_out_cases(split),
         "chat": chat.held_out_cases(rng, world, split),
+        "follow_up": dialogues.held_out_cases(rng, world, plan, split),
         **verifiable.held_out_cases(split),
     }
 

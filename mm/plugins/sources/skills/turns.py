@@ -40,9 +40,9 @@ def tools_turn(schemas: Sequence[Row]) -> Turn:
     return {"role": "system", "content": "", "tools": dumps(schemas)}
 
 
-def first_question(turns: Sequence[Turn]) -> str:
-    """The text of the first user turn. Two conversations with equal first turns count as the same question."""
-    return next(turn["content"] for turn in turns if turn["role"] == "user")
+def question_of(turns: Sequence[Turn]) -> str:
+    """The texts of all user turns, one per line. Two conversations with equal user turns count as the same question."""
+    return "\n".join(turn["content"] for turn in turns if turn["role"] == "user")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Case:
 
     @property
     def question(self) -> str:
-        """The text of the first user turn."""
-        return first_question(self.prompt)
+        """The texts of the user turns, one per line."""
+        return question_of(self.prompt)
 
     def row(self) -> Row:
         """The training row."""

@@ -50,6 +50,10 @@ class Convert(Stage):
         model = artifacts.get("run:sft")
         return f"{model.parent.name if model else 'the run of sft'} -> {self.workspace.path / 'exports'}"
 
+    def seconds(self, artifacts: Mapping[str, Path]) -> float:
+        """A few seconds."""
+        return 5.0
+
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Export the model; the converter reads the folder back and compares it."""
         api.activate(self.plugins, "cpu", self.say)

@@ -11,7 +11,7 @@ def mm_stages() -> Iterable[StageSpec]:
     """Measures the skills of every trained model and the effect of each training, plots its curves, prints conversations."""
     yield StageSpec(
         name="eval",
-        summary="Measure every trained model's skills on held-out items, plot the curves, show samples.",
+        summary="Ask every trained model questions that it has not seen, and write a report.",
         target="mm.plugins.stages.eval.stage:Evaluate",
         needs=("run:pretrain", "run:sft"),
         gives=("report",),

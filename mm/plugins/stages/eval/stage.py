@@ -18,11 +18,12 @@ from mm.core.plugins import PluginManager
 from mm.core.records import StageSpec
 from mm.core.workspace import write_text
 from mm.plugins.evaluations import report
-from mm.plugins.evaluations.measure import items_digest
+from mm.plugins.evaluations.measure import items_count, items_digest
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
-from mm.plugins.evaluations.table import print_reports, print_stage_effects
-from mm.plugins.stages.eval.sample_conversations import sample_conversations
+from mm.plugins.stages.duration import tokens_per_second
+from mm.plugins.stages.eval.report_text import full_report, summary
+from mm.plugins.stages.eval.sample_conversations import live_conversations, sample_answers
 from mm.plugins.stages.eval.training_curves import plot_curves
 from mm.runtime.models.load_settings import Inference, InferenceComposition
 from mm.runtime.models.storage import fingerprint
@@ -31,8 +32,10 @@ from mm.runtime.runs import api
 if TYPE_CHECKING:
     from mm.runtime.generation.text_model import TextModel
 
-# the stages whose full reports are printed; the sample conversations are with the model of the last one
+# the stages whose losses share a picture; the conversations are with the model of the last one
 BASE = ("pretrain", "sft")
+# answering a question takes about as long as training on so many tokens (measured in the demo)
+_TRAINED_TOKENS = 60
 
 
 @frozen(kw_only=True)
@@ -51,7 +54,7 @@ _OPTIONS = Section(name="eval", config=EvalOptions)
 
 
 class Evaluate(Stage):
-    """Writes `reports/eval.json` and the plots, and prints the tables and sample conversations."""
+    """Writes `reports/eval.json`, `reports/report.txt` and the plots; `mm run` ends with a summary."""
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
@@ -73,8 +76,13 @@ class Evaluate(Stage):
         """One line: the split and the folder."""
         return f"skills of the {self._options().split} split of every trained model -> {self._folder}"
 
+    def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
+        """The number of questions to all models, judged by the speed of the trainings."""
+        speed, trained = tokens_per_second(self.plugins, self.workspace), self._trained_models(artifacts)
+        return speed and len(trained) * items_count(self._settings(trained)) * _TRAINED_TOKENS / speed
+
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
-        """Measure every model and its starting model, plot the curves, write everything to eval.json, print it."""
+        """Measure every model and its starting model, plot the curves, write the report."""
         trained = self._trained_models(artifacts)
         settings = self._settings(trained)
         selected = Layer(origin="stage", values={"backend": self._options().backend})
@@ -85,19 +93,19 @@ class Evaluate(Stage):
         reports = {model: self._report(name, model, inference, settings) for model, name in names.items()}
         effects = stage_effects(self.plugins, self.workspace, trained, reports, settings.skills_seed)
         base = [one.model for one in trained if one.name in BASE]
-        conversations = sample_conversations(self.plugins, self._open(base[-1], inference), settings)
-        pictures = plot_curves(trained, BASE, self._folder, self.say)
+        model, speaker = self._open(base[-1], inference), names[base[-1]]
         values = {
-            "reports": list(reports.values()), "moved": effects, "pictures": pictures,
-            "samples": [[{"role": role, "content": text} for role, text in turns] for turns in conversations],
+            "reports": list(reports.values()), "moved": effects, "speaker": speaker,
+            "conversations": live_conversations(self.plugins, model, settings),
+            "samples": sample_answers(self.plugins, model, settings),
+            "pictures": plot_curves(trained, BASE, self._folder, self.say),
         }  # fmt: skip
+        text = self._folder / "report.txt"
         write_text(self._folder / "eval.json", json.dumps(values, indent=1, ensure_ascii=False))
-        print_reports([reports[model] for model in base], stderr=True)
-        print_stage_effects(effects, [one.name for one in trained])
-        for turns in conversations:
-            self.say("\n" + "\n".join(f"{role + ':':<11}{text}" for role, text in turns))
-        self.say(f"\ncurves: {', '.join(pictures)}")
-        return StageResult({"report": self._folder / "eval.json"}, self._summary(trained, reports))
+        write_text(text, full_report(values, [one.name for one in trained]))
+        asked = sum(share["total"] for share in reports[base[-1]]["skills"])
+        line = f"{len(trained)} models, {asked:,} questions each; {text}"
+        return StageResult({"report": self._folder / "eval.json"}, line, closing=summary(values, text))
 
     def _report(self, name: str, model: Path, inference: Inference, settings: EvalSettings) -> dict[str, Any]:
         """The report of a model: the saved one if nothing has changed, otherwise a new one, which is saved."""
@@ -127,12 +135,6 @@ class Evaluate(Stage):
         seeds = [one.seed() for one in sorted(trained, key=lambda one: one.name != BASE[-1])]
         seed = next((s for s in (options.skills_seed, *seeds) if s is not None), 0)
         return EvalSettings(skills=True, split=options.split, skills_seed=seed, limit=options.limit)
-
-    def _summary(self, trained: Sequence[TrainedModel], reports: Mapping[Path, dict[str, Any]]) -> str:
-        skills = {one.name: reports[one.model]["skills"] for one in trained}
-        shares = {name: sum(s["right"] for s in rows) / max(1, sum(s["total"] for s in rows)) for name, rows in skills.items()}
-        listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        return f"share of all items right: {listed}; {self._folder / 'eval.json'}"
 
     @property
     def _folder(self) -> Path:

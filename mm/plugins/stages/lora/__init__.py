@@ -11,7 +11,7 @@ def mm_stages() -> Iterable[StageSpec]:
     """Continues the fine-tuned model of `sft`."""
     yield StageSpec(
         name="lora",
-        summary="Train a LoRA adapter on conversations.",
+        summary="Train a LoRA adapter on conversations: a new skill beside unchanged weights.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="lora",
         needs=("run:sft",),

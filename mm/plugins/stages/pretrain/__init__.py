@@ -11,7 +11,7 @@ def mm_stages() -> Iterable[StageSpec]:
     """Pretrains a new model on text."""
     yield StageSpec(
         name="pretrain",
-        summary="Pretrain a new model on text.",
+        summary="Pretrain a new model on text: it learns to continue sentences.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="pretrain",
         needs=("tokenizer",),

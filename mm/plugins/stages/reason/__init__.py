@@ -11,7 +11,7 @@ def mm_stages() -> Iterable[StageSpec]:
     """Continues the fine-tuned model of `sft`."""
     yield StageSpec(
         name="reason",
-        summary="Fine-tune with a larger weight on the think and answer tags.",
+        summary="Fine-tune with a larger weight on the think and answer tags: longer reasoning.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="reason",
         needs=("run:sft",),

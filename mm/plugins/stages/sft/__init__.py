@@ -11,7 +11,7 @@ def mm_stages() -> Iterable[StageSpec]:
     """Continues the model of `pretrain` on conversations."""
     yield StageSpec(
         name="sft",
-        summary="Fine-tune the pretrained model on conversations.",
+        summary="Fine-tune the pretrained model on conversations: it learns to answer.",
         target="mm.plugins.stages.training:TrainStage",
         algorithm="sft",
         needs=("run:pretrain",),

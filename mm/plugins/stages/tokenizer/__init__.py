@@ -11,7 +11,7 @@ def mm_stages() -> Iterable[StageSpec]:
     """Trains a tokenizer on the data."""
     yield StageSpec(
         name="tokenizer",
-        summary="Train a tokenizer on the data.",
+        summary="Train the tokenizer, which cuts text into the tokens that a model reads.",
         target="mm.plugins.stages.tokenizer.stage:TrainTokenizer",
         gives=("tokenizer",),
         presets=("all", "core", "rl"),

@@ -44,6 +44,10 @@ class TrainTokenizer(Stage):
         """One line: the vocabulary size, the data, the folder."""
         return f"a tokenizer of {self._options().vocab_size} tokens from {', '.join(self._names())} -> {self._folder()}"
 
+    def seconds(self, artifacts: Mapping[str, Path]) -> float:
+        """A few seconds."""
+        return 5.0
+
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Train and save the tokenizer, and report its bytes per token on held-out texts."""
         texts, held_out = split_texts(texts_of(self._rows()))

@@ -25,7 +25,6 @@ class Watchdog(Callback):
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """Warn of each metric the first time that it is out of its range."""
         for name, watch in self.watched.items():
-            value = metrics.get(name)
-            if value is not None and not watch.low <= value <= watch.high and name not in self._warned:
+            if name not in self._warned and not watch.is_met(name, metrics):
                 self._warned.add(name)
-                self.warn(f"step {run.step}: {name} is {value:.3g}: {watch.meaning}")
+                self.warn(f"step {run.step}: {name} is {metrics[name]:.3g}: {watch.meaning}")

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mm.runtime.training.measures import Metrics, Watch
 from mm.runtime.training.rollouts.completions import OVERLONG, Groups, Sample, flatten, has_spread, without_failures
 
+if TYPE_CHECKING:
+    from mm.runtime.training.distributed import World
+
+# a policy that mostly gets the best reward has nothing left to explore: equal rewards and a low entropy are then healthy
+_MASTERED = ("below_best", 0.25)
 RANGES: Mapping[str, Watch] = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
     "engine_gap_max": Watch(
@@ -14,8 +20,14 @@ RANGES: Mapping[str, Watch] = {
         "rounding: compare --dtype fp32, and suspect the engine's cache",
     ),
     "clip_fraction": Watch(high=0.3, meaning="many ratios are clipped: fewer passes or a lower learning rate"),
-    "no_spread": Watch(high=0.8, meaning="most groups have equal rewards, which teach nothing: other prompts or rewards"),
-    "entropy": Watch(low=0.02, meaning="the policy has become almost deterministic: more KL, a lower learning rate"),
+    "no_spread": Watch(
+        high=0.8, unless=_MASTERED, meaning="most groups have equal rewards, which teach nothing, and the best reward is rare: "
+        "other prompts or rewards",
+    ),
+    "entropy": Watch(
+        low=0.02, unless=_MASTERED, meaning="the policy has become almost deterministic before it is good: more KL, a lower "
+        "learning rate",
+    ),
     "length": Watch(low=1.5, meaning="most completions end at once: read them (mm runs samples), check if a reward favours it"),
     "length_growth": Watch(
         low=0.2, high=3.0, meaning="completions have become much shorter or longer than in the first rollout: read them "
@@ -47,6 +59,21 @@ def completion_metrics(groups: Groups, rewards: Sequence[str], failed: int) -> M
     flat = sum(not has_spread(group) for group in groups if len(group) > 1)
     found["no_spread"] = (float(flat), float(sum(len(group) > 1 for group in groups)))
     return found  # type: ignore[return-value]
+
+
+def widen_range(world: World, known: Sequence[float], samples: Sequence[Sample]) -> list[float]:
+    """The smallest and the largest reward of these completions, of all ranks, and of `known`. Every rank must call it."""
+    mine = [*known, *(sample.reward for sample in without_failures(samples))]
+    every = [reward for found in world.gather([min(mine), max(mine)] if mine else []) for reward in found]
+    return [min(every), max(every)] if every else []
+
+
+def best_reward_metrics(samples: Sequence[Sample], known: Sequence[float]) -> Metrics:
+    """The share of completions whose reward is below the largest one of `known`, which is the result of `widen_range`. As long as
+    all rewards are equal, every completion counts: nothing tells if that reward is good."""
+    judged = without_failures(samples)
+    below = sum(min(known) == max(known) or sample.reward < max(known) for sample in judged)
+    return {"below_best": (float(below), float(len(judged)))}  # type: ignore[dict-item]
 
 
 def length_metrics(samples: Sequence[Sample], first_length: float, overlong_buffer: int) -> Metrics:

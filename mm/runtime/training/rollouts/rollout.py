@@ -11,7 +11,13 @@ from mm.runtime.training.measures import Largest, Metrics, Totals, Watch
 from mm.runtime.training.positions import check_positions
 from mm.runtime.training.rollouts import sampling
 from mm.runtime.training.rollouts.advantages import mean_and_deviation
-from mm.runtime.training.rollouts.completion_metrics import RANGES, completion_metrics, length_metrics
+from mm.runtime.training.rollouts.completion_metrics import (
+    RANGES,
+    best_reward_metrics,
+    completion_metrics,
+    length_metrics,
+    widen_range,
+)
 from mm.runtime.training.rollouts.completions import (
     Groups,
     Sample,
@@ -48,12 +54,13 @@ class Rollout(Algorithm):
 
     config: RolloutConfig
     watch: ClassVar[Mapping[str, Watch]] = RANGES
-    state: ClassVar[tuple[str, ...]] = ("rollouts", "first_length")
+    state: ClassVar[tuple[str, ...]] = ("rollouts", "first_length", "reward_range")
 
     def __init__(self, config: RolloutConfig, models: Mapping[str, Role], context: Context) -> None:
         super().__init__(config, models, context)
         # the number of rollouts so far, on which the draws of the next depend, and the mean length in the first one
         self.rollouts, self.first_length = 0, 0.0
+        self.reward_range: list[float] = []  # the smallest and the largest reward so far
         self._failures, self._metrics = 0, Metrics()
         if not context.rewards:
             raise UsageError("Nothing scores the completions: pass --reward NAME (mm plugins --kind reward lists them).")
@@ -153,7 +160,11 @@ class Rollout(Algorithm):
         if not self.rollouts:
             lengths = [float(sample.length) for sample in samples]
             self.first_length = max(1.0, mean_and_deviation(self.context.world, lengths)[0])
-        return length_metrics(samples, self.first_length, self.config.overlong_buffer)
+        self.reward_range = widen_range(self.context.world, self.reward_range, samples)
+        return {
+            **length_metrics(samples, self.first_length, self.config.overlong_buffer),
+            **best_reward_metrics(samples, self.reward_range),
+        }
 
     def token_metrics(self, tokens: DrawnTokens, **means: Tensor) -> Metrics:
         """The metrics that every loss on drawn tokens has, with the means of further values `means`, (M,) each. The first call
