@@ -112,7 +112,7 @@ def _speed(
     if not calibrate:
         return "no run like it was measured here yet; mm train --dry-run measures a few steps"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return "several ranks are measured by a run"
+        return "nothing is measured under torchrun"
     host = backend_name(run.select.backend)[0] == "cpu"
     if host and sum(needed.values()) > _SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         return "it needs most of this machine's memory, so no steps were tried"
