@@ -57,7 +57,7 @@ class TooMuch(Exception):
     """A template passed one of the bounds. The message says which."""
 
 
-def weight(value: Any, seen: dict[int, int] | None = None) -> int:
+def weight(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> int:
     """The characters and items in a value; those of a list that occurs twice count twice, as in its text."""
     if isinstance(value, str | bytes):
         return len(value)
@@ -72,9 +72,10 @@ def weight(value: Any, seen: dict[int, int] | None = None) -> int:
         return 1
     seen = {} if seen is None else seen
     if id(value) not in seen:
-        seen[id(value)] = 0
-        seen[id(value)] = len(value) + sum(weight(item, seen) for item in items)
-    return seen[id(value)]
+        # the value is kept with its weight: a view makes its pairs anew, and a pair that is freed gives its id to the next one
+        seen[id(value)] = 0, value
+        seen[id(value)] = len(value) + sum(weight(item, seen) for item in items), value
+    return seen[id(value)][0]
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):

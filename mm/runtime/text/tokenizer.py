@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import attrs
 
 from mm.core.errors import DataError, UsageError
 from mm.runtime.text.messages import Message, as_dicts
+from mm.runtime.text.slices import slices
 from mm.runtime.text.template import ChatTemplate, Conversation
 from mm.runtime.text.tokenizer_files import TokenizerFiles, read_folder, write_folder
 from mm.runtime.text.tokenizer_limits import is_panic
@@ -118,9 +119,11 @@ class Tokenizer:
         ids: list[int] = []
         turns: list[int | None] = []
         for piece in conversation.pieces:
-            piece_ids = self.encode(piece.text, plain=piece.plain)
-            ids += piece_ids
-            turns += [piece.turn] * len(piece_ids)
+            encode = partial(self.encode, plain=piece.plain)
+            for part in slices(piece.text, encode):
+                part_ids = encode(part)
+                ids += part_ids
+                turns += [piece.turn] * len(part_ids)
         return ids, turns
 
     def _report(self, conversation: Conversation) -> None:
