@@ -191,7 +191,10 @@ def evaluate(
     from mm.plugins.evaluations.measure_models import composition_of, measure_models
 
     composition = composition_of(plugins or _plugins(), [argument_layer(options)])
-    return measure_models(composition, [str(model)], name, _workspace(workspace), _say(quiet))[0]
+    reports, unsaved = measure_models(composition, [str(model)], name, _workspace(workspace), _say(quiet))
+    if unsaved:
+        raise unsaved[0]
+    return reports[0]
 
 
 def runs(*, workspace: Path_ | None = None) -> list[RecordedRun]:

@@ -47,8 +47,9 @@ def run_cases(folder: str, *cases: str) -> None:
     drawn: list[dict[str, Any]] = []
     log = Rollout._log
 
-    def keep(self: Rollout, samples: list[Sample], experience: list[Experience]) -> None:
+    def keep(self: Rollout, groups: list[list[Sample]], experience: list[Experience]) -> None:
         advantages = {one.sample.key: one.advantage for one in experience}
+        samples = [sample for group in groups for sample in group]
         drawn.extend({"key": s.key, "ids": s.ids, "reward": s.reward, "advantage": advantages[s.key]} for s in samples)
 
     Rollout._log = keep  # type: ignore[method-assign]

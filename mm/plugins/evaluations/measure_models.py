@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mm.core.config.sections import Section
+from mm.core.errors import StorageError
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.core.say import Say
@@ -27,16 +28,19 @@ def composition_of(plugins: PluginManager, layers: Sequence[Layer]) -> Inference
 
 def measure_models(
     composition: InferenceComposition, models: Sequence[str], name: str, workspace: Workspace, say: Say
-) -> list[dict[str, Any]]:
-    """Measure each model, a run's name or a folder, and return the reports. That of a run's model is saved in the run, as `name`
-    or by a name made from the settings. Raises UsageError before anything is measured if something is wrong."""
+) -> tuple[list[dict[str, Any]], list[StorageError]]:
+    """Measure each model, a run's name or a folder. Returns the reports, and the errors of those that could not be saved.
+
+    The report of a run's model is saved in the run, as `name` or by a name made from the settings. Raises UsageError before
+    anything is measured if something is wrong.
+    """
     plugins, inference, settings = composition.plugins, composition.inference, _SECTION.read(composition.layers)
     measure.check_settings(plugins, settings)
     report.check_free([find_model(model, workspace) for model in models], name)
     api.activate(plugins, inference.backend, say)
     from mm.runtime.generation import text_model
 
-    printed: set[str] = set()
+    printed, unsaved = set[str](), list[StorageError]()
 
     def once(line: str) -> None:  # all models are measured on the same data
         if line not in printed:
@@ -53,9 +57,9 @@ def measure_models(
             explained = storage_error(error)
             if explained is None:
                 raise
-            say(f"report: not saved: {explained}")
+            unsaved.append(explained)
         else:
             say(f"report: {path}" if path else f"report: not saved, {model} belongs to no run; --json prints it")
         return result
 
-    return [measure_and_save(model) for model in models]
+    return [measure_and_save(model) for model in models], unsaved

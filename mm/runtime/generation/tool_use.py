@@ -96,7 +96,7 @@ def _within_time(tool: Tool, arguments: Mapping[str, Any]) -> Any:
 
 
 def _refuse(name: str, why: str) -> str:
-    warnings.warn(f"Tool {name!r} gave no result: {why}. The model is told so.", stacklevel=4)
+    warnings.warn(f"Tool {name!r} gave no result: {why}. The model gets this as its result.", stacklevel=4)
     return _text({"error": f"no result: {why}"})
 
 

@@ -1,4 +1,4 @@
-"""How a run ends that does not finish: its manifest says so, and the user is told how to continue."""
+"""How a run ends that does not finish: its manifest says so, and the message says how to continue."""
 
 from __future__ import annotations
 

@@ -33,14 +33,11 @@ from mm.runtime.models.folder import LoadedModel, save_model_folder
 from mm.runtime.models.storage import atomic_folder, discard, fingerprint, remove_abandoned, remove_leftovers
 from mm.runtime.runs.in_place import InPlace
 from mm.runtime.runs.reading import settings
-from mm.runtime.runs.speed import Speed, key_of, record
+from mm.runtime.runs.speed import record_run
 from mm.runtime.training.checkpoint import load_checkpoint, newest_checkpoint
 from mm.runtime.training.distributed import World
 from mm.runtime.training.json_lines import repair_lines
 from mm.runtime.training.trainer import Trainer
-
-# a run tells its speed if it took that many steps and seconds
-_LEAST_STEPS, _LEAST_SECONDS = 10, 5.0
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -218,7 +215,11 @@ def finish(session: Session, say: Say) -> None:
         record_end(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {training.step} and saved.", number, again=command)
     if session.world.main:
-        _record_speed(session)
+        if session.world.size == 1:
+            record_run(
+                session.plugins, session.workspace, session.run, name=folder.name, steps=training.step, tokens=training.tokens,
+                seconds=training.seconds, parameters=session.loaded.config.num_parameters(),
+            )  # fmt: skip
         with atomic_folder(folder.model) as path:
             save_model_folder(path, session.loaded, merged=True)
         for note in session.loaded.adapter.notes() if session.loaded.adapter else ():
@@ -230,17 +231,6 @@ def finish(session: Session, say: Say) -> None:
         say(f"stopped {where}, {stop.reason}; resume with: {command}")
     elif stop.done:
         say(f"finished {where}, {stop.reason}")
-
-
-def _record_speed(session: Session) -> None:
-    """Keep the speed of this run for the plans of others like it. A run of a few seconds has mostly warmed up."""
-    state, run = session.trainer.state, session.run
-    if state.step < _LEAST_STEPS or state.seconds < _LEAST_SECONDS or session.world.size > 1:
-        return
-    rows = state.step / run.needs.steps * run.train.global_batch_size
-    rate = state.tokens / run.needs.steps / state.seconds
-    measured = Speed(tokens_per_second=rate, seconds_per_row=state.seconds / rows, origin=session.folder.name)
-    record(session.workspace, key_of(session.plugins, run, session.loaded.config.num_parameters()), measured)
 
 
 def record_end(session: Session, state: str, error: str) -> None:

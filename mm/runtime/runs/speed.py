@@ -21,6 +21,8 @@ from mm.core.workspace import Workspace, write_text
 _FILE = "speed.json"
 # settings of a training that change its speed
 _SETTINGS = ("dtype", "threads", "compile", "activation_checkpointing", "optimizer", "micro_batch_tokens")
+# a run tells its speed if it took that many steps and seconds
+_LEAST_STEPS, _LEAST_SECONDS = 10, 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +68,18 @@ def record(workspace: Workspace, key: str, speed: Speed) -> None:
         write_text(path, json.dumps({**_read(path), key: entry}, indent=1))
     except OSError:
         return
+
+
+def record_run(
+    plugins: PluginManager, workspace: Workspace, run: Run, *, name: str, parameters: int, steps: int, tokens: int, seconds: float
+) -> None:
+    """Keep the speed of a run for the plans of others like it. A run of a few seconds has mostly warmed up, and tells nothing."""
+    if steps < _LEAST_STEPS or seconds < _LEAST_SECONDS:
+        return
+    rows = steps / run.needs.steps * run.train.global_batch_size
+    rate = tokens / run.needs.steps / seconds
+    measured = Speed(tokens_per_second=rate, seconds_per_row=seconds / rows, origin=name)
+    record(workspace, key_of(plugins, run, parameters), measured)
 
 
 def _read(path: Path) -> dict[str, Any]:

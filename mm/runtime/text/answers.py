@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mm.core.errors import DataError
-from mm.runtime.text.fields import Marker
+from mm.runtime.text.fields import GUARD, Marker
 
 Span = tuple[int, int]
 Messages = Sequence[Mapping[str, Any]]
@@ -49,9 +49,9 @@ class AnswerFinder:
     def _start(self, messages: Messages, tools: Any, turn: int, text: str, gap: Span) -> int:
         key = bool(tools), _shape(messages, turn - 1)
         header = self._headers.get(key)
-        if header is None or text.rfind(header, *gap) < 0:
+        if header is None or _last(header, text, gap) < 0:
             header = self._headers[key] = self._header(messages[:turn], tools)
-        found = text.rfind(header, *gap) if header else -1  # the last one: a text before it may spell the header, too
+        found = _last(header, text, gap)
         if found < 0:
             raise DataError(_UNCLEAR.format(what="the generation prompt", turn=f"turn {turn + 1}", edge="begins"))
         return found + len(header)
@@ -90,6 +90,13 @@ class AnswerFinder:
         between = followed[ends[-1] if ends else 0 : rest[0] if rest else len(followed)]
         common = next((i for i, (a, b) in enumerate(zip(tail, between, strict=False)) if a != b), min(len(tail), len(between)))
         return len(self._control.findall(tail[:common]))
+
+
+def _last(header: str, text: str, gap: Span) -> int:
+    """The place of the last header in the gap, or -1: a text before it may spell it too, and one after it only guarded."""
+    matches = list(re.finditer(f"(?<!{GUARD}){re.escape(header)}", text[: gap[1]])) if header else []
+    found = matches[-1].start() if matches else -1
+    return found if found >= gap[0] else -1
 
 
 def _shape(messages: Messages, turn: int) -> Any:

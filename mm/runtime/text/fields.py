@@ -8,8 +8,10 @@ from typing import Any
 
 import attrs
 
+# the private-use characters around the spelling of a special token in a message
+GUARD, UNGUARD = "\U000f0000", "\U000f0001"
 # a tag, or a special token that is guarded: a template may look for it, so no mark is put inside
-_TAG = re.compile("<[^<>]{1,64}>|\\[/?[A-Z_]{1,32}\\]|\U000f0000[^\U000f0001]*\U000f0001")
+_TAG = re.compile(f"<[^<>]{{1,64}}>|\\[/?[A-Z_]{{1,32}}\\]|{GUARD}[^{UNGUARD}]*{UNGUARD}")
 _WORD = re.compile(r"\w")
 
 
@@ -119,7 +121,7 @@ class Marker:
         field = Field(turn, place, text)
         if self._replace:
             return self._new(field)
-        pieces = _TAG.split(text) if "<" in text or "[" in text or "\U000f0000" in text else [text]
+        pieces = _TAG.split(text) if "<" in text or "[" in text or GUARD in text else [text]
         if not any(piece.strip() for piece in pieces):  # nothing but tags
             return self._piece(text, field)
         tags = [*_TAG.findall(text), ""] if len(pieces) > 1 else [""]

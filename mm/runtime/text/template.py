@@ -18,10 +18,8 @@ import attrs
 from mm.core.errors import DataError, UsageError
 from mm.runtime.text.answers import AnswerFinder, Span
 from mm.runtime.text.call_style import CallStyle, find_style
-from mm.runtime.text.fields import Field, Marker
+from mm.runtime.text.fields import GUARD, UNGUARD, Field, Marker
 
-# Private-use characters that surround the spelling of a special token in a message, until the rendered text is cut there.
-_OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 Messages = list[dict[str, Any]]
@@ -65,7 +63,7 @@ class ChatTemplate:
         self._variables = dict(variables)
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        written = re.compile(rf"(?<!{_OPEN})(?:{self._control.pattern})")
+        written = re.compile(rf"(?<!{GUARD})(?:{self._control.pattern})")
         self._finder = AnswerFinder(self._text, written)
 
     def render(self, messages: Messages, tools: Tools, **switches: Any) -> str:
@@ -157,8 +155,8 @@ class ChatTemplate:
 
     def _guard(self, value: Any) -> Any:
         if isinstance(value, str):
-            value = value.replace(_OPEN, "").replace(_CLOSE, "")
-            return self._control.sub(rf"{_OPEN}\g<0>{_CLOSE}", value)
+            value = value.replace(GUARD, "").replace(UNGUARD, "")
+            return self._control.sub(rf"{GUARD}\g<0>{UNGUARD}", value)
         if isinstance(value, Mapping):
             return {self._guard(key): self._guard(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -208,8 +206,8 @@ def _split(text: str, turn: int | None, guarded: bool) -> Iterator[Piece]:
         if text:
             yield Piece(text, turn)
         return
-    for part in re.split(f"({_OPEN}[^{_CLOSE}]*{_CLOSE})", text):
-        plain = part.startswith(_OPEN)
-        inner = part.strip(_OPEN + _CLOSE)
+    for part in re.split(f"({GUARD}[^{UNGUARD}]*{UNGUARD})", text):
+        plain = part.startswith(GUARD)
+        inner = part.strip(GUARD + UNGUARD)
         if inner:
             yield Piece(inner, turn, plain)

@@ -29,9 +29,9 @@ def run(workspace: Workspace, name: str, start: str, data: Parts) -> TrainedMode
     folder = workspace.run(name)
     folder.model.mkdir(parents=True)
     (folder.model / "config.json").write_text("{}")
+    parts = [{"locator": locator, "format": form, "digest": "", "rows": 0, "tokens": 0} for locator, form in data]
+    folder.update_manifest({"name": name, "created": 1, "state": "finished", "data": parts})
     (folder.path / "run.toml").write_text(f'from = "{start}"\n')
-    parts = [{"locator": locator, "format": form} for locator, form in data]
-    folder.update_manifest({"name": name, "created": 1, "data": parts})
     return TrainedModel.of(folder.model, name)
 
 

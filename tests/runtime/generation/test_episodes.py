@@ -14,7 +14,7 @@ from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.plugins import PluginManager
 from mm.plugins.sources.skills import calls, corpus, held_out_items
 from mm.plugins.sources.skills.splits import HELD_OUT
-from mm.plugins.sources.skills.turns import first_question
+from mm.plugins.sources.skills.turns import question_of
 from mm.runtime.generation.episodes import Episode, EpisodeRunner
 from mm.runtime.generation.tool_use import open_tools
 from mm.runtime.text.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ def test_the_tools_say_what_every_episode_expects() -> None:
     rows = [{**row, "conversations": row["conversations"][:-1]} for row in rows]
     competent = runner(Competent())
     answers = held_out_items.answers(competent, [*items, *rows], seed=0)
-    assert [first_question(a.item["conversations"]) for a in answers if not a.right] == []
+    assert [question_of(a.item["conversations"]) for a in answers if not a.right] == []
     assert {len(a.turns) for a in answers} == {2, 3} and {a.finish_reason for a in answers} == {"stop"}
     assert {i["tier"] for i in items} == {"seen", "new", "never"}
 

@@ -92,7 +92,7 @@ def test_whole_folders_answer(bases: dict[str, Path], runner: Runner) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("native:layers", "config.json: 'num_hidden_layers' must be <= 10000"),
+        ("native:layers", "config.json: 'num_hidden_layers' must be at least 1 and at most 10000"),
         ("qwen3:layers-within", "the config describes [0-9,]+ tensors, and there are"),
         ("native:wide", "config.json describes 107,374,215,168 parameters|takes [0-9,.]+ GB in float32"),
         ("native:weights:nan", "has 1 values that are NaN or infinite"),

@@ -216,10 +216,10 @@ def test_a_failing_stage_is_reported_and_run_again(plugins: PluginManager, tmp_p
 def test_a_stage_says_before_it_starts_how_long_it_takes(plugins: PluginManager, tmp_path: Path) -> None:
     said: list[str] = []
     run_stages(plugins, ["floor"], Workspace(tmp_path), [], force=False, dry_run=False, say=said.append)
-    assert said == ["[floor] A toy. Takes about 80 s.", "\nfloor is dry\n"]
+    assert said[1:] == ["[floor] A toy. Takes about 80 s.", "\nfloor is dry\n"]
     # and ends in the same way if there is nothing to do
     run_stages(plugins, ["floor"], Workspace(tmp_path), [], force=False, dry_run=False, say=said.append)
-    assert said[2:] == ["[floor] up to date", "\nfloor is dry\n"]
+    assert said[4:] == ["[floor] up to date", "\nfloor is dry\n"]
     times = [None, 3.0, 14.0, 94.0, 100.0, 1000.0]
     assert [" ".join(duration_text(seconds)).removeprefix("Takes ") for seconds in times] == [
         "", "a few seconds.", "about 10 s.", "about 90 s.", "about 2 min.", "about 17 min."

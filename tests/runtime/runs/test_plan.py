@@ -102,8 +102,8 @@ def test_the_whole_pipeline_is_planned_before_anything_exists(mm_cli: CommandLin
 
 
 def test_totals_say_what_they_leave_out() -> None:
-    timed = Outcome("sft", "planned", 90.0, "", {"disk": {"model": 3 * 2**20, "checkpoints": 2**20}})
-    assert totals([timed, Outcome("eval", "planned", None, "")]) == (
+    timed = Outcome("sft", "planned", 90.0, plan={"disk": {"model": 3 * 2**20, "checkpoints": 2**20}})
+    assert totals([timed, Outcome("eval", "planned", None)]) == (
         "in all: about 0:01:30 and 4.0 MiB of disk space; without the time of eval"
     )
 

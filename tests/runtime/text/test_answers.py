@@ -6,11 +6,11 @@ import re
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from template_styles import CHATML, ENDS, STYLES, conversation, learned, template, whole
 
 from mm.core.errors import DataError
 from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE
-from tests.runtime.text.template_styles import CHATML, ENDS, STYLES, conversation, learned, template, whole
 
 TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from template_styles import CHATML, DEEPSEEK, LLAMA3, conversation, learned
 
 from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
@@ -14,7 +15,6 @@ from mm.plugins.commands.data.command import data
 from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE, Tokenizer
 from mm.testing.pytest_plugin import CommandLine
-from tests.runtime.text.template_styles import CHATML, DEEPSEEK, LLAMA3, conversation, learned
 
 TOOLS = [
     {"type": "function", "function": {"name": "weather", "description": "Weather of a city.", "parameters": {

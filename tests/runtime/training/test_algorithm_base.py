@@ -198,5 +198,5 @@ def test_names_in_checkpoints_stay() -> None:
     assert names(TokenValues) == {"advantages", "engine", "old", "reference"}
     assert names(PpoValues) - names(TokenValues) == {"kl", "values", "returns"}
     saved = {kind: [*kind._state_names(kind.__new__(kind))] for kind in (Grpo, Ppo, Spo)}
-    assert saved[Grpo] == ["rollouts", "first_length"]
-    assert saved[Ppo] == ["rollouts", "first_length", "kl_coef"] and saved[Spo] == ["rollouts", "first_length", "tracker"]
+    assert saved[Grpo] == ["rollouts", "first_length", "reward_range"]
+    assert saved[Ppo] == [*saved[Grpo], "kl_coef"] and saved[Spo] == [*saved[Grpo], "tracker"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from mm.core.settings import TrainSettings
 from mm.core.workspace import checkpoints, step_of
 from mm.runtime.training import save_schedule
 from mm.runtime.training.save_schedule import LEAST_SECONDS, SaveSchedule, is_due
-from mm.testing.pytest_plugin import CommandLine, Train
+from mm.testing.pytest_plugin import Train
 
 SMALL = {**sizes(layers=1), "log_interval": 4, "learning_rate": 1e-2, "run": "a"}
 pytestmark = pytest.mark.mm_train("pretrain", **SMALL)
@@ -107,16 +106,18 @@ def test_nothing_is_due_while_a_checkpoint_is_being_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "said"),
     [
-        ((), r"every 10 minutes, after each tenth of the run \(12 steps\), at the end; the newest 2 are kept"),
-        (("--save-interval", "50", "--keep-checkpoints", "3"), r"every 50 steps, every 10 minutes, at the end; the newest 3"),
-        (("--save-minutes", "none"), r"saving +at the end; the newest 2 are kept"),
+        ({}, "every 10 minutes, after each tenth of the run (12 steps), at the end; the newest 2 are kept"),
+        ({"save_interval": 50, "keep_checkpoints": 2}, "every 50 steps, every 10 minutes, at the end; the newest 2 are kept"),
+        ({"save_minutes": "none"}, "at the end; the newest 2 are kept"),
     ],
 )
-def test_the_plan_says_when_and_how_much(words: tuple[str, ...], said: str, mm_cli: CommandLine) -> None:
-    line = ("train", "--algo", "pretrain", "--arch", "dense", "--preset", "minimind2-small", "--data", "classics:en")
-    plan = mm_cli(*line, "--max-steps", 120, "--backend", "cpu", "--dry-run", *words).out
-    assert re.search(said, plan), plan
-    # 25.83M parameters of 4 bytes, thrice with AdamW's moments
-    assert "about 295.6 MiB each, with the finished model" in plan
+def test_the_plan_says_when_and_how_much(options: dict[str, Any], said: str, mm_workspace: Path) -> None:
+    plan = mm.plan(
+        "pretrain", arch="dense", preset="minimind2-small", data="classics:en", max_steps=120, backend="cpu", quiet=True,
+        **options,
+    )  # fmt: skip
+    assert plan.values["saving"] == said and said in plan
+    # two of 25.83M parameters of 4 bytes, thrice with AdamW's moments
+    assert plan.values["disk"]["checkpoints"] == 2 * 3 * 4 * plan.values["parameters"]

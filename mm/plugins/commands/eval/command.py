@@ -24,5 +24,7 @@ def evaluate(ctx: click.Context, /, models: tuple[str, ...], name: str, as_json:
     --data gives perplexity and bits per byte, over the tokens that training on those rows would learn. --skills gives the
     share of right answers, with 95% intervals. The report of a run's model is saved in runs/RUN/evals/.
     """
-    reports = measure_models(ctx.meta["composition"], models, name, Workspace.here(), on_stderr)
+    reports, unsaved = measure_models(ctx.meta["composition"], models, name, Workspace.here(), on_stderr)
     print_json(reports) if as_json else table.print_reports(reports)
+    if unsaved:
+        raise unsaved[0]

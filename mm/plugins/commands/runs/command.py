@@ -38,7 +38,8 @@ def _list(as_json: bool) -> None:
     folders = Workspace.here().runs()
     entries = [reading.overview(run) for run in folders]
     if as_json:
-        print_json([{**entry, "figures": reading.figures(run)} for entry, run in zip(entries, folders, strict=True)])
+        figures = [{} if run.damage else reading.figures(run) for run in folders]
+        print_json([{**entry, "figures": values} for entry, values in zip(entries, figures, strict=True)])
     elif not folders:
         click.echo(f"No runs in {Workspace.here().path / 'runs'}.")
     else:

@@ -18,7 +18,7 @@ from mm.runtime.runs import reading
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--keep", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+@click.option("--keep", type=click.IntRange(1, 10**9), default=1, show_default=True, metavar="N",
               help="Newest checkpoints that a run keeps for its resume.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be removed and remove nothing.")
 def prune(names: tuple[str, ...], keep: int, dry_run: bool) -> None:

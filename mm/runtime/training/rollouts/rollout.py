@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mm.core.errors import MMError, UsageError
 from mm.runtime.training.algorithm import Algorithm
@@ -89,6 +89,10 @@ class Rollout(Algorithm):
         old = self.logprobs("policy", samples) if self.config.updates > 1 else [None] * len(samples)
         reference = self.logprobs("reference", samples) if "reference" in self.models else [None] * len(samples)
         return [Experience.of(*parts) for parts in zip(samples, advantages, old, reference, strict=True)]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Algorithm`. A checkpoint from before `reward_range` starts it anew."""
+        super().load_state_dict({"reward_range": [], **state})
 
     # ---- a rollout
 
