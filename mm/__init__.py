@@ -33,8 +33,7 @@ def train(
     quiet: bool = False,
     **options: Any,
 ) -> RecordedRun:
-    """Train with an algorithm and return the run: `model` is the finished model's path, `losses` and `metrics` are what was
-    logged, `manifest` has the rest.
+    """Train with an algorithm and return the run: the path of its finished `model`, `losses`, `metrics` and `manifest`.
 
     `options` are those of `mm train` with underscores: `mm.train("sft", data="chats.jsonl", from_="base", epochs=3)`,
     also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override the TOML file
@@ -184,14 +183,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run's model or a model folder, as `mm eval` does, and return the report, which is saved in the run.
 
-    `options` are those of `mm eval` with underscores: `data="texts.jsonl"`, `skills=True`, `backend`, `dtype`. `name` is that
-    of the saved report. Raises mm.core.errors.UsageError where `mm eval` would exit with code 2.
+    `options` are those of `mm eval` with underscores: `data="texts.jsonl"`, `skills=True`. `name` is that of the report. Raises
+    mm.core.errors.UsageError where `mm eval` would exit with code 2.
     """
     from mm.core.layers import argument_layer
-    from mm.plugins.evaluations.measure_models import composition_of, measure_models
+    from mm.plugins.evaluations import measure_models as measuring
 
-    composition = composition_of(plugins or _plugins(), [argument_layer(options)])
-    reports, unsaved = measure_models(composition, [str(model)], name, _workspace(workspace), _say(quiet))
+    composition = measuring.composition_of(plugins or _plugins(), [argument_layer(options)])
+    reports, unsaved = measuring.measure_models(composition, [str(model)], name, _workspace(workspace), _say(quiet))
     if unsaved:
         raise unsaved[0]
     return reports[0]

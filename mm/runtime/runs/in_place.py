@@ -42,8 +42,8 @@ class InPlace(Callback):
 
     @property
     def is_lost(self) -> bool:
-        """True if the folder was there when the run began and is no longer."""
-        return self._read_lock() != self._lock
+        """True if the folder was there when the run began and is no longer. False on a rank that does not watch it."""
+        return bool(self._lock) and self._read_lock() != self._lock
 
     def check(self) -> None:
         """Raise StorageError if the folder was renamed or removed."""

@@ -237,8 +237,7 @@ def _is_old_key(key: str, name: str, callback: Callback) -> bool:
 
 
 def _pickle(value: Any) -> bytes:
-    """The value as one bytes object, which `dcp.load` replaces as a whole: its size may differ between saving and
-    loading."""
+    """The value as one bytes object, which `dcp.load` replaces as a whole, so that its size may change."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

@@ -59,10 +59,10 @@ def test_from_python_nothing_is_measured_unless_asked(mm_workspace: Path, rows: 
 def test_a_run_tells_its_speed_to_later_plans(
     mm_train: Train, plugins: PluginManager, mm_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mm.runtime.runs import lifecycle
+    from mm.runtime.runs import speed
 
-    monkeypatch.setattr(lifecycle, "_LEAST_STEPS", 1)
-    monkeypatch.setattr(lifecycle, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(speed, "_LEAST_STEPS", 1)
+    monkeypatch.setattr(speed, "_LEAST_SECONDS", 0.0)
     run = mm_train(
         "grpo", rows=drawing.PROMPTS, num_generations=2, max_new_tokens=4, global_batch_size=2, reward="vowels", max_steps=2,
         passes=2, run="measured", **drawing.SMALL,
