@@ -81,12 +81,9 @@ setup(
     ],
     extras_require={
         "npu": ["torch==2.12.0", "torch_npu==2.12.0"],
-        "vllm": ["vllm>=0.23"],
         "math": ["math-verify[antlr4_13_2]>=0.8"],
-        "serve": ["starlette>=0.40", "uvicorn>=0.30"],
         "parquet": ["pyarrow>=15"],
-        "hub": ["huggingface_hub>=0.30", "modelscope>=1.20"],
-        "trackers": ["tensorboard>=2.16", "swanlab>=0.6", "wandb>=0.19"],
+        "trackers": ["tensorboard>=2.16"],
         "dev": [
             "build>=1.2", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "mypy>=1.13", "peft>=0.17", "pyarrow>=15",
             "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
+from mm.core.extras import install_command
 from mm.core.hooks import hookimpl
 from mm.core.records import BackendSpec, Container, Probe
 
@@ -17,7 +18,7 @@ def probe() -> Probe:
     if not _MANAGER.exists():
         return Probe(False, f"no Ascend driver ({_MANAGER})")
     if importlib.util.find_spec("torch_npu") is None:
-        return Probe(False, "torch_npu is not installed (pip install minimind-ascend[npu])")
+        return Probe(False, f"torch_npu is not installed ({install_command('npu')}, without -c constraints.txt)")
     return Probe(True, "Ascend driver and torch_npu found")
 
 

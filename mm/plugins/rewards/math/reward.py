@@ -14,6 +14,7 @@ from typing import Any
 
 from mm.contracts import Reward
 from mm.core.errors import UsageError
+from mm.core.extras import install_command
 from mm.plugins.rewards.matching import as_text, field_of, final_reply, find_answer
 from mm.plugins.rewards.math import MathConfig
 from mm.plugins.rewards.pattern import compile_pattern
@@ -44,7 +45,7 @@ class Math(Reward):
         try:
             import math_verify
         except ImportError:
-            raise UsageError('--reward math needs math-verify: pip install "minimind-ascend[math]"') from None
+            raise UsageError(f"--reward math needs math-verify: {install_command('math')}") from None
         self._library = math_verify
         logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs every answer that reaches the timeout
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
+from mm.core.extras import install_command
 from mm.plugins.sources.files.decode import damaged_file, not_json
 from mm.plugins.sources.files.parquet_times import with_text_times
 
@@ -25,7 +26,7 @@ def read_parquet(shown: str, path: str) -> Iterator[tuple[Position, Mapping[str,
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise UsageError(f"{shown}: reading Parquet needs pyarrow: pip install 'minimind-ascend[parquet]'") from None
+        raise UsageError(f"{shown}: reading Parquet needs pyarrow: {install_command('parquet')}") from None
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mm.contracts import Callback
 from mm.core.errors import UsageError
+from mm.core.extras import install_command
 from mm.core.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class Tensorboard(Callback):
             self.package: Any = importlib.import_module("torch.utils.tensorboard")
         except ImportError as error:
             raise UsageError(
-                f"--tracker tensorboard: the package cannot be imported ({error}). Install it: pip install tensorboard, or "
-                "pip install 'minimind-ascend[trackers]'."
+                f"--tracker tensorboard: the package cannot be imported ({error}). Install it: "
+                f"{install_command('trackers')}"
             ) from None
         self.path = folder.path / "tensorboard"
 
