@@ -103,10 +103,8 @@ def run(argv: Sequence[str]) -> int:
         options, rest = split_plugin_options(argv)
         manager = PluginManager.discover(options)
         _warn(manager)
-        mm.main(rest, prog_name="mm", standalone_mode=False, obj=manager)
-        return 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
+        ended = mm.main(rest, prog_name="mm", standalone_mode=False, obj=manager)
+        return ended if type(ended) is int else 0  # click returns the code of `ctx.exit`
     except click.NoSuchOption as error:
         near = close_match(error.option_name, [o for p in (error.ctx.command.params if error.ctx else []) for o in p.opts])
         return _report(f"No such option: {error.option_name}.{near}", 2)

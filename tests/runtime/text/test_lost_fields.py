@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from template_styles import CHATML, DEEPSEEK, LLAMA3, conversation, learned
 
 from mm.core.errors import DataError
-from mm.core.plugins import PluginManager
-from mm.plugins.commands.data.command import data
 from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.tokenizer import DEFAULT_TEMPLATE, Tokenizer
 from mm.testing.pytest_plugin import CommandLine
@@ -117,8 +114,7 @@ def test_a_training_refuses_the_row_or_counts_it(base: Path, mm_cli: CommandLine
 
 
 def test_check_and_show_say_it(base: Path, mm_cli: CommandLine) -> None:
-    checked = CliRunner().invoke(data, ["check", "rows.jsonl", "--tokenizer", "content-only"], obj=PluginManager.discover([], {}))
-    assert checked.exit_code == 1
-    assert "rows.jsonl:8" in checked.output and "reasoning_content is left out" in checked.output
+    checked = mm_cli("data", "check", "rows.jsonl", "--tokenizer", "content-only", code=1)
+    assert "rows.jsonl:8" in checked.out and "reasoning_content is left out" in checked.out
     shown = mm_cli("data", "show", "rows.jsonl", "--row", "8", "--tokenizer", "content-only")
     assert shown.code == 0 and "reasoning_content is left out" in shown.out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +59,7 @@ def check(
         line = f"{out}: {fixed.rows:,} rows written, {counts.omitted:,} omitted"
         output.write(partial(click.echo, line, err=as_json or output.closed))
     if counts.errors:
-        sys.exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def _check(
