@@ -56,6 +56,8 @@ def start(composition: Composition, workspace: Workspace, *, resume: bool, say: 
         held.callback(random.setstate, random.getstate())  # here, since some of what is imported below draws from it
         hold = partial(_hold_name, workspace, held)
         resolved = resume_run(composition, workspace, say) if resume else new_run(composition, workspace, say, hold)
+        if resume:  # nobody else may start it, and what a killed start left of this is removed at the end
+            hold(resolved.run.select.run)
         activate(plugins, resolved.run.select.backend, say)
         from mm.runtime.runs import session
 
@@ -95,9 +97,10 @@ def new_run(
         say(line)
     _check_evaluation(resolved, composition.layers)
     folder = workspace.run(resolved.run.select.run)
+    is_free = not selection.run or hold(folder.name)
     if folder.path.exists():
         raise UsageError(folder.exists_message)
-    if selection.run and not hold(folder.name):
+    if not is_free:
         raise UsageError(f"Run {folder.name} is just being started by another process: choose another --run.")
     return resolved
 
