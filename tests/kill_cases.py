@@ -147,7 +147,7 @@ def damage(workspace: Path, draw: random.Random) -> str:
     """Damage one file of run `a` or of the caches. Returns how, and the path. The folder is drawn first, so that the many files
     of the checkpoints do not crowd out the manifest."""
     folders: dict[Path, list[Path]] = {}
-    for root in (workspace / "runs/a", workspace / ".mm"):
+    for root in (workspace / "runs/a", workspace / ".mm/tokens", workspace / ".mm/reference"):
         for path in sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size):
             folders.setdefault(root / path.relative_to(root).parts[0] if path.parent != root else root, []).append(path)
     path = draw.choice(folders[draw.choice(sorted(folders))])

@@ -62,8 +62,8 @@ def main() -> None:
     torch.set_num_threads(1)
     tiny_tokenizer().render([{"role": "user", "content": "x"}])
     results = os.fdopen(os.dup(1), "w")
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # not ru_maxrss, which is inherited from the process that started this one
+    mapped, resident = (int(pages) * resource.getpagesize() for pages in Path("/proc/self/statm").read_text().split()[:2])
     for line in sys.stdin:
         request = json.loads(line)
         files = {name: tempfile.TemporaryFile() for name in ("out", "err", "operations")}  # noqa: SIM115
@@ -87,7 +87,7 @@ def main() -> None:
             file.close()
         result = {
             "code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - begin,
-            "megabytes": (usage.ru_maxrss - before) // 1024, **texts, "operations": texts["operations"].splitlines(),
+            "megabytes": (usage.ru_maxrss * 1024 - resident) >> 20, **texts, "operations": texts["operations"].splitlines(),
         }  # fmt: skip
         print(json.dumps(result), file=results, flush=True)
 

@@ -22,7 +22,7 @@ from warm_runner import Runner
 
 KILLS = [(kind, number) for number in range(60) for kind in KINDS]
 DAMAGES = [(kind, number) for number in range(30) for kind in KINDS]
-SAMPLE = random.Random(1)
+SAMPLED = ("pretrain", "grpo")  # in the default suite, whose every further kind costs a training that is left alone
 KILLED = (-signal.SIGKILL, -signal.SIGXFSZ)
 GENERATE = ("say", "--backend", "cpu", "--max-new-tokens", "3", "--temperature", "0")
 
@@ -118,17 +118,18 @@ def check_damage(kind: str, number: int, whole: Callable[[str], Whole], runner: 
     assert ended(runner("runs", "rm", "a", "--yes", workspace=workspace))["code"] == 0, what
 
 
+@pytest.mark.kills
 def test_the_kills_hit_every_phase(whole: Callable[[str], Whole]) -> None:
     hit = Counter(phase(whole(kind).operations[whole(kind).draw(number)[0][0] - 1]) for kind, number in KILLS)
     assert set(hit) == set(PHASES) and min(hit.values()) >= 5, hit
 
 
-@pytest.mark.parametrize(("kind", "number"), SAMPLE.sample(KILLS, 6))
+@pytest.mark.parametrize(("kind", "number"), random.Random(1).sample([case for case in KILLS if case[0] in SAMPLED], 5))
 def test_a_sample_of_the_kills(kind: str, number: int, whole: Callable[[str], Whole], runner: Runner, tmp_path: Path) -> None:
     check_kill(kind, number, whole, runner, tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "number"), SAMPLE.sample(DAMAGES, 4))
+@pytest.mark.parametrize(("kind", "number"), random.Random(1).sample([case for case in DAMAGES if case[0] in SAMPLED], 3))
 def test_a_sample_of_the_damages(kind: str, number: int, whole: Callable[[str], Whole], runner: Runner, tmp_path: Path) -> None:
     check_damage(kind, number, whole, runner, tmp_path)
 
