@@ -10,7 +10,7 @@ import random
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ def start(composition: Composition, workspace: Workspace, *, resume: bool, say: 
         held.callback(random.setstate, random.getstate())  # here, since some of what is imported below draws from it
         hold = partial(_hold_name, workspace, held)
         resolved = resume_run(composition, workspace, say) if resume else new_run(composition, workspace, say, hold)
+        if resume:
+            with suppress(OSError):  # a killed start has left it; the run has a lock of its own
+                _name_lock(workspace, resolved.run.select.run).unlink()
         activate(plugins, resolved.run.select.backend, say)
         from mm.runtime.runs import session
 
@@ -95,16 +98,17 @@ def new_run(
         say(line)
     _check_evaluation(resolved, composition.layers)
     folder = workspace.run(resolved.run.select.run)
+    is_free = not selection.run or hold(folder.name)
     if folder.path.exists():
         raise UsageError(folder.exists_message)
-    if selection.run and not hold(folder.name):
+    if not is_free:
         raise UsageError(f"Run {folder.name} is just being started by another process: choose another --run.")
     return resolved
 
 
 def _hold_name(workspace: Workspace, held: ExitStack, name: str) -> bool:
     """Hold a run's name until `held` is closed. Returns False if another process holds it."""
-    path = workspace.cache / "names" / f"{workspace.run(name).name}.lock"
+    path = _name_lock(workspace, name)
     if not is_main():  # the other ranks write nothing
         return True
     try:
@@ -116,6 +120,10 @@ def _hold_name(workspace: Workspace, held: ExitStack, name: str) -> bool:
         raise storage_error(error) or error from None
     held.callback(path.unlink, missing_ok=True)
     return True
+
+
+def _name_lock(workspace: Workspace, name: str) -> Path:
+    return workspace.cache / "names" / f"{workspace.run(name).name}.lock"
 
 
 def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Resolved:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mm.core.locks import in_turn
@@ -20,8 +22,8 @@ _TOKENS, _BLOCK = 8192, 512
 
 
 def reference_table(role: Role, context: Context, add_answers: Callable[[Unit], Unit], *, seed: int | None) -> Tensor:
-    """The role's log-probabilities of all rows, (rows, answers per row) on the host: loaded from the cache, or computed and saved
-    there.
+    """The role's log-probabilities of all rows, (rows, answers per row) on the host: loaded from the cache or, if its file is
+    missing or damaged, computed and saved there.
 
     The cache's key is a hash of the reference's weights, the data, the answers (those of the first row, and the `seed` on which
     all of them depend, if any) and the compute type. If several processes need it, one computes and the others wait.
@@ -32,11 +34,27 @@ def reference_table(role: Role, context: Context, add_answers: Callable[[Unit], 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_key(role, context, add_answers, seed)}.safetensors"
     with in_turn(path.with_suffix(".lock")):
-        if not path.exists():
-            temporary = path.with_suffix(f".{os.getpid()}")
-            save_file({"logprobs": _compute(role, context, add_answers)}, temporary)
+        table = _load(path)
+        if table is None:
+            table = _compute(role, context, add_answers)
+            temporary = path.with_suffix(".tmp")  # one name for all processes: what a killed one left is overwritten
+            save_file({"logprobs": table}, temporary, {"sha256": _digest(table)})
             os.replace(temporary, path)
-        return load_file(path)["logprobs"]
+        return table
+
+
+def _load(path: Path) -> Tensor | None:
+    """The table of a file; None if the file is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            table: Tensor = file.get_tensor("logprobs")
+            return table if file.metadata()["sha256"] == _digest(table) else None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _digest(table: Tensor) -> str:
+    return hashlib.sha256(table.numpy().tobytes()).hexdigest()
 
 
 def _compute(role: Role, context: Context, add_answers: Callable[[Unit], Unit]) -> Tensor:

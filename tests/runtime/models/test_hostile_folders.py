@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from hostile_folders import CANARY, Case, cases, mutation
-from hostile_runner import Runner
+from warm_runner import Runner
 
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
@@ -59,7 +59,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager) ->
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
-    warm = Runner()
+    warm = Runner("mm.runtime.generation.text_model")
     yield warm
     warm.close()
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mm.core.callback import Callback
-from mm.core.errors import UsageError
+from mm.core.errors import CheckpointError, UsageError
 from mm.core.workspace import RunFolder
 from mm.runtime.models.folder import LoadedModel, save_model_folder
-from mm.runtime.models.storage import atomic_folder
+from mm.runtime.models.storage import atomic_folder, verify
 
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView
@@ -66,10 +66,18 @@ class KeepBest(Callback):
         self.best = math.inf
 
     def on_start(self, run: TrainingView) -> None:
-        """On a resume, read the value of the best model so far."""
-        path = self.folder.best / _EVALUATION
-        if path.exists():
-            self.best = ComparedMetric.of(json.loads(path.read_text(encoding="utf-8")), "--keep-best").cost
+        """On a resume, read the value of the best model so far. A damaged one is reported, and the next one takes its place."""
+        if not self.folder.best.exists():
+            return
+        try:
+            verify(self.folder.best, required=(_EVALUATION,))
+        except CheckpointError as error:
+            self.say(f"best: {error} The best model from here on is kept instead.")
+            return
+        values = json.loads((self.folder.best / _EVALUATION).read_text(encoding="utf-8"))
+        metric = ComparedMetric.of(values, "--keep-best")
+        self.best = metric.cost
+        self._record(values["step"], metric)  # a process may have been killed before it recorded the model that it kept
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """Write the model if it is better than the one that was kept."""
@@ -79,9 +87,12 @@ class KeepBest(Callback):
         with atomic_folder(self.folder.best) as path:
             save_model_folder(path, self.loaded, merged=True)
             (path / _EVALUATION).write_text(json.dumps({"step": step, **metrics}, indent=2), encoding="utf-8")
-        self.folder.update_manifest({"best": {"step": step, metric.name: metric.value, "model": f"{self.folder.name}@best"}})
+        self._record(step, metric)
 
     def on_end(self, run: TrainingView, error: BaseException | None) -> None:
         """Report the step and value of the best model."""
         if best := self.folder.manifest.get("best"):
             self.say(f"best: {ComparedMetric.of(best, '--keep-best')} at step {best['step']}, kept as {best['model']}")
+
+    def _record(self, step: int, metric: ComparedMetric) -> None:
+        self.folder.update_manifest({"best": {"step": step, metric.name: metric.value, "model": f"{self.folder.name}@best"}})
