@@ -11,10 +11,9 @@ DISTRIBUTION = "minimind-ascend"
 
 def install_command(extra: str) -> str:
     """The pip command that adds an extra of this distribution, from the folder or address that it was installed from."""
-    try:
-        origin = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
-    except (metadata.PackageNotFoundError, ValueError):
-        origin = {}
+    # in a checkout, Python may also find the metadata that setuptools left there, which has no origin
+    texts = [found.read_text("direct_url.json") for found in metadata.distributions(name=DISTRIBUTION)]
+    origin = json.loads(next(filter(None, texts), "{}"))
     url = str(origin.get("url", ""))
     if not url:
         return f'pip install "{DISTRIBUTION}[{extra}]"'

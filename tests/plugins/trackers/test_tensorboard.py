@@ -70,6 +70,6 @@ def test_a_resumed_run_goes_on_in_the_same_curves(mm_train: Train, monkeypatch: 
 def test_without_the_package_nothing_is_begun(mm_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # an import of it fails
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    with pytest.raises(UsageError, match=r"--tracker tensorboard: .*tensorboard.*Install it: pip install tensorboard"):
+    with pytest.raises(UsageError, match=r"--tracker tensorboard: .*tensorboard.*Install it: pip install .*\[trackers\]"):
         mm_train()
     assert not (tmp_path / "runs").exists()
