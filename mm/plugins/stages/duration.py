@@ -37,5 +37,5 @@ def _finished(workspace: Workspace) -> Iterator[Mapping[str, Any]]:
     """The manifests of the finished runs that have measured their time, newest first."""
     for folder in workspace.runs():
         manifest = {} if folder.damage else folder.manifest
-        if manifest.get("state") == "finished" and manifest.get("seconds") and manifest.get("step"):
+        if manifest.get("state") == "finished" and all(manifest.get(key) for key in ("algorithm", "seconds", "step", "tokens")):
             yield manifest

@@ -74,22 +74,25 @@ class AnswerFinder:
         raise DataError(_UNCLEAR.format(what="a further turn", turn=f"turn {turn + 1}", edge="ends"))
 
     def _closing(self, messages: Messages, tools: Any, turn: int) -> int:
-        """The number of special tokens that close a turn."""
-        following = messages[turn + 1] if turn + 1 < len(messages) else {"role": "user", "content": "?"}
-        marker = Marker(repr((messages, tools, following)), replace=True)
-        marked = [marker.message(message, number) for number, message in enumerate([*messages[: turn + 1], following])]
-        schemas = marker.tools(tools)
-        alone, places = marker.locate(self._render(marked[:-1], schemas, {}))
-        tail = alone[places[-1][0] if places else 0 :]
-        try:
-            followed, places = marker.locate(self._render(marked, schemas, {}))
-        except DataError:  # the template wants something else to follow
-            return len(self._control.findall(tail))
-        ends = [offset for offset, number in places if marker.fields[number].turn == turn]
-        rest = [offset for offset, _ in places if ends and offset > ends[-1]]
-        between = followed[ends[-1] if ends else 0 : rest[0] if rest else len(followed)]
-        common = next((i for i, (a, b) in enumerate(zip(tail, between, strict=False)) if a != b), min(len(tail), len(between)))
-        return len(self._control.findall(tail[:common]))
+        """The number of special tokens that close a turn: those that stand after it at the end and before another turn alike."""
+        anybody = {"role": "user", "content": "?"}
+        for following in (messages[turn + 1], anybody) if turn + 1 < len(messages) else (anybody,):
+            marker = Marker(repr((messages, tools, following)), replace=True)
+            marked = [marker.message(message, number) for number, message in enumerate([*messages[: turn + 1], following])]
+            schemas = marker.tools(tools)
+            alone, places = marker.locate(self._render(marked[:-1], schemas, {}))
+            tail = alone[places[-1][0] if places else 0 :]
+            try:
+                followed, places = marker.locate(self._render(marked, schemas, {}))
+            except DataError:  # the template wants something else to follow
+                continue
+            ends = [offset for offset, number in places if marker.fields[number].turn == turn]
+            rest = [offset for offset, _ in places if ends and offset > ends[-1]]
+            if rest:
+                between = followed[ends[-1] : rest[0]]
+                same = (i for i, (one, other) in enumerate(zip(tail, between, strict=False)) if one != other)
+                return len(self._control.findall(tail[: next(same, min(len(tail), len(between)))]))
+        return len(self._control.findall(tail))
 
 
 def _last(header: str, text: str, gap: Span) -> int:

@@ -8,11 +8,10 @@ from typing import Any
 
 import attrs
 
-# the private-use characters around the spelling of a special token in a message
-GUARD, UNGUARD = "\U000f0000", "\U000f0001"
+# the characters around the spelling of a special token in a message: Unicode gives them to no text
+GUARD, UNGUARD = "\ufdd0", "\ufdd1"
 # a tag, or a special token that is guarded: a template may look for it, so no mark is put inside
-_TAG = re.compile(f"<[^<>]{{1,64}}>|\\[/?[A-Z_]{{1,32}}\\]|{GUARD}[^{UNGUARD}]*{UNGUARD}")
-_WORD = re.compile(r"\w")
+_TAG = re.compile(f"<[^<>]{{1,64}}>|\\[/?[A-Z_]{{1,32}}\\]|{GUARD}[^{GUARD}{UNGUARD}]*{UNGUARD}")
 
 
 @attrs.frozen
@@ -32,14 +31,15 @@ class Field:
 class Marker:
     """Puts marks into texts, and finds them again in a rendering. Mark n stands in the text of `fields[n]`.
 
-    Each piece of a text between tags gets a mark after its first word character and one before its last. A template that trims,
-    escapes or splits at tags treats the marked text like the plain one; one that drops or cuts a piece loses a mark. Numbers,
-    booleans and null are not marked, but the keys of such values are. With `replace`, a mark stands for the whole text.
+    Each piece of a text between tags is put between two marks, without the spaces around it; a key has one mark after it, so that
+    keys keep their order. A template that trims, escapes or splits at tags treats the marked text like the plain one; one that
+    drops or cuts a piece loses a mark. Numbers, booleans and null are not marked, but the keys of such values are. With
+    `replace`, a mark stands for the whole text.
     """
 
     def __init__(self, taken: str, *, replace: bool = False) -> None:
         """`taken` contains everything that will be marked: a mark is spelled so that it does not occur there."""
-        salt = next(number for number in range(len(taken) + 1) if f"qM{number}x" not in taken)
+        salt = 1 + max(map(int, re.findall(r"qM(\d{1,9})x", taken)), default=-1)
         self._begin, self._replace = f"qM{salt}x", replace
         self._pattern = re.compile(rf"{self._begin}(\d+)Wq")
         self.fields: list[Field] = []
@@ -90,7 +90,7 @@ class Marker:
         if isinstance(value, str):
             return self._mark(value, turn, place)
         if isinstance(value, Mapping):
-            return {self._mark(key, turn, place): self._values(item, turn, place) for key, item in value.items()}
+            return {self._key(key, turn, place): self._values(item, turn, place) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._values(item, turn, place) for item in value]
         return value
@@ -102,14 +102,14 @@ class Marker:
             return value
         marked = dict(value)
         for key, item in value.items():
-            if key in ("name", "description") and isinstance(item, str):
+            if key in ("name", "description", "title") and isinstance(item, str):
                 marked[key] = self._mark(item, None, f"{place}.{key}")
-            elif key == "enum":
-                marked[key] = self._values(item, None, f"{place}.enum")
+            elif key in ("enum", "default", "const", "examples"):
+                marked[key] = self._values(item, None, f"{place}.{key}")
             elif key != "properties" or not isinstance(item, Mapping):
                 marked[key] = self._schema(item, place)
         if isinstance(properties := value.get("properties"), Mapping):
-            names = {name: self._mark(name, None, f"{place}.{name}") for name in properties}
+            names = {name: self._key(name, None, f"{place}.{name}") for name in properties}
             marked["properties"] = {names[name]: self._schema(item, f"{place}.{name}") for name, item in properties.items()}
             if isinstance(value.get("required"), list | tuple):  # names of properties: equal names keep equal marks
                 marked["required"] = [names.get(name, name) if isinstance(name, str) else name for name in value["required"]]
@@ -127,14 +127,15 @@ class Marker:
         tags = [*_TAG.findall(text), ""] if len(pieces) > 1 else [""]
         return "".join(self._piece(piece, field) + tag for piece, tag in zip(pieces, tags, strict=True))
 
+    def _key(self, text: str, turn: int | None, place: str) -> str:
+        return text + self._new(Field(turn, place, text)) if text.strip() and not self._replace else self._mark(text, turn, place)
+
     def _piece(self, text: str, field: Field) -> str:
-        if not text or text.isspace():
+        inner = text.strip()
+        if not inner:
             return text
-        word = _WORD.search(text)
-        first = word.end() if word else len(text) - len(text.lstrip()) + 1
-        last = next((i for i in range(len(text) - 1, first, -1) if text[i].isalnum()), 0) if word else 0
-        begin = text[:first] + self._new(field)
-        return begin + text[first:last] + self._new(field) + text[last:] if last else begin + text[first:]
+        before, _, after = text.partition(inner)
+        return before + self._new(field) + inner + self._new(field) + after
 
     def _new(self, field: Field) -> str:
         self.fields.append(field)

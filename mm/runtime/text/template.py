@@ -20,6 +20,8 @@ from mm.runtime.text.answers import AnswerFinder, Span
 from mm.runtime.text.call_style import CallStyle, find_style
 from mm.runtime.text.fields import GUARD, UNGUARD, Field, Marker
 
+_GUARDED = re.compile(f"({GUARD}[^{GUARD}{UNGUARD}]*{UNGUARD})")
+_RESERVED = re.compile(r"(?<!\\)(?:\\\\)*\\ufdd[01]")  # as `repr` writes it
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 Messages = list[dict[str, Any]]
@@ -90,7 +92,7 @@ class ChatTemplate:
         guarded, messages, tools, shown = self._guarded(messages, tools)
         has_marks = bool(_GENERATION.search(self.source))
         text, spans = self._render(messages, tools, has_marks, {})
-        same, places, lost, silent = self._check(text, messages, tools, {}, shown)
+        same, places, lost, silent, texts = self._check(text, messages, tools, {}, shown)
         if not has_marks:
             if not same:
                 change = f"leaves out or changes {lost[0].place}" if lost else "changes texts"
@@ -98,6 +100,8 @@ class ChatTemplate:
             spans = self._finder.spans(messages, tools, text, [(offset, field.turn) for offset, field in places])
         turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         owners = _owners(spans, places, turns, silent) if same else _in_order(spans, turns)
+        if not same:
+            lost = _outside(text, spans, owners, texts)
         faults = dict.fromkeys([*map(Fault, lost), *_unlearned(spans, places, set(turns))])
         pieces: list[Piece] = []
         end = 0
@@ -108,19 +112,20 @@ class ChatTemplate:
 
     def _check(
         self, text: str, messages: Messages, tools: Tools, switches: Mapping[str, Any], shown: str
-    ) -> tuple[bool, list[tuple[int, Field]], list[Field], set[int]]:
+    ) -> tuple[bool, list[tuple[int, Field]], list[Field], set[int], list[Field]]:
         """(True if marks change nothing but themselves, the marks in `text` by offset, the fields that `text` does not carry, the
-        turns without text).
+        turns without text, all fields).
 
         If marks do change the text, a field is looked for by its words, in any notation of JSON."""
         marker = Marker(shown)
         marked = [marker.message(message, turn) for turn, message in enumerate(messages)]
         found, places = marker.locate(self._text(marked, marker.tools(tools), switches))
         if found != text:
-            return False, [], [field for field in dict.fromkeys(marker.fields) if not _contains(text, field.text)], set()
+            fields = list(dict.fromkeys(marker.fields))
+            return False, [], [field for field in fields if not _contains(text, field.text)], set(), fields
         lost = marker.missing(number for _, number in places)
         silent = set(range(len(messages))) - {field.turn for field in marker.fields}
-        return True, [(offset, marker.fields[number]) for offset, number in places], lost, silent
+        return True, [(offset, marker.fields[number]) for offset, number in places], lost, silent, marker.fields
 
     @cached_property
     def _style(self) -> CallStyle:
@@ -147,15 +152,19 @@ class ChatTemplate:
     def _guarded(self, messages: Messages, tools: Tools) -> tuple[bool, Messages, Tools, str]:
         """The conversation with its spellings of special tokens between guards, preceded by False if it has none and is
         unchanged, and followed by all of its texts as one."""
-        shown = repr((messages, tools))
-        if not self._control.search(shown):
-            return False, messages, tools, shown
-        messages, tools = self._guard(messages), self._guard(tools)
-        return True, messages, tools, repr((messages, tools))
+        try:
+            shown = repr((messages, tools))
+            if _RESERVED.search(shown):
+                raise DataError("a text has the character U+FDD0 or U+FDD1, which Unicode keeps for internal use")
+            if not self._control.search(shown):
+                return False, messages, tools, shown
+            messages, tools = self._guard(messages), self._guard(tools)
+            return True, messages, tools, repr((messages, tools))
+        except RecursionError:
+            raise DataError("the conversation is nested too deeply") from None
 
     def _guard(self, value: Any) -> Any:
         if isinstance(value, str):
-            value = value.replace(GUARD, "").replace(UNGUARD, "")
             return self._control.sub(rf"{GUARD}\g<0>{UNGUARD}", value)
         if isinstance(value, Mapping):
             return {self._guard(key): self._guard(item) for key, item in value.items()}
@@ -171,7 +180,7 @@ def _owners(
     has left the text of the turn out."""
     owners: list[int | None] = []
     for start, end in spans:
-        inside = [field.turn for offset, field in places if start < offset <= end]
+        inside = [field.turn for offset, field in places if start <= offset <= end and field.turn in turns]
         before = next((field.turn for offset, field in reversed(places) if offset <= start and field.turn is not None), -1)
         following = next((turn for turn in turns if turn > before), None)
         owner = inside[0] if inside else before if before in turns else following if following in silent else None
@@ -188,11 +197,20 @@ def _in_order(spans: Sequence[Span], turns: Sequence[int]) -> list[int | None]:
 def _unlearned(spans: Sequence[Span], places: Sequence[tuple[int, Field]], turns: set[int]) -> Iterator[Fault]:
     """The texts of the assistant that are outside the spans. Raises DataError if another text is inside one."""
     for offset, field in places:
-        inside = any(start < offset <= end for start, end in spans)
-        if inside and field.turn not in turns:
+        if field.turn not in turns and any(start < offset < end for start, end in spans):
             raise DataError(f"the chat template marks {field.place} as written by the assistant")
-        if not inside and field.turn in turns:
+        if field.turn in turns and not any(start <= offset <= end for start, end in spans):
             yield Fault(field, "is not learned")
+
+
+def _outside(text: str, spans: Sequence[Span], owners: Sequence[int | None], fields: Sequence[Field]) -> list[Field]:
+    """The fields of the assistant that are not in their turn's span, and others that are not in the text outside the spans."""
+    inside = {owner: text[start:end] for (start, end), owner in zip(spans, owners, strict=True)}
+    rest, end = "", 0
+    for start, stop in spans:
+        rest, end = rest + text[end:start], stop
+    rest += text[end:]
+    return [field for field in fields if not _contains(inside.get(field.turn, rest), field.text)]
 
 
 def _contains(text: str, words: str) -> bool:
@@ -202,12 +220,12 @@ def _contains(text: str, words: str) -> bool:
 
 
 def _split(text: str, turn: int | None, guarded: bool) -> Iterator[Piece]:
-    if not guarded:
-        if text:
-            yield Piece(text, turn)
-        return
-    for part in re.split(f"({GUARD}[^{UNGUARD}]*{UNGUARD})", text):
-        plain = part.startswith(GUARD)
-        inner = part.strip(GUARD + UNGUARD)
+    """The pieces of a text. Raises DataError if the template has changed a guarded spelling of a special token, which would then
+    be taken for the token itself."""
+    for part in re.split(_GUARDED, text) if guarded else [text]:
+        plain = part.startswith(GUARD) and part.endswith(UNGUARD)
+        inner = part[1:-1] if plain else part
+        if guarded and (GUARD in inner or UNGUARD in inner or "\\ufdd" in inner.lower()):
+            raise DataError("the chat template cuts or escapes a text where it spells a special token")
         if inner:
             yield Piece(inner, turn, plain)

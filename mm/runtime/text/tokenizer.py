@@ -108,8 +108,10 @@ class Tokenizer:
         self._report(conversation)
         ids, turns = self._encode(conversation)
         if any(as_dicts([m])[0].get("role") == "assistant" for m in messages[:begin]):
-            prompt, _ = self._encode(self._template.conversation(as_dicts(messages[:begin]), tools))
-            if ids[: len(prompt)] != prompt:
+            # a template may close a conversation that ends there with a further token
+            prompts = (self._template.conversation, partial(self._template.prompt, check=False))
+            encoded = (self._encode(render(as_dicts(messages[:begin]), tools))[0] for render in prompts)
+            if not any(ids[: len(prompt)] == prompt for prompt in encoded):
                 raise DataError("the chat template renders the prompt differently once a reply follows it")
         learns = [turn >= begin and getattr(message, "learn", True) for turn, message in enumerate(messages)]
         return ids, [turn is not None and learns[turn] for turn in turns]
@@ -131,8 +133,8 @@ class Tokenizer:
         if not conversation.faults:
             return
         if not self.allow_lost_fields:
-            first, more = conversation.faults[0], len(conversation.faults) - 1
-            places = f"{first} ({first.field.text[:40]!r})" + (f", and so are {more} other texts" if more else "")
+            first, more = conversation.faults[0], len({fault.field.place for fault in conversation.faults}) - 1
+            places = f"{first} ({first.field.text[:40]!r})" + (f", like {more} other places of the row," if more else "")
             raise DataError(f"{places} by the tokenizer's chat template{_CURE}", problem="lost field")
         self.lost.update({f"{fault.field.kind} {fault.reason}" for fault in conversation.faults})
 

@@ -82,3 +82,15 @@ def test_where_it_is_not_clear_it_is_refused(source: str, reason: str | None) ->
         return
     with pytest.raises(DataError, match=reason):
         conversation(source, CHAT)
+
+
+def test_an_empty_result_does_not_shift_the_end_of_a_call() -> None:
+    messages = [*CHAT[:1], Message("assistant", "I look."), Message("tool", ""), Message("assistant", "4"), *CHAT]
+    assert learned(conversation(STYLES["phi"], messages)) == ["I look.<|end|>", "4<|end|>", "Hello<|end|>"]
+
+
+def test_an_answer_may_begin_like_its_header() -> None:
+    source = "{% for m in messages %}{{ ('\n>>> ' if m.role == 'assistant' else '') + m.content + '</s>' }}{% endfor %}"
+    source += "{% if add_generation_prompt %}{{ '\n>>> ' }}{% endif %}"
+    rendered = conversation(source, [Message("user", "print"), Message("assistant", "\n>>> print(1)")])
+    assert learned(rendered) == ["\n>>> print(1)</s>"]

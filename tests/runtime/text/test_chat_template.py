@@ -162,3 +162,14 @@ def test_a_folder_that_transformers_wrote_is_the_same_tokenizer(tokenizer: Token
     assert loaded.fingerprint == tokenizer.fingerprint
     assert loaded.template == tokenizer.template
     assert (loaded.bos_id, loaded.eos_id, loaded.pad_id) == (1, 2, 0)
+
+
+def test_a_template_that_closes_a_complete_conversation_takes_later_turns(tokenizer: Tokenizer) -> None:
+    source = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
+    )
+    chat = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
+    phi = tokenizer.with_template(source)
+    ids, learn = phi.encode_chat(chat, begin=3)
+    assert phi.decode([i for i, wanted in zip(ids, learn, strict=True) if wanted]) == "d"

@@ -62,6 +62,15 @@ LOSSES = {
         [Message("user", "a long question"), Message("assistant", "4")], None,
         {"turn 1: content"},
     ),
+    "the stops of an answer": (
+        MARKED_CHATML.replace("m.content + '<|im_end|>'", "m.content.rstrip('.!?') + '<|im_end|>'"),
+        [Message("user", "?"), Message("assistant", "Hello!?.")], None, {"turn 2: content"},
+    ),
+    "a turn of which the length decides": (
+        MARKED_CHATML.replace("{% for m in messages %}", "{% for m in messages if m.content | length > 1 %}"),
+        [Message("user", "4"), Message("assistant", "44"), Message("user", "more"), Message("assistant", "444")], None,
+        {"turn 1: content"},
+    ),
     "a system turn": (
         CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}"),
         [Message("system", "4"), Message("user", "4"), Message("assistant", "4")], None, {"turn 1: content"},
@@ -92,6 +101,23 @@ def test_a_mark_around_the_users_text_is_an_error() -> None:
     source = "{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endfor %}"
     with pytest.raises(DataError, match="marks turn 1: content as written by the assistant"):
         conversation(source, CALLS[:1] + CALLS[3:])
+
+
+def test_a_special_token_that_the_template_takes_apart_is_an_error() -> None:
+    source = CHATML.replace("m.content", "m.content.split('</s>')[-1]")
+    with pytest.raises(DataError, match="cuts or escapes a text where it spells a special token"):
+        conversation(source, [Message("user", "?"), Message("assistant", "one</s>two")])
+    escaped = CHATML.replace("m.content", "m.content | tojson(ensure_ascii=true)")
+    with pytest.raises(DataError, match="cuts or escapes"):
+        conversation(escaped, [Message("user", "?"), Message("assistant", "a </s> b")])
+
+
+def test_texts_that_look_like_marks_take_linear_time() -> None:
+    with pytest.raises(DataError, match=r"U\+FDD0"):
+        faults(CHATML, [Message("user", "a" + "\ufdd0" * 200_000), Message("assistant", "ok")])
+    assert faults(CHATML, [Message("user", "\\ufdd0"), Message("assistant", "ok")]) == set()  # its spelling is a text like others
+    for text in (" ".join(f"qM{i}x" for i in range(50_000)), "<" * 200_000):
+        assert faults(CHATML, [Message("user", text), Message("assistant", "ok")]) == set()
 
 
 @pytest.fixture
