@@ -23,7 +23,7 @@ from mm.plugins.sources.classics.source import Classics
 from mm.plugins.sources.skills.source import Skills
 from mm.runtime.text.messages import Message, parse_conversation
 from mm.runtime.text.rows import ChatRow
-from mm.runtime.text.template import ChatTemplate
+from mm.runtime.text.template import Carried, ChatTemplate
 from mm.runtime.text.tokenizer import Tokenizer
 
 
@@ -50,8 +50,8 @@ def long_rows(count: int) -> list[ChatRow]:
 def unchecked() -> Iterator[None]:
     """Every text is taken to be rendered, as the encoder did before the check."""
 
-    def nothing(self: Any, text: str, messages: Any, *others: Any) -> tuple[bool, list[Any], list[Any], set[int]]:
-        return True, [], [], set(range(len(messages)))
+    def nothing(*given: Any) -> Carried:
+        return Carried([], [], exact=True)
 
     with mock.patch.object(ChatTemplate, "_check", nothing):
         yield

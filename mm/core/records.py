@@ -206,7 +206,7 @@ class StageSpec(Spec):
     - `presets` are the groups of stages that it belongs to.
     - `algorithm` is that of a stage that trains, starting from the first of its `needs`; `defaults` are then its settings.
     - `takes` are settings whose values are artifacts, unless the user sets them: the first that exists of each tuple, as in
-      `{"teacher_from": ("run:spo", "run:sft")}`.
+      `{"teacher_from": ("run:better", "run:base")}`.
     """
 
     kind: ClassVar[str] = "stage"

@@ -14,6 +14,7 @@ import attrs
 
 from mm.core.errors import CheckpointError
 from mm.core.locks import is_locked
+from mm.core.say import command_line
 
 MANIFEST, SETTINGS = "manifest.json", "run.toml"
 
@@ -94,8 +95,8 @@ class RunFolder:
     def lost_message(self) -> str:
         """The ways to continue after a file that a resume needs is lost."""
         saved = (self.model / "config.json").exists() or bool(checkpoints(self.checkpoints))
-        again = f"start a new run from its model with --from {self.name}, " if saved else ""
-        return f"Restore it from a copy, {again}or remove the run with mm runs rm {self.name}."
+        again = f"start a new run from its model with --from {shlex.quote(self.name)}, " if saved else ""
+        return f"Restore it from a copy, {again}or remove the run with {command_line('runs', 'rm', self.name)}."
 
     @property
     def damage(self) -> str:

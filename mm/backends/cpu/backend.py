@@ -12,6 +12,7 @@ import torch
 
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import torch_dtype
+from mm.runtime.devices.host import host_memory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +80,7 @@ class CpuBackend(Backend):
 
     def memory(self) -> dict[str, int]:
         """Bytes: "peak" of this process, and "total" of the host."""
-        return {**super().memory(), "total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+        return {**super().memory(), "total": host_memory()}
 
     def capabilities(self) -> dict[str, Any]:
         """The chip's name, the number of threads, the vector instruction set, and whether bfloat16 is native."""

@@ -20,13 +20,13 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, write_text
-from mm.plugins.stages.duration import training_seconds
 from mm.runtime.data.corpus import open_source
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 from mm.runtime.runs.ledger import digest
 from mm.runtime.runs.plan import Plan
 from mm.runtime.runs.plan_stages import STAND_IN
+from mm.runtime.runs.speed import has_speeds, training_seconds
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
 # the options that the stage sets itself
@@ -76,6 +76,8 @@ class TrainStage(Stage):
 
     def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
         """The time judged by earlier runs, see `training_seconds`. None if the data is bad, which `run` reports."""
+        if not has_speeds(self.workspace):  # a plan reads all rows
+            return None
         with suppress(MMError):
             plan = self.plan(artifacts)
             if isinstance(plan, Plan):

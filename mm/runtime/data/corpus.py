@@ -110,8 +110,7 @@ def open_corpus(
     from mm.runtime.data.encoding_bar import EncodingBar
 
     formats = plugins.specs(FormatSpec)
-    if settings.allow_lost_fields:
-        tokenizer = tokenizer.allowing_lost_fields()
+    tokenizer = data_tokenizer(tokenizer, settings)
     locators, shares = split_weights(plugins, data)
     # one rank encodes while the others wait, so it may use all cores
     workers = settings.data_workers or min(available_cores(), _MAX_WORKERS)
@@ -133,6 +132,11 @@ def open_corpus(
         part["share"] = float(share)
         say(f"data: {part['locator']}: {share_text(share)}, {float(share) * units / part['units']:.3g} passes per epoch")
     return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(parts), shares)
+
+
+def data_tokenizer(tokenizer: Tokenizer, settings: TrainSettings) -> Tokenizer:
+    """The tokenizer that encodes the rows of a training: it refuses rows that its template does not carry, or counts them."""
+    return tokenizer.allowing_lost_fields() if settings.allow_lost_fields else tokenizer
 
 
 def available_cores() -> int:

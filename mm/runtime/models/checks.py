@@ -5,7 +5,6 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError
+from mm.runtime.devices.host import host_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ Header = Mapping[str, tuple[str, tuple[int, ...]]]
 
 def check_memory(folder: Path, config: ArchitectureConfig) -> None:
     """Raise CheckpointError if a model with this config takes more memory in float32 than the machine has."""
-    size, memory = 4 * config.num_parameters(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size, memory = 4 * config.num_parameters(), host_memory()
     if size > memory:
         raise CheckpointError(
             f"{folder}: the model takes {size / 1e9:,.1f} GB in float32; this machine's memory has {memory / 1e9:,.1f} GB."

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mm.core.errors import CheckpointError, UsageError, close_match
 from mm.core.run_folder import is_run
+from mm.core.say import command_line
 from mm.core.workspace import ADAPTER, RunFolder, Workspace, checkpoints, step_of
 
 
@@ -72,8 +73,8 @@ def _find_version(run: RunFolder, version: str) -> Path:
 def way_on(run: RunFolder) -> str:
     """How to continue once the cause of a failure is mended: a resume if there is a checkpoint, otherwise a new start."""
     if checkpoints(run.checkpoints):
-        return f"then: mm train --resume --run {run.name}"
-    return f"then start again, after mm runs rm {run.name}" if run.path.exists() else "then start again"
+        return f"then: {command_line('train', '--resume', '--run', run.name)}"
+    return f"then start again, after {command_line('runs', 'rm', run.name)}" if run.path.exists() else "then start again"
 
 
 def cure(run: RunFolder) -> str:

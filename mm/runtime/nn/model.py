@@ -47,7 +47,7 @@ class Model(nn.Module, ABC):
         """Make the head's `weight_VE` a new parameter of `count` rows, initialised to zero: for values of a critic instead of
         logits.
 
-        A model that does not implement it cannot be a critic, as ppo needs one.
+        A model that does not implement it cannot be a critic.
         """
         raise NotImplementedError(f"{type(self).__name__}.set_outputs(count)")
 

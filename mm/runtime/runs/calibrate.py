@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -34,8 +32,9 @@ def calibrate(plugins: PluginManager, run: Run, workspace: Workspace) -> Speed:
     """Train a few steps and return their speed. Nothing of it is kept: the run's folder is not made, and tokens are cached in a
     temporary folder. The backend's environment must be set. Raises what the training would raise."""
     from mm.runtime.runs import session
+    from mm.runtime.runs.isolation import whole_process
 
-    with TemporaryDirectory(prefix="mm-calibration-") as folder, _generators_kept():
+    with TemporaryDirectory(prefix="mm-calibration-") as folder, whole_process(run.select.run):
         files = _slices(plugins, run, Path(folder))
         small = attrs.evolve(run, select=attrs.evolve(run.select, data=files), train=attrs.evolve(
             run.train, eval_data=(), eval_ratio=0.0, data_workers=1, max_steps=1_000_000, skip_bad_rows=True,
@@ -80,16 +79,3 @@ def _shadow(workspace: Workspace, folder: Path) -> Workspace:
         if path.name != workspace.cache.name:
             os.symlink(path, folder / path.name)
     return Workspace(folder)
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Afterwards the process's random generator and number of threads are as before."""
-    import torch
-
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_rng_state(state)

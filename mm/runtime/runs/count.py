@@ -8,7 +8,7 @@ from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.runtime.data.bad_rows import ends_reading
-from mm.runtime.data.corpus import share_text
+from mm.runtime.data.corpus import data_tokenizer, share_text
 from mm.runtime.data.reader import with_position
 from mm.runtime.data.sources import open_rows
 from mm.runtime.data.weights import split_weights
@@ -31,6 +31,7 @@ class Count:
 
 def count_rows(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> Count:
     """Count the data of a run. Raises DataError at a bad row that is not skipped."""
+    tokenizer = data_tokenizer(tokenizer, run.train)
     locators, shares = split_weights(plugins, run.select.data)
     counts = [_count(plugins, run, tokenizer, locator) for locator in locators]
     rows, units = sum(one.rows for one in counts), sum(one.units for one in counts)

@@ -17,6 +17,7 @@ from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say, silent
 from mm.core.workspace import Workspace
+from mm.runtime.devices.host import host_memory
 from mm.runtime.models.description import describe as describe_folder
 from mm.runtime.models.finding import find_model
 from mm.runtime.runs import estimate, speed
@@ -114,7 +115,7 @@ def _speed(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return "nothing is measured under torchrun"
     host = backend_name(run.select.backend)[0] == "cpu"
-    if host and sum(needed.values()) > _SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+    if host and sum(needed.values()) > _SHARE_OF_MEMORY * host_memory():
         return "it needs most of this machine's memory, so no steps were tried"
     say("measuring a few steps, to estimate the time")
     from mm.runtime.runs.calibrate import calibrate as measure

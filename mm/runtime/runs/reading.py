@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -75,7 +76,7 @@ def resumable_settings(run: RunFolder) -> dict[str, Any]:
         values = "; ".join(f"{key} is {found[key]!r}, was {started.get(key)!r}" for key in changed)
         raise UsageError(
             f"{path} was changed since the run started ({values}): a resume would train another model. Restore the values, pass "
-            f"options that may differ with --resume on the line, or start a new run with --from {run.name}."
+            f"options that may differ with --resume on the line, or start a new run with --from {shlex.quote(run.name)}."
         )
     return found
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import attrs
 
 from mm.core.config.autoselect import backend_name, probe_of
 from mm.core.plugins import PluginManager
-from mm.core.records import BackendSpec
+from mm.core.records import AlgorithmSpec, BackendSpec
 from mm.core.run import Run
 from mm.core.workspace import Workspace, write_text
 
@@ -80,6 +81,41 @@ def record_run(
     rate = tokens / run.needs.steps / seconds
     measured = Speed(tokens_per_second=rate, seconds_per_row=seconds / rows, origin=name)
     record(workspace, key_of(plugins, run, parameters), measured)
+
+
+def has_speeds(workspace: Workspace) -> bool:
+    """True if a run or a calibration of this workspace tells how fast the machine is."""
+    return bool(_read(workspace.cache / _FILE)) or next(_finished(workspace), None) is not None
+
+
+def tokens_per_second(plugins: PluginManager, workspace: Workspace) -> float | None:
+    """The speed of the newest finished run on rows as they are; None if there is none. A run that draws completions is slower,
+    by an amount that depends on its settings."""
+    drawing = {spec.name for spec in plugins.specs(AlgorithmSpec) if spec.needs(spec.config() if spec.config else None).generates}
+    return next((m["tokens"] / m["seconds"] for m in _finished(workspace) if m["algorithm"] not in drawing), None)
+
+
+def training_seconds(plugins: PluginManager, run: Run, steps: int, tokens: float, workspace: Workspace) -> float | None:
+    """The time of a training of so many steps, with about `tokens` tokens in a batch; None if no finished run tells.
+
+    The newest finished run of the same algorithm tells the time per step. Otherwise the newest run of any tells the time per
+    token, unless completions are drawn: their number of tokens is not known.
+    """
+    like = next((m for m in _finished(workspace) if m["algorithm"] == run.select.algo), None)
+    if like:
+        return float(like["seconds"] / like["step"] * steps)
+    speed = tokens_per_second(plugins, workspace)
+    if speed is None or run.needs.generates:
+        return None
+    return steps / run.needs.steps * tokens / speed
+
+
+def _finished(workspace: Workspace) -> Iterator[Mapping[str, Any]]:
+    """The manifests of the finished runs that have measured their time, newest first."""
+    for folder in workspace.runs():
+        manifest = {} if folder.damage else folder.manifest
+        if manifest.get("state") == "finished" and all(manifest.get(key) for key in ("algorithm", "seconds", "step", "tokens")):
+            yield manifest
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -57,6 +57,17 @@ class Conversation:
     faults: tuple[Fault, ...] = ()
 
 
+@attrs.frozen
+class Carried:
+    """Where a rendering carries the texts of a conversation, and the `lost` ones. `places` are the (offset, field) of the marks.
+    If marks change more than themselves, this is not `exact`: it has no places, and texts were looked for by their words."""
+
+    fields: Sequence[Field]
+    lost: Sequence[Field]
+    places: Sequence[tuple[int, Field]] = ()
+    exact: bool = False
+
+
 class ChatTemplate:
     """A Jinja chat template. `control` are the spellings of the special tokens; `variables` are passed to every rendering."""
 
@@ -79,7 +90,7 @@ class ChatTemplate:
         guarded, messages, tools, shown = self._guarded(messages, tools)
         switches = {"add_generation_prompt": True, **switches}
         text = self._text(messages, tools, switches)
-        lost = self._check(text, messages, tools, switches, shown)[2] if check else []
+        lost = self._check(text, messages, tools, switches, shown).lost if check else ()
         return Conversation(tuple(_split(text, None, guarded)), tuple(map(Fault, lost)))
 
     def conversation(self, messages: Messages, tools: Tools) -> Conversation:
@@ -92,16 +103,19 @@ class ChatTemplate:
         guarded, messages, tools, shown = self._guarded(messages, tools)
         has_marks = bool(_GENERATION.search(self.source))
         text, spans = self._render(messages, tools, has_marks, {})
-        same, places, lost, silent, texts = self._check(text, messages, tools, {}, shown)
+        carried = self._check(text, messages, tools, {}, shown)
+        lost, places = carried.lost, carried.places
         if not has_marks:
-            if not same:
+            if not carried.exact:
                 change = f"leaves out or changes {lost[0].place}" if lost else "changes texts"
                 raise DataError(f"the chat template {change} and has no generation marks, which hides the assistant's turns")
             spans = self._finder.spans(messages, tools, text, [(offset, field.turn) for offset, field in places])
         turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        owners = _owners(spans, places, turns, silent) if same else _in_order(spans, turns)
-        if not same:
-            lost = _outside(text, spans, owners, texts)
+        if carried.exact:
+            owners = _owners(spans, places, turns, set(turns) - {field.turn for field in carried.fields})
+        else:
+            owners = _in_order(spans, turns)
+            lost = _outside(text, spans, owners, carried.fields)
         faults = dict.fromkeys([*map(Fault, lost), *_unlearned(spans, places, set(turns))])
         pieces: list[Piece] = []
         end = 0
@@ -112,20 +126,15 @@ class ChatTemplate:
 
     def _check(
         self, text: str, messages: Messages, tools: Tools, switches: Mapping[str, Any], shown: str
-    ) -> tuple[bool, list[tuple[int, Field]], list[Field], set[int], list[Field]]:
-        """(True if marks change nothing but themselves, the marks in `text` by offset, the fields that `text` does not carry, the
-        turns without text, all fields).
-
-        If marks do change the text, a field is looked for by its words, in any notation of JSON."""
+    ) -> Carried:
         marker = Marker(shown)
         marked = [marker.message(message, turn) for turn, message in enumerate(messages)]
         found, places = marker.locate(self._text(marked, marker.tools(tools), switches))
         if found != text:
             fields = list(dict.fromkeys(marker.fields))
-            return False, [], [field for field in fields if not _contains(text, field.text)], set(), fields
+            return Carried(fields, [field for field in fields if not _contains(text, field.text)])
         lost = marker.missing(number for _, number in places)
-        silent = set(range(len(messages))) - {field.turn for field in marker.fields}
-        return True, [(offset, marker.fields[number]) for offset, number in places], lost, silent, marker.fields
+        return Carried(marker.fields, lost, [(offset, marker.fields[number]) for offset, number in places], exact=True)
 
     @cached_property
     def _style(self) -> CallStyle:

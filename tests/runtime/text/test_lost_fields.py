@@ -135,6 +135,8 @@ def test_a_training_refuses_the_row_or_counts_it(base: Path, mm_cli: CommandLine
     line = "train --algo sft --arch dense --preset tiny --tokenizer content-only --data rows.jsonl".split()  # noqa: SIM905
     refused = mm_cli(*line, code=2).err
     assert "rows.jsonl:8: turn 2: reasoning_content is left out ('7 and 7')" in refused and "--allow-lost-fields" in refused
+    assert "rows.jsonl:8" in mm_cli(*line, "--dry-run", code=2).err
+    assert "40 rows" in mm_cli(*line, "--allow-lost-fields", "--dry-run").out
     shown = mm_cli(*line, "--allow-lost-fields", "--max-steps", 2)
     assert "reasoning_content is left out by the chat template in 1 rows" in shown.out + shown.err
 

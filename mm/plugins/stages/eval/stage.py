@@ -21,13 +21,13 @@ from mm.plugins.evaluations import report
 from mm.plugins.evaluations.measure import items_count, items_digest
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.evaluations.stage_effects import TrainedModel, stage_effects
-from mm.plugins.stages.duration import tokens_per_second
 from mm.plugins.stages.eval.report_text import full_report, summary
 from mm.plugins.stages.eval.sample_conversations import live_conversations, sample_answers
 from mm.plugins.stages.eval.training_curves import plot_curves
 from mm.runtime.models.load_settings import Inference, InferenceComposition
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
+from mm.runtime.runs.speed import tokens_per_second
 
 if TYPE_CHECKING:
     from mm.runtime.generation.text_model import TextModel
