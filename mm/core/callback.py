@@ -87,7 +87,7 @@ class TrainingView(Protocol):
         """The metrics since they were last logged, of this rank alone. Reading them waits for the device."""
 
     def evaluation_scheduled(self) -> bool:
-        """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
+        """True if a run that is never stopped evaluates at this step: at 0, the last, and after each interval."""
 
 
 class Callback:

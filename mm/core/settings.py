@@ -9,11 +9,6 @@ from attrs import Attribute, frozen
 from mm.core.options import option
 
 
-def _between_evaluations(instance: TrainSettings, attribute: Attribute[Any], value: Any) -> None:
-    if value and instance.eval_interval is None:
-        raise ValueError(f"'{attribute.name}' compares evaluations during the run, and there are none: pass --eval-interval too")
-
-
 def _steps(instance: object, attribute: Attribute[Any], value: str | None) -> None:
     if value is not None:
         first_and_count(value)
@@ -96,16 +91,16 @@ class TrainSettings:
     )
     eval_rows: int = option(256, help="Most rows that an evaluation measures.", within="[1, inf)")
     eval_interval: int | None = option(
-        None, help="Steps between evaluations; by default at the start and the end.", within="[1, inf)", on_resume=True
+        None, help="Steps between evaluations; by default a fifth of the run.", within="[1, inf)", on_resume=True
     )
     patience: int | None = option(
         None, help="End the training after this many evaluations in a row without a better held-out loss or reward.",
-        within="[1, inf)", validator=_between_evaluations,
+        within="[1, inf)",
     )  # fmt: skip
     min_delta: float = option(0.0, help="How much better counts for --patience.", within="[0, inf)")
     keep_best: bool = option(
         False, help="Keep the model with the best held-out loss (in reinforcement learning: reward), as NAME@best.",
-        validator=_between_evaluations, on_resume=True,
+        on_resume=True,
     )  # fmt: skip
     samples: int = option(
         0, help="Held-out rows whose beginning is continued at each evaluation.", within="[0, inf)", on_resume=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from mm.runtime.training.objective import Objective
 from mm.runtime.training.roles import Role
 from mm.runtime.training.signals import StopFlag
 from mm.runtime.training.updates import Updates
+
+# evaluations of a run without --eval-interval, besides that of the start: enough for a curve, at a few percent of its time
+_EVALUATIONS = 5
 
 
 class TrainState:
@@ -73,9 +77,9 @@ class TrainState:
         return self.meter.peek()
 
     def evaluation_scheduled(self) -> bool:
-        """True if a run that is never stopped evaluates at this step: at 0, the last, and multiples of `--eval-interval`."""
-        interval = self.settings.eval_interval
-        return self.step in (0, self.horizon) or bool(interval and self.step % interval == 0)
+        """True if a run that is never stopped evaluates at this step: at 0, the last, and after each interval."""
+        interval = self.settings.eval_interval or math.ceil(self.horizon / _EVALUATIONS)
+        return self.step == self.horizon or self.step % interval == 0
 
     def host_state(self) -> dict[str, Any]:
         """The state that an exact resume needs beside weights, optimizers and callbacks: plain values, bytes and tensors."""

@@ -238,7 +238,7 @@ def test_ktos_baseline_does_not_depend_on_the_ranks() -> None:
 
 
 def test_kto_evaluates_with_its_baseline(mm_train: Train) -> None:
-    run = mm_train("kto", rows=VERDICTS, eval_ratio=0.4, **SMALL)
+    run = mm_train("kto", rows=VERDICTS, eval_ratio=0.4, eval_interval=4, **SMALL)
     held = held_out(run)
     assert [line["step"] for line in held] == [0, 4]
     assert held[0]["held_out/loss"] == 0.5 and held[0]["held_out/kl"] == 0

@@ -39,7 +39,7 @@ def test_held_out_files_have_a_reference_of_their_own(mm_train: Train, tmp_path:
     """At step 0 the policy is the reference, whatever file the answers stand in."""
     others = [{"prompt": f"tell {n}", "chosen": f"it is {n} " * (1 + n % 3), "rejected": f"none {n}"} for n in range(rows)]
     own = write_rows(tmp_path / "held_out.jsonl", others)
-    settings = SMALL | {"max_steps": 2, "eval_ratio": None, "eval_data": own}
+    settings = SMALL | {"max_steps": 2, "eval_ratio": None, "eval_data": own, "eval_interval": 2}
     plain, cached = (
         mm_train(algo, rows=ROWS, run=f"{cache}", cache_reference=cache, **settings) for cache in (False, True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,10 @@ def test_old_checkpoints_are_removed(workspace: Workspace, trained: Path, mm_cli
     before, kept = size(workspace.path), {name: weights(finished.path / name) for name in ("model", "best")}
     planned = mm_cli("runs", "prune", "--dry-run").out
     assert size(workspace.path) == before
+    values = json.loads(mm_cli("runs", "prune", "--dry-run", "--json").out)
     done = mm_cli("runs", "prune").out
+    assert {run["run"]: run["steps"] for run in values["runs"]} == {"stopped": [1, 2, 3], "finished": [1, 2, 3, 4, 5, 6]}
+    assert values["dry_run"] and f"freed {values['bytes']:,} bytes" in done
     assert done == planned.replace("would remove", "removed").replace("would free", "freed")
     assert "stopped: removed steps 1, 2, 3, " in done and "finished: removed steps 1, 2, 3, 4, 5, 6, " in done
     assert done.splitlines()[-1].startswith(f"freed {before - size(workspace.path):,} bytes (")

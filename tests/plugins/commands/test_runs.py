@@ -135,7 +135,8 @@ def test_runs_are_removed_after_a_question(mm_cli: CommandLine, workspace: Path)
         assert "one: stopped, " in shown and said in shown and one.exists() and two.exists()
     # nothing of a wrong line is done
     assert "No run 'absent'" in mm_cli("runs", "rm", "one", "absent", "--yes", code=2).err and one.exists()
-    assert mm_cli("runs", "rm", "one", "two", stdin="y\n").out == "removed one\nremoved two\n"
+    assert mm_cli("runs", "rm", "one", stdin="y\n").out == "removed one\n"
+    assert json.loads(mm_cli("runs", "rm", "two", "--yes", "--json").out) == {"removed": ["two"]}
     assert not one.exists() and not two.exists()
     assert {p.name for p in (workspace / "runs").iterdir()} == {"first", "second"}
 

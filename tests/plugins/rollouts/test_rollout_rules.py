@@ -187,7 +187,7 @@ def test_the_engine_holds_nothing_while_models_learn(mm_train: Train, monkeypatc
         Rollout, "_completion_metrics", lambda self, groups: (held.append(self.engine._table), measure(self, groups))[1]
     )
     mm_train(eval_ratio=0.3, max_steps=2)
-    assert held == [None] * 4  # two rollouts, between two evaluations
+    assert held == [None] * 5  # two rollouts, and an evaluation before and after each
 
 
 # ---- rewards

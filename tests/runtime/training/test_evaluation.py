@@ -107,13 +107,16 @@ def test_the_file_of_an_evaluation_must_stay_as_it_is(mm_train: Train, tmp_path:
         mm_train(eval_ratio=None, eval_data=own, resume=True)
 
 
+def test_without_an_interval_the_curve_of_a_run_has_a_point_after_each_fifth(mm_train: Train) -> None:
+    assert list(measured(mm_train(eval_interval=None, max_steps=11))) == [0, 3, 6, 9, 11]
+    # early stopping compares these too
+    assert mm_train(eval_interval=None, max_steps=11, run="b", patience=1, min_delta=100.0).manifest["step"] == 6
+
+
 def test_settings_that_would_do_nothing_are_refused(mm_train: Train, tmp_path: Path) -> None:
     own = write_rows(tmp_path / "own.jsonl", ROWS[:3])
     with pytest.raises(UsageError, match="--eval-data measures on its own rows and --eval-ratio holds out others"):
         mm_train(eval_data=own)
-    for option in ({"patience": 1}, {"keep_best": True}):
-        with pytest.raises(UsageError, match=r"--(patience|keep-best): .* pass --eval-interval too"):
-            mm_train(eval_interval=None, **option)
     for option in ({"patience": 1}, {"keep_best": True}, {"samples": 1}, {"sample_prompt": "x"}):
         with pytest.raises(UsageError, match="no row is held out: give --eval-ratio or --eval-data"):
             mm_train(eval_ratio=0.0, **option)
@@ -203,9 +206,9 @@ class Asks(Callback):
 
 def test_a_callback_can_stop_a_run(mm_train: Train, mm_watchers: list[Callback]) -> None:
     mm_watchers.append(Asks())
-    run = mm_train(eval_interval=None)
+    run = mm_train(eval_interval=8)
     assert (run.manifest["state"], run.manifest["step"], run.manifest["stop_reason"]) == ("stopped", 3, "enough")
-    resumed = mm_train(eval_interval=None, resume=True)
+    resumed = mm_train(eval_interval=8, resume=True)
     assert (resumed.manifest["state"], resumed.manifest["step"]) == ("finished", 8)
 
 

@@ -75,7 +75,7 @@ def test_looking_at_the_metrics_leaves_them_as_they_are(mm_train: Train, monkeyp
 def test_reinforcement_shows_the_reward_first_and_how_many_rows_are_held_out(mm_train: Train) -> None:
     run = mm_train(
         "grpo", rows=drawing.PROMPTS, num_generations=2, max_new_tokens=4, global_batch_size=2, eval_ratio=0.5, reward="vowels",
-        max_steps=2, **drawing.SMALL,
+        max_steps=2, eval_interval=2, **drawing.SMALL,
     )  # fmt: skip
     first, _, step, *_ = log_of(run.path)
     assert re.match(r"held out \(\d rows?\), step 0:  reward [\d.e-]+  length", first)

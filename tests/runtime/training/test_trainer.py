@@ -235,7 +235,7 @@ class Recorder(Callback):
 def test_callbacks_hear_of_everything_in_order(mm_train: Train, mm_watchers: list[Callback]) -> None:
     recorder = Recorder()
     mm_watchers.append(recorder)
-    mm_train(max_steps=3, eval_ratio=0.3, save_interval=2, background_save=False)
+    mm_train(max_steps=3, eval_ratio=0.3, eval_interval=3, save_interval=2, background_save=False)
     assert recorder.events == [
         "start", "evaluate", "step 1", "step 2", "log 2", "save step-00000002", "step 3", "log 3", "evaluate",
         "save step-00000003", "end None",

@@ -68,7 +68,7 @@ def runs(workspace: Path) -> None:
     ending = {**held, "patience": 1, "min_delta": 100.0, "keep_best": True, "samples": 1, "sample_tokens": 4, "eval_interval": 1}
     train(run="ended", **ending, stop_after_steps=1)
     train(run="ended", **ending, resume=True)
-    train(run="asked", plugins=plugin_manager(__name__))
+    train(run="asked", plugins=plugin_manager(__name__), eval_interval=100)
     failed(train)
 
 

@@ -58,12 +58,13 @@ def show(manager: PluginManager, name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--kind", required=True, type=click.Choice(scaffold.KINDS), help="Kind of the part that the package adds.")
 @click.option("--out", default=".", metavar="DIR", help="Folder in which the package's folder is created.  [default: .]")
+@as_json
 @click.pass_obj
-def new(manager: PluginManager, name: str, kind: str, out: str) -> None:
+def new(manager: PluginManager, name: str, kind: str, out: str, as_json: bool) -> None:
     """Write a package with a working part called NAME, its tests and a README."""
     folder = scaffold.write(manager, name, kind, Path(out))
     steps = (f"pip install -e {folder}", f"mm plugins check {kind}.{name}", f"pip install pytest && pytest {folder}")
-    click.echo("\n  ".join((f"Wrote {folder}. Next:", *steps)))
+    print_json({"folder": folder, "next": steps}) if as_json else click.echo("\n  ".join((f"Wrote {folder}. Next:", *steps)))
 
 
 @plugins.command()

@@ -119,7 +119,8 @@ def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Pat
 @runs.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def rm(names: tuple[str, ...], yes: bool) -> None:
+@as_json
+def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove runs with everything in their folders. A run that is in progress is refused."""
     from mm.plugins.commands.runs.prune import size
     from mm.plugins.commands.runs.remove import remove
@@ -131,7 +132,10 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
         raise UsageError("Nothing was removed.")
     for run in folders:
         remove(run)
-        click.echo(f"removed {run.name}")
+        if not as_json:
+            click.echo(f"removed {run.name}")
+    if as_json:
+        print_json({"removed": [run.name for run in folders]})
 
 
 def _confirm(question: str) -> bool:

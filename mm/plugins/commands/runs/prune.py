@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mm.core.errors import CheckpointError, MMError, UsageError
 from mm.core.locks import exclusive, is_locked
 from mm.core.workspace import RunFolder, Workspace, checkpoints, step_of
+from mm.plugins.commands.as_json import as_json, print_json
 from mm.runtime.models.finding import find_model
 from mm.runtime.models.storage import discard, remove_leftovers, verify
 from mm.runtime.runs import reading
@@ -21,7 +23,8 @@ from mm.runtime.runs import reading
 @click.option("--keep", type=click.IntRange(1, 10**9), default=1, show_default=True, metavar="N",
               help="Newest checkpoints that a run keeps for its resume.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what would be removed and remove nothing.")
-def prune(names: tuple[str, ...], keep: int, dry_run: bool) -> None:
+@as_json
+def prune(names: tuple[str, ...], keep: int, dry_run: bool, as_json: bool) -> None:
     """Remove old checkpoints of the runs NAME..., by default of all runs.
 
     A run that can be resumed keeps its newest N undamaged checkpoints; a finished run keeps none, since its model has a folder
@@ -31,12 +34,22 @@ def prune(names: tuple[str, ...], keep: int, dry_run: bool) -> None:
     workspace = Workspace.here()
     runs = [workspace.existing(name) for name in dict.fromkeys(names)] or workspace.runs()
     needed = set(_referred(workspace))
-    freed = sum(_prune(run, keep, needed, dry_run) for run in runs)
+    results = [_prune(run, keep, needed, dry_run) for run in runs]
+    freed = sum(result.get("bytes", 0) for result in results)
+    if as_json:
+        print_json({"dry_run": dry_run, "bytes": freed, "runs": results})
+        return
+    for result in results:
+        if "left_alone" in result:
+            click.echo(f"{result['run']}: left alone: {result['left_alone']}", err=True)
+        elif result["steps"]:
+            removed, steps = "would remove" if dry_run else "removed", ", ".join(map(str, result["steps"]))
+            click.echo(f"{result['run']}: {removed} steps {steps}, {_mebibytes(result['bytes'])}")
     click.echo(f"{'would free' if dry_run else 'freed'} {_mebibytes(freed)}")
 
 
-def _prune(run: RunFolder, keep: int, needed: set[Path], dry_run: bool) -> int:
-    """Prune one run and print what was done. Returns the bytes of the removed checkpoints."""
+def _prune(run: RunFolder, keep: int, needed: set[Path], dry_run: bool) -> dict[str, Any]:
+    """Prune one run. Returns the steps and the bytes of the removed checkpoints, or the reason why the run is left alone."""
     lock, busy = run.path / ".lock", "in training by {holder}"
     try:
         if dry_run:
@@ -47,20 +60,16 @@ def _prune(run: RunFolder, keep: int, needed: set[Path], dry_run: bool) -> int:
             remove_leftovers(run.checkpoints)
             return _remove(run, _superfluous(run, keep, needed), dry_run)
     except (CheckpointError, UsageError) as error:
-        click.echo(f"{run.name}: left alone: {error}", err=True)
-        return 0
+        return {"run": run.name, "left_alone": str(error)}
 
 
-def _remove(run: RunFolder, paths: list[Path], dry_run: bool) -> int:
+def _remove(run: RunFolder, paths: list[Path], dry_run: bool) -> dict[str, Any]:
     total = 0
     for path in paths:
         total += size(path)
         if not dry_run:
             discard(path)
-    if paths:
-        steps = ", ".join(str(step_of(path)) for path in paths)
-        click.echo(f"{run.name}: {'would remove' if dry_run else 'removed'} steps {steps}, {_mebibytes(total)}")
-    return total
+    return {"run": run.name, "steps": [step_of(path) for path in paths], "bytes": total}
 
 
 def _superfluous(run: RunFolder, keep: int, needed: set[Path]) -> list[Path]:
