@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 
-def host_memory() -> int:
-    """Bytes of memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may use: those of the machine, or fewer if its container (its control group, or one of
+    the groups above it) has a limit. `root` has `proc` and `sys`."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_limits(root)])
+
+
+def _limits(root: Path) -> Iterator[int]:
+    """The memory limits of the control groups of this process, versions 1 and 2; "max" is none."""
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()]
+    except OSError:  # not Linux
+        return
+    for _, controllers, group in groups:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        file = "memory.limit_in_bytes" if controllers else "memory.max"
+        folder = Path(group.strip("/"))
+        for parent in (folder, *folder.parents):
+            try:
+                yield int((mount / parent / file).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue

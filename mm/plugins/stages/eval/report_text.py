@@ -8,7 +8,7 @@ from typing import Any
 
 from mm.plugins.evaluations.stage_effects import TIER
 from mm.plugins.evaluations.table import as_text, notes_of, stage_effects_table, suites_text, table_of, unlisted
-from mm.plugins.stages.eval.sample_conversations import Turns, as_lines
+from mm.plugins.stages.eval.sample_conversations import TRIES, Turns, as_lines
 
 # the suites that the summary names, in words
 _IN_WORDS = {
@@ -49,7 +49,10 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
     the questions are not about what they have learned."""
     lines = list(_skill_lines(values["reports"], values["moved"]))
     if lines:
-        lines += ["", f"Three conversations with the model of {values['speaker']}, which answers every line itself:"]
+        lines += [
+            "", f"Three conversations with the model of {values['speaker']}, which answers every line itself",
+            f"(of each kind the first that is right, of {TRIES} that are tried at most):",
+        ]  # fmt: skip
         lines += _talk_lines(values["conversations"])
     if values["pictures"]:
         lines.append(f"Picture of the training: {values['pictures'][0]}")

