@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[tuple[str, ...], str]] = {
 # the data of each stage; {} is the seed of the corpus
 DATA: dict[str, tuple[str, ...]] = {
     "tokenizer": ("skills:{}", "classics"),
-    "pretrain": ("skills:{}", "classics"),
+    "pretrain": ("skills:{}:0.88", "classics:0.12"),
     "lora": ("skills:lora:{}:0.5", "skills:{}:0.5"),
     "reason": ("skills:reason:{}:0.5", "skills:{}:0.5"),
     **dict.fromkeys(("sft", "dpo", "grpo", "spo", "ppo", "distill", "agent"), ("skills:{}",)),

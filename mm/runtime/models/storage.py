@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mm.core.errors import CheckpointError, StorageError
 from mm.runtime.text.json_file import read_object
@@ -41,6 +42,7 @@ def atomic_folder(final: Path, *, index: bool = True, overwrite: bool = True) ->
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    remove_abandoned(final.parent, final.name)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with name_errors(temporary, final):
@@ -62,6 +64,7 @@ def atomic_files(folder: Path) -> Iterator[Path]:
             yield temporary
         return
     temporary = folder / f".new.{os.getpid()}"
+    remove_abandoned(folder, "new")
     try:
         with name_errors(temporary, folder):
             temporary.mkdir()
@@ -71,6 +74,24 @@ def atomic_files(folder: Path) -> Iterator[Path]:
                 os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(final: Path) -> Iterator[IO[bytes]]:
+    """Yields a new binary file. At the end of the block it is flushed to disk and renamed to `final`; if the block raises, it is
+    deleted and `final` stays as it was, or missing."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    remove_abandoned(final.parent, final.name)
+    try:
+        with name_errors(temporary, final):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -178,18 +199,24 @@ def remove_leftovers(folder: Path) -> None:
             continue
         if match["kind"] == "old" and not (final := folder / match["name"]).exists():
             os.rename(path, final)
-        elif path.is_dir():
-            shutil.rmtree(path)
         else:
-            path.unlink()
+            _delete(path)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Delete the temporary folders in `folder` whose process has ended. Other processes may be creating theirs meanwhile."""
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Delete the temporary folders and files in `folder` (those for `name`, if it is given) whose process has ended. Other
+    processes may be creating theirs meanwhile."""
     for path in folder.glob(".*"):
         match = _LEFT_OVER.fullmatch(path.name)
-        if match and match["kind"].isdigit() and path.is_dir() and not _is_alive(int(match["kind"])):
-            shutil.rmtree(path, ignore_errors=True)
+        if match and match["kind"].isdigit() and name in ("", match["name"]) and not _is_alive(int(match["kind"])):
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

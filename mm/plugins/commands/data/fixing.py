@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -16,7 +15,7 @@ import attrs
 import click
 
 from mm.core.errors import UsageError
-from mm.runtime.models.storage import name_errors
+from mm.runtime.models.storage import atomic_file
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
@@ -83,30 +82,14 @@ def fixed_file(out: Path | None, inputs: Sequence[str]) -> Iterator[FixedFile | 
     if out.exists():
         reason = "is one of the checked files" if any(_is_input(out, name) for name in inputs) else "exists"
         raise UsageError(f"--fix {out} {reason}. Name a new file.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
     try:
-        with name_errors(Path(temporary), out):
-            with os.fdopen(handle, "wb") as raw:
-                with gzip.open(raw, "wb") if out.suffix == ".gz" else contextlib.nullcontext(raw) as file:
-                    yield FixedFile(cast(IO[bytes], file), out)
-                raw.flush()
-                os.fsync(raw.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's mode is 0600; the finished file gets the mode of an ordinary one
-            os.replace(temporary, out)
+        with atomic_file(out) as raw, gzip.open(raw, "wb") if out.suffix == ".gz" else contextlib.nullcontext(raw) as file:
+            yield FixedFile(cast(IO[bytes], file), out)
     except BaseException:
         _tell(f"--fix {out}: not written")
         raise
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _is_input(out: Path, name: str) -> bool:
     path = Path(name).expanduser()
     return path.exists() and (path.samefile(out) or (path.is_dir() and out.resolve().is_relative_to(path.resolve())))
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # the only way to read it is to set it
-    os.umask(mask)
-    return mask
