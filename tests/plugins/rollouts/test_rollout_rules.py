@@ -261,7 +261,7 @@ def test_what_a_lost_stretch_drew_is_not_kept_twice(mm_train: Train, plugins: Pl
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("engine_gap", 0.1), ("engine_gap_max", 2.0), ("clip_fraction", 0.5), ("no_spread", 0.9), ("entropy", 0.001),
+        ("engine_gap", 0.1), ("engine_gap_max", 4.0), ("clip_fraction", 0.5), ("no_spread", 0.9), ("entropy", 0.001),
         ("length", 1.1), ("length_growth", 0.1), ("length_growth", 4.0), ("truncated", 0.7), ("failed_rewards", 0.1),
     ],
 )  # fmt: skip

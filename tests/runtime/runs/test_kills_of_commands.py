@@ -76,8 +76,11 @@ def made(workspace: Path) -> dict[str, bytes]:
 
 
 def hidden(workspace: Path) -> set[str]:
-    """Temporary files and folders beside what was made; the workspace's own folder may have caches."""
-    names = (path.relative_to(workspace) for path in workspace.rglob(".*"))
+    """Temporary files and folders beside what was made. The workspace's own folder may have caches, and a run that was killed
+    before its first checkpoint stays in the list of runs as it was."""
+    unfinished = [run for run in (workspace / "runs").iterdir() if not (run / "model").exists() and run.name[0] != "."]
+    paths = (path for path in workspace.rglob(".*") if not set(unfinished) & set(path.parents))
+    names = (path.relative_to(workspace) for path in paths)
     return {str(name) for name in names if name.parts[0] != ".mm" and name.name not in (".lock", ".metadata")}
 
 

@@ -16,7 +16,8 @@ _MASTERED = ("below_best", 0.25)
 RANGES: Mapping[str, Watch] = {
     "engine_gap": Watch(high=0.05, meaning="engine and trainer disagree about log-probabilities: compare --dtype fp32"),
     "engine_gap_max": Watch(
-        high=1.0, meaning="a token's probabilities by engine and trainer differ by more than a factor of e, which is not "
+        # logits in bf16 have steps of 0.125 from 16 on, so a single rare token may be off by a factor of e
+        high=3.0, meaning="a token's probabilities by engine and trainer differ by more than a factor of 20, which is not "
         "rounding: compare --dtype fp32, and suspect the engine's cache",
     ),
     "clip_fraction": Watch(high=0.3, meaning="many ratios are clipped: fewer passes or a lower learning rate"),
