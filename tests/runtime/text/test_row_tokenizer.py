@@ -168,9 +168,9 @@ def test_without_a_share_the_template_decides() -> None:
 
 
 def test_shares_that_can_have_no_effect_are_refused() -> None:
-    with pytest.raises(UsageError, match="--open-thinking 0.9: the tokenizer's chat template has no switch"):
+    with pytest.raises(UsageError, match=r"--open-thinking 0\.9: the tokenizer's chat template has no switch"):
         rows_of(CHATML, open_thinking=0.9)
-    with pytest.raises(UsageError, match="--system-share 0.2 needs the text"):
+    with pytest.raises(UsageError, match=r"--system-share 0\.2 needs the text"):
         data_tokenizer(tokenizer(CHATML), TrainSettings(system_share=0.2))
 
 

@@ -1,0 +1,1 @@
+"""Recipes: settings of trainings by name, for `--config`."""
