@@ -39,7 +39,7 @@ def tables_of(recipe: RecipeSpec) -> list[str]:
 def _path(plugins: PluginManager, name: str) -> Path:
     """The path of a file, or that of the recipe of this name."""
     path = Path(name)
-    if path.is_file() or path.suffix or len(path.parts) != 1:
+    if path.is_file() or path.suffix or os.sep in name:
         return path
     try:
         recipe: Path = plugins.load(RecipeSpec, name)
@@ -52,7 +52,8 @@ def _training(plugins: PluginManager, text: str, table: str, content: Mapping[st
     """The values of a file's content for the training that a table describes."""
     tables = _tables(content)
     if table not in tables:
-        raise UsageError(f"--config {text}: no table [{table}].{close_match(table, tables)} Tables: {', '.join(tables) or 'none'}.")
+        known = ", ".join(tables) or "none"
+        raise UsageError(f"--config {text}: no table [{table}].{close_match(table, tables)} Tables: {known}.")
     trainings = {spec.name: spec.name for spec in plugins.specs(AlgorithmSpec)}
     trainings |= {name: spec.algorithm for spec in plugins.specs(StageSpec) for name in (spec.name, *spec.aliases)}
     algorithm = {"algo": trainings[table]} if trainings.get(table) else {}

@@ -31,7 +31,8 @@ ALWAYS = (
     "{% endif %}{% endif %}"
 )
 # as Qwen 3's: a block before the last answer only
-LAST = ALWAYS.replace("{% if m.role == 'assistant' %}", "{% if m.role == 'assistant' and (loop.last or m.reasoning_content) %}", 1)
+_ANSWER = "{% if m.role == 'assistant' %}"
+LAST = ALWAYS.replace(_ANSWER, _ANSWER.replace(" %}", " and (loop.last or m.reasoning_content) %}"), 1)
 MARKED = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
     "{{ '<think>\n' + (m.reasoning_content or '').strip('\n') + '\n</think>\n\n' + m.content }}"
@@ -80,7 +81,8 @@ def test_without_the_block_everything_else_stays(template: str) -> None:
     row = ChatRow(
         (
             Message("user", "1?"), Message("assistant", "", None, (call,)), Message("tool", "4"), Message("assistant", "4."),
-            Message("user", "2?"), Message("assistant", "5.", "A thought."), Message("user", "3?"), Message("assistant", "6.", ""),
+            Message("user", "2?"), Message("assistant", "5.", "A thought."),
+            Message("user", "3?"), Message("assistant", "6.", ""),
         )
     )  # fmt: skip
     full, bare = rows_of(template, empty_think=1.0), rows_of(template, empty_think=0.0)
