@@ -42,7 +42,7 @@ class RowTokenizer(Tokenizer):
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, shares: RowShares, *, allow_lost_fields: bool = False) -> RowTokenizer:
-        """A tokenizer with the same vocabulary and chat template. Raises UsageError if thoughts are to be opened and the template
+        """A tokenizer with the same vocabulary and chat template. Raises UsageError if it should open thoughts and the template
         cannot."""
         if shares.open_thinking is not None:
             render = partial(tokenizer.render, [Message("user", "?")], add_generation_prompt=True)
