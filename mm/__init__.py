@@ -36,9 +36,8 @@ def train(
     """Train with an algorithm and return the run: the path of its finished `model`, `losses`, `metrics` and `manifest`.
 
     `options` are those of `mm train` with underscores: `mm.train("sft", data="chats.jsonl", from_="base", epochs=3)`,
-    also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override `config`: a TOML
-    file, a recipe, or a table of either, which names the algorithm too (`mm.train(config="minimind3:grpo")`). Raises
-    mm.core.errors.UsageError where `mm train` would exit with code 2.
+    also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override `config`: a file, a
+    recipe, or a table of one (`config="minimind3:grpo"`). Raises mm.core.errors.UsageError where `mm train` exits with code 2.
     """
     from mm.runtime.runs import api
     from mm.runtime.runs.reading import RecordedRun

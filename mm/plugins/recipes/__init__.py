@@ -1,1 +1,1 @@
-"""Recipes: settings of trainings by name, for `--config`."""
+"""The built-in recipes: settings of trainings by name, for `--config`. They import core and nothing else."""

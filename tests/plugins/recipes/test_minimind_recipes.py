@@ -26,8 +26,8 @@ SUPERVISED = {
         "distill": (6, 32, 340, 5e-6), "ppo": (1, 2, 768, 3e-7), "grpo": (1, 2, 768, 3e-7), "agent": (1, 2, 1024, 3e-7),
     },
 }  # fmt: skip
-# stage: new tokens of a turn, completions, weight of the KL, top-p, share of opened thoughts. The advantages of spo, and so its KL,
-# are a sixth of the script's
+# stage: new tokens of a turn, completions, weight of the KL, top-p, share of opened thoughts. The advantages of spo, and so its
+# KL, are a sixth of the script's
 SAMPLED = {
     "minimind2": {"ppo": (1536, 1, 0.02, 1.0, None), "grpo": (1536, 8, 0.02, 1.0, None), "spo": (1536, 1, 0.02 / 6, 1.0, None)},
     "minimind3": {"ppo": (1024, 1, 0.02, 0.85, 0.9), "grpo": (1024, 6, 0.1, 0.85, 0.9), "agent": (768, 4, 0.1, 0.85, 0.1)},
