@@ -35,6 +35,7 @@ PARTS = {
             "convert",
         ]
     },
+    "recipe": {"mm.plugins.recipes": ["minimind2", "minimind3"]},
     "command": {
         "mm.plugins.commands": [
             "train", "run", "chat", "generate", "eval", "data", "tokenizer", "convert", "info", "runs", "plugins",
@@ -63,7 +64,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mm", "mm.*"]),
     include_package_data=True,
-    package_data={"mm": ["py.typed"], "": ["**/*.jinja", "**/*.json", "**/*.jsonl", "**/*.md", "**/*.tmpl", "**/*.txt"]},
+    package_data={
+        "mm": ["py.typed"],
+        "": ["**/*.jinja", "**/*.json", "**/*.jsonl", "**/*.md", "**/*.tmpl", "**/*.toml", "**/*.txt"],
+    },
     install_requires=[
         "attrs>=23.2",
         "click>=8.1.7",

@@ -24,7 +24,7 @@ Path_ = str | PathLike[str]
 
 
 def train(
-    algo: str,
+    algo: str | None = None,
     *,
     config: Path_ | None = None,
     resume: bool = False,
@@ -36,8 +36,8 @@ def train(
     """Train with an algorithm and return the run: the path of its finished `model`, `losses`, `metrics` and `manifest`.
 
     `options` are those of `mm train` with underscores: `mm.train("sft", data="chats.jsonl", from_="base", epochs=3)`,
-    also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override the TOML file
-    `config`. Raises mm.core.errors.UsageError where `mm train` would exit with code 2.
+    also a part's own (`dense_hidden_size=256`). They override the `MM_TRAIN_*` variables, which override `config`: a file, a
+    recipe, or a table of one (`config="minimind3:grpo"`). Raises mm.core.errors.UsageError where `mm train` exits with code 2.
     """
     from mm.runtime.runs import api
     from mm.runtime.runs.reading import RecordedRun
@@ -47,7 +47,7 @@ def train(
 
 
 def plan(
-    algo: str,
+    algo: str | None = None,
     *,
     config: Path_ | None = None,
     resume: bool = False,
@@ -87,9 +87,9 @@ def run(
     from mm.runtime.runs.api import argument_layers
     from mm.runtime.runs.pipeline import run_stages
 
-    names = [stages] if isinstance(stages, str) else list(stages)
+    names, found = [stages] if isinstance(stages, str) else list(stages), plugins or _plugins()
     return run_stages(
-        plugins or _plugins(), names, _workspace(workspace), argument_layers(options, config), force=force, dry_run=dry_run,
+        found, names, _workspace(workspace), argument_layers(found, options, config), force=force, dry_run=dry_run,
         say=_say(quiet),
     )  # fmt: skip
 

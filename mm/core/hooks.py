@@ -169,6 +169,17 @@ def mm_stages() -> Iterable[records.StageSpec]:
 
 
 @hookspec
+def mm_recipes() -> Iterable[records.RecipeSpec]:
+    """Settings of trainings, by name. Provisional.
+
+    >>> @hookimpl
+    ... def mm_recipes():
+    ...     yield RecipeSpec(name="mine", summary="My settings.", target="mine.recipe:TOML")
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def mm_commands() -> Iterable[records.CommandSpec]:
     """Subcommands of `mm`. Provisional.
 

@@ -223,6 +223,14 @@ class StageSpec(Spec):
 
 
 @attrs.frozen(kw_only=True)
+class RecipeSpec(Spec):
+    """Settings of trainings, for `--config NAME:TABLE`. The target is the path of a TOML file with a table for each algorithm."""
+
+    kind: ClassVar[str] = "recipe"
+    hook: ClassVar[str] = "mm_recipes"
+
+
+@attrs.frozen(kw_only=True)
 class CommandSpec(Spec):
     """A subcommand of `mm`. The target is a click command."""
 
@@ -232,6 +240,6 @@ class CommandSpec(Spec):
 
 RECORDS: tuple[type[Spec], ...] = (
     BackendSpec, ArchitectureSpec, AlgorithmSpec, ConverterSpec, AdapterSpec, EngineSpec, RewardSpec, FormatSpec,
-    SourceSpec, ToolSpec, TrackerSpec, StageSpec, CommandSpec,
+    SourceSpec, ToolSpec, TrackerSpec, StageSpec, RecipeSpec, CommandSpec,
 )  # fmt: skip
 KINDS: dict[str, type[Spec]] = {record.kind: record for record in RECORDS}

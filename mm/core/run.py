@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,9 @@ class Run:
         return {"select": self.select, "train": self.train}.get(name) or self.parts[name]
 
 
-def read_toml(path: Path, option: str = "--config ") -> dict[str, Any]:
-    """A settings file as flat values: `[lora] alpha` becomes `lora_alpha`. Raises UsageError naming option and file."""
+def read_toml(path: Path, option: str = "--config ", pick: Callable[[Any], Mapping[str, Any]] = dict) -> dict[str, Any]:
+    """A settings file as flat values: `[lora] alpha` becomes `lora_alpha`. `pick` returns the table to flatten, by default the
+    whole file. Raises UsageError naming option and file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -70,7 +71,7 @@ def read_toml(path: Path, option: str = "--config ") -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{option}{path}: not valid TOML: {error}.") from None
     flat: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in pick(table).items():
         if isinstance(value, dict):
             flat.update({f"{key}_{inner}".replace("-", "_"): v for inner, v in value.items()})
         else:

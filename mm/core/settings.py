@@ -82,6 +82,9 @@ class TrainSettings:
     allow_lost_fields: bool = option(
         False, help="Train on rows of which the tokenizer's chat template leaves out a text, and count them, instead of stopping."
     )
+    empty_think_share: float = option(0.2, help="Share of chats that keep a template's own empty think block.", within="[0, 1]")
+    system_share: float = option(0.0, help="Share of chats without a system turn that get a --system-text.", within="[0, 1]")
+    system_text: tuple[str, ...] = option((), help="Text of such a system turn; may be given several times.")
     data_workers: int | None = option(
         None, help="Processes that encode rows; by default one per core.", within="[1, 1024]", on_resume=True
     )

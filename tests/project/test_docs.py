@@ -32,9 +32,9 @@ from mm.cli import mm, split_plugin_options
 from mm.core.discovery import is_path
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
-from mm.core.run import read_toml
 from mm.plugins.commands.plugins import scaffold
 from mm.runtime.runs.pipeline import _check_options, expand, stage_options
+from mm.runtime.runs.recipes import config_layer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -173,7 +173,7 @@ def _parse_stages(words: list[str], manager: PluginManager) -> None:
     names, options = read_stages([w for w in words if w not in ("--force", "--dry-run", "--help")], known)
     layers = [Layer(origin="line", values={k: v for k, v in options.items() if k != "config"}, textual=True)]
     if "config" in options:
-        layers.append(Layer(origin="file", values=read_toml(Path(options["config"]))))
+        layers.append(config_layer(manager, options["config"]))
     if names:
         _check_options(expand(manager, names), manager, layers)
 

@@ -15,10 +15,11 @@ from mm.plugins.evaluations.settings import EvalSettings
 from mm.plugins.sources.skills import held_out_items
 from mm.plugins.sources.skills.held_out_items import SuiteScore
 from mm.plugins.sources.skills.source import cached_corpus
-from mm.runtime.data.corpus import open_corpus
+from mm.runtime.data.corpus import data_tokenizer, open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.generation.episodes import EpisodeRunner
 from mm.runtime.generation.tool_use import open_tools
+from mm.runtime.text.row_tokenizer import RowShares, RowTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +36,8 @@ def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
     """Raise UsageError if there is nothing to measure, or a source has no text or chat rows. Needs no opened model."""
     if not settings.data and not settings.skills:
         raise UsageError("Nothing to measure: give --data FILE (for its perplexity), --skills (the held-out items), or both.")
+    if settings.open_thinking is not None and not settings.skills:
+        raise UsageError("--open-thinking is for the prompts of --skills: --data has no prompts to answer.")
     for locator in settings.data:
         kind_of(plugins, locator)
 
@@ -81,7 +84,7 @@ def _measure_text(
         raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
     kind = kind_of(plugins, locator)
     train = TrainSettings(max_length=settings.max_length)
-    corpus = open_corpus(plugins, (locator,), kind, loaded.tokenizer, train, cache, say)
+    corpus = open_corpus(plugins, (locator,), kind, data_tokenizer(loaded.tokenizer, train), train, cache, say)
     rows = _limited(range(len(corpus.store)), settings)
     with MeasuringBar(locator, int(corpus.store.lengths[list(rows)].sum()), "tokens") as bar:
         score = score_text(
@@ -96,10 +99,12 @@ def _measure_text(
     }  # fmt: skip
 
 
-def episode_runner(plugins: PluginManager, model: TextModel) -> EpisodeRunner:
-    """A runner of episodes with the model's engine and the tools that the items of the skills corpus call."""
+def episode_runner(plugins: PluginManager, model: TextModel, open_thinking: float | None = None) -> EpisodeRunner:
+    """A runner of episodes with the model's engine and the tools that the items of the skills corpus call. `open_thinking` is
+    the share of the prompts that end with an opened thought."""
     tools = open_tools(plugins, held_out_items.TOOLS)
-    return EpisodeRunner(engine=model.engine, tokenizer=model.loaded.tokenizer, tools=tools)
+    tokenizer = RowTokenizer.of(model.loaded.tokenizer, RowShares(open_thinking=open_thinking))
+    return EpisodeRunner(engine=model.engine, tokenizer=tokenizer, tools=tools)
 
 
 def items_digest(settings: EvalSettings) -> str:
@@ -117,9 +122,9 @@ def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
 
 
 def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[SuiteScore]:
-    items = _items(settings)
+    items, runner = _items(settings), episode_runner(plugins, model, settings.open_thinking)
     with MeasuringBar(f"skills {settings.split}", len(items), "items") as bar:
-        return held_out_items.evaluate(episode_runner(plugins, model), items, seed=settings.seed, on_item=bar.add)
+        return held_out_items.evaluate(runner, items, seed=settings.seed, on_item=bar.add)
 
 
 def _limited(elements: Sequence[T], settings: EvalSettings) -> Sequence[T]:

@@ -15,6 +15,10 @@ class EvalSettings:
     skills: bool = option(False, help="Ask the held-out items of the skills corpus.")
     split: str = option("test", help="Split of the skills corpus whose items are asked.", choices=("dev", "test"))
     skills_seed: int = option(0, help="Seed of the skills corpus that the model was trained on.", within="(-inf, inf)")
+    open_thinking: float | None = option(
+        None, help="Share of the skill items that are asked with an opened thought, the others with an empty one; by default the "
+        "template's choice.", within="[0, 1]",
+    )  # fmt: skip
     max_length: int = option(
         512, help="Longest document in tokens: longer text is split, longer chats are cut at a turn.", within="[2, inf)"
     )

@@ -18,6 +18,7 @@ from mm.core.settings import TrainSettings
 from mm.runtime.data.bad_rows import MAX_SHOWN
 from mm.runtime.data.source import Source
 from mm.runtime.data.weights import split_weight, split_weights
+from mm.runtime.text.row_tokenizer import RowShares, RowTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,13 +105,13 @@ def open_corpus(
     plugins: PluginManager, data: Sequence[str], row_kind: str, tokenizer: Tokenizer, settings: TrainSettings, cache: Path,
     say: Say,
 ) -> Corpus:  # fmt: skip
-    """Encode the sources of all `--data` texts as rows of one kind, or open them from the cache."""
+    """Encode the sources of all `--data` texts as rows of one kind, or open them from the cache. `tokenizer` is that of the rows
+    (`data_tokenizer`)."""
     # imported here: the cache imports numpy, which the commands that only read rows do not need
     from mm.runtime.data.cache import ConcatStore, build_or_open
     from mm.runtime.data.encoding_bar import EncodingBar
 
     formats = plugins.specs(FormatSpec)
-    tokenizer = data_tokenizer(tokenizer, settings)
     locators, shares = split_weights(plugins, data)
     # one rank encodes while the others wait, so it may use all cores
     workers = settings.data_workers or min(available_cores(), _MAX_WORKERS)
@@ -134,9 +135,16 @@ def open_corpus(
     return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(parts), shares)
 
 
-def data_tokenizer(tokenizer: Tokenizer, settings: TrainSettings) -> Tokenizer:
-    """The tokenizer that encodes the rows of a training: it refuses rows that its template does not carry, or counts them."""
-    return tokenizer.allowing_lost_fields() if settings.allow_lost_fields else tokenizer
+def data_tokenizer(tokenizer: Tokenizer, settings: TrainSettings, algorithm: Any = None) -> RowTokenizer:
+    """The tokenizer that encodes the rows of a training; `algorithm` is the algorithm's config, if it has one. Rows that the chat
+    template does not carry are refused or counted. Raises UsageError if there is no text for a share of system turns."""
+    if settings.system_share and not settings.system_text:
+        raise UsageError(f"--system-share {settings.system_share:g} needs the text of the system turns: --system-text TEXT.")
+    shares = RowShares(
+        empty_think=settings.empty_think_share, system=settings.system_share, system_texts=settings.system_text,
+        open_thinking=getattr(algorithm, "open_thinking", None),
+    )  # fmt: skip
+    return RowTokenizer.of(tokenizer, shares, allow_lost_fields=settings.allow_lost_fields)
 
 
 def available_cores() -> int:

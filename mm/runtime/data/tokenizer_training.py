@@ -40,20 +40,23 @@ class TrainingOptions:
     split_digits: bool = option(True, help="Make every digit a token of its own.")
     split_han: bool = option(True, help="Make every Han character a token of its own.")
     min_frequency: int = option(2, help="Merge only pairs that occur at least this often.", within="[1, inf)")
+    reserved_tokens: int = option(
+        0, help="Special tokens without a meaning yet, which a later training can give them.", within="[0, 1e6]"
+    )
 
 
 def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: str | None = None) -> Tokenizer:
     """A tokenizer with the project's special tokens and with `template`, by default the project's chat template.
 
-    The same texts in the same order give the same tokenizer. Raises UsageError if the vocabulary is smaller than 265: the
-    bytes and the added tokens.
+    The same texts in the same order give the same tokenizer. Reserved tokens are named as Llama 3's, and have the ids after those
+    of the tags. Raises UsageError if the vocabulary is too small for the bytes (256) and the added tokens (9 and the reserved).
     """
     from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
 
-    if options.vocab_size < MIN_VOCAB_SIZE:
-        raise UsageError(
-            f"--vocab-size {options.vocab_size} is too small: the bytes and the added tokens alone need {MIN_VOCAB_SIZE}."
-        )
+    least = MIN_VOCAB_SIZE + options.reserved_tokens
+    if options.vocab_size < least:
+        raise UsageError(f"--vocab-size {options.vocab_size} is too small: the bytes and the added tokens alone need {least}.")
+    reserved = tuple(f"<|reserved_special_token_{number}|>" for number in range(options.reserved_tokens))
     backend = Backend(models.BPE())
     backend.pre_tokenizer = _pre_tokenizer(options)
     backend.decoder = decoders.ByteLevel()
@@ -61,7 +64,7 @@ def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: st
         vocab_size=options.vocab_size,
         min_frequency=options.min_frequency,
         show_progress=False,
-        special_tokens=[AddedToken(name, special=True, normalized=False) for name in SPECIAL + TAGS],
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in SPECIAL + TAGS + reserved],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator(_without_tags(texts), trainer)
@@ -120,5 +123,5 @@ def _unmark_tags(backend: Backend) -> Backend:
     # the trainer marks all of its special_tokens as special, whatever their own `special` says
     parts = json.loads(backend.to_str())
     for token in parts["added_tokens"]:
-        token["special"] = token["content"] in SPECIAL
+        token["special"] = token["content"] not in TAGS
     return type(backend).from_str(json.dumps(parts))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_TURNS = 3
 MAX_TOTAL_TOKENS = 2500
+_LONGEST_TAG = 16  # tokens of </think> and the blank line after it, if each byte is a token
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -75,11 +76,16 @@ class EpisodeRunner:
         # imported here: declarations import this module, and checking calls against schemas is slow to import
         from mm.runtime.generation.tool_use import take_turns
 
+        thinking = {id(episode): self._thinking(episode) for episode in episodes}
+
         def generate(active: Sequence[E], turn: int) -> list[list[Call]]:
             on_turn(len(active))
             return self._generate(active, [self._within_bound(request(episode, turn)) for episode in active])
 
-        for episode in take_turns(episodes, generate, self._add_results, self.tools, self.max_turns):
+        def add_results(episode: E, results: list[str]) -> bool:
+            return self._add_results(episode, results, thinking[id(episode)])
+
+        for episode in take_turns(episodes, generate, add_results, self.tools, self.max_turns):
             episode.finish_reason = "turns"
 
     def _within_bound(self, request: Request) -> Request:
@@ -92,9 +98,15 @@ class EpisodeRunner:
             episode.extend(completion, self.tokenizer.decode(completion.ids))
         return [read_calls(episode.turns[-1]) if episode.finish_reason == "stop" else [] for episode in episodes]
 
-    def _add_results(self, episode: Episode, results: list[str]) -> bool:
+    def _thinking(self, episode: Episode) -> bool | None:
+        """True if an episode's prompt ends with an opened thought, False if with a closed one, None if with neither: its later
+        turns begin in the same way."""
+        end = self.tokenizer.decode(episode.ids[-_LONGEST_TAG:], skip_special=False).rstrip()
+        return True if end.endswith("<think>") else False if end.endswith("</think>") else None
+
+    def _add_results(self, episode: Episode, results: list[str], thinking: bool | None) -> bool:
         """Append the results of an episode's calls. Returns False if that leaves no room for another turn."""
-        observed = self.tokenizer.encode_reply([Message("tool", result) for result in results])
+        observed = self.tokenizer.encode_reply([Message("tool", result) for result in results], thinking)
         if len(episode.ids) + len(observed) >= self.max_total_tokens:
             episode.finish_reason = "length"
             return False

@@ -24,12 +24,13 @@ from mm.core.layers import Layer, argument_layer, environment_layer
 from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
-from mm.core.run import Run, read_toml
+from mm.core.run import Run
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.models.storage import storage_error
 from mm.runtime.runs.plan import Plan, describe
 from mm.runtime.runs.reading import resumable_settings
+from mm.runtime.runs.recipes import config_layer
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
 # where a run stopped is no reason to stop there again
@@ -38,15 +39,17 @@ STOPPING = ("stop_after_steps", "max_time")
 _ONCE = (*STOPPING, "profile")
 
 
-def argument_layers(options: Mapping[str, Any], config: str | os.PathLike[str] | None) -> list[Layer]:
-    """The layers of values of a call in Python, highest first: arguments, environment, the settings file."""
+def argument_layers(
+    plugins: PluginManager, options: Mapping[str, Any], config: str | os.PathLike[str] | None
+) -> list[Layer]:
+    """The layers of values of a call in Python, highest first: arguments, environment, the settings file or recipe."""
     layers = [argument_layer(options), environment_layer()]
-    return layers if config is None else [*layers, Layer(origin=str(config), values=read_toml(Path(config)))]
+    return layers if config is None else [*layers, config_layer(plugins, config)]
 
 
 def compose(plugins: PluginManager, options: Mapping[str, Any], config: str | os.PathLike[str] | None) -> Composition:
     """The composition of a training from a call in Python."""
-    return Composition(plugins, argument_layers(options, config))
+    return Composition(plugins, argument_layers(plugins, options, config))
 
 
 def start(composition: Composition, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:

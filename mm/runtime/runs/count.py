@@ -31,7 +31,7 @@ class Count:
 
 def count_rows(plugins: PluginManager, run: Run, tokenizer: Tokenizer) -> Count:
     """Count the data of a run. Raises DataError at a bad row that is not skipped."""
-    tokenizer = data_tokenizer(tokenizer, run.train)
+    tokenizer = data_tokenizer(tokenizer, run.train, run.algorithm)
     locators, shares = split_weights(plugins, run.select.data)
     counts = [_count(plugins, run, tokenizer, locator) for locator in locators]
     rows, units = sum(one.rows for one in counts), sum(one.units for one in counts)

@@ -15,7 +15,7 @@ from mm.core.records import AlgorithmSpec
 from mm.core.run import Run
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
-from mm.runtime.data.corpus import Corpus, open_corpus
+from mm.runtime.data.corpus import Corpus, data_tokenizer, open_corpus
 from mm.runtime.data.order import split_held_out
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.finding import way_on
@@ -106,7 +106,8 @@ def _build(
     loaded = role_builder.policy(checkpoint)
 
     def opened(names: tuple[str, ...]) -> Corpus:
-        return open_corpus(plugins, names, run.needs.data, loaded.tokenizer, run.train, workspace.cache, say)
+        tokenizer = data_tokenizer(loaded.tokenizer, run.train, run.algorithm)
+        return open_corpus(plugins, names, run.needs.data, tokenizer, run.train, workspace.cache, say)
 
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None

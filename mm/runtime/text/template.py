@@ -7,7 +7,6 @@ is rendered, which takes 0.6 s and imports no torch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,10 +18,12 @@ from mm.core.errors import DataError, UsageError
 from mm.runtime.text.answers import AnswerFinder, Span
 from mm.runtime.text.call_style import CallStyle, find_style
 from mm.runtime.text.fields import GUARD, UNGUARD, Field, Marker
+from mm.runtime.text.owners import contains, lost_by_words, owners_by_place, owners_in_order
 
 _GUARDED = re.compile(f"({GUARD}[^{GUARD}{UNGUARD}]*{UNGUARD})")
 _RESERVED = re.compile(r"(?<!\\)(?:\\\\)*\\ufdd[01]")  # as `repr` writes it
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
 
 Messages = list[dict[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
@@ -93,12 +94,12 @@ class ChatTemplate:
         lost = self._check(text, messages, tools, switches, shown).lost if check else ()
         return Conversation(tuple(_split(text, None, guarded)), tuple(map(Fault, lost)))
 
-    def conversation(self, messages: Messages, tools: Tools) -> Conversation:
+    def conversation(self, messages: Messages, tools: Tools, *, empty_blocks: bool = True) -> Conversation:
         """The conversation as pieces that must be encoded one by one.
 
         The text is cut where the assistant's turns start. So the ids of a prompt are an exact prefix of the ids that are
-        trained on, even if the tokenizer would merge text across the cut. Raises as `render`, and DataError if the assistant's
-        turns cannot be found.
+        trained on, even if the tokenizer would merge text across the cut. Without `empty_blocks`, the empty think blocks that the
+        template writes by itself are left out. Raises as `render`, and DataError if the assistant's turns cannot be found.
         """
         guarded, messages, tools, shown = self._guarded(messages, tools)
         has_marks = bool(_GENERATION.search(self.source))
@@ -112,15 +113,17 @@ class ChatTemplate:
             spans = self._finder.spans(messages, tools, text, [(offset, field.turn) for offset, field in places])
         turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         if carried.exact:
-            owners = _owners(spans, places, turns, set(turns) - {field.turn for field in carried.fields})
+            owners = owners_by_place(spans, places, turns, set(turns) - {field.turn for field in carried.fields})
         else:
-            owners = _in_order(spans, turns)
-            lost = _outside(text, spans, owners, carried.fields)
+            owners = owners_in_order(spans, turns)
+            lost = lost_by_words(text, spans, owners, carried.fields)
         faults = dict.fromkeys([*map(Fault, lost), *_unlearned(spans, places, set(turns))])
         pieces: list[Piece] = []
         end = 0
         for (start, stop), owner in zip(spans, owners, strict=True):
-            pieces += [*_split(text[end:start], None, guarded), *_split(text[start:stop], owner, guarded)]
+            block = "" if empty_blocks or owner is None else self._own_block(messages[owner])
+            learned = text[start:stop].removeprefix(block)
+            pieces += [*_split(text[end:start], None, guarded), *_split(learned, owner, guarded)]
             end = stop
         return Conversation((*pieces, *_split(text[end:], None, guarded)), tuple(faults))
 
@@ -132,9 +135,24 @@ class ChatTemplate:
         found, places = marker.locate(self._text(marked, marker.tools(tools), switches))
         if found != text:
             fields = list(dict.fromkeys(marker.fields))
-            return Carried(fields, [field for field in fields if not _contains(text, field.text)])
+            return Carried(fields, [field for field in fields if not contains(text, field.text)])
         lost = marker.missing(number for _, number in places)
         return Carried(marker.fields, lost, [(offset, marker.fields[number]) for offset, number in places], exact=True)
+
+    @cached_property
+    def empty_block(self) -> str:
+        """The empty think block that the template writes by itself before an answer without thoughts; "" if it writes none."""
+        try:
+            found = self.conversation([{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], None)
+        except DataError:
+            return ""
+        block = _EMPTY_BLOCK.match("".join(piece.text for piece in found.pieces if piece.turn == 1))
+        return block[0] if block else ""
+
+    def _own_block(self, message: Mapping[str, Any]) -> str:
+        """The empty block before this message of the assistant if the template wrote it, and not the row."""
+        thinks = "reasoning_content" in message or "</think>" in (message.get("content") or "")
+        return "" if thinks else self.empty_block
 
     @cached_property
     def _style(self) -> CallStyle:
@@ -182,27 +200,6 @@ class ChatTemplate:
         return value
 
 
-def _owners(
-    spans: Sequence[Span], places: Sequence[tuple[int, Field]], turns: Sequence[int], silent: set[int]
-) -> list[int | None]:
-    """For each span the turn of the assistant whose text it holds or directly follows, or that has no text; None if the template
-    has left the text of the turn out."""
-    owners: list[int | None] = []
-    for start, end in spans:
-        inside = [field.turn for offset, field in places if start <= offset <= end and field.turn in turns]
-        before = next((field.turn for offset, field in reversed(places) if offset <= start and field.turn is not None), -1)
-        following = next((turn for turn in turns if turn > before), None)
-        owner = inside[0] if inside else before if before in turns else following if following in silent else None
-        owners.append(owner if owner in turns else None)
-    return owners
-
-
-def _in_order(spans: Sequence[Span], turns: Sequence[int]) -> list[int | None]:
-    if len(spans) != len(turns):
-        raise DataError(f"the chat template marks {len(spans)} turns of the assistant, and the conversation has {len(turns)}")
-    return list(turns)
-
-
 def _unlearned(spans: Sequence[Span], places: Sequence[tuple[int, Field]], turns: set[int]) -> Iterator[Fault]:
     """The texts of the assistant that are outside the spans. Raises DataError if another text is inside one."""
     for offset, field in places:
@@ -210,22 +207,6 @@ def _unlearned(spans: Sequence[Span], places: Sequence[tuple[int, Field]], turns
             raise DataError(f"the chat template marks {field.place} as written by the assistant")
         if field.turn in turns and not any(start <= offset <= end for start, end in spans):
             yield Fault(field, "is not learned")
-
-
-def _outside(text: str, spans: Sequence[Span], owners: Sequence[int | None], fields: Sequence[Field]) -> list[Field]:
-    """The fields of the assistant that are not in their turn's span, and others that are not in the text outside the spans."""
-    inside = {owner: text[start:end] for (start, end), owner in zip(spans, owners, strict=True)}
-    rest, end = "", 0
-    for start, stop in spans:
-        rest, end = rest + text[end:start], stop
-    rest += text[end:]
-    return [field for field in fields if not _contains(inside.get(field.turn, rest), field.text)]
-
-
-def _contains(text: str, words: str) -> bool:
-    """True if the words are in the text as they are, or as JSON spells them."""
-    forms = [words.strip(), json.dumps(words.strip(), ensure_ascii=False)[1:-1], json.dumps(words.strip())[1:-1]]
-    return any(form in text for form in forms)
 
 
 def _split(text: str, turn: int | None, guarded: bool) -> Iterator[Piece]:

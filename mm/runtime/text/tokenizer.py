@@ -96,22 +96,25 @@ class Tokenizer:
         """The conversation as text; `switches` are variables of the template (`enable_thinking`, `open_thinking`)."""
         return self._template.render(as_dicts(messages), tools, add_generation_prompt=add_generation_prompt, **switches)
 
-    def encode_chat(self, messages: Messages, tools: Tools = None, begin: int = 0) -> tuple[list[int], list[bool]]:
+    def encode_chat(
+        self, messages: Messages, tools: Tools = None, begin: int = 0, *, empty_blocks: bool = True
+    ) -> tuple[list[int], list[bool]]:
         """The ids of a conversation, and for each whether it is a target.
 
         The targets are the tokens that the assistant wrote, including the token that ends its turn, in message `begin` and
-        later; its earlier messages are part of the prompt. Raises DataError if the template leaves out a text of the
-        conversation, if it does not show which text is the assistant's, or if it renders the messages before `begin`
-        differently once others follow.
+        later; its earlier messages are part of the prompt. `empty_blocks`: with the empty think blocks that the template writes
+        by itself. Raises DataError if the template leaves out a text of the conversation, if it does not show which text is the
+        assistant's, or if it renders the messages before `begin` differently once others follow.
         """
-        conversation = self._template.conversation(as_dicts(messages), tools)
+        render = partial(self._template.conversation, empty_blocks=empty_blocks)
+        conversation = render(as_dicts(messages), tools)
         self._report(conversation)
         ids, turns = self._encode(conversation)
         if any(as_dicts([m])[0].get("role") == "assistant" for m in messages[:begin]):
             # a template may close a conversation that ends there with a further token
-            prompts = (self._template.conversation, partial(self._template.prompt, check=False))
-            encoded = (self._encode(render(as_dicts(messages[:begin]), tools))[0] for render in prompts)
-            if not any(ids[: len(prompt)] == prompt for prompt in encoded):
+            prompts = (render, partial(self._template.prompt, check=False))
+            encoded = (self._encode(prompt(as_dicts(messages[:begin]), tools))[0] for prompt in prompts)
+            if not any(ids[: len(part)] == part for part in encoded):
                 raise DataError("the chat template renders the prompt differently once a reply follows it")
         learns = [turn >= begin and getattr(message, "learn", True) for turn, message in enumerate(messages)]
         return ids, [turn is not None and learns[turn] for turn in turns]
@@ -138,16 +141,17 @@ class Tokenizer:
             raise DataError(f"{places} by the tokenizer's chat template{_CURE}", problem="lost field")
         self.lost.update({f"{fault.field.kind} {fault.reason}" for fault in conversation.faults})
 
-    def encode_reply(self, messages: Messages) -> list[int]:
+    def encode_reply(self, messages: Messages, thinking: bool | None = None) -> list[int]:
         """The ids of further messages and of the header of the assistant's next turn, to append after a turn of the
         assistant that ended with the end token. The earlier turns are not rendered again, so their tokens stay the same.
+        `thinking` is as in `encode_prompt`.
 
         Raises DataError if the template renders an earlier turn differently once others follow.
         """
         before = [Message("user", "?"), Message("assistant", "!")]
         if not self.render([*before, *messages], add_generation_prompt=True).startswith(self.render(before)):
             raise DataError("the chat template renders the assistant's turn differently once others follow it")
-        ids = self.encode_prompt([*before, *messages])
+        ids = self.encode_prompt([*before, *messages], thinking=thinking)
         ends = [i for i, token in enumerate(ids) if token == self.eos_id]
         return ids[ends[self.encode_chat(before)[0].count(self.eos_id) - 1] + 1 :]
 

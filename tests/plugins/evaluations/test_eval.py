@@ -200,6 +200,22 @@ def test_skills_have_shares_with_wilsons_interval(plugins: PluginManager, tmp_pa
         assert (bound - 0.5) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / 40, rel=2e-3)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_the_items_is_asked_with_an_opened_thought(share: float, plugins: PluginManager, tmp_path: Path) -> None:
+    items, tokenizer = corpus.generate(0)["dev"], Tokenizer.load()
+    engine = HalfRight(tokenizer, items)
+    answer, ends = engine.generate, []
+
+    def generate(requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
+        ends.extend(tokenizer.decode(request.ids, skip_special=False).rpartition("assistant\n")[2] for request in requests)
+        return answer(requests, on_token)
+
+    engine.generate = generate  # type: ignore[method-assign]
+    opened: Any = SimpleNamespace(engine=engine, loaded=SimpleNamespace(tokenizer=tokenizer))
+    measure(plugins, opened, EvalSettings(skills=True, split="dev", limit=8, open_thinking=share), tmp_path, print)
+    assert set(ends) == {"<think>\n" if share else "<think>\n\n</think>\n\n"}
+
+
 def test_skills_are_asked_of_a_model(call: Any, workspace: Workspace) -> None:
     code, out, err = call("second", "--skills", "--limit", "5", "--split", "dev", "--local-slots", "3", "--name", "few")
     assert code == 0, err
@@ -212,6 +228,7 @@ def test_skills_are_asked_of_a_model(call: Any, workspace: Workspace) -> None:
     ("words", "said"),
     [
         (["first"], "give --data FILE"),
+        (["first", "--data", "texts.jsonl", "--open-thinking", "0.5"], "--open-thinking is for the prompts of --skills"),
         (["nowhere", "--data", "texts.jsonl"], "No model at 'nowhere'"),
         (["first", "--data", "empty.jsonl"], "empty.jsonl: no rows"),
         (["first", "--data", "text.jsonl"], "Did you mean 'texts.jsonl'"),

@@ -14,6 +14,8 @@ import mm
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder
+from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.training.rollouts.rollout import Rollout
 from mm.testing.pytest_plugin import Train
 
 pytestmark = [pytest.mark.mm_plugins("drawing"), pytest.mark.mm_train("grpo", rows=drawing.PROMPTS, **drawing.TINY)]
@@ -131,3 +133,23 @@ def test_a_mistake_before_the_first_step_leaves_the_name_free(mm_train: Train, t
         mm_train(reward="gt", rows=[{"prompt": "Hello"}] * 8, run="half", max_steps=1)
     assert not (tmp_path / "runs/half").exists()
     mm_train(run="half", max_steps=1)
+
+
+@pytest.mark.parametrize("algo", ["grpo", "ppo", "spo", "rloo", "reinforce-pp"])
+def test_a_share_of_the_prompts_is_drawn_from_with_an_opened_thought(
+    algo: str, mm_train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: dict[int, set[tuple[int, ...]]] = {}
+    log = Rollout._log
+
+    def keep(self: Rollout, groups: Any, experience: Any) -> None:
+        for sample in (sample for group in groups for sample in group):
+            prompts.setdefault(sample.unit.row_index, set()).add(tuple(sample.ids[: sample.prompt_length]))
+        log(self, groups, experience)
+
+    monkeypatch.setattr(Rollout, "_log", keep)
+    run = mm_train(algo, open_thinking=0.5, max_steps=4, num_generations=2, epochs=2, eval_ratio=0.0, run="thinks")
+    tokenizer = Tokenizer.load(run.model)
+    found = [{tokenizer.decode(ids, skip_special=False).rpartition("assistant\n")[2] for ids in row} for row in prompts.values()]
+    assert all(len(row) == 1 for row in found)  # every completion of a prompt, in every epoch
+    assert {text for row in found for text in row} == {"<think>\n", "<think>\n\n</think>\n\n"}

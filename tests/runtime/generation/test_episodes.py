@@ -169,3 +169,16 @@ def test_a_model_is_told_what_was_wrong() -> None:
     episode, _ = played([BAD, call("guess", {}), "Sorry."])
     assert "not valid JSON" in episode.results[0][0] and "guess" in episode.results[1][0]
     assert episode.text.endswith("</tool_response>\nSorry.")
+
+
+@pytest.mark.parametrize(("thinking", "header"), [(True, "<think>\n"), (False, "<think>\n\n</think>\n\n"), (None, "")])
+def test_later_turns_begin_as_the_prompt_ends(thinking: bool | None, header: str) -> None:
+    left = iter([SUM, "42"])
+    scripted = runner(lambda prompt: next(left))
+    question = [{"role": "user", "content": "six times seven?"}]
+    episode = Episode(ids=TOKENIZER.encode_prompt(question, thinking=thinking))
+    stop = (TOKENIZER.eos_id,)
+    scripted.run([episode], lambda one, turn: Request(ids=tuple(one.ids), max_new_tokens=99, stop=stop, key=(turn,)))
+    first, second = (TOKENIZER.decode(ids, skip_special=False) for ids in scripted.engine.read)  # type: ignore[attr-defined]
+    assert first.endswith(f"<|im_start|>assistant\n{header}")
+    assert second.endswith(f"</tool_response><|im_end|>\n<|im_start|>assistant\n{header}")

@@ -187,3 +187,18 @@ def test_importing_needs_no_torch_and_no_transformers() -> None:
     code += "import mm.runtime.data.cache, mm.runtime.data.order, mm.runtime.data.tokenizer_training;"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_reserved_tokens_have_ids_and_no_meaning() -> None:
+    size = MIN_VOCAB_SIZE + 30
+    plain, reserved = (train_tokenizer(TEXTS, TrainingOptions(vocab_size=n, reserved_tokens=n - size)) for n in (size, size + 30))
+    names = [f"<|reserved_special_token_{number}|>" for number in range(30)]
+    first = len(SPECIAL) + len(TAGS)
+    assert [reserved.backend.token_to_id(name) for name in names] == list(range(first, first + 30))
+    assert reserved.special_ids == {*plain.special_ids, *range(first, first + 30)}
+    assert reserved.encode(names[7]) == [first + 7] and reserved.decode([first + 7]) == ""
+    assert not reserved.special_ids & set(reserved.encode(names[7], plain=True))
+    # the merges are those of a vocabulary without them
+    assert [reserved.id_bytes[i] for i in reserved.encode(TEXTS[0])] == [plain.id_bytes[i] for i in plain.encode(TEXTS[0])]
+    with pytest.raises(UsageError, match="need 295"):
+        train_tokenizer(TEXTS, TrainingOptions(vocab_size=294, reserved_tokens=30))

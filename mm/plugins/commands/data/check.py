@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json
 
 if TYPE_CHECKING:
@@ -41,10 +42,11 @@ def check(
     from mm.plugins.commands.data.fixing import Output, fixed_file
     from mm.plugins.commands.data.reading_bar import read_with_bar
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
+    from mm.runtime.data.corpus import data_tokenizer
     from mm.runtime.data.sources import kinds_of, open_rows
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
-    checker, counts = Checker(Tokenizer.load(folder or DEFAULT), max_length), Counts()
+    checker, counts = Checker(data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings()), max_length), Counts()
     report = JsonReport() if as_json else TextReport(warnings)
     with fixed_file(out, files) as fixed:
         output = Output(out)

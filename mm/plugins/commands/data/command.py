@@ -10,6 +10,7 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.records import SourceSpec
+from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
@@ -71,6 +72,7 @@ def show(
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned (in the loss)."""
     from rich.console import Console
 
+    from mm.runtime.data.corpus import data_tokenizer
     from mm.runtime.data.sources import kinds_of, open_rows
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
@@ -83,7 +85,7 @@ def show(
     if row is None:
         assert entry.error is not None
         raise entry.error
-    tokenizer = Tokenizer.load(folder or DEFAULT).allowing_lost_fields()
+    tokenizer = data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings(allow_lost_fields=True))
     encoded = row.encode(tokenizer, max_length)
     if as_json:
         sequences = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mm.core.errors import DataError, UsageError
+from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ def stats(
 ) -> None:
     """Count the rows of FILE: lengths, roles, languages, learned tokens, and the tokens that --max-length cuts off."""
     from mm.plugins.commands.data.statistics import Statistics
+    from mm.runtime.data.corpus import data_tokenizer
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
-    statistics = Statistics(Tokenizer.load(folder or DEFAULT), max_length)
+    statistics = Statistics(data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings()), max_length)
     _collect(plugins, file, kind, statistics)
     if not statistics.rows:
         raise UsageError(f"{file} has no row that can be used; 'mm data check' lists the reasons.")

@@ -14,9 +14,10 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, RecipeSpec
 from mm.core.spec import Spec
 from mm.plugins.commands.plugins.listing import find, names_of, part_names, unknown_message
+from mm.runtime.runs.recipes import tables_of
 
 _SHOWN = ("name", "summary", "config")
 
@@ -84,6 +85,8 @@ def _fact(spec: Spec, name: str) -> str:
         return f"{needs.data} rows; roles {', '.join(needs.roles)}; trains {', '.join(needs.trainable)}"
     if isinstance(spec, ArchitectureSpec) and name == "presets":
         return ", ".join(f"{preset} ({size_of(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
+    if isinstance(spec, RecipeSpec) and name == "target":
+        return f"{value}, with the tables {', '.join(tables_of(spec))}"
     return _plain(value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,13 +13,13 @@ from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option
 from mm.core.records import StageSpec
-from mm.core.run import read_toml
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import COMMAND_LINE, read_line
 from mm.plugins.commands.run.next_lines import next_lines
 from mm.runtime.runs.pipeline import expand, ordered, run_stages, stage_options
+from mm.runtime.runs.recipes import config_layer
 from mm.runtime.runs.stage import Outcome
 
 
@@ -38,7 +37,8 @@ class RunCommand(click.Command):
 
 
 @click.command(cls=RunCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
-@click.option("--config", metavar="FILE", help="Options in TOML; [STAGE] tables hold one stage's. The line stands above it.")
+@click.option("--config", metavar="FILE|RECIPE", help="TOML file or recipe; its tables [STAGE] are for one stage each. The line "
+              "takes precedence.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Run stages again whose output is up to date.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, with its time and disk space; run nothing.")
 @as_json
@@ -54,7 +54,7 @@ def run(ctx: click.Context, config: str | None, force: bool, dry_run: bool, as_j
         raise UsageError("Missing argument STAGE: name stages or a preset, such as 'all'; mm run --help lists them.")
     layers = [Layer(origin=COMMAND_LINE, values=options, textual=True), environment_layer()]
     if config:
-        layers.append(Layer(origin=config, values=read_toml(Path(config))))
+        layers.append(config_layer(ctx.obj, config))
 
     def report(outcomes: list[Outcome]) -> None:
         if as_json:

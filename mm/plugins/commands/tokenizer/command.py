@@ -30,13 +30,15 @@ def tokenizer() -> None:
 @click.option("--split-digits/--merge-digits", default=True, show_default=True, help="Never merge a digit with others.")
 @click.option("--split-han/--merge-han", default=True, show_default=True, help="Never merge a Han character with others.")
 @click.option("--min-frequency", type=click.IntRange(1, 10**9), default=2, show_default=True, help="Least count of a pair.")
+@click.option("--reserved-tokens", type=click.IntRange(0, 10**6), default=0, show_default=True,
+              help="Special tokens without a meaning yet.")  # fmt: skip
 @click.option("--template", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Chat template (Jinja) to use.")
 @click.option("--force", is_flag=True, help="Replace a tokenizer that exists.")
 @as_json
 @click.pass_obj
 def train(
     plugins: PluginManager, files: tuple[str, ...], vocab_size: int, out: Path, split_digits: bool, split_han: bool,
-    min_frequency: int, template: Path | None, force: bool, as_json: bool,
+    min_frequency: int, reserved_tokens: int, template: Path | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train a byte-level BPE tokenizer on the rows of FILE..., which are paths or built-in sources."""
     from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
@@ -47,7 +49,10 @@ def train(
             f"{out} already holds a tokenizer, and models trained with it need it. Choose another --out, or pass --force."
         )
     source = template.read_text(encoding="utf-8") if template else None
-    options = TrainingOptions(vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency)
+    options = TrainingOptions(
+        vocab_size=vocab_size, split_digits=split_digits, split_han=split_han, min_frequency=min_frequency,
+        reserved_tokens=reserved_tokens,
+    )  # fmt: skip
     texts, held_out = split_texts(text for file in files for text in texts_of(_rows(plugins, file), source))
     trained = train_tokenizer(texts, options, source)
     with atomic_files(out) as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +12,6 @@ from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, option, options_of
-from mm.core.run import read_toml
 from mm.core.say import is_main, on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
@@ -21,11 +19,12 @@ from mm.plugins.commands.line import Line, read_line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.runs import api
 from mm.runtime.runs.reading import result
+from mm.runtime.runs.recipes import config_layer
 
 
 @frozen(kw_only=True)
 class _File:
-    config: str = option("", help="Settings in TOML; the command line and MM_TRAIN_* take precedence.")
+    config: str = option("", help="TOML file or recipe with settings, or FILE:TABLE; the line and MM_TRAIN_* take precedence.")
 
 
 (CONFIG,) = options_of(_File, section="file")
@@ -38,7 +37,7 @@ class TrainCommand(PartsCommand):
         """See `PartsCommand`. Parts that would be chosen for the user have their options too."""
         layers: list[Layer] = [line, environment_layer()]
         if config := read_line(line.words, {CONFIG.key: CONFIG})[0].get(CONFIG.key):
-            layers.append(Layer(origin=config, values=read_toml(Path(config))))
+            layers.append(config_layer(ctx.obj, config))
         composition = Composition(ctx.obj, layers)
         try:
             return choose(composition, Workspace.here())
@@ -58,7 +57,7 @@ class TrainCommand(PartsCommand):
 
 
 @click.command(cls=TrainCommand)
-@click.option(CONFIG.flag, metavar="FILE", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
+@click.option(CONFIG.flag, metavar="FILE|RECIPE[:TABLE]", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
 @click.option("--resume", is_flag=True, help="Resume --run NAME, by default the newest unfinished run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its time, memory and disk space; train nothing.")
 @as_json

@@ -43,6 +43,10 @@ class RolloutConfig:
     temperature: float = option(1.0, help="Sampling temperature, also that of all log-probabilities.", within="[1e-4, inf)")
     top_p: float = option(1.0, help="Nucleus sampling: share of the probability that is kept.", within="(0, 1]")
     top_k: int = option(0, help="Draw from that many likeliest tokens; 0: from all.", within="[0, inf)")
+    open_thinking: float | None = option(
+        None, help="Share of the prompts that end with an opened thought, the others with an empty one; by default the "
+        "template's choice.", within="[0, 1]",
+    )  # fmt: skip
     passes: int = option(1, help="Passes over the completions of one rollout.", within="[1, inf)")
     mini_batches: int = option(1, help="Optimizer steps in each of these passes.", within="[1, inf)")
     overlong_buffer: int = option(

@@ -1,0 +1,65 @@
+"""The values that `--config` names: a settings file, a recipe, or one table of either."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mm.core.errors import UsageError, close_match
+from mm.core.layers import Layer
+from mm.core.plugins import PluginManager
+from mm.core.records import AlgorithmSpec, RecipeSpec, StageSpec
+from mm.core.run import read_toml
+
+
+def config_layer(plugins: PluginManager, config: str | os.PathLike[str]) -> Layer:
+    """The layer of a value of `--config`: FILE, RECIPE, FILE:TABLE or RECIPE:TABLE.
+
+    Without a table it has the values of the whole file. With a table it has those of one training: of this table, of the tables
+    of parts, and those above all tables. The table's name then selects the algorithm, if it is that of an algorithm or of a
+    stage. Raises UsageError for a name that is neither a file nor a recipe, and for an unknown table.
+    """
+    text = os.fspath(config)
+    name, colon, table = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Layer(origin=text, values=read_toml(_path(plugins, text)))
+    return Layer(origin=text, values=read_toml(_path(plugins, name), pick=partial(_training, plugins, text, table)))
+
+
+def tables_of(recipe: RecipeSpec) -> list[str]:
+    """The names of the tables of a recipe."""
+    path: Path = recipe.load()
+    return list(_tables(tomllib.loads(path.read_text(encoding="utf-8"))))
+
+
+def _path(plugins: PluginManager, name: str) -> Path:
+    """The path of a file, or that of the recipe of this name."""
+    path = Path(name)
+    if path.is_file() or path.suffix or os.sep in name:
+        return path
+    try:
+        recipe: Path = plugins.load(RecipeSpec, name)
+    except UsageError as error:
+        raise UsageError(f"--config {name}: there is no such file. {error}") from None
+    return recipe
+
+
+def _training(plugins: PluginManager, text: str, table: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of a file's content for the training that a table describes."""
+    tables = _tables(content)
+    if table not in tables:
+        known = ", ".join(tables) or "none"
+        raise UsageError(f"--config {text}: no table [{table}].{close_match(table, tables)} Tables: {known}.")
+    trainings = {spec.name: spec.name for spec in plugins.specs(AlgorithmSpec)}
+    trainings |= {name: spec.algorithm for spec in plugins.specs(StageSpec) for name in (spec.name, *spec.aliases)}
+    algorithm = {"algo": trainings[table]} if trainings.get(table) else {}
+    common = {name: value for name, value in content.items() if name not in tables or name not in {table, *trainings}}
+    return {**algorithm, **common, **tables[table]}
+
+
+def _tables(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: value for name, value in content.items() if isinstance(value, dict)}
