@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mm.runtime.nn.dropout import Dropout
 from mm.runtime.nn.shared import SharedPrompts, find_shared_prompts
 
 
@@ -69,6 +70,7 @@ class Packed:
     - `fields`: further tensors, one element per token.
     - `units`: the units in the pack. `documents`: for each document the index of its unit and its index in that unit.
     - `shared`: the tokens that are computed once because prompts are equal; None if too few are.
+    - `dropout`: what a model in training drops, if it `applies_dropout`; None: nothing. With it prompts are not shared.
     """
 
     input_ids: Tensor
@@ -81,6 +83,7 @@ class Packed:
     documents: tuple[tuple[int, int], ...] = ()
     units: tuple[Unit, ...] = ()
     shared: SharedPrompts | None = None
+    dropout: Dropout | None = None
 
     @property
     def num_tokens(self) -> int:
