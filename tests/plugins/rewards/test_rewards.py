@@ -361,7 +361,8 @@ def test_format_by_minimind_2_s_lines(text: str, blocks: float, lines: float) ->
 
 def test_repetition_of_whole_words_takes_a_chinese_sentence_as_one() -> None:
     whole = make("repetition", whole_words=True)
-    assert [score(whole, prompt(), text) for text in ("很好很好很好", "很好，很好，很好，很好", "a b a b a b")] == [0.0, -0.5, -0.5]
+    texts = ("很好很好很好", "很好，很好，很好，很好", "a b a b a b")
+    assert [score(whole, prompt(), text) for text in texts] == [0.0, -0.5, -0.5]
 
 
 def test_a_model_judges_the_answer_of_a_flat_conversation(judge: Path) -> None:
