@@ -84,7 +84,7 @@ class Decoder(Model):
     def _hidden(self, batch: Packed) -> tuple[Tensor, list[Any]]:
         """(hidden_TE, the blocks' auxiliary values). If documents share prompts, the trunk computes each shared token once, and
         the auxiliary values are those of these unique tokens (U)."""
-        dropout = batch.dropout.of_tokens(batch) if self.training and batch.dropout else None
+        dropout = batch.token_dropout() if self.training else None
         if batch.shared is None:
             found: tuple[Tensor, list[Any]] = self.model(
                 batch.input_ids, batch.position_ids, batch, self._sharing, dropout=dropout

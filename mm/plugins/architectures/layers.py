@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mm.plugins.architectures.rotary import rotate
-from mm.runtime.nn.dropout import dropped_attention
+from mm.runtime.nn.attention import dropped_attention
 
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.runtime.nn.dropout import Dropout
+from mm.runtime.nn.dropout import Dropout, TokenDropout
 from mm.runtime.nn.shared import SharedPrompts, find_shared_prompts
 
 
@@ -99,6 +99,10 @@ class Packed:
     def target_document(self) -> Tensor:
         """The document of each learned position, M; computed on the device, without a synchronisation."""
         return torch.searchsorted(self.cu_seqlens[1:].long(), self.target_index, right=True)
+
+    def token_dropout(self) -> TokenDropout | None:
+        """What `dropout` asks a model in training to drop of each token, or None."""
+        return self.dropout and self.dropout.of_tokens(self.input_ids, self.position_ids, self.cu_seqlens)
 
     def targets_per_document(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """How many learned positions each document has, N."""

@@ -9,15 +9,9 @@ Legend: mm.runtime.nn.batch, and L the length of equally long documents.
 
 from __future__ import annotations
 
-from itertools import groupby
-from typing import TYPE_CHECKING
-
 import attrs
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from mm.runtime.nn.batch import Packed
 
 _LOW = 0x7FFFFFFF
 # odd constants as signed 32-bit numbers: 2**32 / the golden ratio, and the factors of the hash
@@ -31,10 +25,10 @@ class Dropout:
     rate: float
     key: int
 
-    def of_tokens(self, batch: Packed) -> TokenDropout:
-        """The dropout of a pack's tokens. The host does not wait for the device."""
-        position_T, ends_N1 = batch.position_ids, batch.cu_seqlens.long()
-        token_T = _hash((batch.input_ids * 0x9E3779B1 + position_T & _LOW).int())
+    def of_tokens(self, input_ids_T: Tensor, position_T: Tensor, cu_seqlens_N1: Tensor) -> TokenDropout:
+        """The dropout of the tokens of packed documents. The host does not wait for the device."""
+        ends_N1 = cu_seqlens_N1.long()
+        token_T = _hash((input_ids_T * 0x9E3779B1 + position_T & _LOW).int())
         # exact sums of integers, so that they depend on neither the order nor the rest of the pack
         sums_T1 = torch.cat((token_T.new_zeros(1, dtype=torch.long), (token_T & _LOW).cumsum(0)))
         sum_N = sums_T1[ends_N1].diff()
@@ -67,27 +61,6 @@ class TokenDropout:
     def _drop(self, x: Tensor, seeds: Tensor) -> Tensor:
         kept = _hash(seeds) & _LOW >= int(self.rate * 2**31)
         return torch.where(kept, x * (1 / (1 - self.rate)), 0.0)
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def dropped_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed, dropout: TokenDropout) -> Tensor:
-    """Causal attention within each document with dropout of its probabilities -> o_THD, by torch's own operators.
-
-    All probabilities of the documents of one length exist at a time. No kernel drops by hashes, so that none is used here.
-    """
-    (_, heads, size), groups = q_THD.shape, k_TKD.shape[1]
-    wide, outputs, start = torch.promote_types(q_THD.dtype, torch.float32), [], 0
-    for length, run in groupby(batch.lengths):
-        count = sum(1 for _ in run)
-        q, k, v = (x[start : start + count * length].unflatten(0, (count, length)) for x in (q_THD, k_TKD, v_TKD))
-        q = q.unflatten(2, (groups, heads // groups)).permute(0, 2, 3, 1, 4)
-        k, v = (x.transpose(1, 2).unsqueeze(2) for x in (k, v))
-        future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        p = ((q @ k.mT).to(wide) * size**-0.5).masked_fill(future, -torch.inf).softmax(-1)
-        p = dropout.apply_to_pairs(p.flatten(1, 2), start).view_as(p).to(v.dtype)
-        outputs.append((p @ v).permute(0, 3, 1, 2, 4).reshape(count * length, heads, size))
-        start += count * length
-    return torch.cat(outputs) if outputs else q_THD + k_TKD.sum() + v_TKD.sum()
 
 
 def _numbers(count: int, like: Tensor) -> Tensor:

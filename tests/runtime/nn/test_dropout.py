@@ -18,9 +18,9 @@ from mm.core.errors import UsageError
 from mm.plugins.architectures.dense import GEN3, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.architectures.layers import Block
-from mm.runtime.nn.attention import packed_attention
+from mm.runtime.nn.attention import dropped_attention, packed_attention
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
-from mm.runtime.nn.dropout import Dropout, TokenDropout, dropped_attention
+from mm.runtime.nn.dropout import Dropout, TokenDropout
 from mm.runtime.nn.kernels import Kernels
 from mm.testing.pytest_plugin import Plugins, Train
 
@@ -38,8 +38,9 @@ def packed(units: list[Unit], rate: float = 0.3, key: int = 2**62 + 12345) -> Pa
 
 
 def tokens_of(batch: Packed) -> TokenDropout:
-    assert batch.dropout
-    return batch.dropout.of_tokens(batch)
+    found = batch.token_dropout()
+    assert found
+    return found
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9])
