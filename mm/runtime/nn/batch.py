@@ -101,7 +101,7 @@ class Packed:
         return torch.searchsorted(self.cu_seqlens[1:].long(), self.target_index, right=True)
 
     def token_dropout(self) -> TokenDropout | None:
-        """What `dropout` asks a model in training to drop of each token, or None."""
+        """The dropout of each token, which a model applies in training; None if there is none."""
         return self.dropout and self.dropout.of_tokens(self.input_ids, self.position_ids, self.cu_seqlens)
 
     def targets_per_document(self, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,6 +1,6 @@
 """Dropout (Srivastava et al. 2014) whose masks are hashes and not draws of a random generator.
 
-Whether an activation is dropped is a function of the step's key, the ids of its document, the token's position, the place in the
+An activation is dropped or kept by a hash of the step's key, the ids of its document, the token's position, the place in the
 model and the channel. So a mask does not depend on how a step is cut into micro-batches, nor on the number of ranks, and it is
 the same when activations are computed again and after a resume. Equal documents of one step have equal masks.
 

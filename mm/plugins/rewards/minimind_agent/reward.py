@@ -59,7 +59,8 @@ class AgentReward(Reward):
 
 @attrs.frozen(kw_only=True)
 class _Episode:
-    """What the reward reads of an episode: its last turn, each turn without thoughts, the calls in these, and its row's."""
+    """An episode as the reward reads it: its last turn, each turn without thoughts, the calls in these, and the row's tools and
+    `gt`."""
 
     last: str
     turns: list[str]
@@ -86,7 +87,7 @@ class _Episode:
 
     @property
     def answer(self) -> str:
-        """What follows the calls of the last turn; empty if the episode ends with a call, since it was broken off there."""
+        """The text after the calls of the last turn; empty if the episode ends with a call, since it was broken off there."""
         return "" if _calls_of(self.turns[-1]) else self.turns[-1].split("</tool_call>")[-1]
 
     def _of_calls(self) -> float:
