@@ -102,7 +102,9 @@ class Packed:
 
     def token_dropout(self) -> TokenDropout | None:
         """The dropout of each token, which a model applies in training; None if there is none."""
-        return self.dropout and self.dropout.of_tokens(self.input_ids, self.position_ids, self.cu_seqlens)
+        if self.dropout is None:
+            return None
+        return self.dropout.of_tokens(self.input_ids, self.position_ids, self.cu_seqlens)
 
     def targets_per_document(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """How many learned positions each document has, N."""
