@@ -23,7 +23,8 @@ PARTS = {
     },
     "reward": {
         "mm.plugins.rewards": [
-            "format", "tags", "exact", "math", "length", "repetition", "tool-call", "gt", "call-count", "model", "python",
+            "format", "tags", "exact", "math", "length", "repetition", "tool-call", "gt", "call-count", "minimind-agent", "model",
+            "python",
         ]
     },
     "tool": {"mm.plugins.tools": ["calculate", "search", "time", "weather"]},

@@ -69,6 +69,10 @@ class TrainSettings:
     weight_decay: float = option(0.01, help="Decoupled decay; not on norms, biases and embeddings.", within="[0, inf)")
     adam_beta1: float = option(0.9, help="AdamW: decay of the first moment.", within="[0, 1)")
     adam_beta2: float = option(0.95, help="AdamW: decay of the second moment.", within="[0, 1)")
+    dropout: float = option(
+        0.0, help="Share of embeddings, attention probabilities and outputs of layers that a training step sets to zero.",
+        within="[0, 1)",
+    )  # fmt: skip
     clip_norm: float = option(1.0, help="Largest gradient norm; 0 switches clipping off.", within="[0, inf)")
     dtype: str = option("auto", help="Compute type; parameters stay float32.", choices=("auto", "fp32", "bf16", "fp16"))
     compile: bool = option(False, help="Compile the model where a compiler is found.")

@@ -37,6 +37,7 @@ class Decoder(Model):
 
     config: DenseConfig
     adapter_targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    applies_dropout = True
 
     def __init__(self, config: DenseConfig, kernels: Kernels, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -83,8 +84,11 @@ class Decoder(Model):
     def _hidden(self, batch: Packed) -> tuple[Tensor, list[Any]]:
         """(hidden_TE, the blocks' auxiliary values). If documents share prompts, the trunk computes each shared token once, and
         the auxiliary values are those of these unique tokens (U)."""
+        dropout = batch.token_dropout() if self.training else None
         if batch.shared is None:
-            found: tuple[Tensor, list[Any]] = self.model(batch.input_ids, batch.position_ids, batch, self._sharing)
+            found: tuple[Tensor, list[Any]] = self.model(
+                batch.input_ids, batch.position_ids, batch, self._sharing, dropout=dropout
+            )
             return found
         ids_U, positions_U = (x_T.index_select(0, batch.shared.token_U) for x_T in (batch.input_ids, batch.position_ids))
         hidden_UE, auxiliaries = self.model(ids_U, positions_U, batch, self._sharing)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mm.plugins.architectures.rotary import rotate
+from mm.runtime.nn.attention import dropped_attention
 
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig
     from mm.runtime.nn.batch import Packed
+    from mm.runtime.nn.dropout import TokenDropout
 
 
 class RMSNorm(nn.Module):
@@ -64,9 +67,17 @@ class SelfAttention(nn.Module):
         self.rotate = rotate
 
     def forward(
-        self, x_TE: Tensor, rotary: tuple[Tensor, Tensor], batch: Packed | None, attention: Callable[..., Tensor]
+        self,
+        x_TE: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        batch: Packed | None,
+        attention: Callable[..., Tensor],
+        dropout: TokenDropout | None = None,
     ) -> Tensor:
-        """x_TE -> o_TE. `attention` is called as (q_THD, k_TKD, v_TKD, batch) -> o_THD."""
+        """x_TE -> o_TE. `attention` is called as (q_THD, k_TKD, v_TKD, batch) -> o_THD. `dropout` drops probabilities, for which
+        another function is called, and the output."""
+        if dropout is not None:
+            attention = partial(dropped_attention, dropout=dropout.at(0))
         q_THD, k_TKD, v_TKD = (
             projection(x_TE).unflatten(-1, (-1, self.head_size))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -75,7 +86,7 @@ class SelfAttention(nn.Module):
             q_THD, k_TKD = self.q_norm(q_THD), self.k_norm(k_TKD)
         q_THD, k_TKD = self.rotate(q_THD, *rotary), self.rotate(k_TKD, *rotary)
         o_TE: Tensor = self.o_proj(attention(q_THD, k_TKD, v_TKD, batch).flatten(1))
-        return o_TE
+        return o_TE if dropout is None else dropout.at(1).apply(o_TE)
 
 
 class SwiGLU(nn.Module):
@@ -93,19 +104,28 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and a feed-forward, each added to the residual stream."""
+    """Pre-norm attention and a feed-forward, each added to the residual stream. Dropout of the feed-forward's output is that of
+    MiniMind's generation 2; generation 3, known by its q/k normalisation, has none there."""
 
     def __init__(self, config: DenseConfig, feed_forward: nn.Module) -> None:
         super().__init__()
         self.self_attn = SelfAttention(config)
-        self.mlp = feed_forward
+        self.mlp, self.drops_feed_forward = feed_forward, not config.qk_norm
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_rounding)
 
     def forward(
-        self, x_TE: Tensor, rotary: tuple[Tensor, Tensor], batch: Packed | None, attention: Callable[..., Tensor]
+        self,
+        x_TE: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        batch: Packed | None,
+        attention: Callable[..., Tensor],
+        dropout: TokenDropout | None = None,
     ) -> tuple[Tensor, object]:
         """x_TE -> (x_TE, the feed-forward's auxiliary value or None)."""
-        x_TE = x_TE + self.self_attn(self.input_layernorm(x_TE), rotary, batch, attention)
+        dropped = () if dropout is None else (dropout,)  # a chip's own attention need not have the argument
+        x_TE = x_TE + self.self_attn(self.input_layernorm(x_TE), rotary, batch, attention, *dropped)
         y_TE, auxiliary = self.mlp(self.post_attention_layernorm(x_TE), batch)
+        if dropout is not None and self.drops_feed_forward:
+            y_TE = dropout.at(2).apply(y_TE)
         return x_TE + y_TE, auxiliary

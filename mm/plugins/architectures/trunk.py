@@ -15,6 +15,7 @@ from mm.plugins.architectures.rotary import Rotary
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig
     from mm.runtime.nn.batch import Packed
+    from mm.runtime.nn.dropout import TokenDropout
 
 
 class Trunk(nn.Module):
@@ -34,6 +35,7 @@ class Trunk(nn.Module):
         batch: Packed | None,
         attention: Callable[..., Tensor],
         cached: bool = False,
+        dropout: TokenDropout | None = None,
     ) -> tuple[Tensor, list[Any]]:
         """(hidden_TE after the final norm, each block's auxiliary value).
 
@@ -42,12 +44,15 @@ class Trunk(nn.Module):
         `_call_impl` is `__call__` without compilation, forward hooks included.
         """
         x_TE = _in_compute_type(self.embed_tokens(input_ids_T))
+        x_TE = x_TE if dropout is None else dropout.at(0).apply(x_TE)
         rotary, auxiliaries = self.rotary(position_ids_T), []
         for layer, block in enumerate(self.layers):
             if cached:
                 x_TE, auxiliary = block._call_impl(x_TE, rotary, batch, partial(attention, layer))
             else:
-                x_TE, auxiliary = block(x_TE, rotary, batch, attention)
+                # the layer's number is in the keys: an integer argument would compile each block again
+                dropped = () if dropout is None else (dropout.at(layer + 1),)
+                x_TE, auxiliary = block(x_TE, rotary, batch, attention, *dropped)
             auxiliaries.append(auxiliary)
         return self.norm(x_TE), auxiliaries
 

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mm.runtime.nn.dropout import Dropout, TokenDropout
 from mm.runtime.nn.shared import SharedPrompts, find_shared_prompts
 
 
@@ -69,6 +70,7 @@ class Packed:
     - `fields`: further tensors, one element per token.
     - `units`: the units in the pack. `documents`: for each document the index of its unit and its index in that unit.
     - `shared`: the tokens that are computed once because prompts are equal; None if too few are.
+    - `dropout`: what a model in training drops, if it `applies_dropout`; None: nothing. With it prompts are not shared.
     """
 
     input_ids: Tensor
@@ -81,6 +83,7 @@ class Packed:
     documents: tuple[tuple[int, int], ...] = ()
     units: tuple[Unit, ...] = ()
     shared: SharedPrompts | None = None
+    dropout: Dropout | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -96,6 +99,12 @@ class Packed:
     def target_document(self) -> Tensor:
         """The document of each learned position, M; computed on the device, without a synchronisation."""
         return torch.searchsorted(self.cu_seqlens[1:].long(), self.target_index, right=True)
+
+    def token_dropout(self) -> TokenDropout | None:
+        """The dropout of each token, which a model applies in training; None if there is none."""
+        if self.dropout is None:
+            return None
+        return self.dropout.of_tokens(self.input_ids, self.position_ids, self.cu_seqlens)
 
     def targets_per_document(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """How many learned positions each document has, N."""

@@ -23,11 +23,13 @@ class Model(nn.Module, ABC):
 
     It must keep its config as `config`. `adapter_targets` are patterns of the names, or last names, of the weights that an
     adapter adapts by default, such as `q_proj` or `mlp.*`; "*" stands for every linear layer of the blocks. A model must
-    implement `blocks` and `forward`, and `set_outputs` only to be a critic.
+    implement `blocks` and `forward`, and `set_outputs` only to be a critic. `applies_dropout` says that its forward in training
+    does what `batch.dropout` asks; `--dropout` is refused otherwise.
     """
 
     config: ArchitectureConfig
     adapter_targets: Sequence[str] = ("*",)
+    applies_dropout: bool = False
 
     @property
     @abstractmethod

@@ -126,6 +126,11 @@ class RoleBuilder:
     def _placed(
         self, name: str, model: Model, trainable: bool, settings: Mapping[str, Any] | None = None, path: Path | None = None
     ) -> Role:
+        if trainable and self.run.train.dropout and not model.applies_dropout:
+            raise UsageError(
+                f"--dropout {self.run.train.dropout:g}: the {name} is a {type(model).__name__}, which applies no dropout. "
+                "Leave it out."
+            )
         device = self.backend.device(self.world.local_rank)
         model.to(device)
         for kernel in fuse_kernels(self.backend, model):

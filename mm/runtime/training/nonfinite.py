@@ -35,7 +35,7 @@ def explain(state: TrainState, step: int, units: list[Unit]) -> str:
     The parameters must still be those before that step, as `Updates` applies no update from it on. Every rank must call this;
     all return the message of the first rank that finds a cause.
     """
-    finding = _replay(state, units)
+    finding = _replay(state, step, units)
     positions = [_position(state, row) for row in sorted(finding.rows)] if finding else []
     causes = state.world.gather((finding.where, positions) if finding else None)
     repeated = "repeated without the loss scale, loss and gradient are finite" if state.scaler else (
@@ -52,9 +52,9 @@ def explain(state: TrainState, step: int, units: list[Unit]) -> str:
     )
 
 
-def _replay(state: TrainState, units: list[Unit]) -> _Finding | None:
+def _replay(state: TrainState, step: int, units: list[Unit]) -> _Finding | None:
     # without shared prompts every token belongs to one document, so that the rows of a tensor can be named
-    micro = [attrs.evolve(batch, shared=None) for batch in state.micro_batches(units)]
+    micro = [attrs.evolve(batch, shared=None) for batch in state.micro_batches(units, step)]
     totals = state.objective.totals(micro, state.world)
     # compiled code does not call hooks that were registered after the compilation
     with without_ddp(state.roles.values()), torch.compiler.set_stance("force_eager"):

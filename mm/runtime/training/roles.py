@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +61,8 @@ class Role:
     def __call__(self, batch: Packed, head: Callable[[Tensor, Tensor], Any]) -> Any:
         """Run the model. Returns `head(hidden_TE, weight_VE)`, computed inside its forward. The auxiliary value is kept for
         `auxiliary_loss`."""
+        if batch.dropout and not self.trainable:  # the model may be another role's, in training mode
+            batch = attrs.evolve(batch, dropout=None)
         with self._without() if self._without else nullcontext():
             result, auxiliary = self.module(batch, head=head)
         # forwards without a gradient have no auxiliary loss: those of a frozen role, and log-probabilities in `prepare`

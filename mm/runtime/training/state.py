@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 from torch import Tensor
 
 from mm.core.callback import Callback
 from mm.core.settings import TrainSettings
 from mm.runtime.devices.backend import Backend
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, split_by_tokens
+from mm.runtime.nn.dropout import Dropout
 from mm.runtime.training.algorithm import Algorithm
+from mm.runtime.training.context import stable_seed
 from mm.runtime.training.distributed import World
 from mm.runtime.training.feed import Feed
 from mm.runtime.training.measures import Metrics, Totals
@@ -59,9 +62,15 @@ class TrainState:
         self.step, self.evaluated, self.tokens, self.seconds = 0, -1, 0, 0.0
         self.pending: list[list[Unit]] = []
 
-    def micro_batches(self, units: list[Unit]) -> list[Packed]:
-        """The packs of a mini-batch, on the host: at most `--micro-batch-tokens` tokens each, or one longer unit."""
-        return [pack(group) for group in split_by_tokens(units, self.settings.micro_batch_tokens)]
+    def micro_batches(self, units: list[Unit], step: int | None = None) -> list[Packed]:
+        """The packs of a mini-batch, on the host: at most `--micro-batch-tokens` tokens each, or one longer unit. Those of a
+        training step, `step`, have its dropout."""
+        packs = [pack(group) for group in split_by_tokens(units, self.settings.micro_batch_tokens)]
+        if step is None or not self.settings.dropout:
+            return packs
+        # each token of a shared prompt is dropped by its own document, so that prompts are not shared
+        dropout = Dropout(self.settings.dropout, stable_seed(self.settings.seed, step))
+        return [attrs.evolve(batch, dropout=dropout, shared=None) for batch in packs]
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         """The objective's loss and metrics of a micro-batch, computed on the run's device and in its precision."""

@@ -125,7 +125,7 @@ class Trainer:
         """Take one optimizer step on this rank's share of a mini-batch, cut into micro-batches by the token budget."""
         state = self.state
         with phase("data"):
-            batches = state.micro_batches(units)
+            batches = state.micro_batches(units, state.step)
             totals = state.objective.totals(batches, state.world)
         # ranks run equally many forwards, or a collective would wait for ever: ranks with fewer micro-batches add empty packs
         batches += [pack([])] * (totals.micro_batches - len(batches))

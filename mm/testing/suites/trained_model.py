@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
+import attrs
 import torch
 from torch import nn
 
 from mm.runtime.nn.batch import pack
+from mm.runtime.nn.dropout import Dropout
 from mm.runtime.nn.optimizers import hidden_matrices
 from mm.runtime.nn.recompute import checkpoint_blocks
 from mm.testing.suites.model import ModelSuite, small_model
@@ -17,6 +19,8 @@ from mm.testing.suites.suite import Skip, host_numbers
 from mm.testing.suites.tensors import assert_near, gradients
 
 _SAME = 1e-6
+# logits of a document by itself and in a pack, which other sums of products give
+_CUT = 1e-4
 
 
 class TrainedModelSuite(ModelSuite):
@@ -92,6 +96,19 @@ class TrainedModelSuite(ModelSuite):
         checkpoint_blocks(again)
         (_, expected), (_, found) = self.gradient(self.batch, plain), self.gradient(self.batch, again)
         assert_near(found, expected, _SAME, "gradients of blocks that are called again (they must compute the same)")
+
+    def check_dropout(self) -> None:
+        """With `applies_dropout`, training drops by `batch.dropout`, the same for any cut of a step, and `eval()` nothing."""
+        if not self.model.applies_dropout:
+            raise Skip("applies_dropout is False: --dropout is refused")
+        model, key = small_model(self.record), Dropout(0.3, 1)
+        plain, batch = self.batch, attrs.evolve(self.batch, dropout=key, shared=None)
+        with torch.no_grad():
+            dropped = model(batch)[0]
+            assert not torch.equal(dropped, model(plain)[0]), "forward: batch.dropout changes nothing in training"
+            alone = [model(attrs.evolve(pack([unit]), dropout=key))[0] for unit in plain.units]
+            assert_near(torch.cat(alone), dropped, _CUT, "logits with dropout, a document at a time (use batch.dropout's masks)")
+            assert torch.equal(model.eval()(batch)[0], model(plain)[0]), "forward: batch.dropout changes the logits in eval()"
 
     def check_adapter_targets(self) -> str:
         """`adapter_targets` match at least one hidden layer or stack of weights."""

@@ -96,6 +96,28 @@ def test_grpo_compares_with_the_group(scale: str, loss_type: str) -> None:
         assert advantages == pytest.approx([(r - statistics.fmean(group)) / divisor for r in group], abs=1e-12)
 
 
+def test_minimind_3_divides_by_the_deviation_of_the_population() -> None:
+    found = compared(Grpo(GrpoConfig(deviation="population"), {}, tools()))
+    for group, advantages in zip(REWARDS, found, strict=True):
+        divisor = statistics.pstdev(group) + TINY
+        assert advantages == pytest.approx([(r - statistics.fmean(group)) / divisor for r in group], abs=1e-12)
+    whole = statistics.pstdev([reward for group in REWARDS for reward in group]) + TINY
+    batch = compared(Grpo(GrpoConfig(deviation="population", scale_rewards="batch"), {}, tools()))
+    assert batch[0][0] == pytest.approx((0.5 - 0.4375) / whole)
+
+
+@pytest.mark.parametrize("limit", [10.0, 1.0])
+def test_minimind_2_whitens_what_it_has_clipped(limit: float) -> None:
+    """`train_grpo.py` of MiniMind 2 (with its bound of 10, and with one that cuts), in float64."""
+    rewards = torch.tensor(REWARDS, dtype=torch.float64)
+    scaled = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+    clipped = scaled.clamp(-limit, limit)
+    assert bool((clipped != scaled).any()) == (limit == 1.0)
+    wanted = (clipped - clipped.mean()) / (clipped.std() + 1e-8)
+    found = compared(Grpo(GrpoConfig(advantage_clip=limit, whiten_advantages=True), {}, tools()))
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), wanted, atol=1e-12, rtol=1e-12)
+
+
 def test_rloo_compares_with_the_others() -> None:
     for group, advantages in zip(REWARDS, compared(Rloo(RlooConfig(), {}, tools())), strict=True):
         others = [statistics.fmean(group[:n] + group[n + 1 :]) for n in range(len(group))]

@@ -76,6 +76,12 @@ def test_the_loss_is_the_weighted_mean() -> None:
     expected = (F.cross_entropy(logits, batch.targets, reduction="none") * weights).sum() / weights.sum()
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-6)
     assert float(metrics["tags"][0]) == (weights > 1).sum()
+    # MiniMind 2 divides by the number of learned tokens
+    theirs = reason(tokenizer, tag_weight=10.0, divide_by="tokens")
+    theirs.models = found.models
+    loss, metrics = theirs.loss(batch, Totals.of([batch], theirs.counts(batch)))
+    assert float(loss.detach()) == pytest.approx(float(expected * weights.sum()) / len(weights), rel=1e-6)
+    assert float(metrics["loss"][0]) / float(metrics["loss"][1]) == pytest.approx(float(loss.detach()))
 
 
 def test_rows_without_tags_are_said(mm_train: Train) -> None:

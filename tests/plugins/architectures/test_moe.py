@@ -113,6 +113,47 @@ def test_a_single_expert_teaches_its_router() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_router_that_learns_from_the_balance_alone() -> None:
+    """MiniMind 3's gradients, where a token's weight is p / (p + 1e-20): of the task for everything but the router."""
+    config = GENERATIONS["gen3"]
+    model, theirs = make(config), make(attrs.evolve(config, router_gradient="balance"))
+    batch = pack(documents([11, 3, 20]))
+    assert torch.equal(model(batch)[0], theirs(batch)[0])
+
+    def gradients(model: MoE, *, task: bool, balance: bool) -> dict[str, Tensor]:
+        model.zero_grad()
+        result, routing = model(batch)
+        loss = task * result.pow(2).mean()
+        (loss + model.auxiliary_loss(routing, model.counts(batch)) if balance else loss).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    gate = "model.layers.0.mlp.gate.weight"
+    both, alone = (gradients(theirs, task=task, balance=True)[gate] for task in (True, False))
+    assert alone.abs().max() > 0
+    last = f"model.layers.{config.num_hidden_layers - 1}.mlp.gate.weight"
+    assert last not in gradients(theirs, task=True, balance=False) and gate in gradients(model, task=True, balance=False)
+    # the last layer's router gets what the balancing loss gives it, whatever the task; earlier ones also feed later layers
+    with_task, without = (gradients(theirs, task=task, balance=True)[last] for task in (True, False))
+    torch.testing.assert_close(with_task, without)
+    assert not torch.equal(both, gradients(model, task=True, balance=True)[gate])
+    layer, x = theirs.blocks[0].mlp, torch.randn(9, 32, requires_grad=True)
+    own = torch.autograd.grad(layer(x)[0].sum(), [x, *layer.experts.parameters()])
+    chosen = (x @ layer.gate.weight.T).softmax(-1).argmax(-1).tolist()
+    gates, ups, downs = layer.experts.gate_proj, layer.experts.up_proj, layer.experts.down_proj
+    plain = torch.stack([downs[j] @ (F.silu(gates[j] @ row) * (ups[j] @ row)) for row, j in zip(x, chosen, strict=True)])
+    wanted = torch.autograd.grad(plain.sum(), [x, *layer.experts.parameters()])
+    for a, b in zip(own, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_how_a_router_learns_is_a_setting_of_a_trained_model() -> None:
+    config = GENERATIONS["gen3"].loaded_with(router_gradient="balance")
+    assert attrs.evolve(config, router_gradient="task") == GENERATIONS["gen3"]
+    assert config.loaded_with(rope_scaling_factor=2.0).router_gradient == "balance"
+    with pytest.raises(ValueError, match="'router_gradient' balance needs a balancing loss"):
+        MoEConfig(router_gradient="balance", router_aux_loss_coef=0.0)
+
+
 def test_nothing_waits_for_the_device() -> None:
     """Fake tensors have no values: whatever asks for one raises. Products are a device's, as on the CPU it may ask."""
     config = MoEConfig(**SMALL)

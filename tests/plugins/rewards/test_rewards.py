@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,107 @@ def test_gt_agrees_with_the_corpus() -> None:
             assert (score(make("gt"), row, text) == 1) == checks.score(wanted, text)
 
 
+# ---- MiniMind's own
+
+MATH = {"type": "function", "function": {"name": "calculate_math", "parameters": {
+    "type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"],
+}}}  # fmt: skip
+CONVERT = {"type": "function", "function": {"name": "unit_converter", "parameters": {"type": "object", "properties": {
+    "value": {"type": "number"}, "from_unit": {"type": "string"}, "to_unit": {"type": "string"},
+}, "required": ["value", "from_unit", "to_unit"]}}}  # fmt: skip
+
+
+def asking(*gt: Any) -> Any:
+    row = {"messages": [{"role": "user", "content": "?"}], "tools": [MATH, CONVERT], "gt": list(gt)}
+    return parse_rows("episode", [row], PLUGINS)[0]
+
+
+def computing(**arguments: Any) -> str:
+    return f"<tool_call>\n{json.dumps({'name': 'calculate_math', 'arguments': arguments})}\n</tool_call>"
+
+
+ONE = computing(expression="5+7")
+ZERO = '<tool_call>{"name": "unit_converter", "arguments": {"value": 0, "from_unit": "km", "to_unit": "miles"}}</tool_call>'
+SAME = "again and again and again and again"  # 5 trigrams, of which 3 are repetitions
+
+
+@pytest.mark.parametrize(
+    ("gt", "turns", "expected"),
+    [
+        (["12"], ["It is 12."], 0.5), (["12"], ["I do not know."], 0.5), (["12"], ["12"], -0.5),
+        (["12"], [f"<think>\n{ONE}\n</think>\n\nIt is 12."], 1.75),
+        (["12"], ['<tool_call>{"name": "calculate_math"}'], 0.0), (["12"], ["<tool_call>{'name'}</tool_call>"], 0.5),
+        (["12"], [ONE + "<tool_call>{broken</tool_call>", "It is 12."], 3.0), (["12"], [ONE, "It is 12."], 3.0),
+        (["12"], [ONE, "It is 13."], 0.5), (["12"], [ONE, ""], 0.5),
+        (["12"], [ONE, ONE, ONE], -0.5 * 2 - 0.5), (["12"], [computing(expression=""), "It is 12."], 1.5),
+        (["12"], [computing(expression=12, more=1), "It is 12."], 3.0), (["2"], [ONE, "one in 12"], 3.0),
+        (["1000"], [ONE, "共1,000元"], 0.5), (["1000"], [ONE, "1,000 yuan"], 3.0), (["12"], [ONE, "是１２"], 0.5),
+        (["12", "13"], [ONE, "12"], -0.5 + 1.25), ([], [ONE, "12"], -1.0 + 0.5), (["0"], [ZERO, "0 miles"], 3.0),
+        (["12"], [computing(expression=0), "12"], -1.0 + 2.5), (["12"], ["<tool_call>[1]</tool_call>", "12"], -1.0 + 2.5),
+        (["12"], [ONE, f"12 {SAME}"], 3.0 - 3 / 6), (["12"], [SAME], 0.5 - 0.5), (["12"], [SAME * 200], -0.5 - 0.5),
+        (["12"], ["<tool_call>" * 9], -3.0), (["12"], ["a</think>b</think>c"], 0.5 - 0.5 - 0.25),
+    ],
+)  # fmt: skip
+def test_minimind_s_agent_reward(gt: list[Any], turns: list[str], expected: float) -> None:
+    """By the rules of `calculate_rewards` in MiniMind 3's `train_agent.py`, worked out by hand."""
+    text = transcript(turns, [["12"]] * (len(turns) - 1))
+    found = score(make("minimind-agent"), asking(*gt), text)
+    if turns == [ONE, ONE, ONE]:  # without an answer, the last turn's text is judged for repetition
+        words = re.findall(r"\w+|[^\w\s]", ONE)
+        grams = list(zip(words, words[1:], words[2:], strict=False))
+        expected -= 1 - len(set(grams)) / len(grams)
+    assert found == pytest.approx(expected)
+
+
+def test_minimind_s_agent_reward_asks_its_model_where_there_is_no_call(judge: Path) -> None:
+    reward = make("minimind-agent", path=judge, device="cpu")
+    called = transcript([ONE, "It is 12."], [["12"]])
+    said = ["It is 12.", called, f"<think>{'t' * 25}</think>\n\nIt is 12."]
+    (alone,) = by_hand(judge, ["It is 12."])
+    assert reward([asking("12")] * 3, said) == pytest.approx([max(-3, min(3, 0.5 + alone)), 3.0, max(-3, min(3, 1.75 + alone))])
+    assert score(reward, prompt(), "It is 12.") is None
+    with pytest.raises(UsageError, match="--minimind-agent-dtype is for a reward model, and none is named"):
+        make("minimind-agent", dtype="fp32")
+    with pytest.raises(UsageError, match="--minimind-agent-device abacus: not a torch device"):
+        make("minimind-agent", path=judge, device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks", "lines"),
+    [
+        ("<think>\na\n</think>\n<answer>\n1\n</answer>", 0.5, 0.5), ("<think>\na\n</think>\n\n<answer>\n1\n</answer>", 0.5, 0.5),
+        ("<think>a</think><answer>1</answer>", 0.5, 0.0), ("<think>\n\n</think>\n<answer>\n\n</answer>", 0.0, 0.5),
+        (" <think>\na\n</think>\n<answer>\n1\n</answer>", 0.5, 0.0),
+        ("<think>\na\n</think>\nb\n</think>\n<answer>\n1\n</answer>", 0.0, 0.5),
+        ("<think>\na\n</think>\n\n\n<answer>\n1\n</answer>", 0.5, 0.0),
+        ("<think>\na\n</think>\n<answer>\n1\n</answer>\n", 0.5, 0.5), ("<think>\na\n</think>\n<answer>\n1\n</answer>.", 0.0, 0.0),
+    ],
+)  # fmt: skip
+def test_format_by_minimind_2_s_lines(text: str, blocks: float, lines: float) -> None:
+    assert score(make("format"), prompt(), text) == blocks
+    assert score(make("format", lines=True), prompt(), text) == lines
+    with pytest.raises(ValueError, match="'lines' is a rule for both blocks"):
+        make("format", lines=True, opened=True)
+
+
+def test_repetition_of_whole_words_takes_a_chinese_sentence_as_one() -> None:
+    whole = make("repetition", whole_words=True)
+    texts = ("很好很好很好", "很好，很好，很好，很好", "a b a b a b")
+    assert [score(whole, prompt(), text) for text in texts] == [0.0, -0.5, -0.5]
+
+
+def test_a_model_judges_the_answer_of_a_flat_conversation(judge: Path) -> None:
+    """As in MiniMind 3: the answer without thoughts, and the history in one turn of the user."""
+    turns = [("system", "be brief"), ("user", " 2+2? "), ("assistant", "4"), ("user", "sure?")]
+    talk = [{"role": role, "content": content} for role, content in turns]
+    row = parse_rows("prompt", [{"messages": talk}], PLUGINS)[0]
+    reward = make("model", path=judge, device="cpu", answer_only=True, flat_history=True)
+    asked = "system: be brief\nuser: 2+2?\nassistant: 4\n以上是对话历史。我的新问题是：\nsure?"
+    plain, flat = by_hand(judge, ["four"]), by_hand(judge, ["four", "<answer>1</answer>"], asked)
+    assert reward([prompt(), row], ["<think>a</think>\n\nfour", "why</think>four"]) == pytest.approx([*plain, flat[0]], abs=1e-4)
+    assert score(reward, row, "<answer>1</answer>") == pytest.approx(flat[1], abs=1e-4)  # tags have no meaning here
+
+
 # ---- whatever a model says
 
 _FRAGMENTS = st.sampled_from([
@@ -283,7 +385,8 @@ _FRAGMENTS = st.sampled_from([
 ])  # fmt: skip
 _TEXTS = st.lists(st.one_of(_FRAGMENTS, st.text(max_size=20)), max_size=12).map("".join)
 _ROWS = [prompt("12"), prompt(["a", 1.5, None]), prompt({"x": [1]}), episode("7", 1234.5, ""), prompt()]
-_PLAIN = [make(name) for name in ("format", "tags", "exact", "length", "repetition", "tool-call", "gt", "call-count")]
+_NAMES = ("format", "tags", "exact", "length", "repetition", "tool-call", "gt", "call-count", "minimind-agent")
+_PLAIN = [make(name) for name in _NAMES]
 _MATH = make("math", timeout=1)
 
 
@@ -360,13 +463,13 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def by_hand(folder: Path, texts: Sequence[str]) -> list[float]:
+def by_hand(folder: Path, texts: Sequence[str], asked: str = "?") -> list[float]:
     """The scores as transformers gives them, one text at a time, within the bounds."""
     from transformers import AutoTokenizer, LlamaForSequenceClassification
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), LlamaForSequenceClassification.from_pretrained(folder)
     with torch.no_grad():
-        inputs = [tokenizer(f"user: ?\nassistant: {text}", return_tensors="pt") for text in texts]
+        inputs = [tokenizer(f"user: {asked}\nassistant: {text}", return_tensors="pt") for text in texts]
         return [max(-3.0, min(3.0, model(**one).logits[0, 0].item())) for one in inputs]
 
 

@@ -66,14 +66,17 @@ def expected(kind: str, config: GrpoConfig, seed: int) -> float:
             if kind == "cispo":
                 term = -min(math.exp(x - y), high) * a * x
             term += config.kl_coef * (math.exp(z - x) - (z - x) - 1)
-            each = len(LENGTHS) * len(p)
-            total += term / {"grpo": each, "gspo": each, "dr_grpo": len(LENGTHS) * config.max_new_tokens}.get(kind, tokens)
+            each, constant = len(LENGTHS) * len(p), len(LENGTHS) * config.max_new_tokens
+            divisors = {"grpo": each, "gspo": each, "dr_grpo": constant, "dapo": tokens, "cispo": tokens}
+            named = {"token-mean": tokens, "seq-mean-token-mean": each, "seq-mean-token-sum-norm": constant}
+            total += term / named.get(config.loss_aggregation, divisors[kind])
     return total
 
 
-def grpo_on(config: GrpoConfig, seed: int) -> tuple[Grpo, list[Unit]]:
+def grpo_on(config: GrpoConfig, seed: int, policy: list[Tensor] | None = None) -> tuple[Grpo, list[Unit]]:
     """The algorithm with a policy that says what was drawn, and the three completions."""
     new, old, advantages, reference = drawn(seed)
+    new = policy or new
 
     def padded(x: Tensor) -> Tensor:
         return torch.cat((torch.zeros(2, dtype=x.dtype), x))  # two tokens of a prompt
@@ -102,6 +105,43 @@ def test_each_loss_is_its_papers(kind: str, seed: int) -> None:
     batch = pack(units)
     loss, _ = algorithm.loss(batch, totals_of(algorithm, batch))
     assert loss.item() == pytest.approx(expected(kind, config, seed), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "cispo", "dr_grpo"])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+def test_each_loss_can_be_averaged_as_another(kind: str, aggregation: str) -> None:
+    config = GrpoConfig(loss_type=kind, loss_aggregation=aggregation, kl_coef=0.1, max_new_tokens=16)
+    algorithm, units = grpo_on(config, 1)
+    batch = pack(units)
+    assert algorithm.loss(batch, totals_of(algorithm, batch))[0].item() == pytest.approx(expected(kind, config, 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "cispo"])
+def test_minimind_3_s_losses_can_be_had(kind: str) -> None:
+    """`train_grpo.py` of MiniMind 3 on the same figures, padded, with epsilon_high 5.0 as the bound of the ratio itself."""
+    new, old, advantages, reference = drawn(0)
+    pad = torch.nn.utils.rnn.pad_sequence
+    leaves = [x.clone().requires_grad_() for x in new]
+    p, q, r = (pad(list(rows), batch_first=True) for rows in (leaves, old, reference))
+    mask = pad([torch.ones(n, dtype=torch.float64) for n in LENGTHS], batch_first=True)
+    ratio, a, gap = (p - q).exp(), torch.tensor(advantages, dtype=torch.float64)[:, None], r - p
+    if kind == "cispo":
+        term = -(ratio.clamp(max=5.0).detach() * a * p - 0.1 * (gap.exp() - gap - 1))
+    else:
+        term = -(torch.min(ratio * a, ratio.clamp(0.8, 1.2) * a) - 0.1 * (gap.exp() - gap - 1))
+    theirs = ((term * mask).sum(1) / mask.sum(1)).mean()
+    theirs.backward()
+
+    own = [x.clone().requires_grad_() for x in new]
+    bounds = {"clip_high": 4.0} if kind == "cispo" else {}
+    algorithm, units = grpo_on(
+        GrpoConfig(loss_type=kind, loss_aggregation="seq-mean-token-mean", kl_coef=0.1, **bounds), 0, policy=own
+    )
+    batch = pack(units)
+    loss, _ = algorithm.loss(batch, totals_of(algorithm, batch))
+    loss.backward()
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+    torch.testing.assert_close([x.grad for x in own], [x.grad for x in leaves], atol=1e-7, rtol=1e-5)
 
 
 def test_rloo_takes_a_completion_as_one_action() -> None:
@@ -246,7 +286,9 @@ def test_each_estimate_of_the_kl_is_schulmans(estimator: str) -> None:
         assert (p.exp() * found).sum().item() == pytest.approx((p.exp() * (p - q)).sum().item())
 
 
-def ppo_on(new: list[float], said: list[float], **fields: list[float]) -> tuple[Ppo, Any, Any]:
+def ppo_on(
+    new: list[float], said: list[float], config: PpoConfig | None = None, **fields: list[float]
+) -> tuple[Ppo, Any, Any]:
     """A step of a PPO whose models say `new` log-probabilities and the values `said` of one completion with these fields."""
     zeros = [0.0] * len(new)
     known = {"old": new, "values": said, "returns": said, "advantages": zeros, "kl": zeros} | fields
@@ -256,9 +298,10 @@ def ppo_on(new: list[float], said: list[float], **fields: list[float]) -> tuple[
     models: Any = {
         "policy": Given(lambda batch: torch.tensor(new, dtype=torch.float64)),
         "critic": Given(lambda batch: torch.tensor(said, dtype=torch.float64)),
+        **({"reference": Given()} if "reference" in fields else {}),
     }
     tools: Any = SimpleNamespace(rewards={"some": None}, world=World(), seed=0, max_length=None)
-    ppo = Ppo(PpoConfig(value_clip=0.2, value_coef=0.5, kl_stop=0.25), models, tools)
+    ppo = Ppo(config or PpoConfig(value_clip=0.2, value_coef=0.5, kl_stop=0.25), models, tools)
     return ppo, batch, ppo.loss(batch, totals_of(ppo, batch))
 
 
@@ -279,6 +322,30 @@ def test_a_rollout_is_dropped_when_the_policy_has_moved() -> None:
         assert (math.exp(step) - 1 - step > 0.25) == drop
         assert ppo.after_step(1) is drop
         assert ppo.after_step(2) is False
+
+
+def test_minimind_3_s_kl_is_in_the_loss() -> None:
+    """`train_ppo.py` of MiniMind 3: k3 of the reference, a mean over drawn tokens, is added; no reward has a part of it."""
+    new, old, reference, advantages = [-1.0, -2.0, -0.5], [-1.1, -1.7, -0.9], [-1.5, -1.0, -0.6], [0.5, -1.0, 2.0]
+    config = PpoConfig(kl_in="loss", kl_coef=0.02)
+    ppo, _, (loss, metrics) = ppo_on(new, [0.0] * 3, config, old=old, reference=reference, advantages=advantages)
+    surrogate = kl = 0.0
+    for p, q, r, a in zip(new, old, reference, advantages, strict=True):
+        ratio = math.exp(p - q)
+        surrogate += max(-a * ratio, -a * min(max(ratio, 0.8), 1.2))
+        kl += math.exp(r - p) - (r - p) - 1
+    assert loss.item() == pytest.approx(surrogate / 3 + 0.02 * kl / 3)
+    assert metrics["kl"][0].item() == pytest.approx(kl)
+    sample: Any = SimpleNamespace(reward=2.0)
+    assert ppo.token_rewards(sample, torch.tensor([1.0, -2.0, 4.0])).tolist() == [0.0, 0.0, 2.0]
+
+
+def test_a_rollout_is_dropped_as_in_minimind_3() -> None:
+    """Half the mean squared log-ratio, against --kl-stop 0.25."""
+    for step, drop in ((0.7, False), (0.72, True), (-0.7, False), (-0.72, True)):
+        ppo, _, _ = ppo_on([-1.0 + step] * 3, [0.0] * 3, PpoConfig(kl_stop_estimator="k2"), old=[-1.0] * 3)
+        assert (step**2 / 2 > 0.25) == drop
+        assert ppo.after_step(1) is drop
 
 
 def test_the_weight_of_the_kl_follows_its_target() -> None:

@@ -16,10 +16,16 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "grpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "cispo": (1.0, 0.2), "gspo": (3e-4, 4e-4),
 }  # fmt: skip
 
+# how each loss averages the losses of tokens, by the names that verl has for it
+AGGREGATIONS: Mapping[str, str] = {
+    "grpo": "seq-mean-token-mean", "dr_grpo": "seq-mean-token-sum-norm", "dapo": "token-mean", "cispo": "token-mean",
+    "gspo": "seq-mean-token-mean",
+}  # fmt: skip
+
 
 def surrogate(default: str) -> str:
     """The option `loss_type`, the surrogate, with this default."""
-    return option(default, help="Surrogate and what it is divided by.", choices=tuple(BOUNDS))  # type: ignore[no-any-return]
+    return option(default, help="Surrogate of the policy's objective.", choices=tuple(BOUNDS))  # type: ignore[no-any-return]
 
 
 def _by_default(side: int) -> str:
@@ -36,6 +42,11 @@ class SurrogateConfig(RolloutConfig):
     """The options of a clipped surrogate with a KL penalty, for any kind of advantage."""
 
     loss_type: str = surrogate("grpo")
+    loss_aggregation: str = option(
+        "auto", help="Mean over all drawn tokens; over each completion's, then over completions; or the sum by completion, "
+        "divided by --max-new-tokens, then the mean; auto: the loss's own.",
+        choices=("auto", "token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"),
+    )  # fmt: skip
     clip_low: float | None = option(
         None, help=f"The ratio of new to old probability counts down to 1 minus this; {_by_default(0)}.",
         within="[0, 1]", validator=only_if(lambda c: c.loss_type != "cispo", "is not for --loss-type cispo: it cuts above"),
@@ -55,6 +66,11 @@ class SurrogateConfig(RolloutConfig):
         None, help="How often a rollout may ask for further prompts, by default 3.",
         within="[0, inf)", validator=only_if(lambda c: c.dynamic_sampling, "needs --dynamic-sampling"),
     )  # fmt: skip
+
+    @property
+    def aggregation(self) -> str:
+        """`loss_aggregation`, or by default the loss's own (`AGGREGATIONS`)."""
+        return AGGREGATIONS[self.loss_type] if self.loss_aggregation == "auto" else self.loss_aggregation
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -77,6 +93,15 @@ class GrpoConfig(SurrogateConfig):
         "auto", help="Divisor of advantages: deviation in the group, in the rollout, or none; auto: the loss's own.",
         choices=("auto", "group", "batch", "none"),
     )  # fmt: skip
+    deviation: str | None = option(
+        None, help="That deviation divides by n - 1 (sample, the default, TRL's) or by n (population, MiniMind 3's).",
+        choices=("sample", "population"),
+        validator=only_if(lambda c: c.advantage_scale != "none", "is for advantages that are divided by a deviation"),
+    )  # fmt: skip
+    advantage_clip: float | None = option(None, help="Largest advantage; by default there is no bound.", within="(0, inf)")
+    whiten_advantages: bool = option(
+        False, help="At last, subtract the mean of the rollout's advantages and divide by their deviation (MiniMind 2's)."
+    )
 
     @property
     def advantage_scale(self) -> str:

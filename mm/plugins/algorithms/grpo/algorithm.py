@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from mm.contracts import DrawnTokens, Metrics, Rollout, Sample, Totals, estimate_kl
 from mm.plugins.algorithms.grpo import GrpoConfig, SurrogateConfig
 from mm.plugins.algorithms.grpo.losses import SURROGATES
-from mm.runtime.training.rollouts.advantages import deviation, mean_and_deviation, subtract_mean
+from mm.runtime.training.rollouts.advantages import (
+    clip,
+    deviation,
+    mean_and_deviation,
+    normalise,
+    regroup,
+    subtract_mean,
+)
 from mm.runtime.training.rollouts.completions import Groups, has_spread, rewards_of
 
 if TYPE_CHECKING:
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from mm.contracts import Packed, Unit
 
 EPS = 1e-4
+WHITEN_EPS = 1e-8
 
 
 class SurrogateRollout(Rollout):
@@ -49,16 +57,17 @@ class SurrogateRollout(Rollout):
         return loss, {"loss": (loss.detach(), totals.share), **self.token_metrics(tokens, **means)}
 
     def weights(self, tokens: DrawnTokens, totals: Totals) -> Tensor:
-        """The weight of each drawn token, (M,), by `loss_type`:
+        """The weight of each drawn token, (M,), by the loss's aggregation:
 
-        - grpo, gspo: 1 / (completions * the completion's length);
-        - dapo, cispo: 1 / all drawn tokens of the step;
-        - dr_grpo: 1 / (completions * --max-new-tokens).
+        - seq-mean-token-mean: 1 / (completions * the completion's length);
+        - token-mean: 1 / all drawn tokens of the step;
+        - seq-mean-token-sum-norm: 1 / (completions * --max-new-tokens).
         """
         completions = max(1.0, totals.sequences)
-        if self.config.loss_type in ("grpo", "gspo"):
+        if self.config.aggregation == "seq-mean-token-mean":
             return 1 / (completions * tokens.length_N.clamp(min=1))[tokens.document_M]
-        whole = completions * self.config.max_new_tokens if self.config.loss_type == "dr_grpo" else max(1.0, totals.targets)
+        constant = self.config.aggregation == "seq-mean-token-sum-norm"
+        whole = completions * self.config.max_new_tokens if constant else max(1.0, totals.targets)
         return tokens.logprobs_M.new_full(tokens.logprobs_M.shape, 1 / whole)
 
 
@@ -69,10 +78,17 @@ class Grpo(SurrogateRollout):
     config: GrpoConfig
 
     def advantages(self, groups: Groups) -> list[list[float]]:
-        """(reward - mean of the group) / the deviation of the group, that of the rollout, or 1; see `advantage_scale`."""
-        rewards, scale = rewards_of(groups), self.config.advantage_scale
-        deviations = [deviation(group) + EPS if scale == "group" else 1.0 for group in rewards]
+        """(reward - mean of the group) / the deviation of the group, that of the rollout, or 1; see `advantage_scale`. Then
+        clipped and whitened over the rollout, if the options say so."""
+        rewards, scale, config = rewards_of(groups), self.config.advantage_scale, self.config
+        freedom = 0 if config.deviation == "population" else 1
+        deviations = [deviation(group, freedom) + EPS if scale == "group" else 1.0 for group in rewards]
         if scale == "batch":
-            whole = mean_and_deviation(self.context.world, [reward for group in rewards for reward in group])[1] + EPS
-            deviations = [whole] * len(rewards)
-        return [[a / divisor for a in subtract_mean(group)] for group, divisor in zip(rewards, deviations, strict=True)]
+            every = [reward for group in rewards for reward in group]
+            deviations = [mean_and_deviation(self.context.world, every, freedom)[1] + EPS] * len(rewards)
+        found = [[a / divisor for a in subtract_mean(group)] for group, divisor in zip(rewards, deviations, strict=True)]
+        if (limit := config.advantage_clip) is not None:
+            found = [clip(group, limit) for group in found]
+        if config.whiten_advantages:
+            found = regroup(normalise(self.context.world, [a for group in found for a in group], WHITEN_EPS), groups)
+        return found

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mm.contracts import Experience, Metrics, Packed, Rollout, Sample, TokenValues, Totals, clipped_surrogate
+from mm.contracts import Experience, Metrics, Packed, Rollout, Sample, TokenValues, Totals, clipped_surrogate, estimate_kl
 from mm.plugins.algorithms.ppo import PpoConfig
 from mm.runtime.training.rollouts.advantages import mean_and_deviation
 from mm.runtime.training.rollouts.completions import Groups, flatten
@@ -30,8 +30,8 @@ class Ppo(Rollout):
     (GAE) and normalised over the rollout.
 
     The KL to the reference is subtracted from the reward at every token, with a fixed or an adaptive weight (arXiv:1909.08593,
-    eq. 2 and section 2.2). Once the KL to the policy that drew the rollout exceeds `kl_stop`, the rest of the rollout is
-    dropped; checking this reads a number from the device after every step.
+    eq. 2 and section 2.2), or its estimate k3 is a term of the loss (`kl_in`). Once the KL to the policy that drew the rollout
+    exceeds `kl_stop`, the rest of the rollout is dropped; checking this reads a number from the device after every step.
     """
 
     config: PpoConfig
@@ -59,9 +59,9 @@ class Ppo(Rollout):
         tokens = [
             PpoValues(
                 advantages=(a - middle) / (spread + 1e-8), engine=torch.tensor(sample.drawn_logprobs), old=o, kl=kl, values=v,
-                returns=a + v,
+                returns=a + v, reference=r if self.config.kl_in_loss else None,
             )
-            for sample, a, o, kl, v in zip(samples, advantages, old, kls, values, strict=True)
+            for sample, a, o, r, kl, v in zip(samples, advantages, old, reference, kls, values, strict=True)
         ]  # fmt: skip
         means = [float(advantage.mean()) if len(advantage) else 0.0 for advantage in advantages]
         return [
@@ -70,8 +70,9 @@ class Ppo(Rollout):
         ]
 
     def token_rewards(self, sample: Sample, kl_L: Tensor) -> Tensor:
-        """The reward of each drawn token, (L,): -kl_coef * its KL; the last one also gets the completion's reward."""
-        rewards_L: Tensor = -self.kl_coef * kl_L
+        """The reward of each drawn token, (L,): -kl_coef * its KL, or 0 if the KL is in the loss; the last one also gets the
+        completion's reward."""
+        rewards_L: Tensor = kl_L * (0.0 if self.config.kl_in_loss else -self.kl_coef)
         if len(rewards_L):
             rewards_L[-1] += sample.reward
         return rewards_L
@@ -87,21 +88,24 @@ class Ppo(Rollout):
         return torch.tensor(found[::-1])
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The clipped surrogate plus value_coef times the critic's clipped error, each a mean over all drawn tokens of the
-        step."""
+        """The clipped surrogate plus value_coef times the critic's clipped error and, if the KL is in the loss, kl_coef times its
+        estimate, each a mean over all drawn tokens of the step."""
         config, drawn = self.config, max(1.0, totals.targets)
         known = PpoValues.of_pack(batch)
         tokens = self.drawn_tokens(batch, known)
         surrogate_M, clipped_M = clipped_surrogate(tokens, config.clip_low, config.clip_high)
         policy = surrogate_M.sum() / drawn
         value = self.value_loss(self.models["critic"].values(batch), known) / drawn
-        log_M = tokens.logprobs_M.detach() - tokens.old_M
-        self._remember_move((log_M.exp() - log_M - 1).sum(), totals.targets)
+        # k2 is even, and k3 of old - new is its value where the new policy is the reference of the old one
+        moved_M = estimate_kl(config.kl_stop_estimator or "k3", tokens.old_M, tokens.logprobs_M.detach())
+        self._remember_move(moved_M.sum(), totals.targets)
         share, means = totals.share, {"clip_fraction": clipped_M, "value": known.values, "return": known.returns}
         metrics: Metrics = {"policy_loss": (policy.detach(), share), "value_loss": (value.detach(), share)}
         if "reference" in self.models:
-            means["kl"] = known.kl
+            means["kl"] = estimate_kl("k3", tokens.logprobs_M, tokens.reference_M) if config.kl_in_loss else known.kl
             metrics["kl_coef"] = (torch.tensor(self.kl_coef * share), share)
+            if config.kl_in_loss:
+                policy = policy + self.kl_coef * means["kl"].sum() / drawn
         return policy + config.value_coef * value, {**metrics, **self.token_metrics(tokens, **means)}
 
     def value_loss(self, values_M: Tensor, known: PpoValues) -> Tensor:

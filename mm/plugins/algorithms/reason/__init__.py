@@ -12,7 +12,7 @@ from mm.contracts import AlgorithmSpec, Needs, hookimpl, option
 
 @frozen(kw_only=True)
 class ReasonConfig:
-    """The tags and the weight of their tokens."""
+    """The tags, the weight of their tokens, and what the weighted sum is divided by."""
 
     tag_weight: float = option(10.0, help="Weight of a tag's tokens; every other token weighs 1.", within="(0, inf)")
     tag: tuple[str, ...] = option(
@@ -20,6 +20,10 @@ class ReasonConfig:
         help="Text that is a tag; may be given several times.",
         validator=min_len(1),
     )
+    divide_by: str = option(
+        "weights", help="Divide the weighted sum by all weights of the step, or by the number of learned tokens (MiniMind 2's).",
+        choices=("weights", "tokens"),
+    )  # fmt: skip
 
 
 @hookimpl

@@ -17,7 +17,8 @@ from mm.runtime.training.roles import Role
 
 
 class Reason(Algorithm):
-    """The weighted mean negative log-likelihood of the global batch's target tokens.
+    """The weighted mean negative log-likelihood of the global batch's target tokens; with `divide_by` "tokens" the weighted sum
+    over their number.
 
     A tag that is one token of the vocabulary is recognised by its id. Any other tag is searched for in the text; every token
     that overlaps it gets the tag's weight at that place.
@@ -41,13 +42,16 @@ class Reason(Algorithm):
         return {"weights": float(self.weights(batch).sum())}
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
-        """The weighted sum over this pack's targets, divided by all weights of the step (1 if there are none)."""
+        """The weighted sum over this pack's targets, divided by all weights of the step or by all its targets (1 if there are
+        none)."""
         host_M = self.weights(batch)
         weights_M = host_M.to(batch.targets.device, non_blocking=True)
         total = self.models["policy"].cross_entropy(batch, weights_M=weights_M)
         tags = (weights_M != 1).sum().to(total.dtype)
-        metrics: Metrics = {"loss": (total.detach(), float(host_M.sum())), "tags": (tags, float(batch.num_targets))}
-        return total / max(1.0, totals["weights"]), metrics
+        by_tokens = self.config.divide_by == "tokens"
+        own, whole = (float(batch.num_targets), totals.targets) if by_tokens else (float(host_M.sum()), totals["weights"])
+        metrics: Metrics = {"loss": (total.detach(), own), "tags": (tags, float(batch.num_targets))}
+        return total / max(1.0, whole), metrics
 
     def weights(self, batch: Packed) -> Tensor:
         """The weight of each target token, (M,), on the host."""

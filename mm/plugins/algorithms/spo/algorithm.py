@@ -11,7 +11,7 @@ from mm.contracts import Metrics, Sample, Watch
 from mm.plugins.algorithms.grpo.algorithm import EPS, SurrogateRollout
 from mm.plugins.algorithms.spo import SpoConfig
 from mm.plugins.algorithms.spo.tracker import Prioritised, TrackedPrompt, ValueTracker
-from mm.runtime.training.rollouts.advantages import mean_and_deviation, normalise, regroup
+from mm.runtime.training.rollouts.advantages import clip, mean_and_deviation, normalise, regroup
 from mm.runtime.training.rollouts.completion_metrics import RANGES
 from mm.runtime.training.rollouts.completions import Groups, flatten
 
@@ -53,7 +53,7 @@ class Spo(SurrogateRollout):
         if self.config.normalise:
             found = normalise(self.context.world, found, EPS)
         if (limit := self.config.advantage_clip) is not None:
-            found = [max(-limit, min(limit, advantage)) for advantage in found]
+            found = clip(found, limit)
         self._track(samples)
         return regroup(found, groups)
 

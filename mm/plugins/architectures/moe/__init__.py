@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import attrs
 from attrs.validators import in_
@@ -39,11 +39,24 @@ class MoEConfig(DenseConfig):
         choices=("document", "micro-batch"),
         validator=in_(("document", "micro-batch")),
     )
+    router_gradient: str = option(
+        "task", help="The router learns from the task's loss and from the balancing loss (task), or from the latter alone "
+        "(balance), as in MiniMind 3.",
+        choices=("task", "balance"), validator=in_(("task", "balance")), on_load=True,
+    )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.num_experts_per_tok > self.num_experts:
             raise ValueError(f"'num_experts_per_tok' must be at most num_experts={self.num_experts}")
+        if self.router_gradient == "balance" and not self.router_aux_loss_coef:
+            raise ValueError("'router_gradient' balance needs a balancing loss: with router_aux_loss_coef=0 no router learns")
+
+    def loaded_with(self, **changes: Any) -> Self:
+        """See `DenseConfig`; `router_gradient` changes nothing else."""
+        gradient = changes.pop("router_gradient", self.router_gradient)
+        config = super().loaded_with(**changes) if changes else self
+        return attrs.evolve(config, router_gradient=gradient)
 
     @property
     def shared_ffn_size(self) -> int:

@@ -77,7 +77,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()
         self.num_experts, self.top_k = config.num_experts, config.num_experts_per_tok
-        self.normalise = config.norm_topk_prob
+        self.normalise, self.learns_from_task = config.norm_topk_prob, config.router_gradient == "task"
         self.gate = Router(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config)
         self.shared_expert = SwiGLU(config.hidden_size, config.shared_ffn_size) if config.shared_ffn_size else None
@@ -113,7 +113,7 @@ class MixtureOfExperts(nn.Module):
             # for k = 1 a weight divided by itself is the constant 1, so the router would get no gradient from the task's loss
             total_T1 = weights_Tk.detach() if self.top_k == 1 else weights_Tk.sum(-1, keepdim=True)
             weights_Tk = weights_Tk / total_T1
-        return probabilities_TJ, weights_Tk, experts_Tk
+        return probabilities_TJ, weights_Tk if self.learns_from_task else weights_Tk.detach(), experts_Tk
 
     def _mix(
         self, experts: Callable[[Tensor, Tensor], Tensor], x_TE: Tensor, weights_Tk: Tensor, experts_Tk: Tensor

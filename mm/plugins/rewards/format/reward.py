@@ -10,9 +10,15 @@ from mm.contracts import Reward
 from mm.plugins.rewards.format import FormatConfig
 from mm.plugins.rewards.matching import final_turn
 
+_LINES = re.compile(r"<think>\n.*?\n</think>\n\n?<answer>\n.*?\n</answer>$", re.DOTALL)
+
 
 class Format(Reward):
-    """0.5, as in MiniMind, if the completion has the required blocks, each once and not empty, and nothing else; else 0."""
+    """0.5, as in MiniMind, if the completion has the required blocks, each once and not empty, and nothing else; else 0.
+
+    With `lines` the rule is that of MiniMind's second generation, which asks for line breaks around the tags, allows any text
+    between them, even further tags, and does not strip the completion.
+    """
 
     def __init__(self, config: FormatConfig) -> None:
         super().__init__(config)
@@ -24,4 +30,6 @@ class Format(Reward):
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
         """See the class."""
+        if self.config.lines:
+            return [0.5 if _LINES.match(final_turn(text)) else 0.0 for text in completions]
         return [0.5 if self._pattern.fullmatch(final_turn(text).strip()) else 0.0 for text in completions]

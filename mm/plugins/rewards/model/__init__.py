@@ -13,8 +13,8 @@ from mm.core.records import RewardSpec
 
 
 @attrs.frozen(kw_only=True)
-class ModelConfig:
-    """The settings of the reward `model`."""
+class RewardModelConfig:
+    """Which reward model scores, and how it is loaded."""
 
     path: Path | None = option(None, help="Folder of the reward model, relative to the workspace.")  # noqa: RUF009
     trust_remote_code: bool = option(False, help="Run the Python code in that folder, and score with its get_score.")
@@ -24,6 +24,18 @@ class ModelConfig:
     )
     batch_size: int = option(8, help="Conversations scored at once.", within="[1, inf)")
     max_length: int = option(2048, help="Tokens of a conversation, at most; a longer one is cut at its start.", within="[1, inf)")
+
+
+@attrs.frozen(kw_only=True)
+class ModelConfig(RewardModelConfig):
+    """The settings of the reward `model`."""
+
+    answer_only: bool = option(
+        False, help="Score only what follows </think> (MiniMind 3's), not the whole reply and what answer tags enclose (2's)."
+    )
+    flat_history: bool = option(
+        False, help="Show the reward model the conversation as the text of one user turn (MiniMind 3's)."
+    )
 
 
 @hookimpl

@@ -17,6 +17,7 @@ class RepetitionConfig:
 
     n: int = option(3, help="Words in an n-gram.", within="[1, inf)")
     cap: float = option(0.5, help="Largest penalty, reached if half of the n-grams are repetitions.", within="[0, inf)")
+    whole_words: bool = option(False, help="A run of Chinese characters is one word, as in MiniMind, and not one word for each.")
 
 
 @hookimpl

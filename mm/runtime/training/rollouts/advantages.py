@@ -15,19 +15,26 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / max(1, len(values))
 
 
-def deviation(values: Sequence[float]) -> float:
-    """The sample standard deviation (n - 1), as in TRL; 0 for fewer than two values."""
+def deviation(values: Sequence[float], freedom: int = 1) -> float:
+    """The standard deviation with the divisor n - `freedom`: 1 gives that of a sample, as in TRL, 0 that of a population. 0 for
+    fewer than two values."""
     middle = mean(values)
-    return math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+    return math.sqrt(sum((v - middle) ** 2 for v in values) / (len(values) - freedom)) if len(values) > 1 else 0.0
 
 
-def mean_and_deviation(world: World, values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the sample standard deviation (n - 1) of all ranks' values. Every rank must call it."""
+def mean_and_deviation(world: World, values: Sequence[float], freedom: int = 1) -> tuple[float, float]:
+    """The mean and the standard deviation of all ranks' values, the latter with the divisor n - `freedom`. Every rank must call
+    it."""
     sums = world.sum({"count": float(len(values)), "sum": sum(values)})
     count = max(1.0, sums["count"])
     middle = sums["sum"] / count
     squares = world.sum({"squares": sum((v - middle) ** 2 for v in values)})["squares"]
-    return middle, math.sqrt(squares / max(1.0, count - 1))
+    return middle, math.sqrt(squares / max(1.0, count - freedom))
+
+
+def clip(values: Sequence[float], limit: float) -> list[float]:
+    """Each value, at most `limit` and at least -`limit`."""
+    return [max(-limit, min(limit, value)) for value in values]
 
 
 def subtract_mean(rewards: Sequence[float]) -> list[float]:
