@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+
 from mm.core.errors import UsageError
 from mm.core.say import Say
 from mm.core.settings import TrainSettings
@@ -18,6 +20,7 @@ from mm.plugins.sources.skills.source import cached_corpus
 from mm.runtime.data.corpus import open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.generation.episodes import EpisodeRunner
+from mm.runtime.generation.options import AnswerOptions
 from mm.runtime.generation.tool_use import open_tools
 
 if TYPE_CHECKING:
@@ -32,9 +35,14 @@ _KINDS = ("text", "chat")
 
 
 def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
-    """Raise UsageError if there is nothing to measure, or a source has no text or chat rows. Needs no opened model."""
+    """Raise UsageError if there is nothing to measure, a source has no text or chat rows, or an option of answers would have no
+    effect. Needs no opened model."""
     if not settings.data and not settings.skills:
         raise UsageError("Nothing to measure: give --data FILE (for its perplexity), --skills (the held-out items), or both.")
+    given = [field.name for field in attrs.fields(AnswerOptions) if getattr(settings, field.name) != field.default]
+    if given and not settings.skills:
+        flag = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{flag} has no effect on a perplexity, for which nothing is generated: use it with --skills.")
     for locator in settings.data:
         kind_of(plugins, locator)
 
@@ -96,10 +104,11 @@ def _measure_text(
     }  # fmt: skip
 
 
-def episode_runner(plugins: PluginManager, model: TextModel) -> EpisodeRunner:
-    """A runner of episodes with the model's engine and the tools that the items of the skills corpus call."""
+def episode_runner(plugins: PluginManager, model: TextModel, stop: tuple[str, ...] = ()) -> EpisodeRunner:
+    """A runner of episodes with the model's engine and the tools that the items of the skills corpus call. The texts `stop` end
+    a turn."""
     tools = open_tools(plugins, held_out_items.TOOLS)
-    return EpisodeRunner(engine=model.engine, tokenizer=model.loaded.tokenizer, tools=tools)
+    return EpisodeRunner(engine=model.engine, tokenizer=model.loaded.tokenizer, tools=tools, stop=stop)
 
 
 def items_digest(settings: EvalSettings) -> str:
@@ -119,7 +128,8 @@ def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
 def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[SuiteScore]:
     items = _items(settings)
     with MeasuringBar(f"skills {settings.split}", len(items), "items") as bar:
-        return held_out_items.evaluate(episode_runner(plugins, model), items, seed=settings.seed, on_item=bar.add)
+        runner = episode_runner(plugins, model, settings.stop)
+        return held_out_items.evaluate(runner, items, seed=settings.seed, options=settings, on_item=bar.add)
 
 
 def _limited(elements: Sequence[T], settings: EvalSettings) -> Sequence[T]:
