@@ -55,8 +55,8 @@ class AnswerOptions:
         )  # fmt: skip
 
     def messages(self, conversation: Sequence[Message | Mapping[str, Any]]) -> list[Message | Mapping[str, Any]]:
-        """What the model reads of a conversation: the system message, and the last `history` turns of the user with what follows
-        each. Raises UsageError if `system` is given and the conversation has a system message of its own."""
+        """The messages that the model reads: the system message, and the last `history` turns of the user with the messages that
+        follow each. Raises UsageError if `system` is given and the conversation has a system message of its own."""
         return last_turns(with_system(conversation, self.system) if self.system else conversation, self.history)
 
 
