@@ -1,4 +1,4 @@
-"""Stop texts, the history window and the system message: the Python API, `mm generate`, `mm chat` and the evaluation of skills."""
+"""Stop texts, the history window and the system message: the API, the commands and the evaluation of skills."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ TOKENIZER = Tokenizer.load()
 SAID = dict(max_new_tokens=24, temperature=1.0, top_p=1.0, seed=5)
 TALK = [
     {"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}, {"role": "assistant", "content": "1"},
-    {"role": "user", "content": "two"}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+    {"role": "user", "content": "two"},
+    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
     {"role": "tool", "content": "2"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "three"},
 ]  # fmt: skip
 
@@ -149,10 +150,12 @@ def test_a_system_message_stands_before_the_conversation(model: TextModel) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"top_q": 0.5}, "no option 'top_q'. Did you mean 'top_p'"), ({"min_p": 2}, "--min-p: 'min_p' must be at least 0 and at most 1"),
-        ({"repetition_penalty": 0}, "--repetition-penalty: 'repetition_penalty' must be above 0"), ({"stop": [""]}, "empty text"),
-        ({"presence_penalty": 3}, "at least -2 and at most 2"), ({"history": -1}, "--history"), ({"raw": True, "system": "x"}, "system would"),
-        ({"raw": True, "history": 2}, "history would have no effect"), ({"raw": True, "tools": [{}]}, "tools would have no effect"),
+        ({"top_q": 0.5}, "no option 'top_q'. Did you mean 'top_p'"), ({"stop": [""]}, "empty text"),
+        ({"min_p": 2}, "--min-p: 'min_p' must be at least 0 and at most 1"),
+        ({"repetition_penalty": 0}, "--repetition-penalty: 'repetition_penalty' must be above 0"),
+        ({"presence_penalty": 3}, "at least -2 and at most 2"), ({"history": -1}, "--history"),
+        ({"raw": True, "system": "x"}, "system would"), ({"raw": True, "history": 2}, "history would have no effect"),
+        ({"raw": True, "tools": [{}]}, "tools would have no effect"),
     ],
 )  # fmt: skip
 def test_the_api_refuses_what_is_wrong_or_without_effect(model: TextModel, options: dict[str, Any], said: str) -> None:
@@ -164,7 +167,8 @@ def test_the_api_refuses_what_is_wrong_or_without_effect(model: TextModel, optio
 
 
 def test_generate_takes_the_options(call: Any, model: TextModel) -> None:
-    expected = mm.generate(model, "hello", **SAID, min_p=0.001, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.2)
+    settings = {"min_p": 0.001, "repetition_penalty": 1.3, "presence_penalty": 0.5, "frequency_penalty": 0.2}
+    expected = mm.generate(model, "hello", **SAID, **settings)
     plain = model.generate("hello", **SAID)
     assert expected.ids != plain.ids
     words = ("--max-new-tokens", "24", "--temperature", "1", "--top-p", "1", "--seed", "5", "--min-p", "0.001")
@@ -198,12 +202,12 @@ def test_generate_continues_a_conversation_in_a_file(call: Any, model: TextModel
 def test_chat_reads_a_window_and_tells_what_is_set(call: Any, model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = iter(["one", "two", "/help"])
     monkeypatch.setattr("mm.plugins.commands.chat.command._lines", lambda: lines)
-    words = ("--system", "Be brief.", "--history", "1", "--max-new-tokens", "6", "--temperature", "0", "--stop", "a\n?", "--stop", "xyz")
-    said = call("chat", "base", *words, "--no-thinking")
+    words = ("--system", "Be brief.", "--history", "1", "--max-new-tokens", "6", "--temperature", "0", "--no-thinking")
+    said = call("chat", "base", *words, "--stop", "a\n?", "--stop", "xyz")
     keywords = {"system": "Be brief.", "max_new_tokens": 6, "temperature": 0, "thinking": False}
     assert said.out == "".join(f"{model.generate(text, **keywords).text}\n" for text in ("one", "two"))
     told = next(line for line in said.err.splitlines() if line.startswith("set: "))
-    for part in ('--system "Be brief."', "--history 1", r'--stop "a\n?" --stop "xyz"', "--no-thinking", "--repetition-penalty 1.0"):
+    for part in ('--system "Be brief."', "--history 1", r'--stop "a\n?" --stop "xyz"', "--no-thinking", "--min-p 0.0"):
         assert part in told
     assert "--tool" not in told
 
@@ -261,6 +265,7 @@ def test_an_evaluation_without_answers_refuses_their_options(call: Any, option: 
 
 
 def test_an_evaluation_keeps_the_options_in_its_report(call: Any, workspace: Workspace) -> None:
-    call("eval", "base", "--skills", "--limit", "3", "--split", "dev", "--name", "few", "--stop", "a", "--history", "1", "--system", "x")
+    words = ("--stop", "a", "--history", "1", "--system", "x")
+    call("eval", "base", "--skills", "--limit", "3", "--split", "dev", "--name", "few", *words)
     kept = json.loads((workspace.run("base").evals / "few.json").read_text())["settings"]
     assert (kept["stop"], kept["history"], kept["system"], kept["repetition_penalty"]) == (["a"], 1, "x", 1.0)
