@@ -118,24 +118,15 @@ def load(
     return text_model.load(manager, str(model), _workspace(workspace), inference)
 
 
-def generate(
-    model: TextModel | Path_,
-    prompt: str | Sequence[Mapping[str, Any]],
-    *,
-    max_new_tokens: int = 256,
-    temperature: float = 0.7,
-    top_p: float = 0.9,
-    top_k: int = 0,
-    seed: int = 0,
-    raw: bool = False,
-    thinking: bool | None = None,
-) -> Generation:
-    """Generate an answer to a prompt: a text (one user turn; with `raw` the text itself is continued) or a list of messages."""
+def generate(model: TextModel | Path_, prompt: str | Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+    """Generate an answer to a prompt: a text (one user turn) or a list of messages.
+
+    `options` are those of `mm generate` with underscores (`temperature`, `stop`, `system` ...), `raw` to continue a text, and
+    `tools`, function schemas that the model may call.
+    """
     loaded = load(model) if isinstance(model, str | PathLike) else model
-    return loaded.generate(
-        prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, raw=raw,
-        thinking=thinking,
-    )  # fmt: skip
+    generation: Generation = loaded.generate(prompt, **options)
+    return generation
 
 
 def convert(

@@ -39,5 +39,8 @@ def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], algo:
     if bare != key and bare in known:
         own = "--" + bare.replace("_", "-")
         return f"No such option: {flag}. An algorithm's options are bare: {own}, in a file {bare} above all tables.", False
+    own_config = next((spec.config for spec in specs if algo and (spec.kind, spec.name) == ("algorithm", algo)), None)
+    if reason := getattr(own_config, "refused_options", {}).get(key):
+        return f"{flag}: {reason}.", False
     near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
     return f"No such option: {flag}.{near}", False

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from attrs import frozen
 
 from mm.core.config.sections import Section
-from mm.core.options import option
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.line import Line
@@ -18,28 +16,6 @@ from mm.runtime.models.load_settings import Inference, InferenceComposition
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.runtime.generation.text_model import Generation, TextModel
-
-
-@frozen(kw_only=True)
-class GenerationOptions:
-    """The options of `TextModel.generate`, and the system message."""
-
-    max_new_tokens: int = option(256, help="Longest answer, in tokens.", within="[1, inf)")
-    temperature: float = option(0.7, help="Sampling temperature; 0 always takes the likeliest token.", within="[0, inf)")
-    top_p: float = option(0.9, help="Draw from the likeliest tokens whose probabilities sum to this; 1 is off.", within="(0, 1]")
-    top_k: int = option(0, help="Draw from this many of the likeliest tokens; 0 is off.", within="[0, inf)")
-    seed: int = option(0, help="Seed of the draws.", within="(-inf, inf)")
-    thinking: bool | None = option(None, help="Open a think block, or close it at once; by default the model decides.")
-    system: str = option("", help="A system message before the conversation.")
-
-    def first_messages(self) -> list[dict[str, str]]:
-        """The messages that a conversation starts with: the system message, if there is one."""
-        return [{"role": "system", "content": self.system}] if self.system else []
-
-    def keywords(self) -> dict[str, Any]:
-        """The keyword arguments of `TextModel.generate`."""
-        names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "thinking")
-        return {name: getattr(self, name) for name in names}
 
 
 class ModelCommand(PartsCommand):

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
+
 from mm.core.errors import UsageError
 from mm.core.say import Say
 from mm.core.settings import TrainSettings
@@ -18,6 +20,7 @@ from mm.plugins.sources.skills.source import cached_corpus
 from mm.runtime.data.corpus import data_tokenizer, open_corpus
 from mm.runtime.data.sources import kinds_of, read_rows
 from mm.runtime.generation.episodes import EpisodeRunner
+from mm.runtime.generation.options import AnswerOptions
 from mm.runtime.generation.tool_use import open_tools
 from mm.runtime.text.row_tokenizer import RowShares, RowTokenizer
 
@@ -33,11 +36,16 @@ _KINDS = ("text", "chat")
 
 
 def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
-    """Raise UsageError if there is nothing to measure, or a source has no text or chat rows. Needs no opened model."""
+    """Raise UsageError if there is nothing to measure, a source has no text or chat rows, or an option of answers would have no
+    effect. Needs no opened model."""
     if not settings.data and not settings.skills:
         raise UsageError("Nothing to measure: give --data FILE (for its perplexity), --skills (the held-out items), or both.")
     if settings.open_thinking is not None and not settings.skills:
         raise UsageError("--open-thinking is for the prompts of --skills: --data has no prompts to answer.")
+    given = [field.name for field in attrs.fields(AnswerOptions) if getattr(settings, field.name) != field.default]
+    if given and not settings.skills:
+        flag = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{flag} has no effect on a perplexity, for which nothing is generated: use it with --skills.")
     for locator in settings.data:
         kind_of(plugins, locator)
 
@@ -99,12 +107,14 @@ def _measure_text(
     }  # fmt: skip
 
 
-def episode_runner(plugins: PluginManager, model: TextModel, open_thinking: float | None = None) -> EpisodeRunner:
+def episode_runner(
+    plugins: PluginManager, model: TextModel, open_thinking: float | None = None, stop: tuple[str, ...] = ()
+) -> EpisodeRunner:
     """A runner of episodes with the model's engine and the tools that the items of the skills corpus call. `open_thinking` is
-    the share of the prompts that end with an opened thought."""
+    the share of the prompts that end with an opened thought; the texts `stop` end a turn."""
     tools = open_tools(plugins, held_out_items.TOOLS)
     tokenizer = RowTokenizer.of(model.loaded.tokenizer, RowShares(open_thinking=open_thinking))
-    return EpisodeRunner(engine=model.engine, tokenizer=tokenizer, tools=tools)
+    return EpisodeRunner(engine=model.engine, tokenizer=tokenizer, tools=tools, stop=stop)
 
 
 def items_digest(settings: EvalSettings) -> str:
@@ -122,9 +132,9 @@ def _items(settings: EvalSettings) -> Sequence[dict[str, Any]]:
 
 
 def _measure_skills(plugins: PluginManager, model: TextModel, settings: EvalSettings) -> list[SuiteScore]:
-    items, runner = _items(settings), episode_runner(plugins, model, settings.open_thinking)
+    items, runner = _items(settings), episode_runner(plugins, model, settings.open_thinking, settings.stop)
     with MeasuringBar(f"skills {settings.split}", len(items), "items") as bar:
-        return held_out_items.evaluate(runner, items, seed=settings.seed, on_item=bar.add)
+        return held_out_items.evaluate(runner, items, seed=settings.seed, options=settings, on_item=bar.add)
 
 
 def _limited(elements: Sequence[T], settings: EvalSettings) -> Sequence[T]:

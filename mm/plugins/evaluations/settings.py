@@ -5,11 +5,12 @@ from __future__ import annotations
 from attrs import frozen
 
 from mm.core.options import option
+from mm.runtime.generation.options import AnswerOptions
 
 
 @frozen(kw_only=True)
-class EvalSettings:
-    """Settings of an evaluation."""
+class EvalSettings(AnswerOptions):
+    """Settings of an evaluation. The options of answers apply to the held-out items."""
 
     data: tuple[str, ...] = option((), help="Text or chat rows to measure the perplexity on; may be given several times.")
     skills: bool = option(False, help="Ask the held-out items of the skills corpus.")

@@ -17,7 +17,7 @@ from mm.core.errors import Interrupted, MMError
 from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, RewardSpec, StageSpec, ToolSpec
 from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, write_text
 from mm.runtime.data.corpus import open_source
@@ -38,13 +38,17 @@ class TrainStage(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """The options of a training with this algorithm, and those of every architecture if the stage makes a new model."""
+        """The options of a training with this algorithm, those of every architecture if the stage makes a new model, and those of
+        every reward and tool if it draws completions."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset applies to the stage that makes the model, not to those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
-        sections = Composition(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})]).sections
-        models = map(section_of, plugins.specs(ArchitectureSpec)) if algorithm.new_model else ()
-        return [o for section in (*sections, *models) for o in section.options if o.key not in fixed]
+        composition = Composition(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})])
+        # a line or a file may choose other parts than the defaults
+        kinds = [ArchitectureSpec] * bool(algorithm.new_model) + [RewardSpec, ToolSpec] * bool(composition.rollout)
+        parts = [section_of(part) for kind in kinds for part in plugins.specs(kind) if part.config]
+        options = {o.key: o for section in (*composition.sections, *parts) for o in section.options}
+        return [option for key, option in options.items() if key not in fixed]
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""

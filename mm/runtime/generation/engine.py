@@ -16,11 +16,29 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Sampling:
-    """The settings of drawing tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch these filters off."""
+    """The settings of drawing a token, in the order in which they apply. The defaults of all but the temperature are off.
 
+    - `repetition_penalty` r (CTRL, arXiv:1909.05858; negative logits as in transformers): the logit of a token that the prompt
+      or the completion has is divided by r if it is positive, and multiplied by r if it is negative.
+    - `presence_penalty` and `frequency_penalty` (OpenAI's API; between -2 and 2): the first is subtracted from the logit of a
+      token that the completion has, the second once for each time that it has it.
+    - `temperature`: the logits are divided by it; 0 takes the likeliest token.
+    - `top_k`, then `top_p`, then `min_p` (arXiv:2407.01082): drop all but the `top_k` likeliest tokens (0: none), all but the
+      likeliest with a share `top_p` of the probability that is left, and those less likely than `min_p` times the likeliest.
+    """
+
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     temperature: float = 1.0
-    top_p: float = 1.0
     top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @property
+    def penalises(self) -> bool:
+        """True if the logits depend on the tokens of the prompt or of the completion beyond what the model computes."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @attrs.frozen(kw_only=True)
@@ -37,15 +55,18 @@ class Request:
 
 @attrs.frozen(kw_only=True)
 class Completion:
-    """The generated token ids (with the stopping token), their log-probabilities under the sampling distribution before top-k
-    and top-p, and the reason why it ended: "stop" or "length"."""
+    """The generated token ids (with the stopping token), their log-probabilities and the reason why it ended: "stop" or "length".
+
+    The log-probabilities are those of the distribution after penalties and temperature, before top-k, top-p and min-p.
+    """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
 
 
-OnToken = Callable[[int, int, float], None]
+# (index of the request, id, logprob) -> True to end the completion with this token; None and False let it go on
+OnToken = Callable[[int, int, float], bool | None]
 
 
 class Engine(ABC):
@@ -54,7 +75,7 @@ class Engine(ABC):
     @abstractmethod
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
         """The completions in the order of the requests. `on_token(index of the request, id, logprob)` is called for every token
-        as it is drawn."""
+        as it is drawn; if it returns True, the completion ends with this token, and its reason is "stop"."""
 
     @abstractmethod
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from mm.runtime.generation.completion_text import complete_texts
 from mm.runtime.text.messages import Message
 from mm.runtime.text.replies import Call, read_calls, transcript
 
@@ -54,13 +55,18 @@ E = TypeVar("E", bound=Episode)
 
 @attrs.frozen(kw_only=True)
 class EpisodeRunner:
-    """Runs episodes with an engine and tools. An episode has at most `max_turns` turns and `max_total_tokens` token ids."""
+    """Runs episodes with an engine and tools. An episode has at most `max_turns` turns and `max_total_tokens` token ids.
+
+    A text of `stop` ends a turn and is not part of it. The tokens of such a turn are those of its text and the end token, not the
+    drawn ones, so that the next turn continues what a conversation looks like.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
     tools: Mapping[str, Tool]
     max_turns: int = MAX_TURNS
     max_total_tokens: int = MAX_TOTAL_TOKENS
+    stop: tuple[str, ...] = ()
 
     def run(
         self,
@@ -94,8 +100,12 @@ class EpisodeRunner:
 
     def _generate(self, episodes: Sequence[Episode], requests: Sequence[Request]) -> list[list[Call]]:
         """Append each episode's next turn. Returns the calls in each; a turn that was cut off has none."""
-        for episode, completion in zip(episodes, self.engine.generate(requests), strict=True):
-            episode.extend(completion, self.tokenizer.decode(completion.ids))
+        completed = complete_texts(self.engine, self.tokenizer, requests, self.stop)
+        for episode, request, (completion, text) in zip(episodes, requests, completed, strict=True):
+            if self.stop and completion.finish_reason == "stop" and completion.ids[-1] not in request.stop:
+                ids = (*self.tokenizer.encode(text, plain=True), self.tokenizer.eos_id)
+                completion = attrs.evolve(completion, ids=ids, logprobs=())
+            episode.extend(completion, text)
         return [read_calls(episode.turns[-1]) if episode.finish_reason == "stop" else [] for episode in episodes]
 
     def _thinking(self, episode: Episode) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from queue import SimpleQueue
 from typing import Any, overload
 
@@ -18,7 +18,9 @@ from mm.core.say import Say, silent
 from mm.core.workspace import Workspace
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import torch_dtype
-from mm.runtime.generation.engine import Engine, Request, Sampling
+from mm.runtime.generation.completion_text import CompletionText
+from mm.runtime.generation.engine import Engine, Request
+from mm.runtime.generation.options import GenerationOptions, read_options
 from mm.runtime.models.finding import find_model
 from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder
 from mm.runtime.models.load_settings import Inference
@@ -33,9 +35,9 @@ _THINK, _ANSWER = "<think>\n", "</think>"
 
 @attrs.frozen(kw_only=True)
 class Generation:
-    """The completion of one prompt: `text` without special tokens, `ids` with the token that ended it, `logprobs` as in
-    `Completion`, and `finish_reason` "stop" or "length". `seconds` is the time from the call to the last token. It includes
-    reading the prompt and, in a batch, the time spent on the other prompts."""
+    """The completion of one prompt: `text` without special tokens and without the stop text, `ids` with the tokens that ended it,
+    `logprobs` as in `Completion`, and `finish_reason` "stop" or "length". `seconds` is the time from the call to the last token.
+    It includes reading the prompt and, in a batch, the time spent on the other prompts."""
 
     text: str
     ids: tuple[int, ...]
@@ -78,40 +80,39 @@ class TextModel:
     def generate(self, prompt: str, **options: Any) -> Generation: ...
     @overload
     def generate(self, prompt: Sequence[Any], **options: Any) -> Any: ...
-    def generate(  # type: ignore[misc]
+    def generate(
         self,
         prompt: Prompt | Sequence[Prompt],
         *,
-        max_new_tokens: int = 256,
-        temperature: float = 0.7,
-        top_p: float = 0.9,
-        top_k: int = 0,
-        seed: int = 0,
-        thinking: bool | None = None,
         raw: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         on_text: OnText | None = None,
+        **options: Any,
     ) -> Generation | list[Generation]:
         """Complete a prompt, or each prompt of a list. Returns a Generation, or a list of them.
 
-        A prompt is a text (one user turn, or with `raw` the beginning of a document to continue) or a list of messages.
-        `thinking` is an argument of the chat template, `tools` are function schemas. `on_text` is called with pieces of the
-        completion as they are generated, for a single prompt only. Raises UsageError if a prompt is too long, a setting is out
-        of range, or the chat template is missing.
+        A prompt is a text (one user turn, or with `raw` the beginning of a document to continue) or a list of messages. `tools`
+        are function schemas. `on_text` is called with pieces of the completion as they are generated, for a single prompt only.
+        `options` are the fields of `GenerationOptions`, the options of `mm generate`. Raises UsageError if a prompt is too long,
+        an option is unknown, out of range or without effect, or the chat template is missing.
         """
+        settings = read_options(options)
         batch, prompts = _as_batch(prompt)
         if batch and on_text is not None:
             raise UsageError("on_text streams one prompt, not a list of them.")
-        tokenizer, sampling = self.loaded.tokenizer, Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+        if raw and tools:
+            raise UsageError("A raw prompt uses no chat template: tools would have no effect with it.")
+        encode = self._encode_text if raw else partial(self._encode_conversation, tools=tools)
+        tokenizer, sampling = self.loaded.tokenizer, settings.sampling(settings.temperature, settings.top_p, settings.top_k)
         requests = [
             Request(
-                ids=tuple(self._encode(one, raw, thinking, tools)), max_new_tokens=max_new_tokens, sampling=sampling,
-                stop=tuple({tokenizer.eos_id, tokenizer.pad_id}), key=(seed, index),
+                ids=tuple(encode(one, settings)), max_new_tokens=settings.max_new_tokens, sampling=sampling,
+                stop=tuple({tokenizer.eos_id, tokenizer.pad_id}), key=(settings.seed, index),
             )
             for index, one in enumerate(prompts)
         ]  # fmt: skip
         with self._lock:
-            found = self._complete(requests, on_text)
+            found = self._complete(requests, settings.stop, on_text)
         return found if batch else found[0]
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
@@ -142,42 +143,44 @@ class TextModel:
             closed.set()
             thread.join()
 
-    def _encode(
-        self, prompt: Prompt, raw: bool, thinking: bool | None, tools: Sequence[Mapping[str, Any]] | None
-    ) -> list[int]:
+    def _encode_text(self, prompt: Prompt, options: GenerationOptions) -> list[int]:
+        if not isinstance(prompt, str):
+            raise UsageError("A raw prompt is a text, not a conversation.")
+        if unused := options.of_conversations():
+            raise UsageError(f"A raw prompt uses no chat template: {', '.join(unused)} would have no effect with it.")
         tokenizer = self.loaded.tokenizer
-        if raw:
-            if not isinstance(prompt, str):
-                raise UsageError("A raw prompt is a text, not a conversation.")
-            begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-            return begin + tokenizer.encode(prompt, plain=True)
-        messages = [Message("user", prompt)] if isinstance(prompt, str) else prompt
-        return tokenizer.encode_prompt(messages, tools, thinking=thinking)
+        begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        return begin + tokenizer.encode(prompt, plain=True)
 
-    def _complete(self, requests: list[Request], on_text: OnText | None) -> list[Generation]:
-        streams = [self.loaded.tokenizer.stream() for _ in requests]
-        texts: list[list[str]] = [[] for _ in requests]
+    def _encode_conversation(
+        self, prompt: Prompt, options: GenerationOptions, tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
+        messages = options.messages([Message("user", prompt)] if isinstance(prompt, str) else prompt)
+        return self.loaded.tokenizer.encode_prompt(messages, tools, thinking=options.thinking)
+
+    def _complete(self, requests: list[Request], stop: Sequence[str], on_text: OnText | None) -> list[Generation]:
+        texts = [CompletionText(self.loaded.tokenizer, stop) for _ in requests]
         start = time.perf_counter()
         ends = [start] * len(requests)
 
-        def add(index: int, text: str) -> None:
-            texts[index].append(text)
-            if on_text is not None and text:
-                on_text(text)
+        def show(piece: str) -> None:
+            if on_text is not None and piece:
+                on_text(piece)
 
-        def take(index: int, token: int, logprob: float) -> None:
+        def take(index: int, token: int, logprob: float) -> bool:
             ends[index] = time.perf_counter()
-            add(index, streams[index].push(token))
+            show(texts[index].push(token))
+            return texts[index].ended
 
         completions = self.engine.generate(requests, on_token=take)
-        for index, stream in enumerate(streams):
-            add(index, stream.finish())
+        for text in texts:
+            show(text.finish())
         return [
             Generation(
-                text="".join(text), ids=c.ids, logprobs=c.logprobs, finish_reason=c.finish_reason,
-                prompt_tokens=len(request.ids), seconds=end - start,
+                text=text.text, ids=c.ids, logprobs=c.logprobs, finish_reason=c.finish_reason, prompt_tokens=len(request.ids),
+                seconds=end - start,
             )
-            for text, c, request, end in zip(texts, completions, requests, ends, strict=True)
+            for text, c, request, end in zip(texts, map(CompletionText.cut, texts, completions), requests, ends, strict=True)
         ]  # fmt: skip
 
 

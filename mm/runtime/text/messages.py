@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mm.core.errors import DataError, Problem
+from mm.core.errors import DataError, Problem, UsageError
 from mm.runtime.text.strict_json import parse_json
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -61,6 +61,28 @@ def as_dicts(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str, 
     return [
         m.as_dict() if isinstance(m, Message) else {key: value for key, value in m.items() if value is not None} for m in messages
     ]
+
+
+def role_of(message: Message | Mapping[str, Any]) -> str:
+    """The role of a message, which may be a dict with OpenAI's keys; empty if it has none."""
+    return message.role if isinstance(message, Message) else str(message.get("role", ""))
+
+
+def last_turns(messages: Sequence[Message | Mapping[str, Any]], turns: int) -> list[Message | Mapping[str, Any]]:
+    """The last `turns` messages of the user with everything that follows each, after all system messages. 0: all messages."""
+    asked = [index for index, message in enumerate(messages) if role_of(message) == "user"]
+    first = asked[-turns] if 0 < turns < len(asked) else 0
+    return [*(message for message in messages[:first] if role_of(message) == "system"), *messages[first:]]
+
+
+def with_system(messages: Sequence[Message | Mapping[str, Any]], text: str) -> list[Message | Mapping[str, Any]]:
+    """The conversation with a system message, in the place of an empty one, which may carry tools. Raises UsageError if the
+    conversation has one that is not empty."""
+    first = messages[0] if messages and role_of(messages[0]) == "system" else Message("system")
+    if as_dicts([first])[0].get("content"):
+        raise UsageError("The conversation has a system message of its own: leave out `system`, or that message.")
+    system = attrs.evolve(first, content=text) if isinstance(first, Message) else {**first, "content": text}
+    return [system, *(message for message in messages if message is not first)]
 
 
 def parse_call(call: Any, place: str) -> ToolCall:

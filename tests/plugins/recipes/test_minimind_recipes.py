@@ -39,21 +39,37 @@ OWN: dict[str, dict[str, Any]] = {
     "minimind3:lora": {"adapter": "lora", "lora_rank": 16, "lora_target": ("q_proj", "o_proj"), "lora_init": "normal"},
     "minimind2:dpo": {"loss_type": "sigmoid_norm", "beta": 0.1},
     "minimind3:dpo": {"loss_type": "sigmoid", "beta": 0.15},
-    "minimind2:reason": {"tag_weight": 10.0, "tag": ("<think>", "</think>", "<answer>", "</answer>")},
+    "minimind2:reason": {
+        "tag_weight": 10.0, "tag": ("<think>", "</think>", "<answer>", "</answer>"), "divide_by": "tokens",
+    },
     "minimind2:distill": {"alpha": 0.5, "temperature": 1.5, "divergence": "forward"},
     "minimind3:distill": {"alpha": 0.5, "temperature": 1.5, "divergence": "forward"},
-    "minimind2:ppo": {"critic_learning_rate": 8e-8, "clip_low": 0.1, "clip_high": 0.1, "value_coef": 0.5, "passes": 1},
+    "minimind2:ppo": {
+        "critic_learning_rate": 8e-8, "clip_low": 0.1, "clip_high": 0.1, "value_coef": 0.5, "passes": 1, "kl_in": "loss",
+        "format_lines": True,
+    },
     "minimind3:ppo": {
         "critic_learning_rate": 5e-7, "clip_low": 0.2, "clip_high": 0.2, "value_coef": 0.5, "value_clip": 0.2, "passes": 2,
         "mini_batches": 1, "gamma": 1.0, "gae_lambda": 0.95, "kl_stop": 0.25, "reward": ("length", "repetition"),
+        "kl_in": "loss", "kl_stop_estimator": "k2", "repetition_whole_words": True,
     },
-    "minimind2:grpo": {"loss_type": "grpo", "reward": ("format", "tags"), "kl_estimator": "k3", "passes": 1},
-    "minimind3:grpo": {"loss_type": "cispo", "clip_high": 4.0, "reward": ("length", "repetition"), "passes": 1},
+    "minimind2:grpo": {
+        "loss_type": "grpo", "reward": ("format", "tags"), "kl_estimator": "k3", "passes": 1, "format_lines": True,
+        "loss_aggregation": "seq-mean-token-mean", "advantage_clip": 10.0, "whiten_advantages": True,
+    },
+    "minimind3:grpo": {
+        "loss_type": "cispo", "clip_high": 4.0, "reward": ("length", "repetition"), "passes": 1, "deviation": "population",
+        "loss_aggregation": "seq-mean-token-mean", "repetition_whole_words": True,
+    },
     "minimind2:spo": {
         "value_tracker": "global", "kl_half_life": 0.06, "rho_low": 0.5, "rho_high": 0.96, "advantage_clip": pytest.approx(5 / 6),
         "reward_low": -3.0, "reward_high": 3.0, "normalise": False, "reward": ("format", "tags"),
+        "format_lines": True, "loss_aggregation": "seq-mean-token-mean",
     },
-    "minimind3:agent": {"loss_type": "cispo", "clip_high": 4.0, "max_turns": 3, "max_total_tokens": 2500},
+    "minimind3:agent": {
+        "loss_type": "cispo", "clip_high": 4.0, "max_turns": 3, "max_total_tokens": 2500,
+        "loss_aggregation": "seq-mean-token-mean", "deviation": "population", "reward": ("minimind-agent",),
+    },
 }  # fmt: skip
 # of a recipe: the share of conversations that keep an empty think block
 EMPTY_THINK = {"minimind2": 0.05, "minimind3": 0.2}

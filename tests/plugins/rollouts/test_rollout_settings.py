@@ -43,6 +43,10 @@ UNUSED: list[tuple[str, dict[str, Any], str]] = [
     ("spo", {"rho_high": 0.8}, "--rho-high: .* below the least share, --rho-low 0.875"),
     ("spo", {"reward_low": 1.0}, "--reward-low: .* must be below --reward-high 1"),
     *((algo, {"scale_rewards": "batch"}, "--scale-rewards is an option of") for algo in ("rloo", "reinforce-pp", "spo", "ppo")),
+    *((algo, {"repetition_penalty": 1.1}, "--repetition-penalty: refused in a rollout") for algo in ("grpo", "ppo", "agent")),
+    ("spo", {"presence_penalty": 1.0}, "--presence-penalty: refused .* penalised distribution"),
+    ("rloo", {"frequency_penalty": 1.0}, "--frequency-penalty: refused .* penalised distribution"),
+    ("grpo", {"stop": ("x",)}, "--stop: refused in a rollout.* no end token"),
     *((algo, {"tool": ("calculate",)}, "such option: --tool") for algo in ("grpo", "rloo", "ppo", "spo")),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ import click
 from attrs import frozen
 
 from mm.core.errors import UsageError, close_match
-from mm.core.options import option
+from mm.core.options import option, options_of
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
+from mm.runtime.generation.options import GenerationOptions
 
 if TYPE_CHECKING:
     from mm.contracts import Tool
@@ -25,7 +27,7 @@ _HELP = {"/reset": "forget the conversation", "/exit": "leave (Ctrl-D does too)"
 
 
 @frozen(kw_only=True)
-class ChatSettings(dialogue.GenerationOptions):
+class ChatSettings(GenerationOptions):
     """The options of the generation, and the tools that the model may call."""
 
     tool: tuple[str, ...] = option((), help="Tool that the model may call; may be given several times.")
@@ -57,13 +59,9 @@ def chat(ctx: click.Context, /, model: str | None) -> None:
 class Conversation:
     """The messages so far, and the options that answers are generated with. If there are `tools`, the model may call them."""
 
-    def __init__(
-        self, model: TextModel, options: dialogue.GenerationOptions, tools: Mapping[str, Tool] | None = None
-    ) -> None:
-        self.model, self.keywords, self.tools = model, options.keywords(), dict(tools or {})
-        self.seed = self.keywords.pop("seed")
-        self.start: list[Any] = list(options.first_messages())
-        self.messages = list(self.start)
+    def __init__(self, model: TextModel, options: GenerationOptions, tools: Mapping[str, Tool] | None = None) -> None:
+        self.model, self.options, self.tools = model, options, dict(tools or {})
+        self.messages: list[Any] = []
 
     def turn(self, text: str) -> None:
         """Answer one turn of the user. If that fails or is interrupted, the conversation stays as it was before the turn."""
@@ -74,7 +72,7 @@ class Conversation:
             if take_turns([messages], self._model_turn, _add_results, self.tools, _TURNS):
                 on_stderr(f"stopped: the model has called tools in {_TURNS} turns in a row")
         except UsageError as error:
-            on_stderr(f"{error}\n/reset forgets the conversation.")
+            on_stderr(f"{error}\n/reset forgets the conversation; with --history N the model reads only its last N turns.")
         except KeyboardInterrupt:
             click.echo()
             on_stderr("stopped; this turn is forgotten")
@@ -89,11 +87,12 @@ class Conversation:
 
         (messages,) = conversations
         # another seed for each turn: with the same one, a repeated question would get the same answer, word for word
-        seed, tools = self.seed + len(messages), template_tools(self.tools) or None
-        generation = self.model.generate(messages, seed=seed, on_text=dialogue.write, tools=tools, **self.keywords)
+        keywords = self.options.keywords() | {"seed": self.options.seed + len(messages)}
+        tools = template_tools(self.tools) or None
+        generation = self.model.generate(messages, on_text=dialogue.write, tools=tools, **keywords)
         click.echo()
         on_stderr(f"({dialogue.summary(self.model, generation)})")
-        message = answer(generation.text, self.keywords["thinking"])
+        message = answer(generation.text, self.options.thinking)
         message, calls = extract_calls(message) if self.tools else (message, [])
         messages.append(message)
         return [calls]
@@ -101,14 +100,28 @@ class Conversation:
     def command(self, line: str) -> bool:
         """Carry out a line that begins with '/'. Returns False if the user wants to leave."""
         if line == "/reset":
-            self.messages = list(self.start)
+            self.messages = []
             on_stderr("the conversation is forgotten")
         elif line == "/help":
             for name, description in _HELP.items():
                 on_stderr(f"{name:<8} {description}")
+            on_stderr("set: " + " ".join(_given(self.options)))
         elif line != "/exit":
             on_stderr(f"Unknown command {line.split()[0]}.{close_match(line, _HELP)} /help lists the commands.")
         return line != "/exit"
+
+
+def _given(options: GenerationOptions) -> Iterator[str]:
+    """The options with their values as on a command line, without those that are empty."""
+    config: type = type(options)
+    for one in options_of(config, section="chat"):
+        value = getattr(options, one.field)
+        if isinstance(value, bool):
+            yield one.flag if value else one.flag.replace("--", "--no-", 1)
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            if item not in (None, ""):
+                yield f"{one.flag} {json.dumps(item, ensure_ascii=False)}"
 
 
 def _add_results(messages: list[Any], results: list[str]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mm.contracts import Completion, Engine, OnToken, Request
 from mm.core.errors import MMError, UsageError
 from mm.plugins.engines.local import LocalConfig
+from mm.plugins.engines.local.penalties import Penalties
 from mm.plugins.engines.local.sampling import Sampler, check_sampling, uniform
 from mm.plugins.engines.local.slots import Placed, Row, SlotTable
 from mm.plugins.engines.local.uncached import FullForwards
@@ -43,6 +44,7 @@ class LocalEngine(Engine):
         self._table: SlotTable | None = None
         self._decode: Decode | None = None
         self._sampler: tuple[list[Any], Sampler] | None = None
+        self._penalties: Penalties | None = None
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
@@ -76,7 +78,7 @@ class LocalEngine(Engine):
 
     def release(self) -> None:
         """See `Engine`. Frees the cache and the second copy of the weights."""
-        self._table = self._decode = self._sampler = None
+        self._table = self._decode = self._sampler = self._penalties = None
         self.backend.empty_cache()
 
     def notes(self) -> list[str]:
@@ -145,11 +147,18 @@ class LocalEngine(Engine):
         if self._sampler is None or self._sampler[0] != settings:
             self._sampler = settings, Sampler(settings, logits_AV.device)
         sampler = self._sampler[1]
+        if sampler.penalises:
+            logits_AV = self._penalise(rows, logits_AV)
         uniforms = [] if sampler.all_greedy else [uniform(row.seed, len(row.ids)) for row in rows]
         ids, logprobs = sampler(logits_AV, uniforms).tolist()
         if any(map(math.isnan, logprobs)):
             raise MMError("The model's logits are NaN: its activations overflow. Use --dtype fp32, or an earlier checkpoint.")
         for row, token, logprob in zip(rows, ids, logprobs, strict=True):
             row.append(int(token), logprob)
-            if on_token is not None:
-                on_token(row.index, int(token), logprob)
+            if on_token is not None and on_token(row.index, int(token), logprob):
+                row.reason = "stop"
+
+    def _penalise(self, rows: list[Row], logits_AV: Tensor) -> Tensor:
+        if self._penalties is None or not self._penalties.are_of(rows):
+            self._penalties = Penalties(rows, logits_AV.shape[1], logits_AV.device)
+        return self._penalties(logits_AV)

@@ -34,6 +34,13 @@ def check_sampling(sampling: Sampling) -> None:
         raise UsageError(f"top_p {sampling.top_p}: expected more than 0 and at most 1 (off).")
     if sampling.top_k < 0:
         raise UsageError(f"top_k {sampling.top_k}: expected 0 (off) or more.")
+    if not 0 <= sampling.min_p <= 1:
+        raise UsageError(f"min_p {sampling.min_p}: expected a number between 0 (off) and 1.")
+    if not 0 < sampling.repetition_penalty < float("inf"):
+        raise UsageError(f"repetition_penalty {sampling.repetition_penalty}: expected a number above 0; 1 is off.")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not -2 <= getattr(sampling, name) <= 2:
+            raise UsageError(f"{name} {getattr(sampling, name)}: expected a number between -2 and 2; 0 is off.")
 
 
 class Sampler:
@@ -52,12 +59,15 @@ class Sampler:
         self.top_k_A1 = column(row.top_k for row in rows)
         self.filters_p = any(row.top_p < 1 and row.temperature for row in rows)
         self.top_p_A1 = column(row.top_p for row in rows)
+        self.filters_min_p = any(row.min_p and row.temperature for row in rows)
+        self.min_p_A1 = column(row.min_p for row in rows)
+        self.penalises = any(row.penalises for row in rows)
 
     def __call__(self, logits_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
         """The drawn ids and their log-probabilities, as one float64 tensor (2, A), so that the host waits only once.
 
-        `uniforms` has the number of each row's draw. The log-probabilities are those at the row's temperature (1 if it is
-        greedy), before top-k and top-p.
+        `logits_AV` are penalised already (`Penalties`). `uniforms` has the number of each row's draw. The log-probabilities are
+        those at the row's temperature (1 if it is greedy), before top-k, top-p and min-p.
         """
         scaled_AV = logits_AV if self.plain else logits_AV / self.temperature_A1
         logprobs_AV = scaled_AV.log_softmax(-1)
@@ -79,16 +89,18 @@ class Sampler:
         return drawn_A1.clamp_(max=logprobs_AV.shape[1] - 1)
 
     def filtered(self, logprobs_AV: Tensor) -> Tensor:
-        """The probabilities after top-k and then top-p: zero for dropped tokens, and not normalised again.
+        """The probabilities after top-k, then top-p, then min-p: zero for dropped tokens, and not normalised again.
 
         Top-p keeps the smallest set of the likeliest tokens that has at least the share `top_p` of the probability left by top-k.
-        Tokens that tie at the edge of either filter are all kept.
+        Tokens that tie at the edge of a filter are all kept.
         """
         weights_AV = logprobs_AV.exp()
         if self.top_k:
             weights_AV = weights_AV * (weights_AV >= self._top_k_floor(weights_AV))
         if self.filters_p:
             weights_AV = weights_AV * (weights_AV >= self._top_p_floor(weights_AV))
+        if self.filters_min_p:
+            weights_AV = weights_AV * (weights_AV >= self.min_p_A1 * weights_AV.amax(-1, keepdim=True))
         return weights_AV
 
     def _top_k_floor(self, weights_AV: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ from typing import Any
 
 import attrs
 
-from mm.contracts import Request, Sampling
+from mm.contracts import Request
 from mm.plugins.sources.skills import LOCATOR
 from mm.plugins.sources.skills.checks import interval, score
 from mm.plugins.sources.skills.source import Skills
+from mm.runtime.generation.completion_text import complete_texts
 from mm.runtime.generation.episodes import Episode, EpisodeRunner
+from mm.runtime.generation.options import DEFAULTS, AnswerOptions
 from mm.runtime.text.conversation import parse_conversation
 from mm.runtime.text.tokenizer import Tokenizer
 
@@ -59,6 +61,7 @@ class Answer(Episode):
 
     item: Mapping[str, Any]
     key: tuple[int, ...]
+    options: AnswerOptions
 
     @property
     def right(self) -> bool:
@@ -67,21 +70,33 @@ class Answer(Episode):
 
 
 def evaluate(
-    runner: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int = 0, on_item: Callable[[], None] = lambda: None
+    runner: EpisodeRunner,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    options: AnswerOptions = DEFAULTS,
+    on_item: Callable[[], None] = lambda: None,
 ) -> list[SuiteScore]:
     """Let the model answer the items, and score the answers; `on_item` is called when an answer is complete."""
     passed: dict[tuple[str, str], list[bool]] = {}
-    for answer in answers(runner, items, seed=seed, on_item=on_item):
+    for answer in answers(runner, items, seed=seed, options=options, on_item=on_item):
         passed.setdefault((answer.item["suite"], answer.item["tier"]), []).append(answer.right)
     return [SuiteScore(suite=s, tier=t, right=sum(results), total=len(results)) for (s, t), results in passed.items()]
 
 
 def answers(
-    runner: EpisodeRunner, items: Sequence[Mapping[str, Any]], *, seed: int, on_item: Callable[[], None] = lambda: None
+    runner: EpisodeRunner,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    options: AnswerOptions = DEFAULTS,
+    on_item: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
-    """The model's answer to each item, in their order. The runner must have the tools `TOOLS`."""
+    """The model's answer to each item, in their order. The runner must have the tools `TOOLS` and the stop texts of the
+    options."""
     results = [
-        Answer(ids=prompt_ids(item, runner.tokenizer), item=item, key=(seed, index)) for index, item in enumerate(items)
+        Answer(ids=prompt_ids(item, runner.tokenizer, options), item=item, key=(seed, index), options=options)
+        for index, item in enumerate(items)
     ]
     episodes = [answer for answer in results if answer.item["suite"] in MULTI_TURN]
     _reply(runner, [answer for answer in results if answer.item["suite"] not in MULTI_TURN], on_item)
@@ -102,31 +117,40 @@ def _reply(runner: EpisodeRunner, unanswered: Sequence[Answer], on_item: Callabl
     """Generate one reply for each, without running tool calls."""
     requests = [_request(answer, runner.tokenizer) for answer in unanswered]
     tokens_left = [request.max_new_tokens for request in requests]
+    finished = 0
 
     def count(index: int, token: int, logprob: float) -> None:
+        nonlocal finished
         tokens_left[index] -= 1
         if not tokens_left[index] or token in requests[index].stop:
+            finished += 1
             on_item()
 
-    for answer, completion in zip(unanswered, runner.engine.generate(requests, on_token=count), strict=True):
-        answer.extend(completion, runner.tokenizer.decode(completion.ids))
+    completed = complete_texts(runner.engine, runner.tokenizer, requests, runner.stop, count)
+    for answer, (completion, text) in zip(unanswered, completed, strict=True):
+        answer.extend(completion, text)
+    for _ in range(len(completed) - finished):  # those that a stop text ended
+        on_item()
 
 
 def _request(answer: Answer, tokenizer: Tokenizer, turn: int = 0) -> Request:
     suite = answer.item["suite"]
     return Request(
         ids=tuple(answer.ids), max_new_tokens=_MAX_NEW_TOKENS.get(suite, 96), stop=(tokenizer.eos_id,),
-        sampling=Sampling(temperature=1.0 if suite in SAMPLED else 0.0), key=(*answer.key, turn),
+        sampling=answer.options.sampling(temperature=1.0 if suite in SAMPLED else 0.0), key=(*answer.key, turn),
     )  # fmt: skip
 
 
-def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer) -> list[int]:
-    """The ids of an item's prompt: bos and the text of a raw-text item, or a conversation up to the header of the reply."""
+def prompt_ids(item: Mapping[str, Any], tokenizer: Tokenizer, options: AnswerOptions = DEFAULTS) -> list[int]:
+    """The ids of an item's prompt: bos and the text of a raw-text item, or a conversation up to the header of the reply.
+
+    The options' system message and history window apply to conversations only.
+    """
     if "prompt" in item:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         return begin + tokenizer.encode(item["prompt"])
     messages, tools = parse_conversation(item, complete=False)
-    return tokenizer.encode_prompt(messages, tools)
+    return tokenizer.encode_prompt(options.messages(messages), tools)
 
 
 def seed_of(locator: str) -> int | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from attrs import Attribute, frozen
 
@@ -36,7 +36,20 @@ def _within_completion(config: RolloutConfig, attribute: Attribute[Any], value: 
 @frozen(kw_only=True)
 class RolloutConfig:
     """The options of sampling completions and of using them. `--global-batch-size` counts prompts, and `--max-length` bounds the
-    tokens of a prompt."""
+    tokens of a prompt.
+
+    The log-probabilities of the engine and of the trainer are those before top-p, top-k and min-p, so these may be used.
+    Penalties are refused: the trainer would have to recompute them at every position.
+    """
+
+    refused_options: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("repetition_penalty", "presence_penalty", "frequency_penalty"),
+            "refused in a rollout. The tokens would be drawn from a penalised distribution, and the trainer computes their "
+            "log-probabilities without penalties, so the ratio of both would be wrong",
+        ),
+        "stop": "refused in a rollout. A completion that a text ends has no end token, so the model would not learn to end",
+    }
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", within="[1, inf)")
     max_new_tokens: int = option(256, help="Longest completion, in tokens.", within="[1, inf)")
@@ -47,6 +60,7 @@ class RolloutConfig:
         None, help="Share of the prompts that end with an opened thought, the others with an empty one; by default the "
         "template's choice.", within="[0, 1]",
     )  # fmt: skip
+    min_p: float = option(0.0, help="Drop tokens below this share of the likeliest one's probability; 0: none.", within="[0, 1]")
     passes: int = option(1, help="Passes over the completions of one rollout.", within="[1, inf)")
     mini_batches: int = option(1, help="Optimizer steps in each of these passes.", within="[1, inf)")
     overlong_buffer: int = option(

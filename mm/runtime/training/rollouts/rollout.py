@@ -177,7 +177,7 @@ class Rollout(Algorithm):
         completions, self._metrics = self._metrics, Metrics()
         return {
             # an unbiased estimate of the entropy only in the first mini-batch, while the policy is the one that drew, and without
-            # top-p and top-k; otherwise an indication
+            # top-p, top-k and min-p; otherwise an indication
             "entropy": (-tokens.logprobs_M.detach().sum(), count),
             "engine_gap": (gap_M.sum(), count),
             "engine_gap_max": Largest(gap_M.max() if count else gap_M.sum(), count),

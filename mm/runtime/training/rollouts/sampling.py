@@ -33,7 +33,8 @@ def request_turn(sample: Sample, turn: int, config: RolloutConfig, context: Cont
     tokenizer = context.tokenizer
     return Request(
         ids=tuple(sample.ids), max_new_tokens=config.max_new_tokens, stop=(tokenizer.eos_id, tokenizer.pad_id),
-        sampling=Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k), key=(*sample.key, turn),
+        sampling=Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k, min_p=config.min_p),
+        key=(*sample.key, turn),
     )  # fmt: skip
 
 
