@@ -21,6 +21,7 @@ from mm.core.records import AlgorithmSpec, ArchitectureSpec, StageSpec
 from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, write_text
 from mm.runtime.data.corpus import open_source
+from mm.runtime.data.sources import source_sections
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 from mm.runtime.runs.ledger import digest
@@ -38,13 +39,15 @@ class TrainStage(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """The options of a training with this algorithm, and those of every architecture if the stage makes a new model."""
+        """The options of a training with this algorithm, those of every source, and those of every architecture if the stage makes
+        a new model."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset applies to the stage that makes the model, not to those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
         sections = Composition(plugins, [Layer(origin="stage", values={"algo": spec.algorithm, **spec.defaults})]).sections
         models = map(section_of, plugins.specs(ArchitectureSpec)) if algorithm.new_model else ()
-        return [o for section in (*sections, *models) for o in section.options if o.key not in fixed]
+        found = dict.fromkeys((*sections, *source_sections(plugins), *models))  # the stage's own data may have options too
+        return [o for section in found for o in section.options if o.key not in fixed]
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
@@ -55,7 +58,8 @@ class TrainStage(Stage):
         other models that are used, such as the teacher."""
         run = self._resolve(artifacts).run
         values, kind = run.values(), run.needs.data
-        digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
+        names = (*run.select.data, *run.train.eval_data)
+        digests = [open_source(self.plugins, name, kind, run.parts).digest() for name in names]
         models = [artifacts[self.spec.needs[0]], *self._artifact_settings(artifacts).values()]
         # logging, saving and the backend do not change the result of a training; the options that end it do
         ending = (*api.STOPPING, *(["eval_interval"] if run.train.patience else []))
