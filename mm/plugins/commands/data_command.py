@@ -10,7 +10,6 @@ import click
 from mm.core.config.sections import Section, compose_selected
 from mm.core.layers import Layer
 from mm.core.options import Option
-from mm.core.plugins import PluginManager
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.data.sources import read_sections
@@ -45,6 +44,6 @@ class DataCommand(PartsCommand):
 
 
 def source_parts() -> dict[str, Any]:
-    """The configs of the sources that the running command's line names, for `open_rows`. Raises UsageError for an invalid value."""
+    """The configs of the sources that the running command's line names, for `open_rows`. Raises UsageError for an invalid one."""
     composition: DataComposition = click.get_current_context().meta["composition"]
     return read_sections(composition.sections, composition.layers)

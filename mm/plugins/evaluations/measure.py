@@ -43,8 +43,9 @@ def check_settings(plugins: PluginManager, settings: EvalSettings, parts: Mappin
 
 
 def measure(
-    plugins: PluginManager, model: TextModel, settings: EvalSettings, cache: Path, say: Say, parts: Mapping[str, Any] | None = None
-) -> dict[str, list[dict[str, Any]]]:
+    plugins: PluginManager, model: TextModel, settings: EvalSettings, cache: Path, say: Say,
+    parts: Mapping[str, Any] | None = None,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
     """Measure what the settings ask for. Returns {"text": one entry per source, "skills": one entry per suite and tier}.
     `parts` are the configs of sources, as in `open_source`.
 

@@ -39,8 +39,8 @@ class TrainStage(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """The options of a training with this algorithm, those of every source, and those of every architecture if the stage makes
-        a new model."""
+        """The options of a training with this algorithm, those of every source, and, if the stage makes a new model, those of
+        every architecture."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset applies to the stage that makes the model, not to those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}

@@ -78,7 +78,8 @@ def test_on_the_line_in_the_environment_and_in_a_file(
 def test_a_resume_keeps_them_and_eval_data_has_them(mm_cli: CommandLine, mm_workspace: Path) -> None:
     (mm_workspace / "text.jsonl").write_text('{"text": "one and two"}\n' * 4, encoding="utf-8")
     words = [word if word != "1" else "2" for word in FEW if word not in ("--eval-ratio", "0")]
-    mm_cli("train", "--data", "text.jsonl", "--eval-data", "numbers", "--numbers-rows", "5", "--stop-after-steps", "1", *words, "a")
+    data = ("--data", "text.jsonl", "--eval-data", "numbers", "--numbers-rows", "5")
+    mm_cli("train", *data, "--stop-after-steps", "1", *words, "a")
     mm_cli("train", "--resume", "--run", "a")
     manifest = json.loads((mm_workspace / "runs" / "a" / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["state"], manifest["eval_data"][0]["rows"]) == ("finished", 5)
