@@ -87,11 +87,7 @@ def _measure_text(
         raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
     kind = kind_of(plugins, locator, parts)
     train = TrainSettings(max_length=settings.max_length)
-<<<<<<< HEAD
-    corpus = open_corpus(plugins, (locator,), kind, data_tokenizer(loaded.tokenizer, train), train, cache, say)
-=======
-    corpus = open_corpus(plugins, (locator,), kind, loaded.tokenizer, train, cache, say, parts)
->>>>>>> 067501f (The options of a source and of a tool reach them wherever one is named; trackers, engines and stages have typed constructors)
+    corpus = open_corpus(plugins, (locator,), kind, data_tokenizer(loaded.tokenizer, train), train, cache, say, parts)
     rows = _limited(range(len(corpus.store)), settings)
     with MeasuringBar(locator, int(corpus.store.lengths[list(rows)].sum()), "tokens") as bar:
         score = score_text(

@@ -109,12 +109,8 @@ def open_corpus(
     plugins: PluginManager, data: Sequence[str], row_kind: str, tokenizer: Tokenizer, settings: TrainSettings, cache: Path,
     say: Say, parts: Mapping[str, Any] | None = None,
 ) -> Corpus:  # fmt: skip
-<<<<<<< HEAD
     """Encode the sources of all `--data` texts as rows of one kind, or open them from the cache. `tokenizer` is that of the rows
-    (`data_tokenizer`)."""
-=======
-    """Encode the sources of all `--data` texts as rows of one kind, or open them from the cache. `parts` as in `open_source`."""
->>>>>>> 067501f (The options of a source and of a tool reach them wherever one is named; trackers, engines and stages have typed constructors)
+    (`data_tokenizer`); `parts` as in `open_source`."""
     # imported here: the cache imports numpy, which the commands that only read rows do not need
     from mm.runtime.data.cache import ConcatStore, build_or_open
     from mm.runtime.data.encoding_bar import EncodingBar

@@ -106,12 +106,8 @@ def _build(
     loaded = role_builder.policy(checkpoint)
 
     def opened(names: tuple[str, ...]) -> Corpus:
-<<<<<<< HEAD
         tokenizer = data_tokenizer(loaded.tokenizer, run.train, run.algorithm)
-        return open_corpus(plugins, names, run.needs.data, tokenizer, run.train, workspace.cache, say)
-=======
-        return open_corpus(plugins, names, run.needs.data, loaded.tokenizer, run.train, workspace.cache, say, run.parts)
->>>>>>> 067501f (The options of a source and of a tool reach them wherever one is named; trackers, engines and stages have typed constructors)
+        return open_corpus(plugins, names, run.needs.data, tokenizer, run.train, workspace.cache, say, run.parts)
 
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None
