@@ -230,6 +230,8 @@ class RecipeSpec(Spec):
     kind: ClassVar[str] = "recipe"
     hook: ClassVar[str] = "mm_recipes"
 
+    config: None = attrs.field(default=None, validator=check_no_config)
+
 
 @attrs.frozen(kw_only=True)
 class CommandSpec(Spec):

@@ -41,8 +41,8 @@ def test_the_package_declares_its_part(
     if kind == "callback":
         assert "Implements mm_callbacks." in mm_cli("plugins").out
         return
-    target = plugins.get(KINDS[kind], f"my-{kind}").load()
-    assert (getattr(target, "callback", None) or target).__module__.startswith(f"mm_my_{kind}.")
+    spec = plugins.get(KINDS[kind], f"my-{kind}")
+    assert spec.target.startswith(f"mm_my_{kind}") and spec.load() is not None
 
 
 @pytest.mark.parametrize("kind", scaffold.KINDS)
