@@ -14,6 +14,7 @@ from mm.core.configs import AdapterConfig, ArchitectureConfig
 from mm.core.errors import CheckpointError, DataError, MMError, UsageError
 from mm.core.hooks import hookimpl
 from mm.core.options import option
+from mm.core.plugins import PluginManager
 from mm.core.records import (
     AdapterSpec,
     AlgorithmSpec,
@@ -33,6 +34,8 @@ from mm.core.records import (
     ToolSpec,
     TrackerSpec,
 )
+from mm.core.run import Run
+from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.devices.accelerator import AcceleratorBackend
 from mm.runtime.devices.backend import Backend
@@ -40,9 +43,10 @@ from mm.runtime.devices.scaler import Scaler
 from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.converter import Converter, Unsupported
-from mm.runtime.models.rules import Rules
+from mm.runtime.models.rules import Rule, Rules
 from mm.runtime.nn.cache import Cache, SupportsCache, SupportsFastDecode, SupportsTruncate
 from mm.runtime.runs.stage import Stage, StageResult
+from mm.runtime.text.rows import ChatRow, Encoded, Message, Row, TextRow, ToolCall
 from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.context import Context
 from mm.runtime.training.measures import Largest, Metrics, Totals, Watch, mean_loss
@@ -52,6 +56,7 @@ from mm.runtime.training.rollouts.experience import DrawnTokens, Experience, Tok
 from mm.runtime.training.rollouts.losses import KL_ESTIMATORS, clip_ratio, clipped_surrogate, estimate_kl, policy_gradient
 from mm.runtime.training.rollouts.options import RolloutConfig, kl_coefficient, rollout_needs
 from mm.runtime.training.rollouts.rollout import Rollout
+from mm.runtime.training.tracker import Tracker
 
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
@@ -84,6 +89,7 @@ __all__ = [
     "BackendSpec",
     "Cache",
     "Callback",
+    "ChatRow",
     "CheckpointError",
     "CommandSpec",
     "Completion",
@@ -93,6 +99,7 @@ __all__ = [
     "ConverterSpec",
     "DataError",
     "DrawnTokens",
+    "Encoded",
     "Engine",
     "EngineSpec",
     "Experience",
@@ -103,11 +110,13 @@ __all__ = [
     "Kernels",
     "Largest",
     "MMError",
+    "Message",
     "Metrics",
     "Model",
     "Needs",
     "OnToken",
     "Packed",
+    "PluginManager",
     "Position",
     "PreferenceAlgorithm",
     "PreferenceConfig",
@@ -119,7 +128,11 @@ __all__ = [
     "Role",
     "Rollout",
     "RolloutConfig",
+    "Row",
+    "Rule",
     "Rules",
+    "Run",
+    "RunFolder",
     "Sample",
     "Sampling",
     "Scaler",
@@ -131,17 +144,21 @@ __all__ = [
     "SupportsCache",
     "SupportsFastDecode",
     "SupportsTruncate",
+    "TextRow",
     "TokenValues",
     "Tokens",
     "Tool",
+    "ToolCall",
     "ToolSpec",
     "Totals",
+    "Tracker",
     "TrackerSpec",
     "TrainingView",
     "Unit",
     "Unsupported",
     "UsageError",
     "Watch",
+    "Workspace",
     "clip_ratio",
     "clipped_surrogate",
     "estimate_kl",

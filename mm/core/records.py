@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import attrs
 
 from mm.core.configs import AdapterConfig, ArchitectureConfig
-from mm.core.spec import Spec, check_extends
+from mm.core.spec import Spec, check_extends, check_no_config
 
 
 @attrs.frozen
@@ -141,6 +141,7 @@ class FormatSpec(Spec):
     kind: ClassVar[str] = "format"
     hook: ClassVar[str] = "mm_formats"
 
+    config: None = attrs.field(default=None, validator=check_no_config)
     row: str
     recognise: Callable[[Mapping[str, Any]], bool]
     accepts: Callable[[Mapping[str, Any]], bool] | None = None
@@ -229,13 +230,17 @@ class RecipeSpec(Spec):
     kind: ClassVar[str] = "recipe"
     hook: ClassVar[str] = "mm_recipes"
 
+    config: None = attrs.field(default=None, validator=check_no_config)
+
 
 @attrs.frozen(kw_only=True)
 class CommandSpec(Spec):
-    """A subcommand of `mm`. The target is a click command."""
+    """A subcommand of `mm`. The target is a click command, which has options of its own; its `obj` is the `PluginManager`."""
 
     kind: ClassVar[str] = "command"
     hook: ClassVar[str] = "mm_commands"
+
+    config: None = attrs.field(default=None, validator=check_no_config)
 
 
 RECORDS: tuple[type[Spec], ...] = (

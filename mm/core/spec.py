@@ -28,6 +28,11 @@ def check_config(record: object, attribute: attrs.Attribute[Any], value: Any) ->
         raise ValueError(f"config={value!r}: expected an attrs class")
 
 
+def check_no_config(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None:
+        raise ValueError(f"a {type(record).__name__} has no config: nothing would give its options a value")
+
+
 def check_extends(base: type) -> Callable[[object, attrs.Attribute[Any], Any], None]:
     """A validator of a config class that must extend `base`; None passes."""
 

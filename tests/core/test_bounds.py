@@ -18,17 +18,16 @@ from mm.core.interval import Interval
 from mm.core.layers import argument_layer
 from mm.core.options import Option, coerce, option, options_of
 from mm.core.plugins import PluginManager
-from mm.core.records import RECORDS, CommandSpec, StageSpec
+from mm.core.records import RECORDS, CommandSpec
 from mm.core.settings import EpisodeParts, TrainedRoleSettings
 from mm.plugins.commands.chat.command import ChatSettings
 from mm.plugins.evaluations.settings import EvalSettings
-from mm.plugins.stages.eval.stage import EvalOptions
 from mm.runtime.data.tokenizer_training import TrainingOptions
 from mm.runtime.models.load_settings import InferenceSelection
 from mm.testing.pytest_plugin import CommandLine
 
 PLUGINS = PluginManager.discover(environ={})
-_OTHERS = (InferenceSelection, EpisodeParts, TrainedRoleSettings, ChatSettings, EvalSettings, EvalOptions, TrainingOptions)
+_OTHERS = (InferenceSelection, EpisodeParts, TrainedRoleSettings, ChatSettings, EvalSettings, TrainingOptions)
 
 
 def sections() -> Iterator[Section[Any]]:
@@ -36,7 +35,7 @@ def sections() -> Iterator[Section[Any]]:
     yield from (SELECT, TRAIN, *(Section(name=config.__name__, config=config) for config in _OTHERS))
     for record in RECORDS:
         for spec in PLUGINS.specs(record):
-            if getattr(spec, "config", None) and not isinstance(spec, StageSpec | CommandSpec):
+            if spec.config:
                 yield section_of(spec)
 
 

@@ -96,7 +96,7 @@ class Composition:
         roles = list(self._roles())
         rollout = [self._rollout_section] if self._rollout_section else []
         common: list[Section[Any]] = [SELECT, TRAIN, *rollout, *roles, *self._adapters(roles)]
-        return compose_selected(self.plugins, [self.selection, *([self.rollout] if rollout else [])], common)
+        return compose_selected(self.plugins, [self.selection, self.read(TRAIN), *([self.rollout] if rollout else [])], common)
 
     @cached_property
     def options(self) -> tuple[Option, ...]:

@@ -18,6 +18,7 @@ from mm.core.records import (
     BackendSpec,
     EngineSpec,
     RewardSpec,
+    SourceSpec,
     ToolSpec,
     TrackerSpec,
 )
@@ -36,8 +37,8 @@ def part_name(locator: str) -> str:
 
 
 def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
-    """The records of the selected parts whose options are prefixed. Raises UsageError for an unknown name, and for a part
-    that is selected twice."""
+    """The records of the selected parts whose options are prefixed, and those of the sources of its data that have options.
+    Raises UsageError for an unknown name, and for a part that is selected twice."""
     for record, field in PREFIXED:
         chosen = getattr(selection, field, "")
         first: dict[str, str] = {}
@@ -49,6 +50,10 @@ def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
                 raise UsageError(f"--{field} {first[spec.name]} --{field} {locator}: {spec.name} is given twice; leave one out.")
             first[spec.name] = locator
             yield spec
+    # a locator may have a weight at its end; several locators of one source share its section
+    for locator in (*getattr(selection, "data", ()), *getattr(selection, "eval_data", ())):
+        texts = (locator, locator.rpartition(":")[0])
+        yield from (spec for spec in plugins.specs(SourceSpec) if spec.config and any(map(spec.recognise, texts)))
 
 
 @attrs.frozen(kw_only=True)
@@ -91,8 +96,8 @@ def compose_selected(plugins: PluginManager, selections: Sequence[Any], common: 
     sections, parts = list(common), list[Spec]()
     for selection in selections:
         algo = getattr(selection, "algo", "")
-        found = [*([plugins.get(AlgorithmSpec, algo)] if algo else []), *selected_parts(plugins, selection)]
-        parts += [spec for spec in found if spec.config and spec not in parts]
+        for spec in [*([plugins.get(AlgorithmSpec, algo)] if algo else []), *selected_parts(plugins, selection)]:
+            parts += [spec] if spec.config and spec not in parts else []
     sections += map(section_of, parts)
     check_owners(option for section in sections for option in section.options)
     return sections

@@ -9,7 +9,7 @@ from mm.core.errors import UsageError, close_match
 from mm.core.layers import ENVIRONMENT, Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec
+from mm.core.records import AlgorithmSpec, SourceSpec
 from mm.core.spec import Spec
 
 
@@ -29,7 +29,7 @@ def check_keys(plugins: PluginManager, options: Iterable[Option], layers: Sequen
 def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], algo: str = "") -> tuple[str, bool]:
     """The message for an unknown flat key in a run of algorithm `algo`, and True if another installed part has the key."""
     flag = "--" + key.replace("_", "-")
-    records: tuple[type[Spec], ...] = (AlgorithmSpec, *(record for record, _ in PREFIXED))
+    records: tuple[type[Spec], ...] = (AlgorithmSpec, SourceSpec, *(record for record, _ in PREFIXED))
     specs = [spec for record in records for spec in plugins.specs(record) if spec.config]
     if owners := [spec for spec in specs if any(option.key == key for option in section_of(spec).options)]:
         names = ", ".join(f"{spec.kind} {spec.name!r}" for spec in owners)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _KINDS = ("text", "chat")
 
 
-def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
+def check_settings(plugins: PluginManager, settings: EvalSettings, parts: Mapping[str, Any]) -> None:
     """Raise UsageError if there is nothing to measure, a source has no text or chat rows, or an option of answers would have no
     effect. Needs no opened model."""
     if not settings.data and not settings.skills:
@@ -47,32 +47,34 @@ def check_settings(plugins: PluginManager, settings: EvalSettings) -> None:
         flag = "--" + given[0].replace("_", "-")
         raise UsageError(f"{flag} has no effect on a perplexity, for which nothing is generated: use it with --skills.")
     for locator in settings.data:
-        kind_of(plugins, locator)
+        kind_of(plugins, locator, parts)
 
 
 def measure(
-    plugins: PluginManager, model: TextModel, settings: EvalSettings, cache: Path, say: Say
-) -> dict[str, list[dict[str, Any]]]:
+    plugins: PluginManager, model: TextModel, settings: EvalSettings, cache: Path, say: Say,
+    parts: Mapping[str, Any] | None = None,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
     """Measure what the settings ask for. Returns {"text": one entry per source, "skills": one entry per suite and tier}.
+    `parts` are the configs of sources, as in `open_source`.
 
     Encoded rows are cached in the folder `cache`.
     """
     results: dict[str, list[dict[str, Any]]] = {}
     if settings.data:
-        results["text"] = [_measure_text(plugins, model, locator, settings, cache, say) for locator in settings.data]
+        results["text"] = [_measure_text(plugins, model, locator, settings, cache, say, parts) for locator in settings.data]
     if settings.skills:
         results["skills"] = [share.as_dict() for share in _measure_skills(plugins, model, settings)]
     return results
 
 
-def kind_of(plugins: PluginManager, locator: str) -> str:
+def kind_of(plugins: PluginManager, locator: str, parts: Mapping[str, Any] | None) -> str:
     """The kind of row to measure the perplexity of: "text" or "chat". A built-in source that has both is read as text.
 
     Raises UsageError if a file has no rows, or rows of another kind.
     """
     if provided := [kind for kind in _KINDS if kind in kinds_of(plugins, locator)]:
         return provided[0]
-    _, row = next(read_rows(plugins, locator), (None, None))
+    _, row = next(read_rows(plugins, locator, "", parts), (None, None))
     if row is None:
         raise UsageError(f"--data {locator}: no rows.")
     if row.kind not in _KINDS:
@@ -81,8 +83,9 @@ def kind_of(plugins: PluginManager, locator: str) -> str:
 
 
 def _measure_text(
-    plugins: PluginManager, model: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say
-) -> dict[str, Any]:
+    plugins: PluginManager, model: TextModel, locator: str, settings: EvalSettings, cache: Path, say: Say,
+    parts: Mapping[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
     from mm.plugins.evaluations.perplexity import score_text
     from mm.runtime.training.held_out import bits_per_byte, perplexity
 
@@ -90,9 +93,9 @@ def _measure_text(
     positions = loaded.config.max_position_embeddings
     if positions is not None and settings.max_length > positions:
         raise UsageError(f"--max-length {settings.max_length}: the model has {positions} positions.")
-    kind = kind_of(plugins, locator)
+    kind = kind_of(plugins, locator, parts)
     train = TrainSettings(max_length=settings.max_length)
-    corpus = open_corpus(plugins, (locator,), kind, data_tokenizer(loaded.tokenizer, train), train, cache, say)
+    corpus = open_corpus(plugins, (locator,), kind, data_tokenizer(loaded.tokenizer, train), train, cache, say, parts)
     rows = _limited(range(len(corpus.store)), settings)
     with MeasuringBar(locator, int(corpus.store.lengths[list(rows)].sum()), "tokens") as bar:
         score = score_text(

@@ -35,7 +35,7 @@ def measure_models(
     anything is measured if something is wrong.
     """
     plugins, inference, settings = composition.plugins, composition.inference, _SECTION.read(composition.layers)
-    measure.check_settings(plugins, settings)
+    measure.check_settings(plugins, settings, inference.parts)
     report.check_free([find_model(model, workspace) for model in models], name)
     api.activate(plugins, inference.backend, say)
     from mm.runtime.generation import text_model

@@ -38,7 +38,7 @@ def evaluate(
     """Measure an opened model. Returns the report as JSON values; `name` is the model's name in it, as the user wrote it."""
     started = time.time()
     conditions = conditions_of(name, model, inference, settings)
-    results = measure(plugins, model, settings, workspace.cache, say)
+    results = measure(plugins, model, settings, workspace.cache, say, inference.parts)
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started))
     return {"date": date, "seconds": round(time.time() - started, 3), **conditions, **results}
 

@@ -21,6 +21,7 @@ from mm.core.records import AlgorithmSpec, ArchitectureSpec, RewardSpec, StageSp
 from mm.core.say import silent
 from mm.core.workspace import RunFolder, checkpoints, write_text
 from mm.runtime.data.corpus import open_source
+from mm.runtime.data.sources import source_sections
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 from mm.runtime.runs.ledger import digest
@@ -38,8 +39,8 @@ class TrainStage(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """The options of a training with this algorithm, those of every architecture if the stage makes a new model, and those of
-        every reward and tool if it draws completions."""
+        """The options of a training with this algorithm, those of every source, those of every architecture if the stage makes a
+        new model, and those of every reward and tool if it draws completions."""
         algorithm = plugins.get(AlgorithmSpec, spec.algorithm)
         # a bare --preset applies to the stage that makes the model, not to those that continue it
         fixed = {*_FIXED} if algorithm.new_model else {*_FIXED, "arch", "preset"}
@@ -47,7 +48,7 @@ class TrainStage(Stage):
         # a line or a file may choose other parts than the defaults
         kinds = [ArchitectureSpec] * bool(algorithm.new_model) + [RewardSpec, ToolSpec] * bool(composition.rollout)
         parts = [section_of(part) for kind in kinds for part in plugins.specs(kind) if part.config]
-        options = {o.key: o for section in (*composition.sections, *parts) for o in section.options}
+        options = {o.key: o for section in (*composition.sections, *source_sections(plugins), *parts) for o in section.options}
         return [option for key, option in options.items() if key not in fixed]
 
     def check(self) -> None:
@@ -59,7 +60,8 @@ class TrainStage(Stage):
         other models that are used, such as the teacher."""
         run = self._resolve(artifacts).run
         values, kind = run.values(), run.needs.data
-        digests = [open_source(self.plugins, name, kind).digest() for name in (*run.select.data, *run.train.eval_data)]
+        names = (*run.select.data, *run.train.eval_data)
+        digests = [open_source(self.plugins, name, kind, run.parts).digest() for name in names]
         models = [artifacts[self.spec.needs[0]], *self._artifact_settings(artifacts).values()]
         # logging, saving and the backend do not change the result of a training; the options that end it do
         ending = (*api.STOPPING, *(["eval_interval"] if run.train.patience else []))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec, SourceSpec
@@ -73,9 +74,9 @@ class Corpus:
         return by_file(rows, [part["units"] for part in self.parts])
 
 
-def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
-    """The source that recognises a `--data` text; a weight at its end is ignored. Raises UsageError if no source or
-    several sources recognise it."""
+def open_source(plugins: PluginManager, locator: str, row_kind: str, parts: Mapping[str, Any] | None = None) -> Source:
+    """The source that recognises a `--data` text; a weight at its end is ignored. `parts` has the configs of sources by section
+    name, as in a `Run`; a source that is not in it has its defaults. Raises UsageError if no source or several recognise it."""
     _check_name(locator)
     locator, _ = split_weight(plugins, locator)
     _check_name(locator)
@@ -86,9 +87,12 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str) -> Source:
         known = ", ".join(s.name for s in plugins.specs(SourceSpec))
         problem = f"several sources recognise it: {', '.join(s.name for s in specs)}" if specs else "no source recognises it"
         raise UsageError(f"--data {locator}: {problem}. Give a file, or one of: {known}.")
-    config = specs[0].config() if specs[0].config else None
-    source: Source = plugins.load(SourceSpec, specs[0].name)(config, locator, row_kind)
+    source: Source = plugins.load(SourceSpec, specs[0].name)(_config_of(specs[0], parts or {}), locator, row_kind)
     return source
+
+
+def _config_of(spec: SourceSpec, parts: Mapping[str, Any]) -> Any:
+    return (parts.get(section_of(spec).name) or spec.config()) if spec.config else None
 
 
 def _check_name(locator: str) -> None:
@@ -103,10 +107,10 @@ def _check_name(locator: str) -> None:
 
 def open_corpus(
     plugins: PluginManager, data: Sequence[str], row_kind: str, tokenizer: Tokenizer, settings: TrainSettings, cache: Path,
-    say: Say,
+    say: Say, parts: Mapping[str, Any] | None = None,
 ) -> Corpus:  # fmt: skip
     """Encode the sources of all `--data` texts as rows of one kind, or open them from the cache. `tokenizer` is that of the rows
-    (`data_tokenizer`)."""
+    (`data_tokenizer`); `parts` as in `open_source`."""
     # imported here: the cache imports numpy, which the commands that only read rows do not need
     from mm.runtime.data.cache import ConcatStore, build_or_open
     from mm.runtime.data.encoding_bar import EncodingBar
@@ -115,9 +119,9 @@ def open_corpus(
     locators, shares = split_weights(plugins, data)
     # one rank encodes while the others wait, so it may use all cores
     workers = settings.data_workers or min(available_cores(), _MAX_WORKERS)
-    stores, parts = [], []
+    stores, entries = [], []
     for locator in locators:
-        source = open_source(plugins, locator, row_kind)
+        source = open_source(plugins, locator, row_kind, parts)
         for note in source.notes():
             say(f"data: {note}")
         with EncodingBar(locator, say) as bar:
@@ -126,13 +130,13 @@ def open_corpus(
                 on_wait=bar.wait, workers=workers, skip_bad_rows=settings.skip_bad_rows,
             )  # fmt: skip
         stores.append(store)
-        parts.append(_part(locator, source, store))
-        _report(parts[-1], row_kind, store.info, settings.max_length, say)
-    units = sum(part["units"] for part in parts)
-    for part, share in zip(parts, shares, strict=False):  # `shares` is empty if no source has a weight
+        entries.append(_part(locator, source, store))
+        _report(entries[-1], row_kind, store.info, settings.max_length, say)
+    units = sum(part["units"] for part in entries)
+    for part, share in zip(entries, shares, strict=False):  # `shares` is empty if no source has a weight
         part["share"] = float(share)
         say(f"data: {part['locator']}: {share_text(share)}, {float(share) * units / part['units']:.3g} passes per epoch")
-    return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(parts), shares)
+    return Corpus(stores[0] if len(stores) == 1 else ConcatStore(stores), tuple(entries), shares)
 
 
 def data_tokenizer(tokenizer: Tokenizer, settings: TrainSettings, algorithm: Any = None) -> RowTokenizer:

@@ -11,6 +11,8 @@ import attrs
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mm.runtime.devices.backend import Backend
+    from mm.runtime.nn.model import Model
     from mm.runtime.text.rows import Row
 
 
@@ -70,7 +72,11 @@ OnToken = Callable[[int, int, float], bool | None]
 
 
 class Engine(ABC):
-    """Generates completions, from token ids to token ids. Built with (config, model, backend)."""
+    """Generates completions, from token ids to token ids. `config` is an instance of the record's config class, None if it has
+    none; `model` is on its device, and its weights have the type that it computes in."""
+
+    def __init__(self, config: Any, model: Model, backend: Backend) -> None:
+        self.config, self.model, self.backend = config, model, backend
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
@@ -79,7 +85,8 @@ class Engine(ABC):
 
     @abstractmethod
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Load new weights. `version` is a number that identifies them."""
+        """Copy these tensors, which are some or all of the model's by name, into the model. `version` is a number that
+        identifies the weights. Raises MMError for a name that the model does not have."""
 
     def notes(self) -> list[str]:
         """Remarks for the user on generation with this model. They are printed once, when the engine is built."""

@@ -23,12 +23,14 @@ T = TypeVar("T")
 _LONGEST = 2**16  # characters of a result, of which a model's window holds a part at most
 
 
-def open_tools(plugins: PluginManager, names: Sequence[str]) -> dict[str, Tool]:
-    """The named tools with their default settings, by the name in their schema. Raises UsageError for an unknown name."""
+def open_tools(plugins: PluginManager, names: Sequence[str], parts: Mapping[str, Any] | None = None) -> dict[str, Tool]:
+    """The named tools, by the name in their schema. `parts` has configs by section name, as in a `Run`; a tool that is not in it
+    has its defaults. Raises UsageError for an unknown name."""
     found: dict[str, Tool] = {}
     for name in names:
         config = plugins.get(ToolSpec, name).config
-        tool: Tool = plugins.load(ToolSpec, name)(config() if config else None)
+        settings = (parts or {}).get(f"tool.{name}") or config() if config else None
+        tool: Tool = plugins.load(ToolSpec, name)(settings)
         found[tool.schema["name"]] = tool
     return found
 

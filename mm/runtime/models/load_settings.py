@@ -23,6 +23,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec, EngineSpec
 
 _MODEL = "model"
+_USED = ("source.", "tool.")  # the sections of parts that a command uses beside its model
 
 
 @frozen(kw_only=True)
@@ -40,13 +41,14 @@ _SELECT = Section(name="select", config=InferenceSelection)
 @frozen(kw_only=True)
 class Inference:
     """How a model is opened: `backend` and `engine` are chosen and usable, `changes` are fields of the model's config
-    with values other than the saved ones."""
+    with values other than the saved ones. `parts` are the configs of the command's sources and tools, by section."""
 
     backend: str
     dtype: str
     engine: str
     engine_config: Any
     changes: Mapping[str, Any] = attrs.field(factory=dict)
+    parts: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen(slots=False, eq=False)
@@ -97,7 +99,8 @@ class InferenceComposition:
         except UsageError:  # reported where the model is opened, once the line has been parsed
             selection = self._selection
         common = [_SELECT, self.own] if self.own else [_SELECT]
-        composed = compose_selected(self.plugins, [selection], common)
+        selections = [selection, self.own.read(self.layers)] if self.own else [selection]
+        composed = compose_selected(self.plugins, selections, common)
         sections: list[Section[Any] | LoadSettings] = [*composed, self._settings]
         check_owners(o for section in sections for o in section.options)
         return sections
@@ -118,6 +121,7 @@ class InferenceComposition:
             backend=selection.backend, dtype=selection.dtype, engine=spec.name,
             engine_config=section_of(spec).read(self.layers) if spec.config else None,
             changes=self._settings.changes,
+            parts={s.name: s.read(self.layers) for s in self.sections if isinstance(s, Section) and s.name.startswith(_USED)},
         )  # fmt: skip
 
     @cached_property

@@ -64,7 +64,7 @@ def _slices(plugins: PluginManager, run: Run, folder: Path) -> tuple[str, ...]:
     """The first rows of each source, written to files of JSON lines."""
     files = []
     for number, locator in enumerate(split_weights(plugins, run.select.data)[0]):
-        source, reader = open_rows(plugins, locator, run.needs.data)
+        source, reader = open_rows(plugins, locator, run.needs.data, run.parts)
         rows = itertools.islice((entry.raw for entry in reader.read(source) if entry.row is not None), _ROWS)
         path = folder / f"{number}.jsonl"
         path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows), encoding="utf-8")

@@ -55,7 +55,7 @@ class _Source:
 
 
 def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str) -> _Source:
-    source, reader = open_rows(plugins, locator, run.needs.data)
+    source, reader = open_rows(plugins, locator, run.needs.data, run.parts)
     rows = sampled = units = tokens = bad = 0
     for entry in reader.read(source):
         try:

@@ -107,7 +107,7 @@ def _build(
 
     def opened(names: tuple[str, ...]) -> Corpus:
         tokenizer = data_tokenizer(loaded.tokenizer, run.train, run.algorithm)
-        return open_corpus(plugins, names, run.needs.data, tokenizer, run.train, workspace.cache, say)
+        return open_corpus(plugins, names, run.needs.data, tokenizer, run.train, workspace.cache, say, run.parts)
 
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mm.core.config.sections import Section
+
 if TYPE_CHECKING:
     from mm.core.layers import Layer
     from mm.core.options import Option
@@ -42,6 +44,8 @@ class StageResult:
 
 class Stage(ABC):
     """A step of `mm run`. `layers` hold the values given for its `options`, the highest layer first; `say` prints a line.
+    The options are the fields of the record's config class, unless a subclass says others: bare, or for this stage alone with its
+    name before them (`--title`, `--report-title`).
     `calibrates`: its plan may take a few real steps to measure this machine's speed."""
 
     calibrates = False
@@ -54,10 +58,16 @@ class Stage(ABC):
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
         """The options that a stage of this record takes."""
-        return ()
+        return _section(spec).options if spec.config else ()
 
-    def check(self) -> None:  # noqa: B027  a stage without options has nothing to check
+    @property
+    def config(self) -> Any:
+        """The record's config class with the given values; None if it has none. Raises UsageError for an invalid value."""
+        return _section(self.spec).read(self.layers) if self.spec.config else None
+
+    def check(self) -> None:
         """Raise UsageError for an invalid option value. Called for every stage before the first one runs."""
+        self.config  # noqa: B018  reading it checks it
 
     @abstractmethod
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
@@ -78,3 +88,8 @@ class Stage(ABC):
     @abstractmethod
     def run(self, artifacts: Mapping[str, Path]) -> StageResult:
         """Run the stage. `artifacts` holds what was given so far, by name."""
+
+
+def _section(spec: StageSpec) -> Section[Any]:
+    assert spec.config is not None
+    return Section(name=f"stage.{spec.name}", config=spec.config)

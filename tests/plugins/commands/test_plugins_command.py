@@ -1,14 +1,10 @@
-"""`mm plugins new` and `mm plugins check`."""
+"""`mm plugins check`, and what `mm plugins new` refuses."""
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
-import pytest
-
-from mm.core.records import KINDS
-from mm.testing.pytest_plugin import CommandLine, Plugins
+from mm.testing.pytest_plugin import CommandLine
 
 
 def test_plugins_new_refuses(mm_cli: CommandLine, tmp_path: Path) -> None:
@@ -32,20 +28,3 @@ def test_plugins_check_fails_on_a_part_that_breaks_its_contract(mm_cli: CommandL
     assert "FAILED record" in told.out
     assert "ok     target  (json:JSONDecoder)" in told.out
     assert "2 checks failed." in told.err
-
-
-@pytest.mark.parametrize("kind", ["backend", "architecture", "algorithm", "converter"])
-def test_plugins_new_writes_a_part_that_works(
-    kind: str, mm_cli: CommandLine, mm_plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also installed, tested and checked for real: tests/project/test_example_package.py."""
-    folder = tmp_path / f"mm-my-{kind}"
-    assert f"Wrote {folder}." in mm_cli("plugins", "new", f"my-{kind}", "--kind", kind, "--out", tmp_path).out
-    assert (folder / "README.md").read_text().startswith(f"# mm-my-{kind}\n")
-    package = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert package["entry-points"]["mm.plugins"] == {f"{kind}.my-{kind}": f"mm_my_{kind}"}
-    monkeypatch.syspath_prepend(folder / "src")
-    spec = mm_plugins(f"mm_my_{kind}").get(KINDS[kind], f"my-{kind}")
-    assert spec.load().__module__.startswith(f"mm_my_{kind}.")
-    assert "mm.testing.pytest_plugin" in (folder / "tests/conftest.py").read_text()
-    compile((folder / "tests" / f"test_mm_my_{kind}.py").read_text(), "test", "exec")

@@ -45,7 +45,7 @@ def chat(ctx: click.Context, /, model: str | None) -> None:
 
     name = model or _newest(Workspace.here())
     inference, settings = dialogue.resolve(ctx)
-    tools = open_tools(ctx.obj, settings.tool)
+    tools = open_tools(ctx.obj, settings.tool, inference.parts)
     conversation = Conversation(dialogue.open_model(ctx.obj, name, inference), settings, tools)
     on_stderr(f"chat with {name}: write a line and press Enter; /help lists the commands, Ctrl-D leaves")
     for line in _lines():

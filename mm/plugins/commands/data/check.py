@@ -10,6 +10,7 @@ import click
 
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json
+from mm.plugins.commands.data_command import DataCommand, source_parts
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mm.runtime.data.reader import Entry, RowReader
 
 
-@click.command()
+@click.command(cls=DataCommand)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
@@ -46,12 +47,13 @@ def check(
     from mm.runtime.data.sources import kinds_of, open_rows
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
+    parts = source_parts()
     checker, counts = Checker(data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings()), max_length), Counts()
     report = JsonReport() if as_json else TextReport(warnings)
     with fixed_file(out, files) as fixed:
         output = Output(out)
         for name in files:
-            source, reader = open_rows(plugins, name, kind or next(iter(kinds_of(plugins, name)), ""))
+            source, reader = open_rows(plugins, name, kind or next(iter(kinds_of(plugins, name)), ""), parts)
             for note in source.notes():
                 output.write(partial(click.echo, note, err=True))
             for entry in read_with_bar(source, reader):

@@ -14,6 +14,7 @@ from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
+from mm.plugins.commands.data_command import DataCommand, source_parts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +59,7 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json
         click.echo(f"  {file}  {rows} rows")
 
 
-@data.command()
+@data.command(cls=DataCommand)
 @click.argument("file")
 @click.option("--row", "number", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the row, from 1.")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
@@ -77,7 +78,7 @@ def show(
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
-    source, reader = open_rows(plugins, file, kind)
+    source, reader = open_rows(plugins, file, kind, source_parts())
     entry = next(islice(reader.read(source), number - 1, None), None)
     if entry is None:
         raise UsageError(f"{file} has fewer than {number} rows.")

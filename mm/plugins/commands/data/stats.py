@@ -10,13 +10,14 @@ import click
 from mm.core.errors import DataError, UsageError
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.plugins.commands.data_command import DataCommand, source_parts
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
     from mm.plugins.commands.data.statistics import Statistics
 
 
-@click.command()
+@click.command(cls=DataCommand)
 @click.argument("file")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
@@ -51,7 +52,7 @@ def _collect(plugins: PluginManager, file: str, kind: str, statistics: Statistic
     from mm.plugins.commands.data.reading_bar import read_with_bar
     from mm.runtime.data.sources import kinds_of, open_rows
 
-    source, reader = open_rows(plugins, file, kind or next(iter(kinds_of(plugins, file)), ""))
+    source, reader = open_rows(plugins, file, kind or next(iter(kinds_of(plugins, file)), ""), source_parts())
     for note in source.notes():
         click.echo(note, err=True)
     for entry in read_with_bar(source, reader):

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from string import Template
 
+from mm.core import records
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import write_text
 from mm.plugins.commands.plugins.listing import rows
 
-KINDS = ("backend", "architecture", "algorithm", "converter")
+KINDS = (*records.KINDS, "callback")
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -48,6 +49,7 @@ def _placeholders(name: str, kind: str) -> dict[str, str]:
         "module": f"mm_{name.replace('-', '_')}",
         "distribution": f"mm-{name}",
         "Class": "".join(part.capitalize() for part in name.split("-")),
+        "underscored": name.replace("-", "_"),  # in names of Python
     }
 
 

@@ -11,6 +11,7 @@ import click
 from mm.core.errors import UsageError
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.plugins.commands.data_command import DataCommand, source_parts
 
 if TYPE_CHECKING:
     from mm.contracts import Position
@@ -23,7 +24,7 @@ def tokenizer() -> None:
     """Train, show and compare tokenizers."""
 
 
-@tokenizer.command()
+@tokenizer.command(cls=DataCommand)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--vocab-size", type=click.IntRange(1, 10**8), default=6400, show_default=True, help="Number of tokens.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
@@ -97,7 +98,7 @@ def show(text: str | None, name: str, as_json: bool) -> None:
             click.echo(f"{index:>6}  {readable(opened.id_bytes[index])}")
 
 
-@tokenizer.command()
+@tokenizer.command(cls=DataCommand)
 @click.argument("tokenizers", nargs=-1, metavar="[TOKENIZER]...")
 @click.option("--data", multiple=True, metavar="FILE", help="Also measure on these rows; may be given several times.")
 @as_json
@@ -130,4 +131,4 @@ def _rows(plugins: PluginManager, locator: str) -> Iterator[tuple[Position, Row]
     provided = kinds_of(plugins, locator)
     # a built-in source is read once for each kind of row that has text; a file has one kind, which "" leaves open
     for kind in [k for k in (TextRow.kind, ChatRow.kind) if k in provided] or [""]:
-        yield from read_rows(plugins, locator, kind)
+        yield from read_rows(plugins, locator, kind, source_parts())

@@ -38,7 +38,7 @@ class LocalEngine(Engine):
     """
 
     def __init__(self, config: LocalConfig | None, model: Model, backend: Backend) -> None:
-        self.config, self.model, self.backend = config or LocalConfig(), model, backend
+        super().__init__(config or LocalConfig(), model, backend)
         self.cached: SupportsCache = model if isinstance(model, SupportsCache) else FullForwards(model)
         self.version = 0
         self._table: SlotTable | None = None

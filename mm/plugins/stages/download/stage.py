@@ -12,6 +12,7 @@ from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
 from mm.runtime.data.corpus import open_source
+from mm.runtime.data.sources import read_sections, source_sections
 
 
 class Download(Stage):
@@ -19,8 +20,8 @@ class Download(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """`--data`."""
-        return (SELECT.option("data"),)
+        """`--data`, and the options of sources."""
+        return (SELECT.option("data"), *(option for section in source_sections(plugins) for option in section.options))
 
     def check(self) -> None:
         """Raise UsageError if data given with `--data` does not exist."""
@@ -44,7 +45,8 @@ class Download(Stage):
         return StageResult({}, self._line())
 
     def _digests(self) -> dict[str, str]:
-        return {name: open_source(self.plugins, name, "").digest() for name in self._named()}
+        parts = read_sections(source_sections(self.plugins), self.layers)
+        return {name: open_source(self.plugins, name, "", parts).digest() for name in self._named()}
 
     def _named(self) -> Sequence[str]:
         return SELECT.read(self.layers).data

@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from attrs import frozen
 
 from mm.contracts import Stage, StageResult
-from mm.core.config.sections import Section
 from mm.core.layers import Layer
-from mm.core.options import Option, option
-from mm.core.plugins import PluginManager
-from mm.core.records import StageSpec
 from mm.core.workspace import write_text
 from mm.plugins.evaluations import report
 from mm.plugins.evaluations.measure import items_count, items_digest
@@ -38,32 +33,8 @@ BASE = ("pretrain", "sft")
 _TRAINED_TOKENS = 60
 
 
-@frozen(kw_only=True)
-class EvalOptions:
-    """The options of the stage."""
-
-    split: str = option("test", help="Split of the skills corpus whose items are asked.", choices=("dev", "test"))
-    skills_seed: int | None = option(
-        None, help="Seed of the skills corpus; by default that of the training data.", within="(-inf, inf)"
-    )
-    limit: int | None = option(None, help="Most items that are asked.", within="[1, inf)")
-    backend: str = option("auto", help="Chip.")
-
-
-_OPTIONS = Section(name="eval", config=EvalOptions)
-
-
 class Evaluate(Stage):
     """Writes `reports/eval.json`, `reports/report.txt` and the plots; `mm run` ends with a summary."""
-
-    @classmethod
-    def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """The options of `EvalOptions`."""
-        return _OPTIONS.options
-
-    def check(self) -> None:
-        """Raise UsageError if an option is invalid."""
-        self._options()
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The fingerprints of the models, the digest of the items, and the settings of the evaluation."""
@@ -74,7 +45,7 @@ class Evaluate(Stage):
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
         """One line: the split and the folder."""
-        return f"skills of the {self._options().split} split of every trained model -> {self._folder}"
+        return f"skills of the {self.config.split} split of every trained model -> {self._folder}"
 
     def seconds(self, artifacts: Mapping[str, Path]) -> float | None:
         """The number of questions to all models, judged by the speed of the trainings."""
@@ -85,7 +56,7 @@ class Evaluate(Stage):
         """Measure every model and its starting model, plot the curves, write the report."""
         trained = self._trained_models(artifacts)
         settings = self._settings(trained)
-        selected = Layer(origin="stage", values={"backend": self._options().backend})
+        selected = Layer(origin="stage", values={"backend": self.config.backend})
         inference = InferenceComposition(self.plugins, [selected]).inference
         api.activate(self.plugins, inference.backend, self.say)
         starts = [start for one in trained if (start := one.start(self.workspace))]
@@ -130,7 +101,7 @@ class Evaluate(Stage):
         return [TrainedModel.of(models[stage], stage) for stage in stages]
 
     def _settings(self, trained: Sequence[TrainedModel]) -> EvalSettings:
-        options = self._options()
+        options = self.config
         # the corpus seed of sft is preferred to that of other stages: pretraining may have had other data
         seeds = [one.seed() for one in sorted(trained, key=lambda one: one.name != BASE[-1])]
         seed = next((s for s in (options.skills_seed, *seeds) if s is not None), 0)
@@ -139,6 +110,3 @@ class Evaluate(Stage):
     @property
     def _folder(self) -> Path:
         return self.workspace.path / "reports"
-
-    def _options(self) -> EvalOptions:
-        return _OPTIONS.read(self.layers)

@@ -15,7 +15,7 @@ from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import SourceSpec, StageSpec
 from mm.runtime.data.corpus import open_source
-from mm.runtime.data.sources import kinds_of, read_rows
+from mm.runtime.data.sources import kinds_of, read_rows, read_sections, source_sections
 from mm.runtime.data.tokenizer_training import TrainingOptions, bytes_per_token, split_texts, texts_of, train_tokenizer
 from mm.runtime.models.storage import atomic_files
 from mm.runtime.text.rows import Row
@@ -28,8 +28,9 @@ class TrainTokenizer(Stage):
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
-        """`--data` and the vocabulary's options."""
-        return (SELECT.option("data"), *_OPTIONS.options)
+        """`--data`, the options of sources, and those of the vocabulary."""
+        sources = [option for section in source_sections(plugins) for option in section.options]
+        return (SELECT.option("data"), *sources, *_OPTIONS.options)
 
     def check(self) -> None:
         """Raise UsageError if an option is invalid."""
@@ -37,7 +38,8 @@ class TrainTokenizer(Stage):
 
     def inputs(self, artifacts: Mapping[str, Path]) -> Mapping[str, Any]:
         """The options, and the digests of the rows."""
-        rows = {f"{name} {kind}": open_source(self.plugins, name, kind).digest() for name, kind in self._sources()}
+        parts = self._parts()
+        rows = {f"{name} {kind}": open_source(self.plugins, name, kind, parts).digest() for name, kind in self._sources()}
         return {"options": attrs.asdict(self._options()), "rows": rows}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
@@ -62,6 +64,9 @@ class TrainTokenizer(Stage):
     def _options(self) -> TrainingOptions:
         return _OPTIONS.read(self.layers)
 
+    def _parts(self) -> dict[str, Any]:
+        return read_sections(source_sections(self.plugins), self.layers)
+
     def _folder(self) -> Path:
         return self.workspace.path / "tokenizers" / "pipeline"
 
@@ -76,4 +81,4 @@ class TrainTokenizer(Stage):
 
     def _rows(self) -> Iterator[tuple[Position, Row]]:
         for name, kind in self._sources():
-            yield from read_rows(self.plugins, name, kind)
+            yield from read_rows(self.plugins, name, kind, self._parts())

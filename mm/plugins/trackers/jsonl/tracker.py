@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mm.contracts import Callback
+from mm.contracts import Tracker
 from mm.core.callback import TrainingView
 from mm.core.workspace import RunFolder
 from mm.runtime.training.json_lines import METRICS, append_lines, rewind_lines
 
 
-class Jsonl(Callback):
+class Jsonl(Tracker):
     """Appends one JSON object per log interval and one per evaluation, the latter with `held_out/` before each name."""
 
     name = "jsonl"
 
     def __init__(self, config: None, folder: RunFolder) -> None:
+        super().__init__(config, folder)
         self.path: Path = folder.path / METRICS
 
     def on_start(self, run: TrainingView) -> None:

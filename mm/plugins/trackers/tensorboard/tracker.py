@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mm.contracts import Callback
+from mm.contracts import Tracker
 from mm.core.errors import UsageError
 from mm.core.extras import install_command
 from mm.core.workspace import RunFolder
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from mm.core.callback import TrainingView
 
 
-class Tensorboard(Callback):
+class Tensorboard(Tracker):
     """Writes event files to `tensorboard/` in the run's folder. Training metrics keep their names; those of evaluations have
     `held_out/` before them. `tensorboard --logdir runs` shows all runs of a workspace."""
 
     name = "tensorboard"
 
     def __init__(self, config: None, folder: RunFolder) -> None:
+        super().__init__(config, folder)
         try:
             self.package: Any = importlib.import_module("torch.utils.tensorboard")
         except ImportError as error:
