@@ -84,7 +84,7 @@ class BackendSuite(Suite):
         assert torch.equal(first[0], torch.rand(5, device=device)), "set_rng_state does not restore the device's draws"
         assert torch.equal(first[1], torch.rand(5)), "set_rng_state does not restore the host's draws"
 
-    @about("autocast")
+    @about("default_dtype", "autocast")
     def check_autocast(self) -> str:
         """`default_dtype` is a known type; products under `autocast` have the requested type."""
         backend, device = self.backend, self.backend.device(0)

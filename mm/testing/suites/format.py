@@ -176,7 +176,7 @@ class FormatSuite(Suite):
 
     def _parsed(self, row: Mapping[str, Any]) -> Row | None:
         try:
-            return parse_row(self.format, row)
+            return parse_row(self.format, row) if self.record.fits(row) else None
         except DataError:
             return None
 

@@ -122,7 +122,7 @@ class MinibatchSuite(Suite):
         self.require("check_prepare")
         return self.prepared[0]
 
-    @about("needs")
+    @about("needs", "summary")
     def check_needs(self) -> str:
         """`needs(config)` names a kind of data, roles, and those of them that are trained."""
         needs = self.needs
@@ -131,7 +131,7 @@ class MinibatchSuite(Suite):
         assert needs.steps >= 1, f"steps is {needs.steps}: every batch takes at least one optimizer step"
         return f"{needs.data} rows; {', '.join(needs.roles)}"
 
-    @about("needs")
+    @about("needs", "summary")
     def check_rows(self) -> str:
         """An installed format gives rows of the kind that `needs` names."""
         kind, known = self.needs.data, ", ".join(sorted(self.kinds))

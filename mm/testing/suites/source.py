@@ -144,7 +144,8 @@ class SourceSuite(Suite):
         """`digest` is a text that two instances have alike, and that differs with the kind of rows that is asked for."""
         found = {}
         for kind in self.kinds:
-            one, other = self.make(kind).digest(), self.make(kind).digest()
+            sources = self.make(kind), self.make(kind)
+            one, other = (source.digest() for source in sources)
             assert isinstance(one, str) and one, f"digest returns {one!r}"
             assert one == other, f"digest is {one} and then {other}: a run could never be resumed"
             found[kind] = one

@@ -20,6 +20,7 @@ HEAVY = ("torch", "transformers", "numpy", "pandas")
 # a fresh interpreter, since this one may have imported anything already
 _DECLARE = """
 import sys
+from mm.core.discovery import import_plugin
 from mm.core.records import KINDS, Probe
 kind, name, module = sys.argv[1:4]
 record = next(r for r in getattr(import_plugin(module), KINDS[kind].hook)() if r.name == name)

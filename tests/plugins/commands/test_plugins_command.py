@@ -29,8 +29,8 @@ def test_plugins_check_fails_on_a_part_that_breaks_its_contract(mm_cli: CommandL
         "@hookimpl\ndef mm_trackers():\n    yield TrackerSpec(name='a_tracker', summary='no stop', target='json:JSONDecoder')\n"
     )
     told = mm_cli("plugins", "check", "a_tracker", "-p", tmp_path / "heavy.py", code=1)
-    assert "FAILED declaration is light  (declaring it (or its probe) imports numpy)  (heavy.py:5)" in told.out
-    assert "FAILED record  (the summary must end with a full stop)  (heavy.py:5)" in told.out
+    assert "FAILED declaration is light  (declaring it (or its probe) imports numpy)  (heavy.py:4)" in told.out
+    assert "FAILED record  (the summary must end with a full stop)  (heavy.py:4)" in told.out
     assert "ok     options  (no options)" in told.out
     assert "FAILED target  (json:JSONDecoder is not a subclass of mm.contracts.Callback)" in told.out
     assert "3 checks failed." in told.err and told.out.endswith("  1 ok, 0 skipped, 3 failed\n")
