@@ -15,6 +15,7 @@ from mm.core.records import (
     ConverterSpec,
     EngineSpec,
     FormatSpec,
+    RecipeSpec,
     RewardSpec,
     SourceSpec,
     StageSpec,
@@ -23,7 +24,7 @@ from mm.core.records import (
 )  # fmt: skip
 from mm.core.spec import Spec
 from mm.testing.checks_of_data import check_engine, check_format, check_source
-from mm.testing.checks_of_runs import check_command, check_stage, check_tracker
+from mm.testing.checks_of_runs import check_command, check_recipe, check_stage, check_tracker
 from mm.testing.running import declaring, engine_maker, run_suite
 from mm.testing.suites.check import Check, fault
 from mm.testing.suites.rows import ROWS, parse_rows
@@ -155,7 +156,7 @@ def check_part(
 
 _CHECKS: dict[type[Spec], Callable[..., list[Check]]] = {
     ArchitectureSpec: check_architecture, ConverterSpec: check_converter, AdapterSpec: check_adapter, EngineSpec: check_engine,
-    TrackerSpec: check_tracker, StageSpec: check_stage, CommandSpec: check_command,
+    TrackerSpec: check_tracker, StageSpec: check_stage, RecipeSpec: check_recipe, CommandSpec: check_command,
 }  # fmt: skip
 
 

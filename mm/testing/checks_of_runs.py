@@ -1,4 +1,4 @@
-"""The functions that run the checks of trackers, callbacks, stages and commands. Importing this module imports no torch."""
+"""The functions that run the checks of trackers, callbacks, stages, recipes and commands. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, CommandSpec, StageSpec, TrackerSpec
+from mm.core.records import AlgorithmSpec, CommandSpec, RecipeSpec, StageSpec, TrackerSpec
 from mm.testing.running import declaring, run_suite
 from mm.testing.suites.author import plugin_module
 from mm.testing.suites.check import Check
@@ -75,6 +75,14 @@ def first_algorithm(plugins: PluginManager) -> str:
     """The name of an algorithm that makes a new model from texts."""
     found = (spec for spec in plugins.specs(AlgorithmSpec) if not spec.starts_from and spec.new_model)
     return next(spec.name for spec in found if spec.needs(spec.config() if spec.config else None).data == "text")
+
+
+def check_recipe(spec: RecipeSpec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
+    """Run the checks of a recipe, which one of `plugins` has."""
+    from mm.testing.suites.recipe import RecipeSuite
+
+    manager = plugins or PluginManager.discover()
+    return list(RecipeSuite(spec, manager, module or declaring(manager, spec)).run())
 
 
 def check_command(spec: CommandSpec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:

@@ -356,6 +356,20 @@ class Part(Stage):
         return StageResult({"note": path}, "a note")
 '''
 
+RECIPE = '''
+from pathlib import Path
+
+from mm.contracts import RecipeSpec, hookimpl
+
+TOML = Path(__file__).with_suffix(".toml")
+TOML.write_text("[sft]\\nlearning_rate = 1e-4\\n")
+
+
+@hookimpl
+def mm_recipes():
+    yield RecipeSpec(name="part", summary="A part.", target=f"{__name__}:TOML")
+'''
+
 COMMAND = '''
 import click
 
@@ -378,5 +392,5 @@ def part(times):
 TWINS = {
     "algorithm": ALGORITHM, "backend": BACKEND, "architecture": ARCHITECTURE, "adapter": ADAPTER, "converter": CONVERTER,
     "reward": REWARD, "tool": TOOL, "format": FORMAT, "source": SOURCE, "engine": ENGINE, "tracker": TRACKER,
-    "callback": CALLBACK, "stage": STAGE, "command": COMMAND,
+    "callback": CALLBACK, "stage": STAGE, "recipe": RECIPE, "command": COMMAND,
 }  # fmt: skip
