@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mm.core.plugins import PluginManager
 from mm.core.records import (
@@ -11,19 +11,25 @@ from mm.core.records import (
     AlgorithmSpec,
     ArchitectureSpec,
     BackendSpec,
+    CommandSpec,
     ConverterSpec,
     EngineSpec,
+    FormatSpec,
+    RecipeSpec,
     RewardSpec,
+    SourceSpec,
+    StageSpec,
     ToolSpec,
+    TrackerSpec,
 )  # fmt: skip
 from mm.core.spec import Spec
+from mm.testing.checks_of_data import check_engine, check_format, check_source
+from mm.testing.checks_of_runs import check_command, check_recipe, check_stage, check_tracker
+from mm.testing.running import declaring, engine_maker, run_suite
+from mm.testing.suites.check import Check, fault
 from mm.testing.suites.rows import ROWS, parse_rows
-from mm.testing.suites.suite import Check, Suite, options_of_part
+from mm.testing.suites.suite import Suite, options_of_part
 from mm.testing.tiny import tiny_model, tiny_tokenizer, tiny_typed_rows, units_of
-
-if TYPE_CHECKING:
-    from mm.runtime.generation.engine import Engine
-    from mm.runtime.nn.model import Model
 
 
 def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check]:
@@ -33,7 +39,7 @@ def check_backend(spec: BackendSpec, *, module: str | None = None) -> list[Check
     """
     from mm.testing.suites.backend import BackendSuite
 
-    return _run(BackendSuite(spec, tiny_model(), module))
+    return run_suite(BackendSuite(spec, tiny_model(), module))
 
 
 def check_architecture(
@@ -42,8 +48,8 @@ def check_architecture(
     """Run the checks of an architecture, on its smallest preset."""
     from mm.testing.suites.architecture import ArchitectureSuite
 
-    make_engine = _make_engine(plugins or PluginManager.discover())
-    return _run(ArchitectureSuite(spec, module, make_engine=make_engine))
+    make_engine = engine_maker(plugins or PluginManager.discover())
+    return run_suite(ArchitectureSuite(spec, module, make_engine=make_engine))
 
 
 def check_algorithm(
@@ -59,7 +65,7 @@ def check_algorithm(
     from mm.testing.suites.algorithm import AlgorithmSuite
 
     manager, tokenizer = plugins or PluginManager.discover(), tiny_tokenizer()
-    module = module or _declaring(manager, spec)
+    module = module or declaring(manager, spec)
     try:
         kind = spec.needs(spec.config() if spec.config else None).data
     except Exception:  # `check_needs` calls `needs` again and reports the error
@@ -70,9 +76,9 @@ def check_algorithm(
     records: tuple[type[Spec], ...] = (AdapterSpec, EngineSpec, RewardSpec, ToolSpec)
     parts = [part for record in records for part in manager.specs(record) if part.config]
     part_options = {option.key for part in parts for option in options_of_part(part)}
-    return _run(AlgorithmSuite(
-        spec, make_model, units, tokenizer, module, make_engine=_make_engine(manager), rows=typed or (),
-        part_options=part_options,
+    return run_suite(AlgorithmSuite(
+        spec, make_model, units, tokenizer, module, make_engine=engine_maker(manager), rows=typed or (),
+        kinds={format.row for format in manager.specs(FormatSpec)}, part_options=part_options,
     ))  # fmt: skip
 
 
@@ -84,7 +90,7 @@ def check_adapter(
     from mm.testing.suites.adapter import AdapterSuite
 
     manager = plugins or PluginManager.discover()
-    return _run(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module, config))
+    return run_suite(AdapterSuite(spec, lambda: tiny_model(architecture, plugins=manager), module, config))
 
 
 def check_converter(
@@ -94,7 +100,7 @@ def check_converter(
     from mm.testing.suites.converter import ConverterSuite
 
     architecture = (plugins or PluginManager.discover()).get(ArchitectureSpec, spec.architecture)
-    return _run(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
+    return run_suite(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
 
 
 def check_reward(
@@ -118,62 +124,44 @@ def check_tool(spec: ToolSpec, *, module: str | None = None) -> list[Check]:
     return list(ToolSuite(spec, module).run())
 
 
-def check_part(spec: Spec, *, plugins: PluginManager | None = None, module: str | None = None) -> list[Check]:
+def check_part(
+    spec: Spec,
+    *,
+    plugins: PluginManager | None = None,
+    module: str | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    locator: str | None = None,
+) -> list[Check]:
     """Run the checks of a part of any kind. A kind without checks of its own gets those of the declaration.
 
-    `plugins` knows the declaring module; `module` names it if it is another.
+    `plugins` knows the declaring module; `module` names it if it is another. `rows` are JSON rows for a part that takes rows of
+    a kind of its own, `locator` is a text of `--data` that names a source.
     """
-    module = module or (_declaring(plugins, spec) if plugins else None)
+    module = module or (declaring(plugins, spec) if plugins else None)
     if isinstance(spec, BackendSpec):
         return check_backend(spec, module=module)
-    if isinstance(spec, ArchitectureSpec):
-        return check_architecture(spec, plugins=plugins, module=module)
     if isinstance(spec, AlgorithmSpec):
-        return check_algorithm(spec, plugins=plugins, module=module)
-    if isinstance(spec, ConverterSpec):
-        return check_converter(spec, plugins=plugins, module=module)
+        return check_algorithm(spec, plugins=plugins, module=module, rows=rows)
     if isinstance(spec, RewardSpec):
-        return check_reward(spec, plugins=plugins, module=module)
+        return check_reward(spec, plugins=plugins, module=module, rows=rows)
+    if isinstance(spec, FormatSpec):
+        return check_format(spec, plugins=plugins, module=module, rows=rows)
+    if isinstance(spec, SourceSpec):
+        return check_source(spec, plugins=plugins, module=module, locator=locator)
     if isinstance(spec, ToolSpec):
         return check_tool(spec, module=module)
-    if isinstance(spec, AdapterSpec):
-        return check_adapter(spec, plugins=plugins, module=module)
-    return list(Suite(spec, module).run())
+    check = _CHECKS.get(type(spec))
+    return check(spec, plugins=plugins, module=module) if check else list(Suite(spec, module).run())
 
 
-def _declaring(plugins: PluginManager, spec: Spec) -> str | None:
-    """The module or file that declares a part of these plugins; None for a record that none of them yielded."""
-    return next((plugin.value for plugin in plugins.plugins if any(record is spec for record in plugin.records)), None)
-
-
-def _run(suite: Suite) -> list[Check]:
-    """Run a suite on one thread: the models are so small that a second thread only waits."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return list(suite.run())
-    finally:
-        torch.set_num_threads(before)
-
-
-def _make_engine(plugins: PluginManager) -> Callable[[Model], Engine] | None:
-    """Makes the first engine that runs on every backend; None if there is none."""
-    spec = next((s for s in plugins.specs(EngineSpec) if isinstance(s, EngineSpec) and not s.backends), None)
-    if spec is None:
-        return None
-
-    def make(model: Model) -> Engine:
-        from mm.runtime.devices.backend import Backend
-
-        engine: Engine = spec.load()(spec.config() if spec.config else None, model, Backend())
-        return engine
-
-    return make
+_CHECKS: dict[type[Spec], Callable[..., list[Check]]] = {
+    ArchitectureSpec: check_architecture, ConverterSpec: check_converter, AdapterSpec: check_adapter, EngineSpec: check_engine,
+    TrackerSpec: check_tracker, StageSpec: check_stage, RecipeSpec: check_recipe, CommandSpec: check_command,
+}  # fmt: skip
 
 
 def assert_passed(checks: Iterable[Check]) -> None:
-    """Raise AssertionError with the failed checks, if there are any."""
-    failed = [f"{check.name}: {check.detail}" for check in checks if not check.ok]
-    assert not failed, "\n".join(failed)
+    """Raise AssertionError with the failed checks and their places, if there are any, or if nothing but the declaration could
+    be checked."""
+    reason = fault(list(checks))
+    assert not reason, reason

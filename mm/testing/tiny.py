@@ -11,6 +11,7 @@ from mm.core.records import AlgorithmSpec, ArchitectureSpec
 from mm.testing.suites.rows import ROWS, parse_rows
 
 if TYPE_CHECKING:
+    from mm.core.config.composition import Composition, Resolved
     from mm.core.workspace import RunFolder
     from mm.runtime.nn.batch import Unit
     from mm.runtime.nn.model import Model
@@ -84,18 +85,28 @@ def tiny_run(
 ) -> RunFolder:
     """Train a new tiny dense model for two steps on the CPU, as `mm.train` does. `options` are further settings, which replace
     these defaults; `rows` are JSON rows, by default those of the algorithm's kind."""
-    import json
-
-    from mm.core.config.composition import Composition
-    from mm.core.layers import argument_layer, environment_layer
     from mm.core.say import silent
     from mm.core.workspace import Workspace
     from mm.runtime.runs import api
 
-    manager = plugins or PluginManager.discover()
-    spec = manager.get(AlgorithmSpec, algo)
-    tiny_tokenizer().save(_make_folder(workspace / "tiny_tokenizer"))
-    data = _make_folder(workspace) / "tiny_rows.jsonl"
+    composition = _tiny_composition(workspace, algo, plugins or PluginManager.discover(), rows, options)
+    return api.start(composition, Workspace(workspace), resume=resume, say=silent)
+
+
+def tiny_resolved(workspace: Path, algo: str, *, plugins: PluginManager) -> Resolved:
+    """The settings of `tiny_run`, without training."""
+    return _tiny_composition(workspace, algo, plugins, None, {"run": "tiny"}).resolve()
+
+
+def _tiny_composition(workspace: Path, algo: str, plugins: PluginManager, rows: Any, options: Mapping[str, Any]) -> Composition:
+    import json
+
+    from mm.core.config.composition import Composition
+    from mm.core.layers import argument_layer, environment_layer
+
+    spec = plugins.get(AlgorithmSpec, algo)
+    tiny_tokenizer().save(make_folder(workspace / "tiny_tokenizer"))
+    data = make_folder(workspace) / "tiny_rows.jsonl"
     rows = rows or tiny_rows(spec.needs(spec.config() if spec.config else None).data)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tiny = {
@@ -104,10 +115,10 @@ def tiny_run(
     }  # fmt: skip
     if options.get("from_"):
         tiny = {name: value for name, value in tiny.items() if name not in ("arch", "preset", "tokenizer")}
-    layers = [argument_layer({"algo": algo, **tiny, **options}), environment_layer()]
-    return api.start(Composition(manager, layers), Workspace(workspace), resume=resume, say=silent)
+    return Composition(plugins, [argument_layer({"algo": algo, **tiny, **options}), environment_layer()])
 
 
-def _make_folder(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
+    """Create a folder and its parents, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder

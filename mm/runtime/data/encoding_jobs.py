@@ -9,7 +9,7 @@ from mm.core.errors import DataError
 from mm.core.records import FormatSpec
 from mm.runtime.data.bad_rows import ends_reading
 from mm.runtime.data.encoding import EncodingJob, make_job
-from mm.runtime.data.reader import RowReader
+from mm.runtime.data.reader import RowReader, fits
 from mm.runtime.data.source import Position, Source
 
 # a job ends after so many rows, or after so many characters in the text fields at the top level of its rows
@@ -50,7 +50,7 @@ def _check(position: Position, raw: Mapping[str, Any], reader: RowReader) -> Map
     """The row, or its error. A row that its file's format recognises is left for the encoder to parse; only others are
     parsed here."""
     try:
-        if not reader.spec(position, raw).fits(raw, reader.row_kind):
+        if not fits(reader.spec(position, raw), raw, reader.row_kind):
             reader.parse(position, raw)
     except DataError as error:
         return error

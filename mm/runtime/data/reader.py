@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from mm.core.errors import DataError, UsageError
+from mm.core.errors import DataError, MMError, UsageError
 from mm.core.records import FormatSpec
 from mm.runtime.data.row_keys import parse_row
 from mm.runtime.data.source import Format, Position, Source
@@ -54,7 +55,7 @@ class RowReader:
             raise
         if not hasattr(parsed, "kind"):
             raise TypeError(f"format {spec.name} made a {type(parsed).__name__} of a row, not a row with kind and encode")
-        if not (spec.fits(row, self.row_kind) or spec.fits(_without_nulls(row), self.row_kind)):
+        if not (fits(spec, row, self.row_kind) or fits(spec, _without_nulls(row), self.row_kind)):
             reason = f"not a row of format {spec.name}, unlike the first row of the file (keys: {_keys(row)})"
             raise DataError(reason, position.path, position.line, problem="unknown format")
         return parsed
@@ -88,7 +89,7 @@ class RowReader:
             names = ", ".join(f"{spec.name} ({spec.row} rows)" for spec in matches)
             cure = "Name the kind of row that is meant, or block all formats but one with -p no:format.NAME."
             raise UsageError(f"{where}: a row with the keys {_keys(row)} fits several formats: {names}. {cure}")
-        others = [spec for spec in self.formats if spec.fits(row)]
+        others = [spec for spec in self.formats if fits(spec, row)]
         if others:
             kinds = " or ".join(sorted({f"{spec.row} rows (format {spec.name})" for spec in others}))
             raise UsageError(f"{where}: the file holds {kinds}, but {self.row_kind} rows are needed.")
@@ -97,7 +98,21 @@ class RowReader:
         raise DataError(reason, position.path, position.line, problem="unknown format")
 
     def _matches(self, row: Mapping[str, Any]) -> list[FormatSpec]:
-        return [spec for spec in self.formats if spec.fits(row, self.row_kind)]
+        return [spec for spec in self.formats if fits(spec, row, self.row_kind)]
+
+
+def fits(spec: FormatSpec, row: Mapping[str, Any], row_kind: str = "") -> bool:
+    """`spec.fits`. Raises MMError with the place if the format's own code raises something: every file is asked of every format,
+    so that one of them could hinder the reading of all files."""
+    try:
+        return spec.fits(row, row_kind)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+        raise MMError(
+            f"Format {spec.name} cannot say whether it reads a row: {what}. "
+            f"Until that is mended, leave the format out: -p no:format.{spec.name}"
+        ) from error
 
 
 def _without_nulls(row: Mapping[str, Any]) -> Mapping[str, Any]:

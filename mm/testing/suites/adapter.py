@@ -14,6 +14,7 @@ from mm.core.records import AdapterSpec
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.nn.batch import pack
 from mm.runtime.nn.model import Model
+from mm.testing.suites.running import about
 from mm.testing.suites.suite import Suite
 from mm.testing.suites.tensors import assert_near, documents
 
@@ -51,11 +52,13 @@ class AdapterSuite(Suite):
             logits_TV: Tensor = model(batch)[0]
         return logits_TV
 
+    @about("apply")
     def check_applying_changes_nothing(self) -> None:
         """A new adapter does not change the logits."""
         assert_near(self.logits(self.make().model), self.logits(self.make_model()), 1e-6, "the logits with a new adapter")
 
-    def check_names(self) -> str:
+    @about("names")
+    def check_tensor_names(self) -> str:
         """`names` are the adapter's tensors; all other tensors have the names of a plain model and are frozen."""
         adapter = self.make()
         names, state = adapter.names(), adapter.model.state_dict().keys()
@@ -65,6 +68,7 @@ class AdapterSuite(Suite):
         assert trained and trained <= names, f"{sorted(trained - names)[:1]} is trained but does not belong to the adapter"
         return f"{len(trained)} trained tensors"
 
+    @about("off")
     def check_off(self) -> None:
         """Inside `off` the logits are those of a plain model, bit for bit; afterwards the adapter is on again."""
         adapter = self.make(trained=True)
@@ -74,6 +78,7 @@ class AdapterSuite(Suite):
         assert off.equal(plain), "inside `off` the logits are not those of a plain model"
         assert not on.allclose(plain), "the adapter has no effect"
 
+    @about("merged")
     def check_merging(self) -> str:
         """Inside `merged` the plain tensors alone give the logits of the adapted model; afterwards they are restored, bit for
         bit."""
@@ -89,6 +94,7 @@ class AdapterSuite(Suite):
             assert tensor.equal(before[name]), f"{name} was not restored after merging"
         return f"largest error {error:.1g}"
 
+    @about("restart")
     def check_restarting(self) -> str:
         """`restart` does not change the logits, with the adapter on or off. A new adapter has nothing to merge."""
         adapter = self.make(trained=True)
@@ -101,6 +107,7 @@ class AdapterSuite(Suite):
         assert not adapter.restart() and not self.make().restart(), "`restart` of a new adapter returns True"
         return f"largest error {error:.1g}"
 
+    @about("save")
     def check_saving(self) -> None:
         """Another instance loads the saved parameters, bit for bit, and has the same logits."""
         adapter = self.make(trained=True)
@@ -112,6 +119,7 @@ class AdapterSuite(Suite):
             assert tensor.equal(again.model.state_dict()[name]), f"{name} differs after saving and loading"
         assert self.logits(again.model).equal(self.logits(adapter.model)), "the logits differ after saving and loading"
 
+    @about("remove")
     def check_removing(self) -> None:
         """After `remove` the model is a plain one, with the same logits bit for bit, and all its parameters are trainable."""
         adapter, plain = self.make(trained=True), self.make_model()
@@ -120,6 +128,7 @@ class AdapterSuite(Suite):
         assert self.logits(adapter.model).equal(self.logits(plain)), "the logits are not those of a plain model"
         assert all(p.requires_grad for p in adapter.model.parameters()), "some parameters are still frozen"
 
+    @about("apply")
     def check_gradients(self) -> None:
         """All parameters of the adapter get a gradient, and no other parameter does."""
         adapter = self.make(trained=True)

@@ -16,8 +16,10 @@ from mm.runtime.generation.engine import Engine, Request, Sampling
 from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 from mm.runtime.nn.cache import Cache, SupportsCache, SupportsFastDecode, SupportsTruncate
 from mm.runtime.nn.model import Model
-from mm.testing.suites.model import NEAR, VOCABULARY, members
-from mm.testing.suites.suite import Skip
+from mm.testing.suites.author import members
+from mm.testing.suites.check import Skip
+from mm.testing.suites.model import NEAR, VOCABULARY
+from mm.testing.suites.running import about
 from mm.testing.suites.tensors import assert_near, documents
 from mm.testing.suites.trained_model import TrainedModelSuite
 
@@ -74,6 +76,7 @@ class ArchitectureSuite(TrainedModelSuite):
             errors.append(assert_near(logits_nV, expected, NEAR, f"{what}: the logits of slot {slot} are not a full forward's"))
         return max(errors)
 
+    @about("new_cache")
     def check_cache(self) -> str:
         """`new_cache` returns a `Cache`; prefill and decode return float32 logits and count the tokens in `lengths`."""
         cache = self.cached_model.new_cache(_SLOTS, _CAPACITY)
@@ -93,6 +96,7 @@ class ArchitectureSuite(TrainedModelSuite):
         assert all(type(length) is int for length in lengths), "lengths are host integers: a tensor would wait for the device"
         return f"{'any number of' if cache.capacity is None else cache.capacity} tokens in a slot"
 
+    @about("decode", "prefill")
     @torch.no_grad()
     def check_cached_decoding_equals_forward(self) -> str:
         """`prefill` and `decode` return the logits of a full forward, for any set of active slots in any order."""
@@ -103,6 +107,7 @@ class ArchitectureSuite(TrainedModelSuite):
         errors = self.compare(first, begin, "prefill"), self.compare(found, whole, "decode")
         return f"largest error {max(errors):.1g}"
 
+    @about("prefill")
     @torch.no_grad()
     def check_continuing_a_slot(self) -> None:
         """`prefill` continues slots that hold tokens, in one pack with an empty slot."""
@@ -112,6 +117,7 @@ class ArchitectureSuite(TrainedModelSuite):
         found = self.read(cache, {1: whole[1][6:], 0: whole[0], 3: whole[3][1:]})
         self.compare({slot: row[None] for slot, row in found.items()}, whole, "prefill after tokens that the slot holds")
 
+    @about("new_cache")
     @torch.no_grad()
     def check_copied_slots_are_independent(self) -> None:
         """`copy` gives slots the state of another one. Tokens that are read into one of them later do not change the others."""
@@ -123,6 +129,7 @@ class ArchitectureSuite(TrainedModelSuite):
         whole = {slot: torch.cat((prompt, tail)) for slot, tail in tails.items()}
         self.compare(self.feed(cache, tails), whole, "decode after copy")
 
+    @about("new_cache")
     @torch.no_grad()
     def check_cleared_slots(self) -> None:
         """`clear` empties a slot for another document and does not change the others."""
@@ -133,6 +140,7 @@ class ArchitectureSuite(TrainedModelSuite):
         found = {0: self.read(cache, {0: third})[0][None], **self.feed(cache, {1: second[2:]})}
         self.compare(found, {0: third, 1: second}, "prefill or decode after clear")
 
+    @about("new_cache")
     @torch.no_grad()
     def check_truncation(self) -> None:
         """A truncated slot continues as if it had read only its first tokens."""
@@ -144,6 +152,7 @@ class ArchitectureSuite(TrainedModelSuite):
         assert list(cache.lengths) == [len(second), 0, 4, 0], f"lengths {list(cache.lengths)} after truncate([2], 4)"
         self.compare(self.feed(cache, {2: second}), {2: torch.cat((first[:4], second))}, "decode after truncate")
 
+    @about("fast_decode")
     @torch.no_grad()
     def check_fast_decode(self) -> str:
         """The function that `fast_decode` returns computes and stores the same as `decode`."""
@@ -158,6 +167,7 @@ class ArchitectureSuite(TrainedModelSuite):
             results.append(torch.cat([*steps.values(), *self.feed(cache, {2: self.ids[3]}).values()]))
         return f"largest error {assert_near(results[0], results[1], NEAR, 'the step of fast_decode against decode'):.1g}"
 
+    @about("prefill")
     @torch.no_grad()
     def check_half_precision(self) -> str:
         """A copy with bfloat16 weights, as reinforcement learning generates from, decodes close to its own full forward."""
@@ -168,6 +178,7 @@ class ArchitectureSuite(TrainedModelSuite):
         error = assert_near(torch.cat(found), model(packed([ids]))[0][4:], _HALF, "logits in bfloat16")
         return f"largest error {error:.1g}"
 
+    @about("forward")
     def check_generation(self) -> str:
         """An engine generates the tokens of full forwards, and those of a request do not depend on the other requests."""
         if self.make_engine is None:

@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from mm.core.records import BackendSpec
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
+from mm.runtime.devices.scaler import Scaler
 from mm.runtime.models.opening import fuse_kernels
 from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Packed, pack
 from mm.runtime.nn.model import Model
 from mm.runtime.nn.scan import packed_scan
-from mm.testing.suites.suite import Skip, Suite
+from mm.testing.suites.author import members
+from mm.testing.suites.check import Skip
+from mm.testing.suites.running import about
+from mm.testing.suites.suite import Suite
 from mm.testing.suites.tensors import TOLERANCE, assert_near, documents, gradients
 
 if TYPE_CHECKING:
@@ -52,8 +56,12 @@ class BackendSuite(Suite):
 
     def check_target(self) -> str:
         """The implementation can be imported if the chip is there."""
-        return super().check_target() if self.record.probe().available else f"skipped: {self.record.probe().reason}"
+        probe = self.record.probe()
+        if not probe.available:
+            raise Skip(probe.reason)
+        return super().check_target()
 
+    @about("device")
     def check_device(self) -> str:
         """`device` returns a device of the declared type, on which tensors can be created."""
         device = self.backend.device(0)
@@ -61,6 +69,7 @@ class BackendSuite(Suite):
         assert float(torch.ones(3, device=device).sum()) == 3
         return str(device)
 
+    @about("set_rng_state", "rng_state", "seed")
     def check_seed_and_rng_state(self) -> None:
         """Equal seeds give equal random numbers, and restoring a state repeats the numbers that followed it."""
         backend, device = self.backend, self.backend.device(0)
@@ -75,6 +84,7 @@ class BackendSuite(Suite):
         assert torch.equal(first[0], torch.rand(5, device=device)), "set_rng_state does not restore the device's draws"
         assert torch.equal(first[1], torch.rand(5)), "set_rng_state does not restore the host's draws"
 
+    @about("default_dtype", "autocast")
     def check_autocast(self) -> str:
         """`default_dtype` is a known type; products under `autocast` have the requested type."""
         backend, device = self.backend, self.backend.device(0)
@@ -87,12 +97,15 @@ class BackendSuite(Suite):
             assert found == torch_dtype(name), f"autocast({name!r}) multiplies in {found}"
         return default
 
+    @about("scaler")
     def check_scaler(self) -> str:
         """fp32 has no gradient scaler. That of fp16 unscales gradients to their true values, skips a step that overflowed and
         lowers its scale then, and its state can be saved and restored."""
         assert self.backend.scaler("fp32") is None, "float32 needs no gradient scaler"
         scaler = self.backend.scaler("fp16")
-        assert scaler is not None, "fp16 needs a gradient scaler"
+        assert scaler is not None, "fp16 needs a gradient scaler: scaler('fp16') returns None"
+        missing = ", ".join(sorted(name for name in members(Scaler) if not hasattr(scaler, name)))
+        assert not missing, f"the scaler of fp16, a {type(scaler).__name__}, has no {missing} (see mm.contracts.Scaler)"
         weight = nn.Parameter(torch.ones(3, device=self.backend.device(0)))
         optimizer, before = torch.optim.SGD([weight], lr=0.5), scaler.get_scale()
         for factor, expected in ((2.0, 0.0), (float("inf"), 0.0)):
@@ -111,6 +124,7 @@ class BackendSuite(Suite):
         assert other.get_scale() == scaler.get_scale(), "the scale that was saved is not the scale that was restored"
         return f"{type(scaler).__name__}, {before:g} at first"
 
+    @about("capabilities", "memory")
     def check_memory(self) -> str:
         """`memory` returns bytes, `capabilities` can be written to the manifest, and `synchronize` and `empty_cache` work."""
         self.backend.synchronize()
@@ -122,20 +136,24 @@ class BackendSuite(Suite):
         assert capabilities.get("device"), "capabilities() names the device"
         return str(capabilities["device"])
 
+    @about("peak_flops")
     def check_peak_flops(self) -> str:
         """`peak_flops` is positive, or None if unknown."""
         peaks = {name: self.backend.peak_flops(name) for name in ("fp32", "bf16")}
         assert all(peak is None or peak > 0 for peak in peaks.values()), f"{peaks}"
         return ", ".join(f"{name} {peak:.2g}" for name, peak in peaks.items() if peak)
 
+    @about("kernels")
     def check_attention_in_float32(self) -> str:
         """The backend's attention has the values and gradients of the portable one, in float32."""
         return self._attention("fp32")
 
+    @about("kernels")
     def check_attention_in_the_default_type(self) -> str:
         """As `check_attention_in_float32`, in the backend's default type."""
         return self._attention(self.backend.default_dtype())
 
+    @about("kernels")
     def check_attention_of_an_empty_pack(self) -> None:
         """The attention of an empty pack stays in the graph, as data-parallel ranks without rows need."""
         device = self.backend.device(0)
@@ -144,6 +162,7 @@ class BackendSuite(Suite):
         assert out.shape == (0, 4, 16), f"shape {tuple(out.shape)}"
         out.sum().backward()  # type: ignore[no-untyped-call]
 
+    @about("kernels")
     def check_scan(self) -> str:
         """The backend's scan has the values and gradients of the portable one, in float32; an empty pack stays in the graph."""
         device, scan = self.backend.device(0), self.backend.kernels().scan
@@ -160,6 +179,7 @@ class BackendSuite(Suite):
         scan(nothing, nothing, pack([]).to(device)).sum().backward()  # type: ignore[no-untyped-call]
         return f"largest error {max(errors):.1g}"
 
+    @about("fuse")
     def check_fuse_keeps_names_and_result(self) -> str:
         """`fuse` does not change a model's parameters and buffers, nor its logits, within the tolerance of float32."""
         device = self.backend.device(0)
@@ -171,6 +191,7 @@ class BackendSuite(Suite):
             assert_near(model(batch)[0], before, TOLERANCE[torch.float32], "logits after fuse")
         return ", ".join(names)
 
+    @about("compile")
     def check_compile(self) -> str:
         """`compile` compiles a model in place and returns None, or changes nothing and returns the reason."""
         reason = self.backend.compile(copy.deepcopy(self.model))

@@ -19,8 +19,10 @@ from mm.runtime.models.tensors import compare, named_tensors
 from mm.runtime.nn.batch import pack
 from mm.runtime.nn.kernels import Kernels
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.testing.suites.check import Skip
 from mm.testing.suites.model import configs_of
-from mm.testing.suites.suite import Skip, Suite
+from mm.testing.suites.running import about
+from mm.testing.suites.suite import Suite
 from mm.testing.suites.tensors import assert_near, documents
 
 
@@ -28,6 +30,7 @@ class ConverterSuite(Suite):
     """The checks of a converter; `architecture` is the record of the architecture that the converter's record names."""
 
     contract = Converter
+    declarations = ("check_record_names",)
 
     def __init__(
         self, spec: ConverterSpec, architecture: ArchitectureSpec, tokenizer: Tokenizer, module: str | None = None
@@ -43,13 +46,13 @@ class ConverterSuite(Suite):
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        """A model of the smallest preset that the format can hold, with random weights everywhere."""
-        if not self.record.writes:
-            raise Skip("the converter only reads")
+        """A model of the smallest preset that the format can hold, with random weights everywhere. Of a format that is only
+        read, the smallest preset."""
         for config in configs_of(self.architecture).values():
             config = attrs.evolve(config, vocab_size=self.tokenizer.vocab_size)
             try:
-                self.converter.write_config(config, self.tokenizer)
+                if self.record.writes:
+                    self.converter.write_config(config, self.tokenizer)
             except Unsupported:
                 continue
             model = self.architecture.load()(config, Kernels()).eval()
@@ -62,34 +65,42 @@ class ConverterSuite(Suite):
         """The model's tensors under the format's names."""
         return self.converter.rules(self.loaded.config).to_theirs(named_tensors(self.loaded.model))
 
+    @about("summary")
     def check_record_names(self) -> None:
         """The record names a format, and a format that can be written can also be read."""
         reads, writes = self.record.reads, self.record.writes
         assert reads or writes, "the record has neither `reads` nor `writes`"
         assert not writes or writes in reads, f"it writes {writes} but reads {', '.join(reads) or 'nothing'}"
 
+    @about("rules")
     def check_table_round_trip(self) -> str:
         """Tensors that are mapped to the format's names and back are equal, bit for bit."""
         own = named_tensors(self.loaded.model)
         compare(own, self.converter.rules(self.loaded.config).to_ours(self.theirs))
         return f"{len(own)} tensors"
 
+    @about("rules")
     def check_missing_tensor_is_refused(self) -> None:
         """A missing tensor raises CheckpointError with its name."""
         name = sorted(self.theirs)[0]
         self._assert_refused({k: v for k, v in self.theirs.items() if k != name}, name)
 
+    @about("rules")
     def check_extra_tensor_is_refused(self) -> None:
         """A tensor that the table does not have raises CheckpointError with its name."""
         self._assert_refused({**self.theirs, "surplus.weight": torch.zeros(2)}, "surplus.weight")
 
+    @about("rules")
     def check_misshapen_tensor_is_refused(self) -> None:
         """A tensor of another shape raises CheckpointError with its name."""
         name = sorted(self.theirs)[0]
         self._assert_refused({**self.theirs, name: torch.zeros(3, 1, 1, 1)}, name)
 
+    @about("read_config", "write_config", "read", "write")
     def check_folder_round_trip(self) -> str:
         """A written folder reads back as the same config and tensors, and its config.json has the record's `writes`."""
+        if not self.record.writes:
+            raise Skip("the converter only reads")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "out"
             loaded = self.loaded
@@ -101,6 +112,7 @@ class ConverterSuite(Suite):
             compare(named_tensors(loaded.model), state)
             return ", ".join(sorted(path.name for path in folder.iterdir()))
 
+    @about("write_config", "rules")
     def check_transformers_computes_the_same(self) -> str:
         """If transformers has the class, it loads the folder and computes the same logits."""
         if not self.record.writes:

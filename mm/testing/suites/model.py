@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import tempfile
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mm.core.configs import ArchitectureConfig
 from mm.core.records import ArchitectureSpec
@@ -20,12 +17,12 @@ from mm.runtime.nn.batch import Packed, Tokens, Unit, pack
 from mm.runtime.nn.cache import SupportsCache, SupportsFastDecode
 from mm.runtime.nn.kernels import Kernels
 from mm.runtime.nn.model import Model
-from mm.testing.suites.suite import Check, Suite
+from mm.testing.suites.running import about
+from mm.testing.suites.suite import Suite
 from mm.testing.suites.tensors import assert_near, documents, gradients, reload
 
 VOCABULARY = 97
 NEAR = 1e-4  # tolerance for float32 sums in another order
-_ALIKE = 0.8  # difflib's similarity above which a name looks misspelt
 
 
 def configs_of(spec: ArchitectureSpec) -> dict[str, Any]:
@@ -42,15 +39,12 @@ def small_model(spec: ArchitectureSpec, vocab_size: int = VOCABULARY, seed: int 
     return model
 
 
-def members(*contracts: type) -> set[str]:
-    """The public names that these classes declare."""
-    return {name for cls in contracts for name in {**vars(cls), **inspect.get_annotations(cls)} if not name.startswith("_")}
-
-
 class ModelSuite(Suite):
     """The checks of a model. They run on its smallest preset, so an architecture should have a tiny one."""
 
     contract = Model
+    optional = (SupportsCache, SupportsFastDecode)
+    first = ("check_target", "check_names", "check_building")
 
     def __init__(self, spec: ArchitectureSpec, module: str | None = None) -> None:
         super().__init__(spec, module)
@@ -73,27 +67,14 @@ class ModelSuite(Suite):
             found: Tensor = self.model(self.batch)[0]
         return found
 
-    def run(self) -> Iterator[Check]:
-        """See `Suite`. If the contract is broken the other checks are not run, since most of them would fail for the same
-        reason."""
-        for check in super().run():
-            yield check
-            if check.name == "contract" and not check.ok:
-                return
+    @about("__init__")
+    def check_building(self) -> None:
+        """A model can be built, and keeps its config."""
+        assert hasattr(small_model(self.record), "config"), (
+            f"{self.record.load().__name__} must keep its config: self.config = config"
+        )
 
-    def check_contract(self) -> None:
-        """All abstract members are implemented, no name looks like a misspelt one of the contract, and a model can be built."""
-        target = self.record.load()
-        own = {name for cls in target.__mro__ if cls not in Model.__mro__ for name in vars(cls) if not name.startswith("_")}
-        left = members(Model, SupportsCache, SupportsFastDecode) - own
-        for name in sorted(own - left - set(dir(nn.Module))):
-            meant = difflib.get_close_matches(name, left, 1, _ALIKE)
-            assert not meant, f"nothing calls {target.__name__}.{name}: is {(meant or '?')[0]} meant?"
-        if inspect.isabstract(target):
-            missing = ", ".join(sorted(target.__abstractmethods__))
-            raise AssertionError(f"{target.__name__} does not implement {missing}; blocks is a property, not set in __init__")
-        assert hasattr(small_model(self.record), "config"), f"{target.__name__} must keep its config: self.config = config"
-
+    @about("config")
     def check_config(self) -> str:
         """The number of positions is positive or None, at most all parameters are active, and exported scales are positive."""
         for name, config in configs_of(self.record).items():
@@ -104,6 +85,7 @@ class ModelSuite(Suite):
             assert all(scale > 0 for scale in config.exported_scales.values()), f"{name}: {config.exported_scales}"
         return "documents of any length" if positions is None else f"{positions} positions"
 
+    @about("config")
     def check_parameter_counts(self) -> str:
         """`config.num_parameters()` of every preset is the number of parameters of the module."""
         implementation, counts = self.record.load(), []
@@ -115,17 +97,20 @@ class ModelSuite(Suite):
             counts.append(f"{name} {real / 1e6:.4g}M")
         return ", ".join(counts)
 
+    @about("config")
     def check_flops(self) -> None:
         """The FLOPs per token are positive and do not decrease with the context."""
         config = next(iter(configs_of(self.record).values()))
         short, long = config.flops_per_token(64), config.flops_per_token(1024)
         assert 0 < short <= long, f"{short} at 64 tokens, {long} at 1024"
 
+    @about("forward")
     def check_config_follows_the_vocabulary(self) -> None:
         """The model of `attrs.evolve(config, vocab_size=n)` has n logits and that config."""
         assert self.model.config.vocab_size == VOCABULARY, "the model keeps its config as `config`"
         assert self.logits_TV.shape == (self.batch.num_tokens, VOCABULARY), f"logits {tuple(self.logits_TV.shape)}"
 
+    @about("forward")
     def check_head(self) -> None:
         """`model(batch, head=f)` returns (f(hidden_TE, weight_VE), auxiliary); without a head, (float32 logits, auxiliary)."""
         assert self.logits_TV.dtype == torch.float32, f"logits are {self.logits_TV.dtype}"
@@ -134,6 +119,7 @@ class ModelSuite(Suite):
         assert isinstance(found, tuple) and len(found) == 2, f"forward returns {type(found).__name__}, not (result, auxiliary)"
         assert_near(found[0], self.logits_TV, NEAR, "forward: the head gets hidden_TE and weight_VE whose product is the logits")
 
+    @about("forward")
     def check_packed_equals_unpacked(self) -> str:
         """A document's logits do not depend on the other documents of its pack."""
         with torch.no_grad():
@@ -141,6 +127,7 @@ class ModelSuite(Suite):
         what = "forward: a document's logits change with its pack (keep documents apart: batch.lengths, batch.position_ids)"
         return f"largest error {assert_near(self.logits_TV, alone, NEAR, what):.1g}"
 
+    @about("forward")
     def check_causal(self) -> None:
         """A token's logits do not depend on later tokens."""
         changed = attrs.evolve(self.batch, input_ids=self.batch.input_ids.clone())
@@ -148,6 +135,7 @@ class ModelSuite(Suite):
         with torch.no_grad():
             assert_near(self.model(changed)[0][:-1], self.logits_TV[:-1], NEAR, "forward: the logits before a changed token")
 
+    @about("forward")
     def check_shared_prompts(self) -> str:
         """A pack whose documents share a prompt has the same logits and gradients with `batch.shared` and without it."""
         prompt, *ends = (unit.sequences[0].ids for unit in documents([9, 4, 6, 2], VOCABULARY))

@@ -10,7 +10,9 @@ from mm.core.records import RewardSpec
 from mm.runtime.generation.engine import Reward
 from mm.runtime.generation.scoring import score
 from mm.runtime.text.rows import Row
-from mm.testing.suites.suite import Skip, Suite
+from mm.testing.suites.check import Skip
+from mm.testing.suites.running import about
+from mm.testing.suites.suite import Suite
 
 # right answers, empty ones, misplaced and unclosed tags, other languages, a long text
 _COMPLETIONS = (
@@ -29,6 +31,7 @@ class RewardSuite(Suite):
         super().__init__(spec, module)
         self.rows, self.config = rows, config
 
+    @about("__call__")
     def check_scores(self) -> str:
         """The reward returns one finite number or None per completion, whatever its text, and nothing for an empty batch."""
         reward = self._reward()
@@ -42,6 +45,7 @@ class RewardSuite(Suite):
         assert list(reward([], [])) == [], "an empty batch has scores"
         return f"{len(self.rows)} rows, {len(_COMPLETIONS)} completions each"
 
+    @about("__call__")
     def check_repeats(self) -> None:
         """The same completions get the same scores again: otherwise a run could not be resumed exactly."""
         reward = self._reward()

@@ -28,6 +28,15 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "prompt": [{"messages": chat, "answer": chat[1]["content"]} for chat in _CHATS],
     "episode": [{"messages": chat[:1], "tools": [_TOOL], "gt": ["four"]} for chat in _CHATS],
 }  # fmt: skip
+# the same in the layouts of other projects, which further formats of mm read
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "good day to you"}]},
+    {"instruction": "Add them.", "input": "two and two", "output": "four"},
+    {"prompt": "hello", "completion": "good day to you"},
+    {"prompt": "hello"},
+    {"system": "SYSTEM: You help.", "chat": "USER: hello\n\nASSISTANT: good day to you <|endoftext|>"},
+    {"query": "Twice 2?", "tools": [_TOOL], "answers": [{"name": "double", "arguments": {"n": 2}}]},
+)  # fmt: skip
 
 
 def parse_rows(kind: str, rows: Sequence[Mapping[str, Any]], plugins: PluginManager) -> list[Row]:

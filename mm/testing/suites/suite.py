@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -12,6 +12,8 @@ import attrs
 from mm.core.config.sections import section_of
 from mm.core.options import Option
 from mm.core.spec import Spec
+from mm.testing.suites.author import Author, assert_spelled, plugin_module
+from mm.testing.suites.running import Checks, about
 
 HEAVY = ("torch", "transformers", "numpy", "pandas")
 
@@ -31,51 +33,52 @@ if heavy:
 """
 
 
-@attrs.frozen
-class Check:
-    """The result of one check. `detail` is a measurement, or the reason why it failed or was skipped."""
+class Suite(Checks):
+    """The checks of one part.
 
-    name: str
-    ok: bool
-    detail: str = ""
-
-
-class Skip(Exception):
-    """Raised by a check that cannot be run here, with the reason as its message."""
-
-
-class Suite:
-    """The checks of one part. Every method `check_x` is one check: it passes unless it raises, and returns the detail.
-
-    `module` is the module (or file) that declares the part; by default it is derived from the record.
+    `module` is the module (or file) that declares the part; by default it is derived from the record. `contract` is the class
+    that an implementation extends, and `optional` are Protocols that it may fulfil too.
     """
 
     contract: ClassVar[type | None] = None
+    optional: ClassVar[tuple[type, ...]] = ()
+    declarations: ClassVar[tuple[str, ...]] = (
+        "check_declaration_is_light", "check_record", "check_options", "check_target", "check_names",
+    )  # fmt: skip
+    first: ClassVar[tuple[str, ...]] = ("check_target",)
 
     def __init__(self, spec: Spec, module: str | None = None) -> None:
         self.spec = spec
         self.module = module or declaring_module(spec)
+        hook = self._hook()
+        super().__init__(Author(spec.target.partition(":")[0], self.module, getattr(hook, "__module__", "")))
 
-    def run(self) -> Iterator[Check]:
-        """Run every check, in the order of their definition, those of the base class first."""
-        methods = [name for cls in reversed(type(self).__mro__) for name in vars(cls) if name.startswith("check_")]
-        for method in dict.fromkeys(methods):
-            name = method.removeprefix("check_").replace("_", " ")
-            try:
-                yield Check(name, True, getattr(self, method)() or "")
-            except Skip as reason:
-                yield Check(name, True, f"skipped: {reason}")
-            except AssertionError as error:
-                yield Check(name, False, str(error))
-            except Exception as error:
-                yield Check(name, False, f"{type(error).__name__}: {error}")
+    def subjects(self, names: tuple[str, ...]) -> list[Any]:
+        """See `Checks`: functions and classes of the record, members of the implementation, the implementation, the hook."""
+        fields = {field.name for field in attrs.fields(type(self.spec))} - {"name", "summary", "target"}
+        found = [getattr(self.spec, name) for name in names if name in fields]
+        try:
+            target = self.spec.load()
+        except Exception:
+            target = None
+        found += [self.author.defines(target, name) for name in names]
+        found += [] if "summary" in names else [target]
+        return [value for value in (*found, self._hook()) if value is not None]
 
+    def _hook(self) -> Any:
+        try:
+            return getattr(plugin_module(self.module), self.spec.hook, None)
+        except Exception:
+            return None
+
+    @about("summary")
     def check_declaration_is_light(self) -> None:
         """Declaring the part (and the probe of a backend) imports no torch, transformers, numpy or pandas."""
         words = (self.spec.kind, self.spec.name, self.module, *HEAVY)
         done = subprocess.run([sys.executable, "-c", _DECLARE, *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr.strip().rpartition("\n")[2]
 
+    @about("summary")
     def check_record(self) -> None:
         """The summary is one sentence on one line, and the name can be used in options: it has no `_`."""
         summary = self.spec.summary
@@ -83,6 +86,7 @@ class Suite:
         assert summary.endswith("."), "the summary must end with a full stop"
         assert "_" not in self.spec.name, "a name must have '-' between words, not '_'"
 
+    @about("config")
     def check_options(self) -> str:
         """The config class is frozen, and every field is an option with a default and a sentence of help."""
         options = options_of_part(self.spec)
@@ -103,8 +107,15 @@ class Suite:
         """The implementation can be imported, and is a subclass of the kind's contract."""
         implementation = self.spec.load()
         if self.contract is not None:
-            assert issubclass(implementation, self.contract), f"{self.spec.target} is not a {self.contract.__name__}"
+            fits = isinstance(implementation, type) and issubclass(implementation, self.contract)
+            assert fits, f"{self.spec.target} is not a subclass of mm.contracts.{self.contract.__name__}"
+        missing = ", ".join(sorted(getattr(implementation, "__abstractmethods__", ())))
+        assert not missing, f"{implementation.__name__} does not implement {missing}: each is a member of the class"
         return self.spec.target
+
+    def check_names(self) -> None:
+        """No public method looks like a misspelt one of the contract: nothing would call it."""
+        assert_spelled(self.author, self.spec.load(), self.optional)
 
 
 def options_of_part(spec: Spec) -> tuple[Option, ...]:

@@ -10,6 +10,7 @@ from mm.runtime.generation.engine import Tool
 from mm.runtime.generation.tool_use import call
 from mm.runtime.text.messages import ToolCall
 from mm.runtime.text.tool_schema import argument_fault
+from mm.testing.suites.running import about
 from mm.testing.suites.suite import Suite
 
 _EXAMPLES: dict[str, Any] = {"string": "1", "integer": 1, "number": 1.5, "boolean": True, "array": [], "object": {}}
@@ -20,6 +21,7 @@ class ToolSuite(Suite):
 
     contract: ClassVar[type | None] = Tool
 
+    @about("schema")
     def check_schema(self) -> str:
         """The function schema has a valid name, a description, and parameters that are a JSON schema of an object."""
         schema = self._tool().schema
@@ -32,6 +34,7 @@ class ToolSuite(Suite):
         json.dumps(schema)
         return name
 
+    @about("__call__")
     def check_a_call_is_answered(self) -> None:
         """Every call returns JSON: a result or an error for the model to read. No exception is raised, whatever the arguments."""
         tool = self._tool()

@@ -14,8 +14,10 @@ from mm.runtime.nn.batch import pack
 from mm.runtime.nn.dropout import Dropout
 from mm.runtime.nn.optimizers import hidden_matrices
 from mm.runtime.nn.recompute import checkpoint_blocks
+from mm.testing.suites.check import Skip
 from mm.testing.suites.model import ModelSuite, small_model
-from mm.testing.suites.suite import Skip, host_numbers
+from mm.testing.suites.running import about
+from mm.testing.suites.suite import host_numbers
 from mm.testing.suites.tensors import assert_near, gradients
 
 _SAME = 1e-6
@@ -26,6 +28,7 @@ _CUT = 1e-4
 class TrainedModelSuite(ModelSuite):
     """The checks of the auxiliary loss, gradients, a critic's outputs, blocks and adapter targets."""
 
+    @about("auxiliary_loss", "counts")
     def check_auxiliary_loss(self) -> None:
         """`counts` are host numbers with fixed names, the auxiliary loss is a finite scalar, and its metrics are finite."""
         model = small_model(self.record)  # in training mode: there are no auxiliary values outside it
@@ -40,6 +43,7 @@ class TrainedModelSuite(ModelSuite):
             for name, (total, count) in model.auxiliary_metrics(auxiliary).items():
                 assert torch.as_tensor(total / count).isfinite(), f"auxiliary_metrics: {name!r} is not a finite (sum, count)"
 
+    @about("set_outputs")
     def check_set_outputs(self) -> None:
         """After `set_outputs(n)` the head's weight is a new parameter of n rows, initially zero, that gets a gradient."""
         model = small_model(self.record)
@@ -56,6 +60,7 @@ class TrainedModelSuite(ModelSuite):
         (values_T2 - 1).square().mean().backward()
         assert weight_2E.grad is not None and bool(weight_2E.grad.any()), "set_outputs: the new weight gets no gradient"
 
+    @about("forward")
     def check_empty_pack(self) -> None:
         """An empty pack gives every parameter a gradient of zeros, as data-parallel training needs."""
         model = small_model(self.record)
@@ -64,6 +69,7 @@ class TrainedModelSuite(ModelSuite):
         assert not missing, f"forward: {missing[0]} has no gradient: an empty pack must keep every parameter in the graph"
         assert not gradients(model.parameters()).any(), "forward: the gradient of an empty pack is not zero"
 
+    @about("forward")
     def check_every_parameter_learns(self) -> None:
         """Every parameter gets a finite gradient, also under bfloat16 autocast."""
         for half in (False, True):
@@ -73,6 +79,7 @@ class TrainedModelSuite(ModelSuite):
             wrong = [n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
             assert not wrong, f"forward: {wrong[0]} has no finite gradient{' under autocast in bfloat16' if half else ''}"
 
+    @about("blocks")
     def check_blocks(self) -> str:
         """`blocks` are modules that a forward calls once each, as compilation and activation checkpointing need."""
         blocks, calls = list(self.model.blocks), Counter[int]()
@@ -88,6 +95,7 @@ class TrainedModelSuite(ModelSuite):
             assert calls[id(block)] == 1, f"blocks[{index}] is called {calls[id(block)]} times in a forward, not once"
         return f"{len(blocks)}"
 
+    @about("blocks")
     def check_activation_checkpointing(self) -> None:
         """Gradients do not change if blocks are recomputed in the backward."""
         if not self.model.blocks:
@@ -97,6 +105,7 @@ class TrainedModelSuite(ModelSuite):
         (_, expected), (_, found) = self.gradient(self.batch, plain), self.gradient(self.batch, again)
         assert_near(found, expected, _SAME, "gradients of blocks that are called again (they must compute the same)")
 
+    @about("forward")
     def check_dropout(self) -> None:
         """With `applies_dropout`, training drops by `batch.dropout`, the same for any cut of a step, and `eval()` nothing."""
         if not self.model.applies_dropout:
@@ -110,6 +119,7 @@ class TrainedModelSuite(ModelSuite):
             assert_near(torch.cat(alone), dropped, _CUT, "logits with dropout, a document at a time (use batch.dropout's masks)")
             assert torch.equal(model.eval()(batch)[0], model(plain)[0]), "forward: batch.dropout changes the logits in eval()"
 
+    @about("adapter_targets")
     def check_adapter_targets(self) -> str:
         """`adapter_targets` match at least one hidden layer or stack of weights."""
         hidden = {id(parameter) for parameter in hidden_matrices(self.model)}

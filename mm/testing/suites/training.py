@@ -1,65 +1,115 @@
-"""A short training in memory, for the checks of algorithms: run, saved as a checkpoint saves it, and resumed."""
+"""A short training by the trainer, with checkpoints, on rows in memory."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from safetensors.torch import load_model
 
 from mm.core.settings import TrainSettings
+from mm.runtime.data.order import RowOrder
+from mm.runtime.data.source import Position
+from mm.runtime.data.store import Store
 from mm.runtime.devices.backend import Backend
+from mm.runtime.models.folder import WEIGHTS, LoadedModel
 from mm.runtime.nn.batch import Unit, pack
+from mm.runtime.text.rows import Row
 from mm.runtime.training.algorithm import Algorithm
+from mm.runtime.training.checkpoint import load_checkpoint
 from mm.runtime.training.distributed import World
+from mm.runtime.training.feed import Feed
+from mm.runtime.training.objective import Objective
 from mm.runtime.training.roles import Role
+from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
 from mm.runtime.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from mm.core.callback import Callback
+    from mm.runtime.text.tokenizer import Tokenizer
+
+MoreRows = Callable[[int], list[Unit]]
+
+
+class UnitStore(Store):
+    """Units in memory, and the rows that they were made of."""
+
+    def __init__(self, units: Sequence[Unit], rows: Sequence[Row]) -> None:
+        self.units, self.rows, self.digest = list(units), list(rows), "rows"
+        self.lengths = np.array([sum(len(sequence.ids) for sequence in unit.sequences) for unit in self.units])
+        self.hashes = np.arange(len(self.units), dtype=np.uint64)
+
+    def unit(self, index: int) -> Unit:
+        """See `Store.unit`."""
+        return self.units[index]
+
+    def position(self, index: int) -> Position:
+        """See `Store.position`."""
+        return Position(path="rows", line=index + 1)
+
+    def row(self, index: int) -> Row:
+        """See `Store.row`."""
+        return self.rows[index]
+
 
 class ShortTraining:
-    """A training whose batches all have the same rows."""
+    """A training on all of the data at each step, in float32 on the CPU, with checkpoints in `folder`. With `resume_at` it
+    begins from the checkpoint of that step.
 
-    def __init__(self, algorithm: Algorithm, roles: dict[str, Role], batches: int) -> None:
-        settings = TrainSettings(learning_rate=1e-3, max_steps=batches, schedule="constant", weight_decay=0.0, dtype="fp32")
-        self.state = TrainState(
-            settings=settings, backend=Backend(), world=World(), roles=roles, algorithm=algorithm,
-            feed=None,  # type: ignore[arg-type]
+    `make(roles, more_rows)` makes the algorithm, which takes `batch_steps` optimizer steps on a batch.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[dict[str, Role], MoreRows], Algorithm],
+        roles: dict[str, Role],
+        store: UnitStore,
+        tokenizer: Tokenizer,
+        folder: Path,
+        *,
+        steps: int,
+        batch_steps: int = 1,
+        save_interval: int | None = None,
+        resume_at: int | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        checkpoint, self.resumed_at = folder / f"step-{resume_at or 0:08d}", resume_at
+        model = roles["policy"].model
+        if resume_at:  # as a run does, which opens its model from the checkpoint
+            load_model(model, checkpoint / WEIGHTS, strict=True)
+        settings = TrainSettings(
+            learning_rate=1e-3, max_steps=steps, schedule="constant", weight_decay=0.0, dtype="fp32", log_interval=2,
+            save_minutes=None, save_interval=save_interval, background_save=False, keep_checkpoints=steps,
         )  # fmt: skip
-        self._trainer = Trainer(self.state, evaluate=lambda state: {})
+        count = len(store)
+        feed = Feed(store, RowOrder(count, 0), count, World(), batch_steps)
+        algorithm = make(roles, feed.take)
+        feed.order = algorithm.order(feed.order, range(count))
+        self.state = TrainState(
+            settings=settings, backend=Backend(), world=World(), roles=roles, algorithm=algorithm, feed=feed, callbacks=callbacks
+        )
+        saver = Saver(LoadedModel("policy", model.config, model, tokenizer), folder, World()) if save_interval else None
+        # nothing calls the algorithm outside of its steps; callbacks are given the figure of one held-out row
+        evaluate = {"loss": 1.0} if callbacks else {}
+        self._trainer = Trainer(self.state, evaluate=lambda state: dict(evaluate), saver=saver)
+        if resume_at:
+            load_checkpoint(self.state, checkpoint)
 
-    def run(self, units: Sequence[Unit], batches: int) -> list[float]:
-        """Train on `batches` batches. Returns the loss of each before its first step."""
-        state, losses = self.state, []
-        for _ in range(batches):
-            with torch.no_grad():
-                mini_batches = state.algorithm.prepare(list(units))
-                batch = pack(mini_batches[0])
-                loss, _ = state.objective.loss(batch, state.objective.totals([batch]))
-            losses.append(float(loss))
-            for mini_batch in mini_batches:
-                self._trainer.train_step(mini_batch)
-                if state.algorithm.after_step(state.step):
-                    break
-            self._trainer.check()
-        return losses
+    def fit(self) -> None:
+        """Train to the end. Raises MMError if a gradient is not finite."""
+        self._trainer.fit()
 
-    def save(self) -> bytes:
-        """A checkpoint: the weights, the optimizers' states and the algorithm's state."""
-        state, buffer = self.state, io.BytesIO()
-        optimizers = {name: [o.state_dict() for o in found] for name, found in state.updates.optimizers.items()}
-        models = {name: role.model.state_dict() for name, role in state.roles.items()}
-        algorithm = state.algorithm.state_dict()
-        torch.save({"models": models, "optimizers": optimizers, "algorithm": algorithm, "step": state.step}, buffer)
-        return buffer.getvalue()
+    def loss_of(self, units: list[Unit]) -> float:
+        """The present loss of units."""
+        return self.loss(self.state.algorithm, self.state.roles, units)
 
-    def restore(self, saved: bytes) -> None:
-        """Restore the state that `save` returned."""
-        state, held = self.state, torch.load(io.BytesIO(saved), weights_only=True)
-        for name, role in state.roles.items():
-            role.model.load_state_dict(held["models"][name])
-        for name, optimizers in state.updates.optimizers.items():
-            for optimizer, value in zip(optimizers, held["optimizers"][name], strict=True):
-                optimizer.load_state_dict(value)
-        state.algorithm.load_state_dict(held["algorithm"])
-        state.step = held["step"]
+    @staticmethod
+    @torch.no_grad()
+    def loss(algorithm: Algorithm, roles: dict[str, Role], units: list[Unit]) -> float:
+        """The loss of units as one micro-batch."""
+        objective, batch = Objective(algorithm, roles), pack(units)
+        return float(objective.loss(batch, objective.totals([batch]))[0])

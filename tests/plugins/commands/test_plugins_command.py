@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mm.testing.pytest_plugin import CommandLine
@@ -24,7 +25,17 @@ def test_plugins_check_fails_on_a_part_that_breaks_its_contract(mm_cli: CommandL
         "@hookimpl\ndef mm_trackers():\n    yield TrackerSpec(name='a_tracker', summary='no stop', target='json:JSONDecoder')\n"
     )
     told = mm_cli("plugins", "check", "a_tracker", "-p", tmp_path / "heavy.py", code=1)
-    assert "FAILED declaration is light  (declaring it (or its probe) imports numpy)" in told.out
-    assert "FAILED record" in told.out
-    assert "ok     target  (json:JSONDecoder)" in told.out
-    assert "2 checks failed." in told.err
+    assert "FAILED declaration is light  (declaring it (or its probe) imports numpy)  (heavy.py:4)" in told.out
+    assert "FAILED record  (the summary must end with a full stop)  (heavy.py:4)" in told.out
+    assert "ok     options  (no options)" in told.out
+    assert "FAILED target  (json:JSONDecoder is not a subclass of mm.contracts.Callback)" in told.out
+    assert "3 checks failed." in told.err and told.out.endswith("  1 ok, 0 skipped, 3 failed\n")
+
+
+def test_what_could_not_be_checked_is_no_success(mm_cli: CommandLine) -> None:
+    told = mm_cli("plugins", "check", "npu", code=1)
+    assert "  4 ok, 13 skipped (no Ascend driver (/dev/davinci_manager)), 0 failed\n" in told.out
+    assert "backend npu of minimind-ascend:backend.npu: nothing but the declaration could be checked" in told.err
+    (found,) = json.loads(mm_cli("plugins", "check", "npu", "--json", code=1).out)
+    assert (found["ok"], found["skipped"], found["failed"], found["passed"]) == (4, 13, 0, False)
+    assert {check["state"] for check in found["checks"]} == {"ok", "skipped"}

@@ -561,7 +561,7 @@ def mm_rewards() -> Iterable[RewardSpec]:
 
 
 def failures(checks: Iterable[Check]) -> Mapping[str, str]:
-    return {check.name: check.detail for check in checks if not check.ok}
+    return {check.name: check.detail for check in checks if check.failed}
 
 
 def test_the_kit_catches_a_moody_reward() -> None:

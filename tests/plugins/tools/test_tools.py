@@ -198,7 +198,7 @@ def test_a_tool_that_fails_is_named() -> None:
 
 
 def failures(checks: Iterable[Check]) -> dict[str, str]:
-    return {check.name: check.detail for check in checks if not check.ok}
+    return {check.name: check.detail for check in checks if check.failed}
 
 
 def test_the_kit_catches_a_careless_tool() -> None:

@@ -62,5 +62,5 @@ def test_the_suite_fails_an_algorithm_that_a_meter_cannot_log(monkeypatch: pytes
     spec = plugins.get(AlgorithmSpec, "sft")
     assert_passed(check_algorithm(spec, plugins=plugins))
     monkeypatch.setattr(metrics, "_to_host", stacked)
-    (failed,) = [check for check in check_algorithm(spec, plugins=plugins) if check.name == "metrics" and not check.ok]
+    (failed,) = [check for check in check_algorithm(spec, plugins=plugins) if check.name == "metrics" and check.failed]
     assert "two devices" in failed.detail

@@ -69,25 +69,21 @@ def new(manager: PluginManager, name: str, kind: str, out: str, as_json: bool) -
 
 @plugins.command()
 @click.argument("name")
+@click.option("--rows", "path", metavar="FILE", help="JSON lines to check with, for a part that takes rows of a kind of its own.")
+@click.option("--data", metavar="TEXT", help="A text of --data that names the source to check.")
 @as_json
 @click.pass_obj
-def check(manager: PluginManager, name: str, as_json: bool) -> None:
-    """Run the conformance checks of the part called NAME. Exits with 1 if one fails."""
-    from mm.testing import check_part
+def check(manager: PluginManager, name: str, path: str | None, data: str | None, as_json: bool) -> None:
+    """Run the conformance checks of the part called NAME, or of a plugin's callbacks. Exits with 1 if one fails, or if nothing
+    but the declaration could be checked."""
+    from mm.plugins.commands.plugins import checking
 
-    failed, results = 0, []
-    for plugin, spec in listing.find(manager, name):
-        heading = f"{spec.kind} {spec.name} of {plugin.name}"
+    results = {}
+    for heading, checks in checking.run(manager, name, path, data):
+        results[heading] = checks
         if not as_json:
-            click.echo(heading)
-        for result in check_part(spec, plugins=manager, module=plugin.value):
-            failed += not result.ok
-            results.append({"part": heading, "check": result.name, "ok": result.ok, "detail": result.detail})
-            if as_json:
-                continue
-            detail = f"  ({result.detail})" if result.detail else ""
-            click.echo(f"  {'ok    ' if result.ok else 'FAILED'} {result.name}{detail}")
+            click.echo(checking.as_text(heading, checks))
     if as_json:
-        print_json(results)
-    if failed:
-        raise click.ClickException(f"{failed} check{'s' * (failed > 1)} failed.")
+        print_json(checking.as_json(results))
+    if faults := checking.faults(results):
+        raise click.ClickException(faults)
