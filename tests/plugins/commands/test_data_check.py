@@ -59,7 +59,7 @@ LINES: list[tuple[Any, str, str, str]] = [
     (chat(ASKED, calling(city="Oslo"), tools=[WEATHER]), "", "", ""),
     (LONG, "too long", "warning", "longer than 800 tokens: the rest is cut off and not learned"),
     (chat({"role": "user", "content": "hi " * 900}, SAID), "nothing learned", "warning", "nothing to learn within 800"),
-    ({"text": "x"}, "missing field", "error", "the conversation is missing"),
+    ({"text": "x"}, "missing field", "error", "messages (or conversations) is missing"),
 ]
 BAD = {number for number, line in enumerate(LINES, 1) if line[2] == "error"}
 

@@ -22,6 +22,8 @@ from mm.plugins.sources.files import decode, documents, tables
 from mm.plugins.sources.files.source import Files
 from mm.runtime.data.reader import RowReader
 
+CONVERT = "if the file has another encoding, convert it, for example with iconv"
+
 
 def entries(path: Path) -> list[tuple[int, Any]]:
     """(line, row or reason) of everything."""
@@ -37,8 +39,8 @@ def entries(path: Path) -> list[tuple[int, Any]]:
         ("第一段。\n\nTwo\r\nthree".encode(), {"text": "第一段。\n\nTwo\nthree"}),
         (codecs.BOM_UTF8 + b"a", {"text": "a"}),
         (b"", {"text": ""}),
-        ("第一段".encode("gb18030"), "not UTF-8 (invalid start byte at byte 0): if the file has another encoding, convert it, for example with iconv -f GB18030"),
-        ("abc".encode("utf-16-le"), "not UTF-8: if the file has another encoding, convert it, for example with iconv -f UTF-16 -t UTF-8"),
+        ("第一段".encode("gb18030"), f"not UTF-8 (invalid start byte at byte 0): {CONVERT} -f GB18030 -t UTF-8"),
+        ("abc".encode("utf-16-le"), f"not UTF-8: {CONVERT} -f UTF-16 -t UTF-8"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "A.TXT", "a.txt.gz", "a.md.GZ"])

@@ -15,7 +15,7 @@ from mm.plugins.commands.data.checking import Finding
 from mm.runtime.data.row_keys import UnreadKeys
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_LONGEST = 300  # most characters of a reason that are printed: it may quote the row
+_LONGEST = 600  # most characters of a reason that are printed: it may quote the row
 
 
 @attrs.define
@@ -75,7 +75,8 @@ class TextReport:
     def end(self, counts: Counts) -> None:
         """Print the counts."""
         for path, rows in counts.files.items():
-            click.echo(f"{path}: {count_text(rows, 'row')}" + (f", format {counts.formats[path]}" if path in counts.formats else ""))
+            format = f", format {counts.formats[path]}" if path in counts.formats else ""
+            click.echo(f"{path}: {count_text(rows, 'row')}{format}")
         for line in (*counts.unread.turn_lines(), *counts.unread.row_lines()):
             click.echo(_line(line))
         good = counts.rows - counts.bad
