@@ -59,7 +59,8 @@ def check(
             for entry in read_with_bar(source, reader):
                 _check(entry, reader, checker, output, report, counts, fixed)
             if counts.rows + counts.file_errors.total() == found:
-                _report([Finding(Position(path=name, line=0), "empty file", "it has no rows", whole_file=True)], output, report, counts)
+                empty = Finding(Position(path=name, line=0), "empty file", "it has no rows", whole_file=True)
+                _report([empty], output, report, counts)
     output.write(partial(report.end, counts))
     if fixed:
         line = f"{out}: {fixed.rows:,} rows written, {counts.omitted:,} omitted"
