@@ -109,11 +109,13 @@ def load(
     from mm.core.layers import argument_layer
     from mm.runtime.models.load_settings import InferenceComposition
     from mm.runtime.runs import api
+    from mm.runtime.training.interrupts import whole_imports
 
     manager = plugins or _plugins()
     inference = InferenceComposition(manager, [argument_layer(options)]).inference
     api.activate(manager, inference.backend, _say(False))
-    from mm.runtime.generation import text_model
+    with whole_imports():
+        from mm.runtime.generation import text_model
 
     return text_model.load(manager, str(model), _workspace(workspace), inference)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -49,3 +51,22 @@ def test_plugins_new_writes_a_part_that_works(
     assert spec.load().__module__.startswith(f"mm_my_{kind}.")
     assert "mm.testing.pytest_plugin" in (folder / "tests/conftest.py").read_text()
     compile((folder / "tests" / f"test_mm_my_{kind}.py").read_text(), "test", "exec")
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_list_fits_the_width_and_cuts_no_name(width: int, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    listed = mm_cli("plugins").out.splitlines()
+    names = {row["name"] for row in json.loads(mm_cli("plugins", "--json").out)}
+    assert max(map(len, listed)) <= width
+    assert names <= {word for line in listed for word in line.split()[1:2]}
+    assert ("minimind-ascend" in "".join(listed)) == (width == 200)
+
+
+@pytest.mark.parametrize("group", ["data", "runs", "tokenizer", "plugins"])
+def test_the_help_of_a_group_has_whole_sentences_at_any_width(
+    group: str, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    listed = " ".join(mm_cli(group, "--help").out.partition("Commands:")[2].split())
+    assert not re.search(r"[a-z]\.\.\.|\.\.\.\.", listed) and listed.endswith(".")  # FILE... is a name

@@ -9,11 +9,12 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.records import SourceSpec
-from mm.core.settings import TrainSettings
 from mm.core.say import count_text
+from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
+from mm.plugins.commands.groups import CommandGroup
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mm.runtime.text.tokenizer import Tokenizer
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def data() -> None:
     """Check and count rows; write built-in data; show rows token by token."""
 
@@ -81,17 +82,8 @@ def show(
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
-    source, reader = open_rows(plugins, file, kind)
-    entry = next(islice(reader.read(source), number - 1, None), None)
-    if entry is None:
-        raise UsageError(f"{file} has fewer than {number} rows.")
-    position, row = entry.position, entry.row
-    if row is None:
-        assert entry.error is not None
-        raise entry.error
-    tokenizer = data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings(allow_lost_fields=True))
     position, row, number = _row(*open_rows(plugins, file, kind), file, number, line)
-    tokenizer = Tokenizer.load(folder or DEFAULT).allowing_lost_fields()
+    tokenizer = data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings(allow_lost_fields=True))
     encoded = row.encode(tokenizer, max_length)
     if as_json:
         sequences = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]
