@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -68,6 +69,12 @@ def whole_imports() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held:
         raise Signalled(signal.SIGINT)
+
+
+def imported_whole(module: str) -> Any:
+    """The module of that name, imported as inside `whole_imports`."""
+    with whole_imports():
+        return importlib.import_module(module)
 
 
 def at_once(line: str) -> None:
