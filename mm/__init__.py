@@ -6,7 +6,7 @@ The functions here do what the command line does, with the same names: `mm.train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,13 +109,13 @@ def load(
     from mm.core.layers import argument_layer
     from mm.runtime.models.load_settings import InferenceComposition
     from mm.runtime.runs import api
+    from mm.runtime.training.interrupts import imported_whole
 
     manager = plugins or _plugins()
     inference = InferenceComposition(manager, [argument_layer(options)]).inference
     api.activate(manager, inference.backend, _say(False))
-    from mm.runtime.generation import text_model
-
-    return text_model.load(manager, str(model), _workspace(workspace), inference)
+    load_model: Callable[..., TextModel] = imported_whole("mm.runtime.generation.text_model").load
+    return load_model(manager, str(model), _workspace(workspace), inference)
 
 
 def generate(model: TextModel | Path_, prompt: str | Sequence[Mapping[str, Any]], **options: Any) -> Generation:

@@ -135,7 +135,8 @@ class FormatSpec(Spec):
     """A row schema. `recognise` returns True for a parsed JSON row of this format; `row` is the kind of row that `parse` returns.
 
     `accepts` returns True for further rows that the format can read if an algorithm needs its kind, although another format
-    recognises them. A finished conversation is chat, for example, but can also be read as a prompt.
+    recognises them. A finished conversation is chat, for example, but can also be read as a prompt. `example` is a short row of
+    the format; messages show it to a user whose rows have no format.
     """
 
     kind: ClassVar[str] = "format"
@@ -145,6 +146,7 @@ class FormatSpec(Spec):
     row: str
     recognise: Callable[[Mapping[str, Any]], bool]
     accepts: Callable[[Mapping[str, Any]], bool] | None = None
+    example: Mapping[str, Any] = attrs.field(factory=dict)
 
     def fits(self, row: Mapping[str, Any], row_kind: str = "") -> bool:
         """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, in which case `accepts` is not

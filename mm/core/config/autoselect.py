@@ -87,6 +87,9 @@ def _model(composition: Composition, spec: AlgorithmSpec, workspace: Workspace) 
             raise UsageError("--arch makes a new model and --from continues one: give one of them.")
         return {}
     run = workspace.newest(spec.starts_from)
+    if run is not None and selection.preset:
+        made = f"--preset {selection.preset} is for a new model and needs --arch"
+        raise UsageError(f"{made}. Without both, {spec.name} continues run {run.name}: leave --preset out.")
     if run is not None:
         return {"from": (run.name, f"model: run {run.name}, the newest that {spec.name} continues")}
     if spec.new_model is None or spec.starts_from:

@@ -122,7 +122,7 @@ class Composition:
         spec, needs = self.required()
         warnings = check_keys(self.plugins, self.options, self.layers, spec.name)
         if self.selection.preset and not self.selection.arch:
-            raise UsageError(f"--preset {self.selection.preset} needs --arch; with --from the model has its sizes already.")
+            raise UsageError(f"--preset {self.selection.preset} needs --arch; the model of --from has its sizes: leave it out.")
         parts = {section.name: self.read(section) for section in self.sections}
         sources = {key: origin for section in self.sections for key, origin in self._merge(section)[1].items()}
         run = Run(select=parts.pop("select"), train=parts.pop("train"), parts=parts, options=self.options, needs=needs)

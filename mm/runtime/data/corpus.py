@@ -14,7 +14,7 @@ from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec, SourceSpec
-from mm.core.say import Say
+from mm.core.say import Say, count_text
 from mm.core.settings import TrainSettings
 from mm.runtime.data.bad_rows import MAX_SHOWN
 from mm.runtime.data.source import Source
@@ -175,17 +175,17 @@ def _part(locator: str, source: Source, store: Store) -> dict[str, Any]:
 
 def _report(part: dict[str, Any], row_kind: str, info: StoreInfo, max_length: int, say: Say) -> None:
     prefix = f"data: {part['locator']}: "
-    say(f"{prefix}{part['units']:,} {row_kind} units of {info.rows:,} rows, {part['tokens']:,} tokens")
+    say(f"{prefix}{count_text(part['units'], f'{row_kind} unit')} of {count_text(info.rows, 'row')}, {part['tokens']:,} tokens")
     if info.truncated:
-        say(f"{prefix}{info.truncated:,} rows were cut at --max-length {max_length}")
+        say(f"{prefix}{count_text(info.truncated, 'row')} cut at --max-length {max_length}")
     if info.dropped:
-        say(f"{prefix}{info.dropped:,} rows had no token to learn and were dropped: {', '.join(info.dropped_rows[:5])}")
+        say(f"{prefix}{count_text(info.dropped, 'row')} dropped, without a token to learn: {', '.join(info.dropped_rows[:5])}")
     for name, count in info.lost.items():
-        say(f"{prefix}{name} by the chat template in {count:,} rows (--allow-lost-fields)")
+        say(f"{prefix}{name} by the chat template in {count_text(count, 'row')} (--allow-lost-fields)")
     for line in info.unread.turn_lines():
         say(f"data: {line}")
     if info.bad.count:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in info.bad.reasons.items())
-        say(f"{prefix}{info.bad.count:,} bad rows were skipped ({reasons}), the first ones are:")
+        say(f"{prefix}{count_text(info.bad.count, 'bad row')} skipped ({reasons}), the first:")
         for line in info.bad.lines()[:MAX_SHOWN]:
             say(f"  {line}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -92,10 +93,18 @@ class RowReader:
         others = [spec for spec in self.formats if fits(spec, row)]
         if others:
             kinds = " or ".join(sorted({f"{spec.row} rows (format {spec.name})" for spec in others}))
-            raise UsageError(f"{where}: the file holds {kinds}, but {self.row_kind} rows are needed.")
-        known = "; ".join(f"{spec.name} ({spec.summary})" for spec in self.formats) or "none"
-        reason = f"no format fits a row with the keys {_keys(row)}. Known: {known}"
+            examples = [spec.example for spec in self._wanted() if spec.example]
+            such = f", such as {json.dumps(min(examples, key=len))}" if examples else ""
+            cure = f"Give files of {self.row_kind} rows only, or an --algo that learns from {others[0].row} rows."
+            raise UsageError(f"{where}: the file holds {kinds}, but {self.row_kind} rows are needed{such}. {cure}")
+        known = "; ".join(f"{', '.join(spec.example)} ({spec.name})" for spec in self._wanted() if spec.example)
+        cure = f" Rename keys or columns to those of a format: {known}" if known else ""
+        reason = f"no format fits a row with the keys {_keys(row)}.{cure}"
         raise DataError(reason, position.path, position.line, problem="unknown format")
+
+    def _wanted(self) -> list[FormatSpec]:
+        """The formats of the kind of row that is needed; all if it does not matter."""
+        return [spec for spec in self.formats if self.row_kind in ("", spec.row)]
 
     def _matches(self, row: Mapping[str, Any]) -> list[FormatSpec]:
         return [spec for spec in self.formats if fits(spec, row, self.row_kind)]

@@ -21,7 +21,21 @@ def parse_row(format: Format, raw: Mapping[str, Any]) -> Row:
     media = [name for name in MEDIA if raw.get(name) and format.keys is not None and name not in format.keys]
     if media:
         raise DataError(f"{media[0]}: only text can be learned, and the row has more: remove the row, or this key of it")
-    return format.parse(raw)
+    try:
+        return format.parse(raw)
+    except DataError as error:
+        if error.problem == "missing field" and (hint := _misspelt(format.keys or (), raw)):
+            raise DataError(error.reason + hint, error.path, error.line, problem=error.problem) from None
+        raise
+
+
+def _misspelt(known: Iterable[str], raw: Mapping[str, Any]) -> str:
+    """The tail of a message about a missing key: the row's key that looks like one of the `known` keys that it lacks."""
+    missing = sorted(name for name in known if name not in raw)
+    for name in (str(name)[:_MAX_LENGTH] for name in raw if name not in known):
+        if hint := close_match(name, missing):
+            return f"; the row has {name!r}.{hint}"
+    return ""
 
 
 @attrs.define

@@ -32,6 +32,7 @@ from mm.runtime.runs.plan import Plan, describe
 from mm.runtime.runs.reading import resumable_settings
 from mm.runtime.runs.recipes import config_layer
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
+from mm.runtime.training.interrupts import whole_imports
 
 # where a run stopped is no reason to stop there again
 STOPPING = ("stop_after_steps", "max_time")
@@ -63,7 +64,8 @@ def start(composition: Composition, workspace: Workspace, *, resume: bool, say: 
             with suppress(OSError):  # a killed start has left it; the run has a lock of its own
                 _name_lock(workspace, resolved.run.select.run).unlink()
         activate(plugins, resolved.run.select.backend, say)
-        from mm.runtime.runs import session
+        with whole_imports():
+            from mm.runtime.runs import session
 
         return session.train(plugins, resolved, workspace, resume=resume, say=say)
 

@@ -19,6 +19,7 @@ from mm.core.workspace import Workspace
 from mm.runtime.data.sources import open_rows
 from mm.runtime.data.weights import split_weights
 from mm.runtime.runs.speed import Speed
+from mm.runtime.training.interrupts import whole_imports
 
 if TYPE_CHECKING:
     from mm.runtime.runs.lifecycle import Session
@@ -31,8 +32,9 @@ _ENOUGH, _MOST = 1.0, 5.0
 def calibrate(plugins: PluginManager, run: Run, workspace: Workspace) -> Speed:
     """Train a few steps and return their speed. Nothing of it is kept: the run's folder is not made, and tokens are cached in a
     temporary folder. The backend's environment must be set. Raises what the training would raise."""
-    from mm.runtime.runs import session
-    from mm.runtime.runs.isolation import whole_process
+    with whole_imports():
+        from mm.runtime.runs import session
+        from mm.runtime.runs.isolation import whole_process
 
     with TemporaryDirectory(prefix="mm-calibration-") as folder, whole_process(run.select.run):
         files = _slices(plugins, run, Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -37,9 +38,12 @@ def recorded(session: Session) -> Iterator[None]:
     except Interrupted:  # a signal that was answered after its step: recorded with the step
         raise
     except BaseException as error:
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with ignored(), suppress(OSError, CheckpointError):  # a full disk or a damaged manifest may be what ended it
-            lifecycle.record_end(session, state, str(error) or type(error).__name__)
+            if isinstance(error, KeyboardInterrupt):
+                session.trainer.state.stop.ask(f"{signal.Signals(number_of(error)).name}, at once")
+                lifecycle.record_end(session, "interrupted", "")
+            else:
+                lifecycle.record_end(session, "failed", str(error) or type(error).__name__)
         if isinstance(error, OSError | StorageError):
             session.in_place.check()
         if isinstance(error, KeyboardInterrupt) and session.trainer.state.step:

@@ -153,7 +153,7 @@ def resume(session: Session, checkpoint: Path, say: Say) -> None:
         say(line)
     say(f"resuming {folder.name} at step {session.trainer.state.step} of {session.trainer.state.horizon}")
     if session.world.main:
-        folder.update_manifest({"state": "running", "data": list(session.corpus.parts)})
+        folder.update_manifest({"state": "running", "error": "", "cut_interval": {}, "data": list(session.corpus.parts)})
         _save_data_options(session)
         repair_lines(folder.path, say)
 
@@ -234,10 +234,15 @@ def finish(session: Session, say: Say) -> None:
 
 
 def record_end(session: Session, state: str, error: str) -> None:
-    """Write the state in which the run ended, its step, totals and reason into the manifest. `error` is "" without one."""
+    """Write the state in which the run ended, its step, totals and reason into the manifest. `error` is "" without one.
+
+    The metrics of a log interval that the end has cut off go into the manifest: a resume completes the interval and logs it.
+    """
     if session.world.main and not session.in_place.is_lost:
         training = session.trainer.state
         values = {"state": state, "step": training.step, "tokens": training.tokens, "seconds": round(training.seconds, 3)}
         reached = training.step >= training.horizon
         values["stop_reason"] = error or training.stop.reason or ("the end of the schedule" if reached else "")
+        cut = not error and not training.log_scheduled()
+        values["cut_interval"] = {"step": training.step, "tokens": training.tokens, **training.peek()} if cut else {}
         session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})

@@ -15,7 +15,7 @@ from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.say import Say, silent
+from mm.core.say import Say, count_text, silent, value_text
 from mm.core.workspace import Workspace
 from mm.runtime.devices.host import host_memory
 from mm.runtime.models.description import describe as describe_folder
@@ -37,6 +37,9 @@ class Plan(str):
     values: dict[str, Any]
     model: tuple[str, ArchitectureConfig, Path]
     summary: str
+
+    def __repr__(self) -> str:
+        return str(self)  # a prompt of Python shows the text in lines
 
     @classmethod
     def of(cls, text: str, values: dict[str, Any], model: tuple[str, ArchitectureConfig, Path], summary: str) -> Plan:
@@ -84,12 +87,12 @@ def _text(plan: Mapping[str, Any], time: str) -> str:
     total, active = plan["parameters"], plan["active_parameters"]
     again = f", {plan['steps_per_batch']} with the same rows" if plan["steps_per_batch"] > 1 else ""
     held = f", about {plan['held_out_rows']:,} held out" if plan["held_out_rows"] else ""
-    each = f"{plan['rows_per_step']} rows, about {plan['tokens_per_step']:,.0f} tokens each{again}"
+    each = f"{count_text(plan['rows_per_step'], 'row')}, about {plan['tokens_per_step']:,.0f} tokens each{again}"
     lines = {
         **{name: plan[name] for name in ("algorithm", "backend", "model")},
         "parameters": f"{total:,}" + (f", {active:,} active per token" if active < total else ""),
         "tokenizer": plan["tokenizer"],
-        "data": f"{plan['data']}: {plan['rows']:,} rows{held}, about {plan['tokens_per_epoch']:,} tokens an epoch",
+        "data": f"{plan['data']}: {count_text(plan['rows'], 'row')}{held}, about {plan['tokens_per_epoch']:,} tokens an epoch",
         "steps": f"{plan['steps']:,} of {each}",
         "compute": f"about {plan['flops']:.3g} FLOP",
         "time": time,
@@ -98,7 +101,7 @@ def _text(plan: Mapping[str, Any], time: str) -> str:
         "disk": estimate.sum_text(plan["disk"]),
         "output": plan["output"],
     }
-    given = [f"  {key} = {value!r}  ({plan['sources'][key]})" for key, value in plan["settings"].items()]
+    given = [f"  {key} = {value_text(value)}  ({plan['sources'][key]})" for key, value in plan["settings"].items()]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines.items()), "settings that are not defaults:", *given])
 
 

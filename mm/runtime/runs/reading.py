@@ -13,9 +13,10 @@ from mm.core.errors import CheckpointError, UsageError
 from mm.core.locks import is_locked
 from mm.core.run import read_toml
 from mm.core.run_folder import MANIFEST, SETTINGS
-from mm.core.say import Say, silent
+from mm.core.say import Say, silent, value_text
 from mm.core.workspace import RunFolder, checkpoints, step_of
-from mm.runtime.training.json_lines import METRICS, last_step, read_lines
+from mm.runtime.training.headline import headline, texts
+from mm.runtime.training.json_lines import METRICS, is_metrics, last_step, read_lines
 
 _FACTS = ("state", "stop_reason", "error", "parameters", "step", "steps", "tokens", "seconds")
 _PARTS = ("algorithm", "architecture", "tokenizer", "world_size", "threads")
@@ -23,13 +24,21 @@ _CLOCKS = ("step", "tokens", "seconds")
 
 
 def metric_lines(run: RunFolder, say: Say = silent) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; empty if the run has no such file. Damaged lines are skipped, and reported with `say`."""
-    return list(read_lines(run.path / METRICS, say))
+    """The lines of metrics.jsonl, and one for the log interval in which the run was stopped, if it was; empty if the run has no
+    such file. Damaged lines are skipped, and reported with `say`."""
+    lines = list(read_lines(run.path / METRICS, say))
+    cut = {} if run.damage else run.manifest.get("cut_interval", {})
+    return [*lines, cut] if is_metrics(cut) else lines
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RecordedRun(RunFolder):
     """A run's folder, with the metrics that it has recorded so far."""
+
+    def __repr__(self) -> str:
+        values = {} if self.damage else figures(self)
+        shown = [f"{name} {value_text(values[name])}" for name in ("state", "step", "steps") if name in values]
+        return f"<run {self.path}: {', '.join([*shown, *texts(headline(values))]) or 'damaged'}>"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -107,6 +116,11 @@ def figures(run: RunFolder, say: Say = silent) -> dict[str, Any]:
     for line in metric_lines(run, say):
         values |= {name: value for name, value in line.items() if name not in _CLOCKS}
     return values
+
+
+def metric_steps(run: RunFolder) -> dict[str, int]:
+    """The step of the last value of each metric."""
+    return {name: line["step"] for line in metric_lines(run) for name in line}
 
 
 def origins(run: RunFolder) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def parse_conversation(
     if turns is None:
         turns = conversation_of(row)
     if not isinstance(turns, list):
-        raise type_error("the conversation", turns, "a list of turns")
+        raise type_error("messages (or conversations)" if turns is None else "the conversation", turns, "a list of turns")
     if not turns:
         raise DataError("the conversation is empty", problem="empty")
     messages = tuple(parse_turn(turn, f"turn {number}") for number, turn in enumerate(turns, 1))

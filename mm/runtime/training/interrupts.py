@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 from mm.core.errors import MMError, Signalled
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_PYTHONS = signal.default_int_handler
 
 
 def install(handler: Callable[[int, FrameType | None], Any] | signal.Handlers | None = None) -> Mapping[int, Any]:
@@ -42,6 +44,37 @@ def ignored() -> Iterator[None]:
     """Inside the block both signals do nothing: for the few writes with which a command ends that was stopped already."""
     with handled(signal.SIG_IGN):
         yield
+
+
+@contextmanager
+def whole_imports() -> Iterator[None]:
+    """Inside the block Ctrl-C waits for its end: packages whose import is cut off, such as those of PyTorch, stay half imported
+    for as long as the process lives.
+
+    Only where Python's own handler is installed, as in an interactive session: a command of `mm` ends with its process.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not _PYTHONS:
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        at_once("Ctrl-C: stopping as soon as PyTorch is imported")
+
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise Signalled(signal.SIGINT)
+
+
+def imported_whole(module: str) -> Any:
+    """The module of that name, imported as inside `whole_imports`."""
+    with whole_imports():
+        return importlib.import_module(module)
 
 
 def at_once(line: str) -> None:

@@ -59,7 +59,7 @@ LINES: list[tuple[Any, str, str, str]] = [
     (chat(ASKED, calling(city="Oslo"), tools=[WEATHER]), "", "", ""),
     (LONG, "too long", "warning", "longer than 800 tokens: the rest is cut off and not learned"),
     (chat({"role": "user", "content": "hi " * 900}, SAID), "nothing learned", "warning", "nothing to learn within 800"),
-    ({"text": "x"}, "missing field", "error", "the conversation is missing"),
+    ({"text": "x"}, "missing field", "error", "messages (or conversations) is missing"),
 ]
 BAD = {number for number, line in enumerate(LINES, 1) if line[2] == "error"}
 
@@ -150,7 +150,17 @@ def test_rows_of_two_formats_do_not_go_into_one_file(run: Any, tmp_path: Path) -
 def test_a_damaged_file_is_an_error_of_the_file(run: Any, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([GOOD, GOOD])[:-1])
     found = json.loads(run("check", tmp_path / "a.json", "--json").stdout)
-    assert (found["rows"], found["errors"]["damaged file"]["rows"]) == (1, 1)
+    assert (found["rows"], found["bad"], found["errors"], found["file_errors"]) == (1, 0, {}, {"damaged file": 1})
+
+
+def test_a_source_without_rows_fails_the_check_as_it_fails_a_training(run: Any, tmp_path: Path) -> None:
+    for name, content in {"a.jsonl": "", "b.json": "[]", "c.csv": "text\n"}.items():
+        (tmp_path / name).write_text(content)
+        result = run("check", tmp_path / name)
+        assert result.exit_code == 1 and f"{tmp_path / name}: it has no rows  [empty file]" in result.output
+        assert "0 rows: 0 good, 0 with errors, 1 empty file" in result.output
+    write_rows(tmp_path / "d.jsonl", [GOOD])
+    assert run("check", tmp_path).exit_code == 0  # a training reads the folder too
 
 
 def test_a_file_of_two_readings_wants_to_be_told_its_kind(run: Any, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_row_is_shown_token_by_token(folder: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hi [bold]"}, {"role": "assistant", "content": "ok"}]
     path.write_text((json.dumps({"messages": turns}) + "\n") * 2)
     lines = run(data, "show", str(path), "--row", "2", "--tokenizer", str(folder)).output.splitlines()
-    assert lines[0].startswith(f"{path}:2  chat row, 1 unit")
+    assert lines[0].startswith(f"{path}:2  chat row 2, 1 unit")
     ids, learn = Tokenizer.load(folder).encode_chat(turns)
     rows = [line.split() for line in lines if line.split() and line.split()[0].isdigit() and "tokens" not in line]
     assert [int(row[1]) for row in rows] == ids
@@ -136,6 +136,15 @@ def test_rows_before_the_one_that_is_shown_may_be_bad(folder: Path, tmp_path: Pa
     for row, reason in (("2", ":2: text is a number"), ("3", ":3: not JSON")):
         with pytest.raises(DataError, match=reason):
             run(data, "show", str(path), "--row", row, "--tokenizer", str(folder))
+
+
+def test_a_row_is_found_by_its_line_too(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text\n"one\ntwo"\n\nthree\n')
+    for words, place in ((["--row", "2"], "a.csv:5  text row 2, 1 unit"), (["--line", "5"], "a.csv:5  text row 2, 1 unit"),
+                         (["--line", "2"], "a.csv:2  text row 1, 1 unit"), ([], "a.csv:2  text row 1, 1 unit")):  # fmt: skip
+        assert place in run(data, "show", str(tmp_path / "a.csv"), *words, "--tokenizer", str(folder)).output
+    with pytest.raises(UsageError, match="has no row on line 3"):
+        run(data, "show", str(tmp_path / "a.csv"), "--line", "3", "--tokenizer", str(folder))
 
 
 def test_a_built_in_source_shows_the_kind_that_is_asked_for(folder: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+import pytest
 
 from mm.testing.pytest_plugin import CommandLine
 
@@ -39,3 +42,22 @@ def test_what_could_not_be_checked_is_no_success(mm_cli: CommandLine) -> None:
     (found,) = json.loads(mm_cli("plugins", "check", "npu", "--json", code=1).out)
     assert (found["ok"], found["skipped"], found["failed"], found["passed"]) == (4, 13, 0, False)
     assert {check["state"] for check in found["checks"]} == {"ok", "skipped"}
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_list_fits_the_width_and_cuts_no_name(width: int, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    listed = mm_cli("plugins").out.splitlines()
+    names = {row["name"] for row in json.loads(mm_cli("plugins", "--json").out)}
+    assert max(map(len, listed)) <= width
+    assert names <= {word for line in listed for word in line.split()[1:2]}
+    assert ("minimind-ascend" in "".join(listed)) == (width == 200)
+
+
+@pytest.mark.parametrize("group", ["data", "runs", "tokenizer", "plugins"])
+def test_the_help_of_a_group_has_whole_sentences_at_any_width(
+    group: str, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    listed = " ".join(mm_cli(group, "--help").out.partition("Commands:")[2].split())
+    assert not re.search(r"[a-z]\.\.\.|\.\.\.\.", listed) and listed.endswith(".")  # FILE... is a name

@@ -93,7 +93,7 @@ def test_a_run_is_shown_with_where_its_values_came_from(mm_cli: CommandLine, wor
     lines = [" ".join(line.split()) for line in mm_cli("runs", "show", "first").out.splitlines()]
     assert {
         "state finished", "stop_reason the end of the schedule", "algorithm pretrain", "step 2", "note fused: RMSNorm",
-        "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)", "from = '' (default)",
+        "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)", "from = - (default)",
         "max_length = 128 (argument)", "dense_hidden_size = 16 (argument)", "global_batch_size = 2 (argument)",
     } <= set(lines)  # fmt: skip
     assert any(line.startswith(f"data {workspace / 'tiny_rows.jsonl'}: 4 rows, ") for line in lines)

@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 
 from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
+from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.plugins.formats import chat, text
 from mm.plugins.formats.chat.format import ChatFormat
@@ -23,6 +24,7 @@ from mm.runtime.data.reader import RowReader
 from mm.runtime.text.conversation import parse_conversation
 from mm.runtime.text.messages import Message, ToolCall
 from mm.runtime.text.rows import ChatRow, TextRow
+from mm.testing.pytest_plugin import CommandLine
 
 FORMATS = [*text.mm_formats(), *chat.mm_formats()]
 USER = {"role": "user", "content": "hi"}
@@ -179,9 +181,10 @@ AT = Position(path="f.jsonl", line=1)
 
 
 def test_the_reader_explains_what_it_cannot_read() -> None:
-    with pytest.raises(UsageError, match=r"f.jsonl:1: no format fits a row with the keys a, b. Known: text .*chat"):
+    with pytest.raises(UsageError, match=r"f.jsonl:1: no format fits a row with the keys a, b. Rename .*: text \(text\)$"):
         RowReader(FORMATS, "text").parse(AT, {"b": 1, "a": 2})
-    with pytest.raises(UsageError, match=r"f.jsonl:1: the file holds text rows \(format text\), but chat rows are needed"):
+    needed = r"f.jsonl:1: the file holds text rows \(format text\), but chat rows are needed, such as {.messages.*--algo that"
+    with pytest.raises(UsageError, match=needed):
         RowReader(FORMATS, "chat").parse(AT, {"text": "x"})
     twin = FormatSpec(name="twin", summary="", target="a:b", row="text", recognise=lambda row: True)
     with pytest.raises(UsageError, match=r"fits several formats: text \(text rows\), twin \(text rows\)"):
@@ -189,6 +192,35 @@ def test_the_reader_explains_what_it_cannot_read() -> None:
     # a format of another kind does not stand in the way
     prompts = FormatSpec(name="prompts", summary="", target="a:b", row="prompt", recognise=lambda row: True)
     assert RowReader([*FORMATS, prompts], "text").parse(AT, {"text": "x"}) == TextRow("x")
+
+
+def test_the_example_of_a_format_is_a_row_of_it_and_of_no_other(installed: PluginManager) -> None:
+    specs = installed.specs(FormatSpec)
+    for spec in specs:
+        assert [other.name for other in specs if other.recognise(spec.example)] == [spec.name]
+        assert spec.load()().parse(spec.example).kind == spec.row
+
+
+def test_unknown_columns_are_told_every_format_on_one_whole_line(mm_cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("问题,回答\n你好,你好呀\n", encoding="utf-8")
+    found = mm_cli("data", "check", tmp_path / "a.csv", code=1).out.splitlines()
+    (line,) = [line for line in found if "no format fits" in line]
+    assert line.endswith("[unknown format]") and "..." not in line
+    assert all(f"({spec.name})" in line for spec in mm_cli.plugins().specs(FormatSpec))
+    told = r"keys 回答, 问题\. Rename keys or columns to those of a format: instruction, output \(alpaca\); messages"
+    with pytest.raises(DataError, match=told):
+        RowReader(mm_cli.plugins().specs(FormatSpec), "chat").parse(AT, {"问题": "x", "回答": "y"})
+
+
+def test_a_missing_key_is_named_with_the_one_that_looks_like_it() -> None:
+    for row, reason in (
+        ({"message": [USER, ANSWER]}, r"messages \(or conversations\) is missing, .*has 'message'. Did you mean 'messages'\?$"),
+        ({"id": 3}, r"messages \(or conversations\) is missing, expected a list of turns$"),
+    ):
+        reader = RowReader(FORMATS)
+        reader.parse(AT, chat_row(USER, ANSWER))
+        with pytest.raises(DataError, match=reason):
+            reader.parse(AT, row)
 
 
 def test_each_file_has_its_own_format() -> None:

@@ -92,19 +92,19 @@ def test_an_array_gives_its_elements_wherever_it_is_cut(
         ("[]", []),
         ("[ \n ]", []),
         ('[{"a": 1},\n {"a": ], \n{"a": 3}]', [{"a": 1}, "not JSON (Expecting value at character 7)", {"a": 3}]),
-        ('[{"a": 1}}', [{"a": 1}, "cannot be read after row 1 (the array ends with a brace)"]),
+        ('[{"a": 1}}', [{"a": 1}, "cannot be read after row 1: the array ends with a brace"]),
         ('[{"a": 1}, 7, {"a" 2}, {"a": 3}]', [{"a": 1}, "expected a JSON object, got a number", "not JSON", {"a": 3}]),
         ('[{"a": 1},, {"a": 3},]', [{"a": 1}, "not JSON (nothing", {"a": 3}, "not JSON (nothing"]),
-        ('[{"a": 1}, {"a": 2', [{"a": 1}, "cannot be read after row 1 (the array is not closed"]),
-        ('[{"a": "1}, {', ["cannot be read after row 0 (the array is not closed"]),
-        ('[{"a": 1}] [', [{"a": 1}, "cannot be read after row 1 (there is text after"]),
+        ('[{"a": 1}, {"a": 2', [{"a": 1}, "cannot be read after row 1: the array is not closed"]),
+        ('[{"a": "1}, {', ["cannot be read: the array is not closed"]),
+        ('[{"a": 1}] [', [{"a": 1}, "cannot be read after row 1: there is text after"]),
         ('{"a": 1}\n{"a": 2}', [{"a": 1}, {"a": 2}]),
         ('\ufeff{\n"a": 1}', [{"a": 1}]),
         ('{"a": [\n1,\n{"b": "}\\""}]}\n\n{"a":\n2}{"a": 3}', [{"a": [1, {"b": '}"'}]}, {"a": 2}, {"a": 3}]),
         ('{\n"a": 1\n}\n{"a" 2}\n{"a": 3}', [{"a": 1}, "not JSON (Expecting ':'", {"a": 3}]),
         ('{\n"a": 1}, {"a": 2}', [{"a": 1}, "not JSON (Expecting value"]),
-        ('{\n"a": 1}\n{\n"a": 2', [{"a": 1}, "cannot be read after row 1 (an object is not closed"]),
-        ('{\n"a": 1}}\n{"a": 2}', [{"a": 1}, "cannot be read after row 1 (a bracket too many"]),
+        ('{\n"a": 1}\n{\n"a": 2', [{"a": 1}, "cannot be read after row 1: an object is not closed"]),
+        ('{\n"a": 1}}\n{"a": 2}', [{"a": 1}, "cannot be read after row 1: a bracket too many"]),
         ('{"a": "cut\n{"a": 1}', ["not JSON (Unterminated", {"a": 1}]),
     ],
 )
@@ -137,8 +137,9 @@ def test_an_array_is_never_held_in_memory(tmp_path: Path) -> None:
         (b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}\r\n', [(1, {"a": 1}), (3, {"a": 2})]),
         (b'\xef\xbb\xbf\n{"a": 1}', [(2, {"a": 1})]),
         (b'{"a": 1}\n\0\0\0\n', [(1, {"a": 1}), (2, "not JSON (3 NUL bytes: the file is incomplete)")]),
-        (b'{"a": "\xe5\xa4"}\n{"a": 2}', [(1, "not UTF-8 (invalid continuation byte at byte 7)"), (2, {"a": 2})]),
-        ('{"a": 1}'.encode("utf-16"), [(1, "not UTF-8 (invalid start byte at byte 0; it looks like UTF-16)")]),
+        (b'{"a": "\xe5"}\n{"a": 2}', [(1, "not UTF-8 (invalid continuation byte at byte 7)"), (2, {"a": 2})]),
+        ('{"a": 1}'.encode("utf-16"), [(1, "not UTF-8 (invalid start byte at byte 0): if the file has another encoding, "
+                                        "convert it, for example with iconv -f UTF-16 -t UTF-8")]),
         (b'{"a": "\\u0000"}', [(1, {"a": "\0"})]),
         (b"null\n", [(1, "expected a JSON object, got null")]),
         (b"", []),
@@ -206,7 +207,7 @@ def test_a_damaged_parquet_file_and_a_missing_pyarrow_are_explained(tmp_path: Pa
     path = write_parquet(tmp_path / "a.parquet", [{"text": "x" * 99}] * 9)
     path.write_bytes(path.read_bytes()[:-20])
     ((_, line, reason),) = entries(path)
-    assert line == 0 and reason.startswith("cannot be read after row 0")
+    assert line == 0 and reason.startswith("cannot be read: ")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"needs pyarrow: pip install .*\[parquet\]"):
         entries(path)

@@ -105,8 +105,8 @@ def test_what_is_no_file_is_an_error_of_it_and_stops_nothing_else(strange: Path,
     with pytest.raises(DataError, match=r"a-pipe\.jsonl: is a pipe"):
         source(strange).digest()
     checked = CliRunner().invoke(data, ["check", str(strange)], obj=installed)
-    assert checked.exit_code == 1 and "1 rows: 1 good" in checked.output
-    assert f"{strange / 'b-gone.jsonl'}:0: is a link to a file that does not exist  [damaged file]" in checked.output
+    assert checked.exit_code == 1 and "1 row: 1 good (100.00%), 0 with errors, 3 damaged files" in checked.output
+    assert f"{strange / 'b-gone.jsonl'}: is a link to a file that does not exist  [damaged file]" in checked.output
 
 
 @pytest.mark.parametrize("name", [name for name, reason in STRANGE.items() if reason])
@@ -123,7 +123,7 @@ def test_names_that_are_no_text_are_read_and_shown_escaped(tmp_path: Path, mm_cl
     shown = [f"{tmp_path}/a\\udcff.txt", f"{tmp_path}/b\\nc.jsonl"]
     assert [(at.path, row["text"]) for at, row in found.rows()] == list(zip(shown, ("one", "two"), strict=True))
     out = mm_cli("data", "check", tmp_path)
-    assert f"{shown[0]}: 1 rows" in out.out and "\\udcfe.doc" in out.err
+    assert f"{shown[0]}: 1 row," in out.out and "\\udcfe.doc" in out.err
     out = mm_cli("data", "check", tmp_path / os.fsdecode(b"a\xff.txt"), code=2)
     assert "a\\udcff.txt: the name is not UTF-8" in out.err
 

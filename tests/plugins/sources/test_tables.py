@@ -22,6 +22,8 @@ from mm.plugins.sources.files import decode, documents, tables
 from mm.plugins.sources.files.source import Files
 from mm.runtime.data.reader import RowReader
 
+CONVERT = "if the file has another encoding, convert it, for example with iconv"
+
 
 def entries(path: Path) -> list[tuple[int, Any]]:
     """(line, row or reason) of everything."""
@@ -37,8 +39,8 @@ def entries(path: Path) -> list[tuple[int, Any]]:
         ("第一段。\n\nTwo\r\nthree".encode(), {"text": "第一段。\n\nTwo\nthree"}),
         (codecs.BOM_UTF8 + b"a", {"text": "a"}),
         (b"", {"text": ""}),
-        ("第一段".encode("gb18030"), "not UTF-8 (invalid start byte at byte 0): convert it, for example with iconv"),
-        ("abc".encode("utf-16-le"), "not UTF-8 (it looks like UTF-16)"),
+        ("第一段".encode("gb18030"), f"not UTF-8 (invalid start byte at byte 0): {CONVERT} -f GB18030 -t UTF-8"),
+        ("abc".encode("utf-16-le"), f"not UTF-8: {CONVERT} -f UTF-16 -t UTF-8"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "A.TXT", "a.txt.gz", "a.md.GZ"])
@@ -48,6 +50,16 @@ def test_a_text_file_is_one_document(tmp_path: Path, name: str, content: bytes, 
     assert line == 1 and (row == found or (isinstance(found, str) and row.startswith(found)))
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv.gz"])
+@pytest.mark.parametrize("header", ["text", "文本"])
+def test_text_in_the_encoding_of_chinese_tables_is_told_how_to_convert_it(tmp_path: Path, name: str, header: str) -> None:
+    text = {"a.jsonl": f'{{"{header}": "你好"}}', "a.json": f'[{{"{header}": "你好"}}]'}.get(name, f"{header}\n你好\n")
+    content = text.encode("gb18030")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    ((_, reason),) = entries(tmp_path / name)
+    assert "not UTF-8 (" in reason and "iconv -f GB18030 -t UTF-8" in reason
+
+
 def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (decode, documents, tables):
         monkeypatch.setattr(module, "MAX_ROW_BYTES", 1 << 20)
@@ -55,7 +67,7 @@ def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
     for name, content in long.items():
         (tmp_path / name).write_bytes(content)
         ((_, reason),) = entries(tmp_path / name)
-        assert reason.startswith("cannot be read after row") and ("more than 1 MiB" in reason or "field limit" in reason)
+        assert reason.startswith("cannot be read") and ("more than 1 MiB" in reason or "field limit" in reason)
 
 
 # ---- tables
@@ -72,8 +84,8 @@ def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("text,id\na\nb,1,2\nc,1,,\n", [(2, "the row has 1 cells, but the header has 2"), (3, "the row has 3 cells"),
                                         (4, {"text": "c", "id": "1"})]),
         ('text\n"a"b\nc\n', [(2, "the quotes of the row are not those of a table"), (3, {"text": "c"})]),
-        ('text\na\n"b\nc\n', [(2, {"text": "a"}), (2, "cannot be read after row 2 (line 3: a quote is not closed")]),
-        ("text,text\na,b\n", [(0, "cannot be read after row 0 (the header names the column 'text' twice)")]),
+        ('text\na\n"b\nc\n', [(2, {"text": "a"}), (2, "cannot be read after row 2: line 3: a quote is not closed")]),
+        ("text,text\na,b\n", [(0, "cannot be read: the header names the column 'text' twice")]),
         ("text\n\udcff\nb\n", [(2, "not UTF-8"), (3, {"text": "b"})]),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from run_files import weights
 from sizes import sizes
 
 import mm
+from mm.core.errors import Signalled
 from mm.core.workspace import Workspace
+from mm.runtime.training.interrupts import handled, whole_imports
 from mm.testing.pytest_plugin import Train
 
 pytestmark = pytest.mark.mm_train("pretrain", **sizes(layers=1), max_steps=4, run="a", log_interval=1)
@@ -152,3 +155,20 @@ def test_a_second_interrupt_keeps_what_is_saved(
     assert last == f"mm: Stopped at once after step 3; the last checkpoint is that of step 2. {RESUME}"
     run = mm_train(resume=True, from_="start", max_length=128)
     assert run.manifest["state"] == "finished" and weights(run) == weights(whole)
+
+
+def test_in_python_ctrl_c_waits_for_the_imports(capfd: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        finished = False
+        with pytest.raises(KeyboardInterrupt), whole_imports():
+            os.kill(os.getpid(), signal.SIGINT)
+            finished = True
+        assert finished and "as soon as PyTorch is imported" in capfd.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with handled(), pytest.raises(Signalled), whole_imports():  # a command of mm ends at once
+            os.kill(os.getpid(), signal.SIGINT)
+            finished = False
+        assert finished
+    finally:
+        signal.signal(signal.SIGINT, before)

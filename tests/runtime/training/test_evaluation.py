@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from mm.core.callback import TrainingView
 from mm.core.errors import Interrupted, UsageError
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.models.finding import find_model
+from mm.runtime.runs.reading import RecordedRun
 from mm.testing import tiny_rows
-from mm.testing.pytest_plugin import Plugins, Train
+from mm.testing.pytest_plugin import CommandLine, Plugins, Train
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"number {n} " * (1 + n % 5)}]}
@@ -360,3 +362,30 @@ def test_a_plugin_that_cannot_watch_is_said_and_noted(
     assert plugin == f"plugin {tmp_path / 'broken.py'}" and why.startswith("ValueError: no watching of b")
     assert note in capsys.readouterr().err.splitlines()
     assert run.manifest["state"] == "finished"
+
+
+def test_a_log_interval_that_a_stop_cuts_off_is_kept_until_a_resume_completes_it(mm_train: Train) -> None:
+    def recorded(**options: Any) -> RecordedRun:
+        return RecordedRun(mm_train(**options).path)
+
+    whole = recorded(run="whole", log_interval=4)
+    stopped = recorded(stop_after_steps=6)
+    assert list(stopped.losses) == [4, 6] and len(lines(stopped)) == len(stopped.metrics) - 1
+    each = recorded(run="each", log_interval=2, stop_after_steps=6)
+    assert stopped.losses[6] == pytest.approx(each.losses[6])
+    assert repr(stopped) == f"<run {stopped.path}: state stopped, step 6, steps 8, loss {stopped.losses[6]:.4g}>"
+    resumed = recorded(resume=True)
+    assert resumed.losses == whole.losses and list(whole.losses) == [4, 8]
+
+
+def test_a_figure_that_is_older_than_the_run_names_its_step(
+    mm_train: Train, mm_cli: CommandLine, mm_watchers: list[Callback]
+) -> None:
+    mm_watchers.append(Signal("on_step", 6))  # takes effect after step 7, without an evaluation
+    with pytest.raises(Interrupted):
+        mm_train(eval_interval=4)
+    figures = mm_cli("runs", "show", "a").out.partition("algorithm ")[0].splitlines()
+    shown = {line.split()[0]: line for line in figures}
+    assert shown["step"].split() == ["step", "7"] and "(step" not in shown["loss"]
+    assert shown["held_out/loss"].endswith("  (step 4)") and shown["learning_rate"].endswith("  (step 4)")
+    assert shown["stop_reason"].split() == ["stop_reason", "SIGTERM"] and "error" not in shown

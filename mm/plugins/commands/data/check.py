@@ -39,11 +39,12 @@ def check(
     Rows that are too long, that have nothing to learn, or that are repeated are warnings. --fix omits bad and repeated rows
     and those with nothing to learn; rows that are only too long are kept.
     """
-    from mm.plugins.commands.data.checking import Checker
+    from mm.plugins.commands.data.checking import Checker, Finding
     from mm.plugins.commands.data.fixing import Output, fixed_file
     from mm.plugins.commands.data.reading_bar import read_with_bar
     from mm.plugins.commands.data.report import Counts, JsonReport, TextReport
     from mm.runtime.data.corpus import data_tokenizer
+    from mm.runtime.data.source import Position
     from mm.runtime.data.sources import kinds_of, open_rows
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
@@ -56,13 +57,17 @@ def check(
             source, reader = open_rows(plugins, name, kind or next(iter(kinds_of(plugins, name)), ""), parts)
             for note in source.notes():
                 output.write(partial(click.echo, note, err=True))
+            found = counts.rows + counts.file_errors.total()
             for entry in read_with_bar(source, reader):
                 _check(entry, reader, checker, output, report, counts, fixed)
+            if counts.rows + counts.file_errors.total() == found:
+                empty = Finding(Position(path=name, line=0), "empty file", "it has no rows", whole_file=True)
+                _report([empty], output, report, counts)
     output.write(partial(report.end, counts))
     if fixed:
         line = f"{out}: {fixed.rows:,} rows written, {counts.omitted:,} omitted"
         output.write(partial(click.echo, line, err=as_json or output.closed))
-    if counts.errors:
+    if counts.errors or counts.file_errors:
         raise click.exceptions.Exit(1)
 
 
@@ -71,17 +76,22 @@ def _check(
     fixed: FixedFile | None,
 ) -> None:  # fmt: skip
     findings = checker.findings(entry)
-    path, whole_file = entry.position.path, entry.error is not None and entry.error.line is None
+    path, whole_file = entry.position.path, any(finding.whole_file for finding in findings)
     counts.rows += not whole_file
     counts.files[path] += not whole_file
-    for finding in findings:
-        output.write(partial(report.finding, finding))
-        (counts.warnings if finding.warning else counts.errors)[finding.problem] += 1
+    _report(findings, output, report, counts)
     if entry.row is not None and entry.raw is not None:
         counts.formats[path] = reader.spec(entry.position, entry.raw).name
         counts.unread.add(path, reader.format(entry.position, entry.raw), entry.raw, entry.row)
     if not whole_file:
         _count(entry, findings, counts, fixed)
+
+
+def _report(findings: list[Finding], output: Output, report: TextReport | JsonReport, counts: Counts) -> None:
+    for finding in findings:
+        output.write(partial(report.finding, finding))
+        by_problem = counts.file_errors if finding.whole_file else counts.warnings if finding.warning else counts.errors
+        by_problem[finding.problem] += 1
 
 
 def _count(entry: Entry, findings: list[Finding], counts: Counts, fixed: FixedFile | None) -> None:

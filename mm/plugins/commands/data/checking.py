@@ -23,12 +23,14 @@ _OMITTED = (NOTHING_LEARNED, REPEATED)  # the warnings for which --fix omits a r
 
 @attrs.frozen
 class Finding:
-    """One error or warning about a row. Counts are kept per `problem`. A `warning` does not stop a training."""
+    """One error or warning about a row, or an error about a `whole_file`. Counts are kept per `problem`. A `warning` does not
+    stop a training."""
 
     position: Position
     problem: str
     reason: str
     warning: bool = False
+    whole_file: bool = False
 
     @property
     def omit(self) -> bool:
@@ -48,7 +50,7 @@ class Checker:
         """The errors and warnings about a row; most rows have none."""
         if entry.row is None:
             assert entry.error is not None
-            return [Finding(entry.position, entry.error.problem, entry.error.reason)]
+            return [Finding(entry.position, entry.error.problem, entry.error.reason, whole_file=entry.error.line is None)]
         try:
             first = 0 if (entry.raw or {}).get("system") else 1  # a system text in a field of its own is not counted as a turn
             return [Finding(entry.position, problem, reason, True) for problem, reason in self._warnings(entry.row, first)]

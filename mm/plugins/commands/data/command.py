@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,21 +9,25 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.records import SourceSpec
+from mm.core.say import count_text
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
 from mm.plugins.commands.data_command import DataCommand, source_parts
+from mm.plugins.commands.groups import CommandGroup
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mm.core.plugins import PluginManager
-    from mm.runtime.text.rows import TokenSequence
+    from mm.runtime.data.reader import RowReader
+    from mm.runtime.data.source import Position, Source
+    from mm.runtime.text.rows import Row, TokenSequence
     from mm.runtime.text.tokenizer import Tokenizer
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def data() -> None:
     """Check and count rows; write built-in data; show rows token by token."""
 
@@ -56,20 +59,22 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json
         return
     click.echo(f"{folder}:")
     for file, rows in files.items():
-        click.echo(f"  {file}  {rows} rows")
+        click.echo(f"  {file}  {count_text(rows, 'row')}")
 
 
 @data.command(cls=DataCommand)
 @click.argument("file")
-@click.option("--row", "number", type=click.IntRange(1, 10**9), default=1, show_default=True, help="Number of the row, from 1.")
+@click.option("--row", "number", type=click.IntRange(1, 10**9), help="Number of the row, from 1; by default the first.")
+@click.option("--line", type=click.IntRange(1, 10**9), help="Instead of --row: the line that mm data check names.")
 @click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
 @as_json
 @click.pass_obj
 def show(
-    plugins: PluginManager, file: str, number: int, folder: Path | None, max_length: int, kind: str, as_json: bool
-) -> None:
+    plugins: PluginManager, file: str, number: int | None, line: int | None, folder: Path | None, max_length: int, kind: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned (in the loss)."""
     from rich.console import Console
 
@@ -78,14 +83,7 @@ def show(
     from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
-    source, reader = open_rows(plugins, file, kind, source_parts())
-    entry = next(islice(reader.read(source), number - 1, None), None)
-    if entry is None:
-        raise UsageError(f"{file} has fewer than {number} rows.")
-    position, row = entry.position, entry.row
-    if row is None:
-        assert entry.error is not None
-        raise entry.error
+    position, row, number = _row(*open_rows(plugins, file, kind, source_parts()), file, number, line)
     tokenizer = data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings(allow_lost_fields=True))
     encoded = row.encode(tokenizer, max_length)
     if as_json:
@@ -95,15 +93,29 @@ def show(
             {"place": place, "kind": row.kind, "cut": encoded.truncated, "lost": sorted(tokenizer.lost), "units": sequences}
         )
         return
-    units = "1 unit" if len(encoded.units) == 1 else f"{len(encoded.units)} units"
+    units = count_text(len(encoded.units), "unit")
     cut = f", cut at --max-length {max_length}" if encoded.truncated else ""
-    click.echo(f"{position.path}:{position.line}  {row.kind} row, {units}{cut}")
+    click.echo(f"{position.path}:{position.line}  {row.kind} row {number:,}, {units}{cut}")
     for name in tokenizer.lost:
         click.echo(f"{name} by the chat template: a training refuses the row, unless it is given --allow-lost-fields")
     console = Console(highlight=False)
     for unit in encoded.units:
         for sequence in unit:
             console.print(_table(tokenizer, sequence))
+
+
+def _row(source: Source, reader: RowReader, file: str, number: int | None, line: int | None) -> tuple[Position, Row, int]:
+    """The row of that number, or that starts on that line, with its position and number. Raises DataError if it is bad, and
+    UsageError if there is none."""
+    if number and line:
+        raise UsageError("--row and --line: give one of them.")
+    for found, entry in enumerate(reader.read(source), 1):
+        if entry.position.line == line if line else found == (number or 1):
+            if entry.row is None:
+                assert entry.error is not None
+                raise entry.error
+            return entry.position, entry.row, found
+    raise UsageError(f"{file} has no row on line {line}." if line else f"{file} has fewer than {count_text(number or 1, 'row')}.")
 
 
 def _generated_source(plugins: PluginManager, name: str) -> object | None:

@@ -10,18 +10,19 @@ from typing import Any
 import attrs
 import click
 
+from mm.core.say import count_text
 from mm.plugins.commands.data.checking import Finding
 from mm.runtime.data.row_keys import UnreadKeys
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_LONGEST = 300  # most characters of a reason that are printed: it may quote the row
+_LONGEST = 600  # most characters of a reason that are printed: it may quote the row
 
 
 @attrs.define
 class Counts:
     """Counts over all files: `rows` read, `bad` rows with an error, and rows that `--fix` has `omitted`. `files` has the number
-    of rows and `formats` the format of each file; `errors` and `warnings` count findings per problem, `unread` the keys that
-    nothing reads."""
+    of rows and `formats` the format of each file; `errors` and `warnings` count rows per problem, `file_errors` files that are
+    damaged or empty, `unread` the keys that nothing reads."""
 
     rows: int = 0
     bad: int = 0
@@ -30,6 +31,7 @@ class Counts:
     formats: dict[str, str] = attrs.field(factory=dict)
     errors: Counter[str] = attrs.field(factory=Counter)
     warnings: Counter[str] = attrs.field(factory=Counter)
+    file_errors: Counter[str] = attrs.field(factory=Counter)
     unread: UnreadKeys = attrs.field(factory=UnreadKeys)
 
     def as_dict(self) -> dict[str, Any]:
@@ -42,7 +44,13 @@ class Counts:
             name: {problem: {"rows": n, "share": self.share(n)} for problem, n in counts.most_common()}
             for name, counts in (("errors", self.errors), ("warnings", self.warnings))
         }
-        return {"rows": self.rows, "good": self.rows - self.bad, "bad": self.bad, **counted, "files": files}
+        total = {"rows": self.rows, "good": self.rows - self.bad, "bad": self.bad}
+        return {**total, **counted, "file_errors": dict(self.file_errors), "files": files}
+
+    @property
+    def file_text(self) -> str:
+        """`, 1 damaged file`; "" if all files have rows and could be read to their ends."""
+        return "".join(f", {count_text(number, problem)}" for problem, number in self.file_errors.most_common())
 
     def share(self, count: int) -> float:
         """`count` as a share of all rows, to six decimals."""
@@ -61,17 +69,19 @@ class TextReport:
         if finding.warning and self._most_warnings and self._warnings[finding.problem] > self._most_warnings:
             return
         kind = "warning: " if finding.warning else ""
-        where = f"{finding.position.path}:{finding.position.line}"
+        where = finding.position.path + ("" if finding.whole_file else f":{finding.position.line}")
         click.echo(f"{where}: {kind}{_line(finding.reason)}  [{finding.problem}]")
 
     def end(self, counts: Counts) -> None:
         """Print the counts."""
         for path, rows in counts.files.items():
-            click.echo(f"{path}: {rows:,} rows" + (f", format {counts.formats[path]}" if path in counts.formats else ""))
+            format = f", format {counts.formats[path]}" if path in counts.formats else ""
+            click.echo(f"{path}: {count_text(rows, 'row')}{format}")
         for line in (*counts.unread.turn_lines(), *counts.unread.row_lines()):
             click.echo(_line(line))
         good = counts.rows - counts.bad
-        click.echo(f"{counts.rows:,} rows: {good:,} good ({counts.share(good):.2%}), {counts.bad:,} with errors")
+        share = f" ({counts.share(good):.2%})" if counts.rows else ""
+        click.echo(f"{count_text(counts.rows, 'row')}: {good:,} good{share}, {counts.bad:,} with errors{counts.file_text}")
         for title, by_problem in (("error", counts.errors), ("warning", counts.warnings)):
             for problem, count in by_problem.most_common():
                 click.echo(f"  {title:<8} {problem:<16} {count:>10,}  {counts.share(count):>8.2%}")

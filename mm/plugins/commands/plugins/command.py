@@ -10,10 +10,11 @@ from mm.core.errors import UsageError, close_match
 from mm.core.plugins import PluginManager
 from mm.core.records import KINDS
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.plugins.commands.groups import CommandGroup
 from mm.plugins.commands.plugins import listing, scaffold
 
 
-class NameOrCommand(click.Group):
+class NameOrCommand(CommandGroup):
     """A group in which a word that is not a subcommand is the name of a part or plugin."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:

@@ -12,9 +12,12 @@ import attrs
 
 from mm.core.discovery import is_path
 from mm.core.errors import UsageError, close_match
+from mm.core.extras import DISTRIBUTION
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import KINDS
 from mm.core.spec import Spec
+
+_WIDE = 120  # columns of a terminal from which on the table has every column
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +91,11 @@ def as_json(listed: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def as_table(listed: Sequence[Row]) -> str:
-    """The rows as a table, as wide as the terminal, or unlimited if stdout is not a terminal."""
+    """The rows as a table, as wide as the terminal or $COLUMNS says, or unlimited if stdout is not a terminal.
+
+    A table narrower than `_WIDE` has no columns for state, distribution and version: the summary tells those that are not
+    active, or not of this project's distribution.
+    """
     import io
     import shutil
     import sys
@@ -97,14 +104,24 @@ def as_table(listed: Sequence[Row]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("kind", "name", "summary", "state", "distribution", "version", box=box.SIMPLE_HEAD, pad_edge=False)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else 1000
+    wide = width >= _WIDE
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("kind", "name", *(("state", "distribution", "version") if wide else ())):
+        table.add_column(name, no_wrap=True)
+    table.add_column("summary")
     for row in listed:
         text = row.summary if row.state == "active" else " - ".join(part for part in (row.summary, row.reason) if part)
-        table.add_row(row.kind, row.name, text, row.state, row.distribution, row.version)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
+        origin = (row.state, row.distribution, row.version) if wide else ()
+        table.add_row(row.kind, row.name, *origin, text if wide else _narrow(row, text))
     console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")  # type: ignore[attr-defined]
+
+
+def _narrow(row: Row, text: str) -> str:
+    state = "" if row.state == "active" else f"{row.state}: "
+    return f"{state}{text}" if row.distribution == DISTRIBUTION else f"{state}{text} ({row.distribution} {row.version})"
 
 
 def _rows_of(plugin: Plugin) -> list[Row]:

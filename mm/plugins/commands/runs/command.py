@@ -9,16 +9,17 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
-from mm.core.say import on_stderr
+from mm.core.say import count_text, on_stderr, value_text
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.plugins.commands.groups import CommandGroup
 from mm.plugins.commands.runs.prune import prune
 from mm.plugins.commands.runs.rollout_samples import samples
 from mm.plugins.commands.runs.table import table_of
 from mm.runtime.runs import reading
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @as_json
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
@@ -59,14 +60,16 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json({**manifest, "settings": settings, "figures": metrics})
         return
+    steps = reading.metric_steps(run)
     for key, value in metrics.items():
-        click.echo(f"{key:<24} {_text(value)}")
+        of = f"  (step {steps[key]:,})" if steps.get(key, metrics.get("step")) != metrics.get("step") else ""
+        click.echo(f"{key:<24} {_text(value)}{of}")
     for key, value in reading.origins(run).items():
         if not key.endswith("data") and value is not None:
             click.echo(f"{key:<24} {_text(value)}")
     for kind in ("data", "eval_data"):
         for part in manifest.get(kind, []):
-            counts = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['digest'][:12]}"
+            counts = f"{count_text(part['rows'], 'row')}, {part['tokens']:,} tokens, {part['digest'][:12]}"
             click.echo(f"{kind:<24} {part['locator']}: {counts}")
     for path in sorted(run.evals.glob("*.json")):
         click.echo(f"{'evaluation':<24} {path}")
@@ -74,7 +77,7 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"{'note':<24} {note}")
     click.echo("settings")
     for key, value in settings.items():
-        click.echo(f"  {key} = {value!r}  ({manifest.get('sources', {}).get(key, 'default')})")
+        click.echo(f"  {key} = {value_text(value)}  ({manifest.get('sources', {}).get(key, 'default')})")
 
 
 @runs.command()
@@ -128,7 +131,7 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     folders = [Workspace.here().existing(name) for name in dict.fromkeys(names)]
     for run in folders:
         click.echo(f"{run.name}: {reading.overview(run)['state']}, {size(run.path) / 2**20:,.1f} MiB", err=True)
-    if not yes and not _confirm(f"Remove {len(folders)} run{'s' * (len(folders) > 1)} permanently?"):
+    if not yes and not _confirm(f"Remove {count_text(len(folders), 'run')} permanently?"):
         raise UsageError("Nothing was removed.")
     for run in folders:
         remove(run)

@@ -12,6 +12,7 @@ from mm.core.errors import UsageError
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data_command import DataCommand, source_parts
+from mm.plugins.commands.groups import CommandGroup
 
 if TYPE_CHECKING:
     from mm.contracts import Position
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mm.runtime.text.rows import Row
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def tokenizer() -> None:
     """Train, show and compare tokenizers."""
 

@@ -12,8 +12,9 @@ from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, option, options_of
-from mm.core.say import is_main, on_stderr
-from mm.core.workspace import Workspace
+from mm.core.records import AlgorithmSpec
+from mm.core.say import command_line, is_main, on_stderr
+from mm.core.workspace import RunFolder, Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import Line, read_line
 from mm.plugins.commands.parts import PartsCommand
@@ -76,3 +77,12 @@ def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool) -> 
     folder = api.start(composition, Workspace.here(), resume=resume, say=on_stderr)
     if is_main():
         print_json(result(folder)) if as_json else click.echo(f"run: {folder.path}")
+        if not as_json and folder.manifest["state"] == "finished":
+            on_stderr(f"next: {_use(composition, folder)}, or {command_line('runs', 'show', folder.name)} for its figures")
+
+
+def _use(composition: Composition, folder: RunFolder) -> str:
+    """The command that uses the model: a model that has learned from texts only continues them and cannot chat."""
+    spec = composition.plugins.get(AlgorithmSpec, folder.manifest["algorithm"])
+    learned = spec.needs(spec.config() if spec.config else None).data
+    return command_line("generate", folder.name, "Hello", "--raw") if learned == "text" else command_line("chat", folder.name)

@@ -22,4 +22,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.alpaca.format:AlpacaFormat",
         row="chat",
         recognise=recognise,
+        example={"instruction": "...", "output": "..."},
     )

@@ -31,4 +31,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         row="chat",
         recognise=recognise,
         accepts=accepts,
+        example={"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]},
     )

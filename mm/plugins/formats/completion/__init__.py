@@ -22,4 +22,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.completion.format:CompletionFormat",
         row="chat",
         recognise=recognise,
+        example={"prompt": "...", "completion": "..."},
     )

@@ -22,4 +22,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.episode.format:EpisodeFormat",
         row="episode",
         recognise=recognise,
+        example={"messages": [{"role": "user", "content": "..."}], "tools": [], "gt": []},
     )

@@ -21,4 +21,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.glaive.format:GlaiveFormat",
         row="chat",
         recognise=recognise,
+        example={"system": "...", "chat": "USER: ...\n\nASSISTANT: ..."},
     )

@@ -22,4 +22,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.preference.format:PreferenceFormat",
         row="preference",
         recognise=recognise,
+        example={"prompt": "...", "chosen": "a better answer", "rejected": "a worse one"},
     )

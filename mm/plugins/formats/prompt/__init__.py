@@ -30,4 +30,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         row="prompt",
         recognise=recognise,
         accepts=accepts,
+        example={"prompt": "..."},
     )

@@ -21,4 +21,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.text.format:TextFormat",
         row="text",
         recognise=recognise,
+        example={"text": "..."},
     )

@@ -27,4 +27,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         row="unpaired",
         recognise=recognise,
         accepts=is_preference,
+        example={"prompt": "...", "completion": "...", "label": True},
     )

@@ -21,4 +21,5 @@ def mm_formats() -> Iterable[FormatSpec]:
         target="mm.plugins.formats.xlam.format:XlamFormat",
         row="chat",
         recognise=recognise,
+        example={"query": "...", "tools": [], "answers": [{"name": "...", "arguments": {}}]},
     )

@@ -22,7 +22,7 @@ def decode(data: bytes, position: Position) -> PositionedRow:
     try:
         row = parse_json(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return position, not_json(position, f"not UTF-8 ({error.reason} at byte {error.start}{_hint(data)})")
+        return position, not_json(position, not_utf8(data, error))
     except ValueError as error:
         reason = f"{data.count(0)} NUL bytes: the file is incomplete" if b"\0" in data else str(error)
         return position, not_json(position, f"not JSON ({reason})")
@@ -46,16 +46,28 @@ def not_text(position: Position, reason: str) -> DataError:
 
 def damaged_file(path: str, reason: object, after: int) -> PositionedRow:
     """The error of a file whose rest cannot be read; `after` is the position of the last row that was read, 0 for none."""
-    error = DataError(f"cannot be read after row {after} ({reason})", path, problem="damaged file")
+    where = f" after row {after}" if after else ""
+    error = DataError(f"cannot be read{where}: {reason}", path, problem="damaged file")
     return Position(path=path, line=after), error
 
 
-def utf16_hint(data: bytes) -> str:
-    """A remark for messages if the bytes look like UTF-16, else "". """
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data.count(0) * 3 > len(data)
-    return "it looks like UTF-16" if utf16 else ""
+def not_utf8(data: bytes, error: UnicodeError) -> str:
+    """The reason for bytes that are no UTF-8, with a way to convert the file if they look like another encoding."""
+    encoding = "UTF-16" if is_utf16(data) else "GB18030" if _is_gb18030(data) else ""
+    cure = f": if the file has another encoding, convert it, for example with iconv -f {encoding} -t UTF-8" if encoding else ""
+    where = f" ({error.reason} at byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
+    return f"not UTF-8{where}{cure}"
 
 
-def _hint(data: bytes) -> str:
-    hint = utf16_hint(data)
-    return f"; {hint}" if hint else ""
+def is_utf16(data: bytes) -> bool:
+    """True if the bytes look like UTF-16."""
+    return data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data.count(0) * 3 > len(data)
+
+
+def _is_gb18030(data: bytes) -> bool:
+    """True if the bytes are text in the encoding in which Excel saves a table where the language is Chinese."""
+    try:
+        data.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    return True

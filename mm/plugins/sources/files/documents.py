@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from mm.contracts import Position
-from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, not_text, utf16_hint
+from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, is_utf16, not_text, not_utf8
 
 
 def read_document(shown: str, file: BinaryIO) -> Iterator[PositionedRow]:
@@ -17,12 +17,11 @@ def read_document(shown: str, file: BinaryIO) -> Iterator[PositionedRow]:
         yield damaged_file(shown, f"a document of more than {MAX_ROW_BYTES >> 20} MiB: cut it into several files", 0)
         return
     try:
-        if hint := utf16_hint(data):
-            raise ValueError(hint)
+        if is_utf16(data):
+            raise UnicodeError
         text = data.removeprefix(BOM).decode("utf-8").replace("\r\n", "\n")
-    except ValueError as error:
-        reason = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
-        yield position, not_text(position, f"not UTF-8 ({reason}): convert it, for example with iconv -f GB18030 -t UTF-8")
+    except UnicodeError as error:
+        yield position, not_text(position, not_utf8(data, error))
         return
     del data  # not held while the row is used: a document may be large
     yield position, {"text": text}

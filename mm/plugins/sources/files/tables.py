@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from mm.contracts import Position
 from mm.core.errors import DataError
-from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, not_text
+from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, not_text, not_utf8
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -55,8 +55,8 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 
 def _header(cells: Sequence[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
-    if not _is_text(names):
-        raise DataError("the header is not UTF-8")
+    if fault := _fault(names):
+        raise DataError(f"the header is {fault}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"the header names the column {twice[0][:40]!r} twice")
     return names
@@ -65,14 +65,16 @@ def _header(cells: Sequence[str]) -> list[str]:
 def _row(header: Sequence[str], cells: Sequence[str], position: Position) -> dict[str, str] | DataError:
     if len(cells) < len(header) or any(cells[len(header) :]):
         return not_text(position, f"the row has {len(cells)} cells, but the header has {len(header)}")
-    if not _is_text(cells):
-        return not_text(position, "not UTF-8")
+    if fault := _fault(cells):
+        return not_text(position, fault)
     return {name: cell for name, cell in zip(header, cells, strict=False) if cell}
 
 
-def _is_text(cells: Sequence[str]) -> bool:
+def _fault(cells: Sequence[str]) -> str:
+    """The reason if the bytes of the cells are not UTF-8; "" if they are."""
+    data = ",".join(cells).encode("utf-8", "surrogateescape")
     try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        data.decode()
+    except UnicodeDecodeError as error:
+        return not_utf8(data, error)
+    return ""

@@ -54,7 +54,7 @@ class ProgressBar(Callback):
                 TextColumn("{task.fields[head]}"), BarColumn(max(6, min(40, self.console.width // 6))),
                 TextColumn("{task.fields[rest]}", markup=False),
             )  # fmt: skip
-            self.bar = Progress(*columns, console=self.console)
+            self.bar = Progress(*columns, console=self.console, transient=True)  # the last line stays above it
             self.bar.add_task("", total=run.horizon, completed=run.step, head=_step(run), rest=_UNKNOWN)
             self.bar.start()
 
