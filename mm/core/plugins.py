@@ -96,8 +96,8 @@ class PluginManager:
             found.setdefault(spec.name, spec)
         return [found[name] for name in sorted(found)]
 
-    def get(self, record: type[S], name: str) -> S:
-        """The record of that class and name.
+    def get(self, record: type[S], name: str, text: str = "") -> S:
+        """The record of that class and name, which the user gave as `text`.
 
         Raises UsageError when it is unknown (with close matches), blocked, broken, or claimed twice (with the deciding option).
         """
@@ -108,7 +108,7 @@ class PluginManager:
             cures = " or ".join(f"-p no:{owner}" for owner in owners)
             raise UsageError(f"{record.kind} {name!r} is provided by {' and by '.join(owners)}. Block one with {cures}.")
         if not owned:
-            raise UsageError(self._unknown(record, name))
+            raise UsageError(self._unknown(record, name, text or name))
         return owned[0][1]
 
     def load(self, record: type[Spec], name: str) -> Any:
@@ -208,8 +208,10 @@ class PluginManager:
                 if isinstance(spec, record):
                     yield plugin, spec
 
-    def _unknown(self, record: type[Spec], name: str) -> str:
+    def _unknown(self, record: type[Spec], name: str, text: str) -> str:
         kind, known = record.kind, [spec.name for spec in self.specs(record)]
+        if meant := next(filter(None, (spec.meant(text) for spec in self.specs(record))), ""):
+            return f"Unknown {kind} {text!r}. Did you mean {meant}?"
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
         for plugin in self.plugins:
             if block := plugin.blocked.get(f"{kind}.{name}"):

@@ -47,7 +47,9 @@ def check_extends(base: type) -> Callable[[object, attrs.Attribute[Any], Any], N
 @attrs.frozen(kw_only=True)
 class Spec:
     """The fields that every kind of part declares. `target` is "module:attribute" of the implementation. `config` is the attrs
-    class whose fields become the part's options."""
+    class whose fields become the part's options. `meant(text)` returns the options to give instead of a text that names no part
+    of this kind, or "".
+    """
 
     kind: ClassVar[str] = ""
     hook: ClassVar[str] = ""
@@ -56,6 +58,7 @@ class Spec:
     summary: str
     target: str = attrs.field(validator=_check_target)
     config: type | None = attrs.field(default=None, validator=check_config)
+    meant: Callable[[str], str] = lambda text: ""
 
     def load(self) -> Any:
         """Import and return the implementation. Raises whatever importing the target raises."""

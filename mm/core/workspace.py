@@ -23,9 +23,10 @@ ADAPTER = "adapter"  # the folder inside a model folder that holds its adapter, 
 
 @attrs.frozen
 class Workspace:
-    """A folder with runs, tokenizers, data and the token cache."""
+    """A folder with runs, tokenizers, data and the token cache, which may be elsewhere (`own_cache`)."""
 
     path: Path
+    own_cache: Path | None = None
 
     @classmethod
     def here(cls) -> Workspace:
@@ -35,7 +36,7 @@ class Workspace:
     @property
     def cache(self) -> Path:
         """The folder of token caches and of the record of stages. It may be deleted at any time."""
-        return self._folder(".mm")
+        return self.own_cache or self._folder(".mm")
 
     def run(self, name: str) -> RunFolder:
         """The folder of a run, which need not exist. Raises UsageError for an invalid name."""

@@ -45,7 +45,7 @@ def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
         for locator in chosen if isinstance(chosen, tuple) else (chosen,):
             if not locator or locator == "auto":
                 continue
-            spec = plugins.get(record, part_name(locator))
+            spec = plugins.get(record, part_name(locator), locator)
             if spec.name in first:
                 raise UsageError(f"--{field} {first[spec.name]} --{field} {locator}: {spec.name} is given twice; leave one out.")
             first[spec.name] = locator

@@ -59,7 +59,7 @@ def write(text: str) -> None:
 
 
 def summary(model: TextModel, generation: Generation) -> str:
-    """`12 tokens, 150.1 tokens/s (cpu)`, with a note if the answer was cut instead of ended by the model."""
+    """`12 tokens, 150.1 tokens/s on cpu`, with a note if the answer was cut instead of ended by the model."""
     cut = "" if generation.finish_reason == "stop" else ", cut at --max-new-tokens"
-    speed = f"{generation.tokens_per_second:.1f} tokens/s"
-    return f"{len(generation.ids)} tokens, {speed}{cut} ({model.backend.device_type})"
+    speed = f"{generation.tokens_per_second:.1f} tokens/s on {model.backend.device_type}"
+    return f"{len(generation.ids)} tokens, {speed}{cut}"

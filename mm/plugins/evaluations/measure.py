@@ -78,7 +78,11 @@ def kind_of(plugins: PluginManager, locator: str, parts: Mapping[str, Any] | Non
     if row is None:
         raise UsageError(f"--data {locator}: no rows.")
     if row.kind not in _KINDS:
-        raise UsageError(f"--data {locator}: it has {row.kind} rows; perplexity is measured on {' and '.join(_KINDS)} rows.")
+        raise UsageError(
+            f"--data {locator}: it has {row.kind} rows; perplexity is measured on {' and '.join(_KINDS)} rows. A training on "
+            "such rows measures itself on its held-out ones (--eval-data): see mm runs show RUN and, for what it wrote, "
+            "mm runs samples RUN --over-time."
+        )
     return row.kind
 
 

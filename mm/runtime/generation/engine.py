@@ -106,6 +106,11 @@ class Reward(ABC):
     def __call__(self, rows: Sequence[Row], completions: Sequence[str]) -> list[float | None]:
         """One score for each completion; None where the reward does not apply."""
 
+    def advice(self) -> str:
+        """A sentence for the user if the scores so far teach nothing for a reason that the reward knows, with the cure; "" else.
+        It is asked after each rollout, and printed once."""
+        return ""
+
 
 class Tool(ABC):
     """A tool that a model can call. `schema` is its function schema: name, description, JSON-schema parameters. A call may take

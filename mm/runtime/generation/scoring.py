@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mm.runtime.generation.engine import Reward
 from mm.runtime.text.rows import Row
 
 Score = float | None
+
+_PACKAGE = Path(__file__).parents[2]  # mm
 
 
 @attrs.frozen(kw_only=True)
@@ -79,21 +81,25 @@ def _call(
         return _ask(reward, rows, completions), {}
     except (Exception, SystemExit) as error:
         batch_error = error
+    if isinstance(batch_error, _NotScores) and not skip_failed:
+        raise MMError(f"Reward {name!r} {batch_error}. It has to return a list of one number or None for each.") from batch_error
     scores: list[Score] = []
-    failed: dict[int, str] = {}
-    for index, (row, completion, place) in enumerate(zip(rows, completions, places, strict=True)):
+    failed: dict[int, BaseException] = {}
+    for index, (row, completion) in enumerate(zip(rows, completions, strict=True)):
         try:
             scores += _ask(reward, [row], [completion])
         except (Exception, SystemExit) as error:
-            if not skip_failed:
-                raise _failure(name, place, error) from error
             scores.append(None)
-            failed[index] = _reason(error)
-    if failed:
-        return scores, failed
-    if not skip_failed:
-        raise _failure(name, f"{len(rows)} rows from {places[0]} on, but on none of them alone", batch_error) from batch_error
-    return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(batch_error))
+            failed[index] = error
+        if not skip_failed and 0 < len(failed) < len(scores):
+            break
+    if skip_failed and failed:
+        return scores, {index: _reason(error) for index, error in failed.items()}
+    if skip_failed:
+        return [None] * len(rows), dict.fromkeys(range(len(rows)), _reason(batch_error))
+    place = places[min(failed)] if failed else f"a batch of {len(rows)} completions, but on none of them alone"
+    cause = failed[min(failed)] if failed else batch_error
+    raise _failure(name, place, cause, other_rows=0 < len(failed) < len(scores)) from cause
 
 
 def _ask(reward: Reward, rows: Sequence[Row], completions: Sequence[str]) -> list[Score]:
@@ -101,10 +107,18 @@ def _ask(reward: Reward, rows: Sequence[Row], completions: Sequence[str]) -> lis
     return _check_scores(reward(copy.deepcopy(list(rows)), list(completions)), len(completions))
 
 
+class _NotScores(ValueError):
+    """A reward returned something else than one value for each completion."""
+
+
 def _check_scores(returned: Any, count: int) -> list[Score]:
+    if isinstance(returned, str | bytes) or not isinstance(returned, Iterable):
+        raise _NotScores(f"returned {str(returned)[:40]!r} for {count} completion{'s' * (count != 1)}")
     scores = list(returned)
     if len(scores) != count:
-        raise ValueError(f"{len(scores)} scores for {count} completions")
+        raise _NotScores(
+            f"returned {len(scores)} score{'s' * (len(scores) != 1)} for {count} completion{'s' * (count != 1)}"
+        )
     return [None if value is None else _finite(value) for value in scores]
 
 
@@ -118,12 +132,18 @@ def _finite(value: Any) -> float:
 
 
 def _reason(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = "" if frame.filename == __file__ else f" ({Path(frame.filename).name}:{frame.lineno})"
+    """The error's type and text, and the line of the reward's own file where it came from. An MMError says all by itself."""
+    if isinstance(error, MMError | _NotScores):
+        return str(error).removesuffix(".")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not Path(frame.filename).is_relative_to(_PACKAGE)]
+    # a library that the reward calls may have raised it: the reward's file is the first outside this package
+    own = [frame for frame in frames if frame.filename == frames[0].filename]
+    where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{where}"
 
 
-def _failure(name: str, place: str, error: BaseException) -> MMError:
-    return MMError(
-        f"Reward {name!r} failed on {place}: {_reason(error)}. With --skip-failed-rewards such completions are skipped."
-    )
+def _failure(name: str, place: str, error: BaseException, *, other_rows: bool) -> MMError:
+    """The error of a reward that failed. To skip such completions is offered only if the reward can score others."""
+    kind = UsageError if isinstance(error, UsageError) else MMError
+    skip = " With --skip-failed-rewards such completions are skipped." if other_rows else ""
+    return kind(f"Reward {name!r} failed on {place}: {_reason(error)}.{skip}")

@@ -196,7 +196,7 @@ def load(
     dtype = chip.default_dtype() if inference.dtype == "auto" else inference.dtype
     freeze(loaded.model, chip.device(), torch_dtype(dtype))
     use_threads(chip, loaded.model)
-    chip.notes += [f"fused: {kernel}" for kernel in fuse_kernels(chip, loaded.model)]
+    chip.notes += [f"fused kernel: {kernel}" for kernel in fuse_kernels(chip, loaded.model)]
     engine = plugins.load(EngineSpec, inference.engine)
     return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip), say)
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mm.runtime.training.distributed import World
     from mm.runtime.training.held_out import HeldOut
 
+# a mean over fewer held-out units tells little about which step is the best
+_FEW = 10
+
 
 def build_callbacks(
     plugins: PluginManager, run: Run, folder: RunFolder, world: World, backend: Backend,
@@ -39,6 +42,10 @@ def build_callbacks(
 
     _check(run, held)
     settings = run.train
+    judged = [option for option, value in (("--patience", settings.patience), ("--keep-best", settings.keep_best)) if value]
+    if judged and len(held.rows) < _FEW:
+        count = f"{len(held.rows)} held-out unit{'s' * (len(held.rows) != 1)}"
+        report(f"{' and '.join(judged)}: the mean of only {count} is mostly chance; raise --eval-ratio, or give --eval-data")
     found: list[Callback] = []
     if settings.patience:
         found.append(EarlyStopping(settings.patience, settings.min_delta))

@@ -15,7 +15,6 @@ from mm.core.config.sections import part_name, section_of
 from mm.core.errors import UsageError
 from mm.core.records import EngineSpec, RewardSpec, ToolSpec
 from mm.core.settings import EpisodeParts
-from mm.core.workspace import Workspace
 from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Reward, Tool
 from mm.runtime.models.folder import LoadedModel, freeze
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from mm.core.run import Run
     from mm.core.say import Say
     from mm.core.spec import Spec
-    from mm.core.workspace import RunFolder
+    from mm.core.workspace import RunFolder, Workspace
     from mm.runtime.devices.backend import Backend
     from mm.runtime.nn.model import Model
     from mm.runtime.training.distributed import World
@@ -41,6 +40,7 @@ class ContextBuilder:
 
     plugins: PluginManager
     run: Run
+    workspace: Workspace
     folder: RunFolder
     backend: Backend
     world: World
@@ -54,7 +54,7 @@ class ContextBuilder:
         rollout = self._rollout() if self.run.needs.generates else {}
         return Context(
             tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take,
-            max_length=settings.max_length, cache=Workspace(self.folder.path.parents[1]).cache,
+            max_length=settings.max_length, cache=self.workspace.cache,
             packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
             warn=self._warn, **of_store(feed.store), **rollout,
         )  # fmt: skip
@@ -114,8 +114,7 @@ class ContextBuilder:
         if config is None:
             return None
         given = attrs.asdict(config, recurse=False)
-        workspace = self.folder.path.parents[1]
-        return attrs.evolve(config, **{field: workspace / v for field, v in given.items() if isinstance(v, Path)})
+        return attrs.evolve(config, **{field: self.workspace.path / v for field, v in given.items() if isinstance(v, Path)})
 
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:

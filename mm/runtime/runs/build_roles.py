@@ -134,7 +134,7 @@ class RoleBuilder:
         device = self.backend.device(self.world.local_rank)
         model.to(device)
         for kernel in fuse_kernels(self.backend, model):
-            self._note(f"fused: {kernel}")
+            self._note(f"fused kernel: {kernel}")
         if self.run.train.compile and (declined := self.backend.compile(model)):
             self._note(f"not compiled: {declined}")
             self.say(f"--compile: {declined}; going on without")

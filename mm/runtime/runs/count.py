@@ -7,6 +7,7 @@ import attrs
 from mm.core.errors import DataError
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
+from mm.core.settings import TrainSettings
 from mm.runtime.data.bad_rows import ends_reading
 from mm.runtime.data.corpus import data_tokenizer, share_text
 from mm.runtime.data.reader import with_position
@@ -72,3 +73,15 @@ def _count(plugins: PluginManager, run: Run, tokenizer: Tokenizer, locator: str)
             bad += 1
     scale = rows / max(1, sampled)
     return _Source(rows, units * scale, tokens * scale, bad)
+
+
+def repeats(units: int, settings: TrainSettings) -> str:
+    """A warning if a global batch has more places than there are units to train on; "" otherwise."""
+    size = settings.global_batch_size
+    if not 0 < units < size:
+        return ""
+    have = "1 unit is" if units == 1 else f"{units:,} units are"
+    return (
+        f"{have} less than a batch: with --global-batch-size {size} each step takes every unit {size / units:.3g} times. Give a "
+        "smaller one, and as many steps as it is to learn in (--epochs, --max-steps)"
+    )

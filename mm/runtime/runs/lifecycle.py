@@ -26,7 +26,7 @@ from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.run_folder import SETTINGS
 from mm.core.say import Say, command_line
-from mm.core.workspace import RunFolder, Workspace, write_text
+from mm.core.workspace import RunFolder, Workspace, checkpoints, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import LoadedModel, save_model_folder
@@ -74,7 +74,7 @@ def exclusive_run(folder: RunFolder) -> Iterator[None]:
 def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
     """Create the folder of a new run with its settings and manifest, and lock it. Raises UsageError if it exists.
 
-    A UsageError or a signal inside the block before the first step deletes the folder again.
+    If the block raises before the first step and nothing is saved, the folder is deleted again.
     """
     folder, run = session.folder, session.run
     remove_abandoned(folder.path.parent)
@@ -90,8 +90,9 @@ def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
             raise UsageError(folder.exists_message) from None
         try:
             yield
-        except (UsageError, KeyboardInterrupt):
-            if not session.trainer.state.step:  # the corrected command can then use the same name
+        except BaseException:
+            kept = session.trainer.state.step or checkpoints(folder.checkpoints) or session.in_place.is_lost
+            if not kept:  # the corrected command can then use the same name
                 discard(folder.path)
             raise
 

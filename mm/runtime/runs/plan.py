@@ -13,6 +13,7 @@ import attrs
 from mm.core.config.autoselect import backend_name
 from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
+from mm.core.errors import StorageError
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say, count_text, silent, value_text
@@ -21,13 +22,18 @@ from mm.runtime.devices.host import host_memory
 from mm.runtime.models.description import describe as describe_folder
 from mm.runtime.models.finding import find_model
 from mm.runtime.runs import estimate, speed
-from mm.runtime.runs.count import count_rows
+from mm.runtime.runs.count import count_rows, repeats
 from mm.runtime.runs.speed import Speed
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.headline import clock
 
 # a calibration is not tried if the training would take more of this machine's memory
 _SHARE_OF_MEMORY = 0.5
+# settings of an algorithm that samples, and what they are
+_SAMPLING = {
+    "num_generations": "{} completions of each prompt", "max_new_tokens": "at most {} tokens each",
+    "temperature": "temperature {}", "kl_coef": "weight of the KL {}",
+}  # fmt: skip
 
 
 class Plan(str):
@@ -59,7 +65,8 @@ def describe(
     tokenizer = Tokenizer.load(folder)
     counted = count_rows(plugins, run, tokenizer)
     held_out = 0 if settings.eval_data else round(settings.eval_ratio * counted.units)
-    epochs = math.ceil(settings.epochs * (counted.units - held_out) / settings.global_batch_size)
+    trained = counted.units - held_out
+    epochs = math.ceil(settings.epochs * trained / settings.global_batch_size)
     batches = settings.max_steps / each if settings.max_steps else max(1, epochs)
     per_step = counted.tokens / max(1, counted.units) * settings.global_batch_size
     needed = estimate.memory(run, config, per_step)
@@ -70,7 +77,7 @@ def describe(
         "tokenizer": f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})", "data": counted.names,
         "rows": counted.rows, "held_out_rows": held_out, "tokens_per_epoch": counted.tokens,
         "steps": settings.max_steps or int(batches) * each, "steps_per_batch": each, "rows_per_step": settings.global_batch_size,
-        "tokens_per_step": per_step,
+        "tokens_per_step": per_step, "sampling": _sampling(run), "note": repeats(trained, settings),
         "flops": config.flops_per_token(settings.max_length // 2) * per_step * batches * each,
         "seconds": None if isinstance(pace, str) else pace.seconds(run, batches * settings.global_batch_size, per_step * batches),
         "saving": estimate.saving(run, settings.max_steps or int(batches) * each),
@@ -87,13 +94,16 @@ def _text(plan: Mapping[str, Any], time: str) -> str:
     total, active = plan["parameters"], plan["active_parameters"]
     again = f", {plan['steps_per_batch']} with the same rows" if plan["steps_per_batch"] > 1 else ""
     held = f", about {plan['held_out_rows']:,} held out" if plan["held_out_rows"] else ""
-    each = f"{count_text(plan['rows_per_step'], 'row')}, about {plan['tokens_per_step']:,.0f} tokens each{again}"
+    noun, tokens = ("prompt", "tokens of prompts") if plan["sampling"] else ("row", "tokens")
+    each = f"{count_text(plan['rows_per_step'], noun)}, about {plan['tokens_per_step']:,.0f} {tokens} each{again}"
     lines = {
         **{name: plan[name] for name in ("algorithm", "backend", "model")},
         "parameters": f"{total:,}" + (f", {active:,} active per token" if active < total else ""),
         "tokenizer": plan["tokenizer"],
         "data": f"{plan['data']}: {count_text(plan['rows'], 'row')}{held}, about {plan['tokens_per_epoch']:,} tokens an epoch",
         "steps": f"{plan['steps']:,} of {each}",
+        **({"note": plan["note"]} if plan["note"] else {}),
+        **({"sampling": _sampling_text(plan["sampling"])} if plan["sampling"] else {}),
         "compute": f"about {plan['flops']:.3g} FLOP",
         "time": time,
         "saving": plan["saving"],
@@ -103,6 +113,17 @@ def _text(plan: Mapping[str, Any], time: str) -> str:
     }
     given = [f"  {key} = {value_text(value)}  ({plan['sources'][key]})" for key, value in plan["settings"].items()]
     return "\n".join([*(f"{label:<11}{value}" for label, value in lines.items()), "settings that are not defaults:", *given])
+
+
+def _sampling(run: Run) -> dict[str, Any]:
+    """The settings that decide how much is drawn and what holds the policy; empty for an algorithm that draws nothing."""
+    return {name: getattr(run.algorithm, name) for name in _SAMPLING if run.needs.generates and hasattr(run.algorithm, name)}
+
+
+def _sampling_text(sampling: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{_SAMPLING[name].format(f'{value:g}')} (--{name.replace('_', '-')})" for name, value in sampling.items()
+    )
 
 
 def _speed(
@@ -125,8 +146,8 @@ def _speed(
 
     try:
         found = measure(plugins, run, workspace)
-    except Exception as error:  # the training would end with it too, and then in full
-        return f"the first steps ended with {type(error).__name__}: {error}"
+    except StorageError as error:  # of the temporary folder; whatever else ends the first steps would end the training too
+        return str(error)
     speed.record(workspace, key, found)
     return found
 

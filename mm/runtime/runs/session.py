@@ -25,6 +25,7 @@ from mm.runtime.runs import ending, lifecycle
 from mm.runtime.runs.build_callbacks import build_callbacks
 from mm.runtime.runs.build_context import ContextBuilder
 from mm.runtime.runs.build_roles import RoleBuilder
+from mm.runtime.runs.count import repeats
 from mm.runtime.runs.in_place import InPlace
 from mm.runtime.runs.isolation import whole_process
 from mm.runtime.runs.lifecycle import Session
@@ -120,7 +121,9 @@ def _build(
     in_place = InPlace(folder)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say) if watched else []
     callbacks = [in_place, *callbacks] if world.main and watched else callbacks
-    builder = ContextBuilder(plugins=plugins, run=run, folder=folder, backend=backend, world=world, loaded=loaded, say=say)
+    builder = ContextBuilder(
+        plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world, loaded=loaded, say=say,
+    )  # fmt: skip
     trainer = _trainer(builder, roles, corpus, held, callbacks)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
@@ -134,9 +137,12 @@ def _held_out(run: Run, corpus: Corpus, evaluation: Corpus | None, tokenizer: To
     if evaluation is None:
         trained, rows = split_held_out(corpus.store, settings.eval_ratio, settings.seed)
         first = corpus.first(rows, settings.eval_rows)
-        if settings.eval_ratio:
+        if settings.eval_ratio and not len(rows):
+            say(f"held out: none, as all of the {len(corpus.store):,} units are of one row or of equal ones, so nothing is "
+                "evaluated: give more rows, or --eval-data")  # fmt: skip
+        elif settings.eval_ratio:
             most = f", {len(first):,} of them measured (--eval-rows)" if len(first) < len(rows) else ""
-            say(f"held out: {len(rows):,} of {len(corpus.store):,} rows (--eval-ratio {settings.eval_ratio:g}){most}")
+            say(f"held out: {len(rows):,} of {len(corpus.store):,} units (--eval-ratio {settings.eval_ratio:g}){most}")
         if len(trained) < len(rows):
             say(f"--eval-ratio {settings.eval_ratio:g}: only {len(trained):,} of {len(corpus.store):,} units are trained on")
         return HeldOut(corpus.store, first, tokenizer.token_bytes)
@@ -154,6 +160,8 @@ def _trainer(
 ) -> Trainer:
     run, world, settings = builder.run, builder.world, builder.run.train
     rows, _ = split_held_out(corpus.store, 0.0 if settings.eval_data else settings.eval_ratio, settings.seed)
+    if repeated := repeats(len(rows), settings):
+        builder.say(repeated)
     order = corpus.order(rows, settings.seed)
     feed = Feed(corpus.store, order, settings.global_batch_size, world, run.needs.steps)
     context = builder.context(feed)
@@ -163,5 +171,6 @@ def _trainer(
         settings=settings, backend=builder.backend, world=world, roles=roles, algorithm=algorithm, feed=feed,
         callbacks=[*callbacks, Watchdog(algorithm.watch, context.warn)],
     )  # fmt: skip
+    context.step = lambda: state.step
     saver = Saver(builder.loaded, builder.folder.checkpoints, world)
     return Trainer(state, saver=saver, evaluate=lambda state: evaluate(state, held))

@@ -15,7 +15,7 @@ import attrs
 
 from mm.core.config.autoselect import backend_name, probe_of
 from mm.core.plugins import PluginManager
-from mm.core.records import AlgorithmSpec, BackendSpec
+from mm.core.records import AlgorithmSpec, BackendSpec, RewardSpec
 from mm.core.run import Run
 from mm.core.workspace import Workspace, write_text
 
@@ -43,11 +43,12 @@ class Speed:
 
 def key_of(plugins: PluginManager, run: Run, parameters: int) -> str:
     """The runs that are equally fast have equal keys: algorithm, size, chip, type and threads, and of an algorithm that samples
-    also its settings. Needs no torch."""
+    also its settings and those of its rewards. Needs no torch."""
     settings = {name: getattr(run.train, name) for name in _SETTINGS}
     parts: dict[str, Any] = {"algorithm": run.select.algo, "parameters": parameters, "adapter": run.select.adapter, **settings}
     if run.needs.generates:
         parts |= {"own": repr(run.algorithm), "rollout": repr(run.parts["rollout"])}
+        parts |= {name: repr(part) for name, part in run.parts.items() if name.startswith(f"{RewardSpec.kind}.")}
     parts["chip"] = [run.select.backend, probe_of(plugins.get(BackendSpec, backend_name(run.select.backend)[0])).reason, _host()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -40,6 +40,7 @@ class Context:
     - by `unit.row_index`, held-out rows included: `row(i)`, the row that a unit was made of (for kinds of rows that are kept),
       `position(i)`, its place in the data, and `units[i]`, the unit itself. `data_digest` identifies the data. While a run is
       evaluated on another file, these four are that file's;
+    - `step()`: the number of optimizer steps so far;
     - `cache`: a folder for results that could be computed again; `warn(text)` prints a line and notes it in the manifest;
     - for an algorithm that generates: the `engine`, the `rewards` with their weights and the `tools`, both by name;
       `score(rows, completions)`; `log(lines)`, which writes to rollouts.jsonl.
@@ -55,6 +56,7 @@ class Context:
     packs: Callable[[list[Unit]], list[Packed]] = attrs.field(factory=lambda: _one_pack)
     units: Units = ()
     data_digest: str = ""
+    step: Callable[[], int] = lambda: 0
     cache: Path | None = None
     engine: Engine | None = None
     rewards: Mapping[str, tuple[Reward, float]] = attrs.field(factory=dict)

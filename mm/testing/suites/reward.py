@@ -38,8 +38,10 @@ class RewardSuite(Suite):
         for row in self.rows:
             try:
                 score({self.spec.name: (reward, 1.0)}, [row] * len(_COMPLETIONS), _COMPLETIONS)
-            except UsageError:  # the reward applies to no completion of this row, which is allowed
-                continue
+            except UsageError as error:
+                if error.__cause__:  # the reward has raised it
+                    raise AssertionError(str(error)) from error
+                continue  # the reward applies to no completion of this row, which is allowed
             except MMError as error:
                 raise AssertionError(str(error)) from error
         assert list(reward([], [])) == [], "an empty batch has scores"

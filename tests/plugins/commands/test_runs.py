@@ -92,12 +92,14 @@ def test_an_empty_workspace_says_so(mm_cli: CommandLine, tmp_path: Path, monkeyp
 def test_a_run_is_shown_with_where_its_values_came_from(mm_cli: CommandLine, workspace: Path) -> None:
     lines = [" ".join(line.split()) for line in mm_cli("runs", "show", "first").out.splitlines()]
     assert {
-        "state finished", "stop_reason the end of the schedule", "algorithm pretrain", "step 2", "note fused: RMSNorm",
+        "state finished", "stop_reason the end of the schedule", "algorithm pretrain", "step 2", "note fused kernel: RMSNorm",
         "learning_rate = 0.25 (argument)", "weight_decay = 0.01 (default)", "from = - (default)",
         "max_length = 128 (argument)", "dense_hidden_size = 16 (argument)", "global_batch_size = 2 (argument)",
     } <= set(lines)  # fmt: skip
     assert any(line.startswith(f"data {workspace / 'tiny_rows.jsonl'}: 4 rows, ") for line in lines)
     assert any(line.startswith("versions python ") for line in lines)
+    meanings = lines[lines.index("metrics") + 1 : lines.index("settings")]
+    assert [line.split()[0] for line in meanings] == ["bits_per_byte", "grad_norm", "nll"]
     last = [json.loads(line) for line in (workspace / "runs/first/metrics.jsonl").read_text().splitlines()]
     shown = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
     assert float(shown["held_out/loss"]) == pytest.approx(last[-1]["held_out/loss"], rel=1e-5)
@@ -270,8 +272,20 @@ def test_samples_are_shown_over_time(rollouts: Path, last: int, steps: list[int]
 
 
 def test_samples_that_are_not_there(rollouts: Path, mm_cli: CommandLine) -> None:
-    assert "Run second has no samples" in mm_cli("runs", "samples", "second", code=2).err
+    missing = mm_cli("runs", "samples", "second", code=2).err
+    assert "Run second has no samples" in missing and "--samples N" in missing and "--sample-prompt TEXT" in missing
     rollouts.write_bytes(b"{\n" + rollouts.read_bytes() + b"\0" * 40)
     shown = mm_cli("runs", "samples", "first", "--last", "9")
     assert [line.split()[1] for line in shown.out.splitlines() if line.startswith("step")] == ["0", "1", "2", "3"]
     assert "rollouts.jsonl: lines 1, 6 skipped: damaged or incomplete" in shown.err
+
+
+def test_samples_of_a_run_without_rewards_are_those_of_its_evaluations(mm_cli: CommandLine, workspace: Path) -> None:
+    path = workspace / "runs/second/samples.jsonl"
+    lines = [{"step": step, "prompt": "Who?", "text": f"I am {step}.", "finish_reason": "stop"} for step in (0, 2)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    shown = mm_cli("runs", "samples", "second").out
+    path.unlink()
+    assert shown == (
+        "step 0\nprompt:\n    Who?\ncompletion:\n    I am 0.\n\nstep 2\nprompt:\n    Who?\ncompletion:\n    I am 2.\n"
+    )

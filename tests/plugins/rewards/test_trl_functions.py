@@ -9,6 +9,7 @@ from typing import Any
 import drawing
 import pytest
 
+from mm.core.errors import UsageError
 from mm.plugins.formats.prompt.format import PromptFormat
 from mm.plugins.rewards.python import PythonConfig
 from mm.plugins.rewards.python.reward import PythonReward
@@ -73,3 +74,19 @@ def test_a_run_learns_from_it_and_logs_what_a_reader_wants(mm_train: Train, mm_w
         assert first["prompt"] == second["prompt"] in prompts and first["reward"] >= second["reward"]
         assert first["place"] == f"tiny_rows.jsonl:{first['row'] + 1}"
         assert "<|" not in first["prompt"] + first["completion"]
+
+
+def test_a_column_that_no_row_has_is_named(mm_train: Train, mm_workspace: Path) -> None:
+    (mm_workspace / "cond.py").write_text("def missing(completions, solution, *, level, more=1, **kw):\n    return [0.0]\n")
+    rows = [{"prompt": f"{n}?", "answer": str(n)} for n in range(3)]
+    options = {"num_generations": 2, "max_new_tokens": 4, "global_batch_size": 2, "reward": "python", "max_steps": 1}
+    said = (
+        r"^Reward 'python' failed on .*tiny_rows\.jsonl:\d: cond\.py:missing asks for the columns 'solution' and 'level'; "
+        r"the row has prompt, answer\.$"
+    )
+    with pytest.raises(UsageError, match=said):
+        mm_train("grpo", rows=rows, run="a", python_function="cond.py:missing", **options, **drawing.SMALL)
+    with pytest.raises(UsageError, match=r"Did you mean --reward python --python-function mine\.py:polite\?$"):
+        mm_train("grpo", rows=rows, run="a", **{**options, "reward": "mine.py:polite"}, **drawing.SMALL)
+    with pytest.raises(UsageError, match=r"Unknown reward 'exat'\. Did you mean 'exact'\?"):
+        mm_train("grpo", rows=rows, run="a", **{**options, "reward": "exat:0.5"}, **drawing.SMALL)

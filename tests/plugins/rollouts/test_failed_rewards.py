@@ -59,13 +59,13 @@ def test_nothing_is_learned_from_a_completion_whose_reward_failed(
     for sample in samples:
         assert sample["failed"].keys() == ({"touchy"} if sample["rewards"]["touchy"] is None else set())
     failed, fine = ([s for s in samples if bool(s["failed"]) == wanted] for wanted in (True, False))
-    assert {s["step"] for s in failed} == {0, 1} and len(samples) == 48
+    assert {s["step"] for s in failed} == {1, 2} and len(samples) == 48
     assert all(re.match(r"ValueError: an odd number \(test_failed_rewards.py:\d+\)", s["failed"]["touchy"]) for s in failed)
     assert "touchy failed" in sample_text(failed[0]) and not any(s["advantage"] for s in failed)
-    assert learned == [sum(s["step"] == step for s in fine) for step in (0, 1)]
+    assert learned == [sum(s["step"] == step for s in fine) for step in (1, 2)]
     line = logged(run)[0]
-    assert line["reward"] == pytest.approx(mean(s["reward"] for s in fine if s["step"] == 0))
-    assert line["failed_rewards"] == mean(bool(s["failed"]) for s in samples if s["step"] == 0)
+    assert line["reward"] == pytest.approx(mean(s["reward"] for s in fine if s["step"] == 1))
+    assert line["failed_rewards"] == mean(bool(s["failed"]) for s in samples if s["step"] == 1)
     if algo == "grpo":  # the others of a group are compared among themselves
         assert all(sum(s["advantage"] for s in fine if s["row"] == row) == pytest.approx(0, abs=1e-9) for row in range(8))
     (note,) = (note for note in run.manifest["notes"] if note.startswith("reward touchy failed"))

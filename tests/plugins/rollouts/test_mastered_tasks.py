@@ -70,3 +70,20 @@ def test_the_best_reward_is_remembered_by_a_resume(mm_train: Train, plugins: Plu
     run = mm_train(reward="scripted", max_steps=3, stop_after_steps=1, run="a")
     run = mm.train("grpo", resume=True, run="a", workspace=tmp_path, plugins=plugins, quiet=True)
     assert series(run, "below_best") == [15 / 16, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "advised"),
+    [
+        ({}, "no completion has answer tags, so that every score is 0: --exact-untagged"),
+        ({"exact_pattern": "answer is ([0-9]+)"}, "no completion matches --exact-pattern"),
+        ({"exact_untagged": True}, ""),
+    ],
+)
+def test_a_reward_that_finds_no_answer_says_so(options: dict[str, object], advised: str, mm_train: Train) -> None:
+    rows = [{**row, "answer": "7"} for row in drawing.PROMPTS]
+    run = mm_train(rows=rows, reward="exact", max_steps=3, run="a", **options)
+    notes = [note for note in run.manifest["notes"] if note.startswith("reward exact: ")]
+    assert len(notes) == bool(advised) and all(advised in note for note in notes)
+    (flat,) = (note for note in run.manifest["notes"] if "no_spread is" in note)
+    assert "the best reward is rare" not in flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -88,13 +89,42 @@ def test_a_failure_names_the_reward_and_the_row(how: Any, said: str) -> None:
     assert re.fullmatch(said, skipped.failed[1]["mine"])
 
 
-def test_too_few_scores_belong_to_no_row() -> None:
-    rewards = {"mine": (By(every=lambda texts: [1.0]), 1.0)}
-    with pytest.raises(MMError, match=r"'mine' failed on 3 rows from d\.jsonl:1 on, .* alone: .* 1 scores for 3 completions"):
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ([1.0], "returned 1 score for 3 completions"), ([], "returned 0 scores for 3 completions"),
+        (None, "returned 'None' for 3 completions"), (0.5, "returned '0.5' for 3 completions"),
+        ("abc", "returned 'abc' for 3 completions"),
+    ],
+)  # fmt: skip
+def test_something_else_than_a_score_for_each_belongs_to_no_row(returned: Any, said: str) -> None:
+    rewards = {"mine": (By(every=lambda texts: returned), 1.0)}
+    with pytest.raises(MMError, match=rf"^Reward 'mine' {said}\. It has to return a list of one number or None for each\.$"):
         score(rewards, ROWS, TEXTS, places=PLACES)
     skipped = score(rewards, ROWS, TEXTS, skip_failed=True)
-    assert skipped.by_name["mine"] == [None] * 3
-    assert list(skipped.failed) == [{"mine": "ValueError: 1 scores for 3 completions"}] * 3
+    assert skipped.by_name["mine"] == [None] * 3 and all(f["mine"].startswith("returned") for f in skipped.failed)
+
+
+def test_skipping_is_offered_only_where_other_completions_have_scores() -> None:
+    def every(texts: Sequence[str]) -> list[float]:
+        raise RuntimeError("down")
+
+    with pytest.raises(MMError, match=r"failed on d\.jsonl:1: RuntimeError: down \(test_scoring\.py:\d+\)\.$"):
+        score({"mine": (By(every=every), 1.0)}, ROWS, TEXTS, places=PLACES)
+
+    def together(texts: Sequence[str]) -> list[float]:
+        return [1 / (3 - len(texts))] * len(texts)
+
+    said = r"failed on a batch of 3 completions, but on none of them alone: ZeroDivisionError: .* \(test_scoring\.py:\d+\)\.$"
+    with pytest.raises(MMError, match=said):
+        score({"mine": (By(every=together), 1.0)}, ROWS, TEXTS, places=PLACES)
+    skipped = score({"mine": (By(every=together), 1.0)}, ROWS, TEXTS, skip_failed=True)
+    assert skipped.by_name["mine"] == [None] * 3 and all("ZeroDivisionError" in failed["mine"] for failed in skipped.failed)
+
+
+def test_an_error_in_a_library_is_placed_in_the_rewards_file() -> None:
+    with pytest.raises(MMError, match=r"JSONDecodeError: .* \(test_scoring\.py:\d+\)\.$"):
+        score({"mine": (By(json.loads), 1.0)}, ROWS, TEXTS, places=PLACES)
 
 
 def test_rewards_of_which_none_applies_are_an_error() -> None:

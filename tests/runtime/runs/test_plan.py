@@ -72,9 +72,53 @@ def test_a_run_tells_its_speed_to_later_plans(
     assert plan.values["seconds"] == pytest.approx(run.manifest["seconds"] * 10, rel=0.01)
 
 
-def test_a_training_that_would_fail_says_so_in_its_plan(mm_cli: CommandLine, rows: Path) -> None:
+def test_a_training_that_would_fail_fails_in_its_plan_with_the_users_own_paths(
+    mm_cli: CommandLine, mm_workspace: Path, rows: Path
+) -> None:
     line = ["train", "--algo", "pretrain", *words(**SMALL, data=rows, run="a", dense_max_position_embeddings=8), "--dry-run"]
-    assert "not known: the first steps ended with UsageError: --max-length" in mm_cli(*line).out
+    assert "is more than the 8 positions of the policy" in mm_cli(*line, code=2).err
+    prompts = mm_workspace / "prompts.jsonl"
+    prompts.write_text("\n" + "".join(json.dumps({"prompt": f"{n}?", "answer": str(n)}) + "\n\n" for n in range(9)))
+    (mm_workspace / "f.py").write_text(
+        "def fine(rows, completions):\n    return [1.0 if 'a' in text else 0.0 for text in completions]\n\n"
+        "def missing(completions, solution):\n    return [0.0]\n"
+    )
+    mm.train("pretrain", **SMALL, data=rows, run="base", max_steps=1, global_batch_size=2, eval_ratio=0.0, quiet=True)
+    options = {"from": "base", "data": prompts, "backend": "cpu", "dtype": "fp32", "global_batch_size": 4, "max_new_tokens": 4}
+    line = ["train", "--algo", "grpo", *words(**options, num_generations=2, reward="python", run="g"), "--dry-run"]
+    for function, said in (
+        ("nosuch.py:f", f"--python-function {mm_workspace}/nosuch.py:f: the file {mm_workspace}/nosuch.py does not exist"),
+        ("f.py:nope", f"--python-function {mm_workspace}/f.py:nope: {mm_workspace}/f.py has no function 'nope'"),
+        ("f.py:missing", f"failed on {prompts}:"),
+    ):
+        failed = mm_cli(*line, "--python-function", function, code=2)
+        assert said in failed.err and not failed.out and "calibration" not in failed.err
+    place = failed.err.partition(f"{prompts}:")[2].partition(":")[0]
+    assert int(place) in range(2, 20, 2)  # a line of the user's file
+    fine = mm_cli(*line, "--python-function", "f.py:fine")  # the same command with the mistake mended
+    assert "steps      3 of 4 prompts, about" in fine.out and "measured by a calibration" in fine.out
+    assert "2 completions of each prompt (--num-generations), at most 4 tokens each (--max-new-tokens)" in fine.out
+    assert "weight of the KL" in fine.out and not (mm_workspace / "runs" / "g").exists()
+
+
+def test_a_plan_for_a_resume_leaves_the_run_as_it_is(mm_cli: CommandLine, mm_train: Train, mm_workspace: Path) -> None:
+    options = {"num_generations": 2, "max_new_tokens": 4, "global_batch_size": 2, "reward": "length", "max_steps": 4}
+    run = mm_train("grpo", rows=drawing.PROMPTS, stop_after_steps=2, run="a", log_interval=1, **options, **drawing.SMALL)
+    before = (run.path / "rollouts.jsonl").read_bytes()
+    mm_cli("train", "--resume", "--run", "a", "--dry-run")
+    assert (run.path / "rollouts.jsonl").read_bytes() == before and [p.name for p in (mm_workspace / "runs").iterdir()] == ["a"]
+
+
+def test_a_batch_larger_than_the_data_is_noted(mm_workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = mm_workspace / "two.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows("text")[:2]), encoding="utf-8")
+    options = {**SMALL, "data": data, "run": "a", "max_length": 64, "epochs": 3, "eval_ratio": 0.0}
+    said = "2 units are less than a batch: with --global-batch-size 8 each step takes every unit 4 times."
+    plan = mm.plan("pretrain", **options, global_batch_size=8, quiet=True)
+    assert f"\nnote       {said}" in plan and plan.values["steps"] == 1
+    mm.train("pretrain", **options, global_batch_size=8)
+    assert said in capsys.readouterr().err
+    assert "note" not in mm.plan("pretrain", **{**options, "run": "b"}, global_batch_size=2, quiet=True)
 
 
 def test_the_whole_pipeline_is_planned_before_anything_exists(mm_cli: CommandLine, mm_workspace: Path, rows: Path) -> None:

@@ -125,6 +125,19 @@ def test_settings_that_would_do_nothing_are_refused(mm_train: Train, tmp_path: P
     assert not (tmp_path / "runs").exists()
 
 
+def test_few_held_out_units_are_said_to_judge_badly(
+    mm_train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = mm_train(max_steps=1, keep_best=True, patience=2).manifest["notes"]
+    said = "--patience and --keep-best: the mean of only 5 held-out units is mostly chance; raise --eval-ratio"
+    assert any(note.startswith(said) for note in notes)
+    assert not any("mostly chance" in note for note in mm_train(max_steps=1, run="b").manifest["notes"])
+    options = {**SMALL, "max_steps": 1, "run": "c", "arch": "dense", "preset": "tiny", "backend": "cpu"}
+    mm.train("sft", data=write_rows(tmp_path / "own.jsonl", ROWS[:1] * 2), workspace=tmp_path, **options)
+    said = "held out: none, as all of the 2 units are of one row or of equal ones, so nothing is evaluated: give more rows, or"
+    assert said in capsys.readouterr().err
+
+
 # ---- early stopping
 
 
@@ -337,7 +350,7 @@ def test_a_quiet_training_says_nothing(
     run = mm_train(keep_best=True, samples=1, max_steps=4, sample_tokens=2)
     assert capsys.readouterr() == ("", "")
     log = (run.path / "log.txt").read_text(encoding="utf-8")
-    assert re.search(r"step 4/4 .*loss ", log) and re.search(r"held out \(5 rows\), step 2", log)
+    assert re.search(r"step 4/4 .*loss ", log) and re.search(r"held out \(5 units\), step 2", log)
 
 
 BROKEN = """

@@ -78,7 +78,7 @@ def test_reinforcement_shows_the_reward_first_and_how_many_rows_are_held_out(mm_
         max_steps=2, eval_interval=2, **drawing.SMALL,
     )  # fmt: skip
     first, _, step, *_ = log_of(run.path)
-    assert re.match(r"held out \(\d rows?\), step 0:  reward [\d.e-]+  length", first)
+    assert re.match(r"held out \(\d units?\), step 0:  reward [\d.e-]+  length", first)
     assert re.match(r"step 2/2  \d:\d\d:\d\d left  reward ", step)
     assert "engine_gap" in step and "of the peak FLOP/s" in step  # the log has everything
 

@@ -17,6 +17,7 @@ from mm.plugins.commands.runs.prune import prune
 from mm.plugins.commands.runs.rollout_samples import samples
 from mm.plugins.commands.runs.table import table_of
 from mm.runtime.runs import reading
+from mm.runtime.training.meanings import meanings_of
 
 
 @click.group(cls=CommandGroup, invoke_without_command=True)
@@ -75,6 +76,10 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"{'evaluation':<24} {path}")
     for note in manifest.get("notes", []):
         click.echo(f"{'note':<24} {note}")
+    if meanings := meanings_of(metrics):
+        click.echo("metrics")
+    for key, value in meanings.items():
+        click.echo(f"  {key:<22} {value}")
     click.echo("settings")
     for key, value in settings.items():
         click.echo(f"  {key} = {value_text(value)}  ({manifest.get('sources', {}).get(key, 'default')})")

@@ -14,7 +14,7 @@ from mm.core.errors import UsageError
 from mm.core.say import Say, on_stderr, silent
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
-from mm.runtime.training.json_lines import ROLLOUTS, read_lines
+from mm.runtime.training.json_lines import ROLLOUTS, SAMPLES, read_lines
 
 
 @click.command()
@@ -27,9 +27,9 @@ from mm.runtime.training.json_lines import ROLLOUTS, read_lines
 )  # fmt: skip
 @as_json
 def samples(name: str, last: int, over_time: bool, sort: str, as_json: bool) -> None:
-    """Show completions that a run's model generated while it was trained with rewards, and the score of each reward."""
-    run = Workspace.here().existing(name)
-    shown = read_samples(run.path / ROLLOUTS, None if over_time else last, on_stderr)
+    """Show completions that a run's model generated while it was trained with rewards, and the score of each reward; for a run
+    without rewards those of --samples and --sample-prompt."""
+    shown = read_samples(Workspace.here().existing(name).path, None if over_time else last, on_stderr)
     if over_time:
         shown = spread(shown, last)
     if sort != "step":
@@ -48,13 +48,18 @@ def spread(samples: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
     return [firsts[round(index * (len(firsts) - 1) / max(1, count - 1))] for index in range(count)]
 
 
-def read_samples(path: Path, last: int | None, say: Say = silent) -> list[dict[str, Any]]:
-    """The `last` newest samples of a rollouts.jsonl (None: all), in the order in which they were written.
+def read_samples(run: Path, last: int | None, say: Say = silent) -> list[dict[str, Any]]:
+    """The `last` newest samples of a run's folder (None: all), in the order in which they were written: those of rollouts.jsonl
+    or, without such a file, of samples.jsonl.
 
     Damaged lines are skipped, and reported with `say`. Raises UsageError if there is no file.
     """
-    if not path.exists():
-        raise UsageError(f"Run {path.parent.name} has no samples: none were drawn yet, or its algorithm draws none.")
+    path = next((run / name for name in (ROLLOUTS, SAMPLES) if (run / name).exists()), None)
+    if path is None:
+        raise UsageError(
+            f"Run {run.name} has no samples: trainings with rewards write them, others with --samples N (beginnings of held-out "
+            "rows) or --sample-prompt TEXT, at each evaluation."
+        )
     return list(deque(read_lines(path, say), maxlen=last))
 
 
@@ -73,15 +78,17 @@ def sample_text(sample: Mapping[str, Any], *, prompt: bool = True) -> str:
     header = [f"step {sample['step']}"] if "step" in sample else []
     # a run of an older version has the number of the row only
     header += [sample["place"]] if "place" in sample else [f"row {sample['row']}"] if "row" in sample else []
-    header.append(f"reward {_score(_number(sample, 'reward'))}" + (f" ({by_name})" if by_name else ""))
+    if "reward" in sample or by_name:
+        header.append(f"reward {_score(_number(sample, 'reward'))}" + (f" ({by_name})" if by_name else ""))
     if sample.get("advantage") is not None:
         header.append(f"advantage {sample['advantage']:+.3f}")
     lines = _indented_lines("prompt", sample) if prompt else []
-    return "\n".join(["  ".join(header), *lines, *_indented_lines("completion", sample)])
+    return "\n".join(["  ".join(header), *lines, *_indented_lines("completion", sample, "text")])
 
 
-def _indented_lines(key: str, sample: Mapping[str, Any]) -> list[str]:
-    return [f"{key}:", *(f"    {line}" for line in str(sample.get(key, "")).strip().splitlines())]
+def _indented_lines(key: str, sample: Mapping[str, Any], other_key: str = "") -> list[str]:
+    text = sample.get(key, sample.get(other_key, ""))
+    return [f"{key}:", *(f"    {line}" for line in str(text).strip().splitlines())]
 
 
 def _number(sample: Mapping[str, Any], key: str) -> float:

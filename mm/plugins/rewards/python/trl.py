@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+from mm.core.errors import UsageError
 
 # columns that TRL does not pass again
 _OWN = ("prompt", "completion", "completion_ids")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def has_trl_signature(function: Callable[..., Any]) -> bool:
@@ -29,9 +33,15 @@ def has_trl_signature(function: Callable[..., Any]) -> bool:
 
 
 def call_as_trl(function: Callable[..., Any], rows: Sequence[Any], completions: Sequence[str]) -> Any:
-    """The values that the function returns for the completions of these rows, which are prompts."""
+    """The values that the function returns for the completions of these rows, which are prompts. Raises UsageError if the
+    function asks for a column that none of the rows has."""
     arguments = arguments_of(rows, completions)
     parameters = inspect.signature(function).parameters
+    named = (name for name, p in parameters.items() if p.kind in _NAMED and p.default is p.empty)
+    if missing := [repr(name) for name in named if name not in arguments]:
+        wanted = f"the column{'s' * (len(missing) > 1)} {' and '.join(missing)}"
+        columns = ", ".join(dict.fromkeys(name for row in rows for name in row.fields))
+        raise UsageError(f"{_name(function)} asks for {wanted}; the row has {columns}.")
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         arguments = {name: value for name, value in arguments.items() if name in parameters}
     returned = function(**arguments)
@@ -47,3 +57,10 @@ def arguments_of(rows: Sequence[Any], completions: Sequence[str]) -> dict[str, l
         "prompts": [row.fields["prompt"] if plain else [message.as_dict() for message in row.messages] for row in rows],
         "completions": list(completions) if plain else [[{"role": "assistant", "content": text}] for text in completions],
     }
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """`FILE.py:FUNCTION`."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"{Path(code.co_filename).name}:{name}" if code else name

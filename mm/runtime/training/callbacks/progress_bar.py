@@ -30,7 +30,7 @@ class ProgressBar(Callback):
     """Shows the step, the time left, reward or loss, tokens/s, memory, and the share of the device's peak for matrix products,
     as far as they fit the terminal. log.txt has all of them and every other metric.
 
-    `flops` are the training FLOPs per token; `held_out` is the number of rows that an evaluation measures.
+    `flops` are the training FLOPs per token; `held_out` is the number of units that an evaluation measures.
     """
 
     name = "progress-bar"
@@ -77,7 +77,7 @@ class ProgressBar(Callback):
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One line per evaluation, with the metrics that matter most; log.txt has all of them."""
-        head = f"held out ({self.held_out:,} row{'s' * (self.held_out != 1)}), step {run.step}:"
+        head = f"held out ({self.held_out:,} unit{'s' * (self.held_out != 1)}), step {run.step}:"
         self._write(fit([head, *texts(headline(metrics))], self.console.width), fit([head, *texts(metrics)]))
         self._since = (time.monotonic(), run.tokens)
 

@@ -22,8 +22,8 @@ RANGES: Mapping[str, Watch] = {
     ),
     "clip_fraction": Watch(high=0.3, meaning="many ratios are clipped: fewer passes or a lower learning rate"),
     "no_spread": Watch(
-        high=0.8, unless=_MASTERED, meaning="most groups have equal rewards, which teach nothing, and the best reward is rare: "
-        "other prompts or rewards",
+        high=0.8, unless=_MASTERED, meaning="all completions of most prompts have the same reward, which teaches nothing: "
+        "read them (mm runs samples), then give other prompts or rewards",
     ),
     "entropy": Watch(
         low=0.02, unless=_MASTERED, meaning="the policy has become almost deterministic before it is good: more KL, a lower "

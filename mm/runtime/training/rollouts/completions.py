@@ -71,7 +71,8 @@ class Sample(Episode):
         self.logprobs += [0.0] * len(read)
 
     def log_line(self, step: int, place: str, prompt: str, advantage: float) -> Mapping[str, Any]:
-        """The completion's line in rollouts.jsonl. `place` is the file and line of its prompt."""
+        """The completion's line in rollouts.jsonl. `step` is the first one that learns from it, `place` the file and line of its
+        prompt."""
         return {
             "step": step, "row": self.unit.row_index, "place": place, "prompt": prompt, "completion": self.text,
             "rewards": self.score.by_name, "failed": self.score.failed, "reward": self.reward, "advantage": advantage,

@@ -104,6 +104,9 @@ class Rollout(Algorithm):
         experience = self.make_experience([without_failures(group) for group in groups])
         self._metrics = {**self._completion_metrics(groups), **self.rollout_metrics(flatten(groups))}
         self._log(groups, experience)
+        for name, (reward, _) in self.context.rewards.items():
+            if advice := reward.advice():
+                self.context.warn(f"reward {name}: {advice}")
         self.rollouts += 1
         return assign_mini_batches(experience, self.context.world, self.config.passes, self.config.mini_batches)
 
@@ -203,5 +206,5 @@ class Rollout(Algorithm):
             place = self.context.place(sample.unit.row_index)
             text = prompt_text(sample.row) or self.context.tokenizer.decode(sample.ids[: sample.prompt_length])
             advantage = advantages.get(sample.key, 0.0)
-            lines.append(sample.log_line(self.rollouts, place, text, advantage))
+            lines.append(sample.log_line(self.context.step() + 1, place, text, advantage))
         self.context.log(lines)
