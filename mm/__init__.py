@@ -1,4 +1,4 @@
-"""mm: trains, converts and serves small language models; every part of it is a plugin.
+"""mm: trains, converts and runs small language models; every part of it is a plugin.
 
 The functions here do what the command line does, with the same names: `mm.train("sft", learning_rate=1e-4)` is
 `mm train --algo sft --learning-rate 1e-4`. Importing this package imports no torch.

@@ -21,7 +21,7 @@ from mm.core.say import command_line, on_stderr
 from mm.runtime.models.storage import storage_error
 from mm.runtime.training.interrupts import explain_exit, install, number_of
 
-_HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU or CPU.
+_HELP = """Train, convert and run small language models, on CPU, CUDA or Ascend NPU.
 
 \b
   -p no:NAME       block a part, a kind.part or a distribution

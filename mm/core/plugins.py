@@ -209,7 +209,7 @@ class PluginManager:
                     yield plugin, spec
 
     def _unknown(self, record: type[Spec], name: str) -> str:
-        kind, known = record.kind, [spec.name for spec in self.specs(record)]
+        kind, known = record.kind, {spec.name: spec.summary for spec in self.specs(record)}
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
         for plugin in self.plugins:
             if block := plugin.blocked.get(f"{kind}.{name}"):

@@ -25,10 +25,12 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Container:
-    """The settings that give a container access to the chip: host devices, `host:container[:ro]` mounts, environment."""
+    """The settings that give a container access to the chip: host devices, `host:container[:ro]` mounts, environment, and further
+    `arguments` of `docker run`."""
 
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)
 
 

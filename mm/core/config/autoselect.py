@@ -40,10 +40,11 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
     if name != "auto":
         probe = probe_of(plugins.get(BackendSpec, backend_name(name)[0]))
         if not probe.available:
-            raise UsageError(f"--backend {name}: {probe.reason}.")
+            others = [spec.name for spec in _by_priority(plugins) if probe_of(spec).available]
+            raise UsageError(f"--backend {name}: {probe.reason}.{f' --backend {others[0]} works here.' if others else ''}")
         return name, f"backend: {name}"
     unusable: dict[str, str] = {}
-    for spec in sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority):
+    for spec in _by_priority(plugins):
         probe = probe_of(spec)
         if probe.available:
             why = f"; not usable here: {', '.join(unusable)} (mm plugins NAME says why)" if unusable else ""
@@ -51,6 +52,10 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
         unusable[spec.name] = probe.reason
     reasons = "; ".join(f"{name}: {reason}" for name, reason in unusable.items())
     raise UsageError(f"No backend can run here: {reasons or 'none is installed'}.")
+
+
+def _by_priority(plugins: PluginManager) -> list[BackendSpec]:
+    return sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority)
 
 
 def backend_name(text: str) -> tuple[str, int | None]:
