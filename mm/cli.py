@@ -112,7 +112,7 @@ def run(argv: Sequence[str]) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.ClickException as error:
-        return _report(error.format_message(), error.exit_code)
+        return _report(" ".join(error.format_message().split()), error.exit_code)  # click's own may have several lines
     except MMError as error:
         again = f" {_start_again(argv)}" if isinstance(error, Interrupted) and not error.again else ""
         return _report("\n".join([f"{error}{again}", *_notes(error)]), error.exit_code)

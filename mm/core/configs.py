@@ -45,6 +45,11 @@ class ArchitectureConfig:
         """Ending of a layer's name -> the factor of its weight in the exported checkpoint format; empty by default."""
         return _NONE
 
+    @property
+    def idle_fields(self) -> frozenset[str]:
+        """The fields without an effect, given the others; descriptions leave them out."""
+        return frozenset()
+
     def loaded_with(self, **changes: Any) -> Self:
         """The config of a trained model with other values of fields marked `on_load`. Override it if other fields depend on
         them. Raises ValueError with the name of a field in quotes."""

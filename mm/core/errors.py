@@ -24,7 +24,7 @@ class UsageError(MMError):
 # the kinds of bad rows that reports count; after "damaged file" the rest of the file cannot be read
 Problem = Literal[
     "not JSON", "not text", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value",
-    "lost field",
+    "lost field", "columns",
     "damaged file",
 ]  # fmt: skip
 

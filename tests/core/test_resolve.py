@@ -155,13 +155,14 @@ def test_a_backend_that_is_left_open_in_words_is_chosen_too(plugins: PluginManag
 
 
 def test_an_unknown_option_names_its_origin_and_what_is_near(plugins: PluginManager) -> None:
-    assert message(plugins, layer(bata=1.0)) == "No such option: --bata. Did you mean '--data' or '--beta'? (from argument)"
-    assert message(plugins, layer(quux=1.0)) == "No such option: --quux. (from argument)"
+    hint = "Did you mean '--data' or '--beta'?"
+    assert message(plugins, layer(bata=1.0)) == f"No such option: --bata. {hint} (from the keyword bata)"
+    assert message(plugins, layer(quux=1.0)) == "No such option: --quux. (from the keyword quux)"
 
 
 def test_another_algorithms_option_says_whose_it_is(plugins: PluginManager) -> None:
     text = message(plugins, layer(zeta=2))
-    assert text == "--zeta is an option of algorithm 'other'; this run uses algorithm 'mine'. (from argument)"
+    assert text == "--zeta is an option of algorithm 'other'; this run uses algorithm 'mine'. (from the keyword zeta)"
     assert "--dense-hidden-size is an option of architecture 'dense'" in message(plugins, layer(dense_hidden_size=8))
 
 

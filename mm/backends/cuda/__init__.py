@@ -19,11 +19,8 @@ def probe() -> Probe:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return Probe(False, "CUDA_VISIBLE_DEVICES hides every card")
     if os.name != "nt" and not any(path.exists() for path in _DEVICES):
-        return Probe(
-            False,
-            "no NVIDIA or AMD driver (/dev/nvidiactl, /dev/kfd): install it; a container needs the arguments that 'mm plugins cuda' "
-            "lists",
-        )
+        driver = "no NVIDIA or AMD driver (/dev/nvidiactl, /dev/kfd)"
+        return Probe(False, f"{driver}: install it; a container needs the arguments that 'mm plugins cuda' lists")
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:

@@ -16,7 +16,8 @@ _MANAGER = Path("/dev/davinci_manager")
 def probe() -> Probe:
     """Available if the driver's device file exists and torch_npu is installed. Imports neither torch nor torch_npu."""
     if not _MANAGER.exists():
-        return Probe(False, f"no Ascend driver ({_MANAGER}): install it; a container needs the devices that 'mm plugins npu' lists")
+        driver = f"no Ascend driver ({_MANAGER})"
+        return Probe(False, f"{driver}: install it; a container needs the devices that 'mm plugins npu' lists")
     if importlib.util.find_spec("torch_npu") is None:
         return Probe(False, f"torch_npu is not installed ({install_command('npu')}, without -c constraints.txt)")
     return Probe(True, "Ascend driver and torch_npu found")

@@ -35,7 +35,7 @@ class AcceleratorBackend(Backend):
             raise UsageError(f"--backend {self.device_type}:{self.index}: this machine has cards 0 to {count - 1}.")
 
     def unusable(self, reason: str) -> UsageError:
-        """The error for a chip that cannot be used here. It may have been chosen automatically, so it names the way without it."""
+        """The error for a chip that cannot be used here. It may have been chosen automatically."""
         return UsageError(f"backend {self.device_type}: {reason} --backend cpu runs without it.")
 
     def device(self, local_rank: int = 0) -> torch.device:

@@ -69,7 +69,7 @@ def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("\ufefftext , id\r\na,1\r\n", [(2, {"text": "a", "id": "1"})]),
         ("text\n", []),
         ("", []),
-        ("text,id\na\nb,1,2\nc,1,,\n", [(2, "the row has 1 cells, but the header has 2"), (3, "the row has 3 cells"),
+        ("text,id\na\nb,1,2\nc,1,,\n", [(2, "the row has 1 cell, but the header has 2"), (3, "the row has 3 cells"),
                                         (4, {"text": "c", "id": "1"})]),
         ('text\n"a"b\nc\n', [(2, "the quotes of the row are not those of a table"), (3, {"text": "c"})]),
         ('text\na\n"b\nc\n', [(2, {"text": "a"}), (2, "cannot be read after row 2 (line 3: a quote is not closed")]),
