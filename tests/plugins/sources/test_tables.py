@@ -20,6 +20,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.plugins.sources.files import decode, documents, tables
 from mm.plugins.sources.files.source import Files
+from mm.plugins.sources.files.tables import read_table
 from mm.runtime.data.reader import RowReader
 
 
@@ -145,3 +146,8 @@ def test_a_column_that_occurs_twice_is_an_error_of_the_file(tmp_path: Path) -> N
     parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"]), tmp_path / "a.parquet")
     ((_, reason),) = entries(tmp_path / "a.parquet")
     assert "it has the column 'text' twice" in reason
+
+
+def test_a_row_with_too_few_or_too_many_cells_is_counted_as_such() -> None:
+    rows = [row for _, row in read_table("a.csv", io.BytesIO(b"a,b\n1\n1,2\n1,2,3\n"), ",")]
+    assert [getattr(row, "problem", None) for row in rows] == ["columns", None, "columns"]
