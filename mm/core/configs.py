@@ -17,11 +17,12 @@ class ArchitectureConfig:
 
     `vocab_size` must be one of the fields: it follows the tokenizer, by `attrs.evolve(config, vocab_size=n)`.
     `max_position_embeddings` is the longest document in tokens, as a field or a property; None, the default, stands for any
-    length.
+    length. `idle_fields`, as a property, are those without an effect, given the others; descriptions leave them out.
     """
 
     vocab_size: int
     max_position_embeddings: int | None = None
+    idle_fields: frozenset[str] = frozenset()
 
     def num_parameters(self) -> int:
         """The number of the model's parameters; tied ones count once."""
@@ -44,11 +45,6 @@ class ArchitectureConfig:
     def exported_scales(self) -> Mapping[str, float]:
         """Ending of a layer's name -> the factor of its weight in the exported checkpoint format; empty by default."""
         return _NONE
-
-    @property
-    def idle_fields(self) -> frozenset[str]:
-        """The fields without an effect, given the others; descriptions leave them out."""
-        return frozenset()
 
     def loaded_with(self, **changes: Any) -> Self:
         """The config of a trained model with other values of fields marked `on_load`. Override it if other fields depend on

@@ -28,10 +28,5 @@ def command_line(*words: str) -> str:
     return shlex.join(["mm", *words])
 
 
-def count_text(number: int, noun: str) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def silent(line: str) -> None:
     """Print nothing. With this `say`, no live progress bar is shown either."""

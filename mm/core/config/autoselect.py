@@ -37,14 +37,15 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
 
     Raises UsageError if the named backend cannot run here, with its probe's reason.
     """
+    specs = sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority)
     if name != "auto":
         probe = probe_of(plugins.get(BackendSpec, backend_name(name)[0]))
         if not probe.available:
-            others = [spec.name for spec in _by_priority(plugins) if probe_of(spec).available]
-            raise UsageError(f"--backend {name}: {probe.reason}.{f' --backend {others[0]} works here.' if others else ''}")
+            others = [f" --backend {spec.name} works here." for spec in specs if probe_of(spec).available]
+            raise UsageError(f"--backend {name}: {probe.reason}.{''.join(others[:1])}")
         return name, f"backend: {name}"
     unusable: dict[str, str] = {}
-    for spec in _by_priority(plugins):
+    for spec in specs:
         probe = probe_of(spec)
         if probe.available:
             why = f"; not usable here: {', '.join(unusable)} (mm plugins NAME says why)" if unusable else ""
@@ -52,10 +53,6 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
         unusable[spec.name] = probe.reason
     reasons = "; ".join(f"{name}: {reason}" for name, reason in unusable.items())
     raise UsageError(f"No backend can run here: {reasons or 'none is installed'}.")
-
-
-def _by_priority(plugins: PluginManager) -> list[BackendSpec]:
-    return sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority)
 
 
 def backend_name(text: str) -> tuple[str, int | None]:

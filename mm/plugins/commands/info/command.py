@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mm.core.say import count_text
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.runtime.models.finding import find_model
@@ -40,7 +39,7 @@ def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> Non
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     weights, tokenizer, origin = facts["weights"], facts["tokenizer"], facts["origin"]
-    stored = f"{weights['bytes'] / 1e6:,.1f} MB in {count_text(len(weights['files']), 'file')}"
+    stored = f"{weights['bytes'] / 1e6:,.1f} MB in {len(weights['files'])} file{'s' * (len(weights['files']) != 1)}"
     ids = f"{tokenizer['vocab_size']:,} tokens, fingerprint {tokenizer['fingerprint']}" if tokenizer else "none"
     lines = [
         ("model", facts["path"]),

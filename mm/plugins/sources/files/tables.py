@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 from mm.contracts import Position
 from mm.core.errors import DataError
-from mm.core.say import count_text
 from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, not_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -65,7 +64,7 @@ def _header(cells: Sequence[str]) -> list[str]:
 
 def _row(header: Sequence[str], cells: Sequence[str], position: Position) -> dict[str, str] | DataError:
     if len(cells) < len(header) or any(cells[len(header) :]):
-        reason = f"the row has {count_text(len(cells), 'cell')}, but the header has {len(header)}"
+        reason = f"the row has {len(cells)} cell{'s' * (len(cells) != 1)}, but the header has {len(header)}"
         return DataError(reason, position.path, position.line, problem="columns")
     if not _is_text(cells):
         return not_text(position, "not UTF-8")
