@@ -58,7 +58,7 @@ def entry_points() -> list[str]:
 setup(
     name="minimind-ascend",
     version="0.1.0",
-    description="A plugin framework that trains, converts and serves small language models on CUDA, Ascend NPU and CPU.",
+    description="A plugin framework that trains, converts and runs small language models on CPU, CUDA and Ascend NPU.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,4 +1,4 @@
-"""mm: trains, converts and serves small language models; every part of it is a plugin.
+"""mm: trains, converts and runs small language models; every part of it is a plugin.
 
 The functions here do what the command line does, with the same names: `mm.train("sft", learning_rate=1e-4)` is
 `mm train --algo sft --learning-rate 1e-4`. Importing this package imports no torch.
@@ -99,6 +99,7 @@ def load(
     *,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
+    quiet: bool = False,
     **options: Any,
 ) -> TextModel:
     """Load a run's model, a model folder or a Hugging Face folder for generation.
@@ -113,7 +114,7 @@ def load(
 
     manager = plugins or _plugins()
     inference = InferenceComposition(manager, [argument_layer(options)]).inference
-    api.activate(manager, inference.backend, _say(False))
+    api.activate(manager, inference.backend, _say(quiet))
     load_model: Callable[..., TextModel] = imported_whole("mm.runtime.generation.text_model").load
     return load_model(manager, str(model), _workspace(workspace), inference)
 
@@ -139,6 +140,7 @@ def convert(
     force: bool = False,
     workspace: Path_ | None = None,
     plugins: PluginManager | None = None,
+    quiet: bool = False,
     **changes: Any,
 ) -> Path:
     """Write a model in another format and return the folder. Without `to`, use the only format that can hold the model.
@@ -153,13 +155,12 @@ def convert(
     manager = plugins or _plugins()
     settings = LoadSettings(manager, [argument_layer(changes)])
     check_keys(manager, settings.options, settings.layers)
-    new_settings = settings.changes
-    api.activate(manager, "cpu", _say(False))
+    api.activate(manager, "cpu", _say(quiet))
     from mm.runtime.models import convert as conversion
 
     return conversion.convert(
-        manager, str(model), Path(out), to=to, dtype=dtype, changes=new_settings, adapter=adapter, force=force,
-        workspace=_workspace(workspace),
+        manager, str(model), Path(out), to=to, dtype=dtype, changes=settings.changes, adapter=adapter, force=force,
+        workspace=_workspace(workspace), say=_say(quiet),
     )  # fmt: skip
 
 
@@ -237,5 +238,4 @@ def _workspace(path: Path_ | None) -> Any:
 
 def _say(quiet: bool) -> Any:
     from mm.core.say import on_stderr, silent
-
     return silent if quiet else on_stderr

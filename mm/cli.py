@@ -21,7 +21,7 @@ from mm.core.say import command_line, on_stderr
 from mm.runtime.models.storage import storage_error
 from mm.runtime.training.interrupts import explain_exit, install, number_of
 
-_HELP = """Train, convert and serve small language models, on CUDA, Ascend NPU or CPU.
+_HELP = """Train, convert and run small language models, on CPU, CUDA or Ascend NPU.
 
 \b
   -p no:NAME       block a part, a kind.part or a distribution
@@ -112,7 +112,7 @@ def run(argv: Sequence[str]) -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.ClickException as error:
-        return _report(error.format_message(), error.exit_code)
+        return _report(" ".join(error.format_message().split()), error.exit_code)  # click's own may have several lines
     except MMError as error:
         again = f" {_start_again(argv)}" if isinstance(error, Interrupted) and not error.again else ""
         return _report("\n".join([f"{error}{again}", *_notes(error)]), error.exit_code)

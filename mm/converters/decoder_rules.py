@@ -29,7 +29,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
     "partial_rotary_factor": (1, None),
-    "quantization_config": (None,),
 }
 
 
@@ -82,6 +81,8 @@ def read_decoder(hf: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a decoder's config from the values of a config.json. Raises Unsupported if a setting is missing, or
     has a value that our decoder does not compute."""
     require_supported(hf, _SUPPORTED)
+    if hf.get("quantization_config") is not None:
+        raise Unsupported("quantized weights (quantization_config) are not read: use the unquantized folder of the model.")
     if missing := [name for name in _SIZES if hf.get(name) is None]:
         raise Unsupported(f"{missing[0]} is missing.")
     kinds = hf.get("layer_types") or []

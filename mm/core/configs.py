@@ -41,6 +41,11 @@ class ArchitectureConfig:
         return self.num_parameters()
 
     @property
+    def idle_fields(self) -> frozenset[str]:
+        """The fields that have no effect with the values of the others; descriptions leave them out."""
+        return frozenset()
+
+    @property
     def exported_scales(self) -> Mapping[str, float]:
         """Ending of a layer's name -> the factor of its weight in the exported checkpoint format; empty by default."""
         return _NONE

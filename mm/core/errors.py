@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 
@@ -23,7 +24,7 @@ class UsageError(MMError):
 # the kinds of bad rows that reports count; after "damaged file" the rest of the file cannot be read
 Problem = Literal[
     "not JSON", "not text", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value",
-    "lost field",
+    "lost field", "columns",
     "damaged file",
 ]  # fmt: skip
 
@@ -66,6 +67,9 @@ class Interrupted(MMError):
 
 
 def close_match(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message: ` Did you mean 'x'?`, or "" if no known name is similar."""
+    """The tail of an error message: ` Did you mean 'x'?`, or "" if no known name is similar. `known` may map names to summaries:
+    then a name that has the word in its summary is meant if none is similar."""
     matches = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    if not matches and isinstance(known, Mapping) and len(name) > 2:
+        matches = [key for key, summary in known.items() if name.lower() in re.findall(r"\w+", summary.lower())][:2]
     return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

@@ -209,7 +209,7 @@ class PluginManager:
                     yield plugin, spec
 
     def _unknown(self, record: type[Spec], name: str, text: str) -> str:
-        kind, known = record.kind, [spec.name for spec in self.specs(record)]
+        kind, known = record.kind, {spec.name: spec.summary for spec in self.specs(record)}
         if meant := next(filter(None, (spec.meant(text) for spec in self.specs(record))), ""):
             return f"Unknown {kind} {text!r}. Did you mean {meant}?"
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."

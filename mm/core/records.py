@@ -25,10 +25,11 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Container:
-    """The settings that give a container access to the chip: host devices, `host:container[:ro]` mounts, environment."""
+    """What gives a container the chip: devices, `host:container[:ro]` mounts, environment, other `arguments` of `docker run`."""
 
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     env: Mapping[str, str] = attrs.field(factory=dict)
 
 

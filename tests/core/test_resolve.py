@@ -13,7 +13,7 @@ import mm as package
 from mm.cli import mm
 from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
-from mm.core.layers import Layer, environment_layer
+from mm.core.layers import Layer, argument_layer, environment_layer
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
 from mm.core.run import read_toml
@@ -154,8 +154,13 @@ def test_a_backend_that_is_left_open_in_words_is_chosen_too(plugins: PluginManag
     assert found.run.select.backend in [spec.name for spec in plugins.specs(BackendSpec)]
 
 
+def test_an_unknown_keyword_of_python_is_named_as_such(plugins: PluginManager) -> None:
+    assert message(plugins, argument_layer({"dry_run": True})) == "No such option: --dry-run. (from the keyword dry_run)"
+
+
 def test_an_unknown_option_names_its_origin_and_what_is_near(plugins: PluginManager) -> None:
-    assert message(plugins, layer(bata=1.0)) == "No such option: --bata. Did you mean '--data' or '--beta'? (from argument)"
+    hint = "Did you mean '--data' or '--beta'?"
+    assert message(plugins, layer(bata=1.0)) == f"No such option: --bata. {hint} (from argument)"
     assert message(plugins, layer(quux=1.0)) == "No such option: --quux. (from argument)"
 
 

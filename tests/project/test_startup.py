@@ -18,7 +18,7 @@ COMMANDS = [spec.name for spec in PluginManager.discover(environ={}).specs(Comma
 
 # line -> (exit code, a part of what is printed)
 LINES = {
-    "--help": (0, "Train, convert and serve"),
+    "--help": (0, "Train, convert and run"),
     "--version": (0, "mm, version"),
     **{f"{command} --help": (0, "Usage: mm") for command in COMMANDS},
     "plugins": (0, "algorithm"),

@@ -19,7 +19,8 @@ def probe() -> Probe:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return Probe(False, "CUDA_VISIBLE_DEVICES hides every card")
     if os.name != "nt" and not any(path.exists() for path in _DEVICES):
-        return Probe(False, "no NVIDIA or AMD driver (/dev/nvidiactl, /dev/kfd)")
+        driver = "no NVIDIA or AMD driver (/dev/nvidiactl, /dev/kfd)"
+        return Probe(False, f"{driver}: install it; a container needs the arguments that 'mm plugins cuda' lists")
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -34,10 +35,10 @@ def mm_backends() -> Iterable[BackendSpec]:
     """The backend `cuda`, which `--backend auto` prefers to the CPU."""
     yield BackendSpec(
         name="cuda",
-        summary="NVIDIA GPUs through CUDA.",
+        summary="NVIDIA GPUs through CUDA. Not run on hardware yet.",
         target="mm.backends.cuda.backend:CudaBackend",
         probe=probe,
         priority=100,
         env={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
-        container=Container(env={"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}),
+        container=Container(arguments=("--gpus", "all")),
     )

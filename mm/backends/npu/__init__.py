@@ -16,10 +16,16 @@ _MANAGER = Path("/dev/davinci_manager")
 def probe() -> Probe:
     """Available if the driver's device file exists and torch_npu is installed. Imports neither torch nor torch_npu."""
     if not _MANAGER.exists():
-        return Probe(False, f"no Ascend driver ({_MANAGER})")
+        driver = f"no Ascend driver ({_MANAGER})"
+        return Probe(False, f"{driver}: install it; a container needs the devices that 'mm plugins npu' lists")
     if importlib.util.find_spec("torch_npu") is None:
         return Probe(False, f"torch_npu is not installed ({install_command('npu')}, without -c constraints.txt)")
     return Probe(True, "Ascend driver and torch_npu found")
+
+
+def _cards() -> list[str]:
+    """The device files of this machine's chips; the first one's name where there are none."""
+    return sorted(map(str, _MANAGER.parent.glob("davinci[0-9]*"))) or ["/dev/davinci0"]
 
 
 @hookimpl
@@ -31,7 +37,7 @@ def mm_backends() -> Iterable[BackendSpec]:
     """
     yield BackendSpec(
         name="npu",
-        summary="Huawei Ascend NPUs (910B and newer).",
+        summary="Huawei Ascend NPUs (910B and newer). Not run on hardware yet.",
         target="mm.backends.npu.backend:NpuBackend",
         probe=probe,
         priority=200,
@@ -44,13 +50,13 @@ def mm_backends() -> Iterable[BackendSpec]:
             "HCCL_EXEC_TIMEOUT": "3600",
         },
         container=Container(
-            devices=("/dev/davinci0", "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"),
+            devices=(*_cards(), "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"),
             mounts=(
                 "/usr/local/Ascend/driver:/usr/local/Ascend/driver:ro",
                 "/usr/local/dcmi:/usr/local/dcmi:ro",
                 "/usr/local/bin/npu-smi:/usr/local/bin/npu-smi:ro",
                 "/etc/ascend_install.info:/etc/ascend_install.info:ro",
             ),
-            env={"ASCEND_RT_VISIBLE_DEVICES": "0"},
+            arguments=("--shm-size", "1g"),
         ),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from mm.core.errors import UsageError
+import torch
+
 from mm.runtime.devices.accelerator import AcceleratorBackend
 
 
@@ -19,9 +20,12 @@ class NpuBackend(AcceleratorBackend):
         """Import torch_npu and check that a chip responds. Raises UsageError with the cause."""
         try:
             importlib.import_module("torch_npu")
-        except (ImportError, OSError, RuntimeError) as error:
-            raise UsageError(
-                f"--backend npu: torch_npu cannot be imported: {error}. Check that CANN is installed, that its set_env.sh is "
-                "sourced, and that torch_npu is made for this version of torch."
-            ) from None
+            cause = "" if hasattr(torch, "npu") else "torch_npu was imported and registers no device torch.npu"
+        except Exception as error:  # for another torch or CANN: ImportError, OSError, RuntimeError, AttributeError and others
+            cause = f"torch_npu cannot be imported: {error}"
+        if cause:
+            raise self.unusable(
+                f"{cause}. Check that CANN is installed, that its set_env.sh is sourced, and that torch_npu is made for this "
+                "version of torch."
+            )
         super().setup()

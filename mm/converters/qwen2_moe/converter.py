@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _DEFAULTS = {"num_experts_per_tok": 4, "norm_topk_prob": False, "router_aux_loss_coef": 0.001}
 # The biases of q, k and v are always written, as zeros: vLLM ignores `qkv_bias`, and uses uninitialised memory for a missing
 # bias.
+_REFUSAL = "trained {} are not supported; see docs/converters.md"
 _SUPPORTED: dict[str, tuple[Any, ...]] = {"qkv_bias": (True,)}
 
 
@@ -35,8 +36,13 @@ class Qwen2Moe(Converter):
         """The table of the decoder with experts, a shared expert, its gate, and the biases of q, k and v."""
         size = config.head_size
         heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads, "v": config.num_key_value_heads}
-        biases = [Constant(f"{LAYER}self_attn.{name}_proj.bias", (count * size,)) for name, count in heads.items()]
-        gate = Constant(f"{LAYER}mlp.shared_expert_gate.weight", (1, config.hidden_size))
+        biases = [
+            Constant(f"{LAYER}self_attn.{name}_proj.bias", (count * size,), refusal=_REFUSAL.format("biases of q, k and v"))
+            for name, count in heads.items()
+        ]
+        gate = Constant(
+            f"{LAYER}mlp.shared_expert_gate.weight", (1, config.hidden_size), refusal=_REFUSAL.format("shared-expert gates")
+        )
         return expert_rules(config, _shared_rules(config), (*biases, gate))
 
     def read_config(self, hf: Mapping[str, Any]) -> MoEConfig:

@@ -37,13 +37,15 @@ def choose_backend(plugins: PluginManager, name: str) -> tuple[str, str]:
 
     Raises UsageError if the named backend cannot run here, with its probe's reason.
     """
+    specs = sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority)
     if name != "auto":
         probe = probe_of(plugins.get(BackendSpec, backend_name(name)[0]))
         if not probe.available:
-            raise UsageError(f"--backend {name}: {probe.reason}.")
+            others = [f" --backend {spec.name} works here." for spec in specs if probe_of(spec).available]
+            raise UsageError(f"--backend {name}: {probe.reason}.{''.join(others[:1])}")
         return name, f"backend: {name}"
     unusable: dict[str, str] = {}
-    for spec in sorted(plugins.specs(BackendSpec), key=lambda spec: -spec.priority):
+    for spec in specs:
         probe = probe_of(spec)
         if probe.available:
             why = f"; not usable here: {', '.join(unusable)} (mm plugins NAME says why)" if unusable else ""

@@ -21,7 +21,7 @@ def check_keys(plugins: PluginManager, options: Iterable[Option], layers: Sequen
         for key in [key for key in layer.values if key not in known]:
             message, foreign = unknown_option(plugins, key, known, algo)
             if not (layer.lenient and foreign):
-                raise UsageError(f"{message} (from {layer.origin})")
+                raise UsageError(f"{message} (from {f'the keyword {key}' if layer.arguments else layer.origin})")
             warnings.append(f"{ENVIRONMENT}{key.upper()} is not used: {message}")
     return warnings
 

@@ -14,12 +14,13 @@ from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec, SourceSpec
-from mm.core.say import Say, count_text
+from mm.core.say import Say
 from mm.core.settings import TrainSettings
 from mm.runtime.data.bad_rows import MAX_SHOWN
 from mm.runtime.data.source import Source
 from mm.runtime.data.weights import split_weight, split_weights
 from mm.runtime.text.row_tokenizer import RowShares, RowTokenizer
+from mm.runtime.text.wording import count_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,6 +15,8 @@ from mm.runtime.data.row_keys import parse_row
 from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.text.rows import Row
 
+_SHOWN_KEYS = 12  # in a message
+
 
 @attrs.frozen(kw_only=True)
 class Entry:
@@ -58,6 +60,9 @@ class RowReader:
             raise TypeError(f"format {spec.name} made a {type(parsed).__name__} of a row, not a row with kind and encode")
         if not (fits(spec, row, self.row_kind) or fits(spec, _without_nulls(row), self.row_kind)):
             reason = f"not a row of format {spec.name}, unlike the first row of the file (keys: {_keys(row)})"
+            without = {key: {k: v for k, v in row.items() if k != key} for key in list(row)[:_SHOWN_KEYS]}
+            if keys := [key for key, rest in without.items() if spec.fits(rest, self.row_kind)]:
+                reason += f"; without {keys[0]!r} it would be one: remove that, or put such rows into a file of their own"
             raise DataError(reason, position.path, position.line, problem="unknown format")
         return parsed
 
@@ -137,6 +142,6 @@ def with_position(position: Position, error: DataError) -> DataError:
 
 
 def _keys(row: Mapping[str, Any]) -> str:
-    """The keys of the row for a message: twelve at most, since a row may have thousands."""
-    names = sorted(str(name)[:40] for name in row)
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"
+    """The keys of the row for a message: not all, since a row may have thousands."""
+    names, shown = sorted(str(name)[:40] for name in row), _SHOWN_KEYS
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "") or "none"

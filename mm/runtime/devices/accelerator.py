@@ -23,12 +23,20 @@ class AcceleratorBackend(Backend):
         return getattr(torch, self.device_type)
 
     def setup(self) -> None:
-        """Raises UsageError if torch finds no card, or the requested one does not exist."""
+        """Raises UsageError if torch does not know the chip or finds no card, or the requested one does not exist."""
+        import torch
+
+        if not hasattr(torch, self.device_type):
+            raise self.unusable(f"torch has no torch.{self.device_type}: the chip's extension is missing or not loaded.")
         count = self.api.device_count() if self.api.is_available() else 0
         if not count:
-            raise UsageError(f"--backend {self.device_type}: torch finds no card.")
+            raise self.unusable("torch finds no card.")
         if self.index is not None and self.index >= count:
             raise UsageError(f"--backend {self.device_type}:{self.index}: this machine has cards 0 to {count - 1}.")
+
+    def unusable(self, reason: str) -> UsageError:
+        """The error for a chip that cannot be used here. It may have been chosen automatically."""
+        return UsageError(f"backend {self.device_type}: {reason} --backend cpu runs without it.")
 
     def device(self, local_rank: int = 0) -> torch.device:
         """The requested card, or by default the local rank's. Makes it the current one."""

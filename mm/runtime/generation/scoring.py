@@ -14,6 +14,7 @@ import attrs
 from mm.core.errors import MMError, UsageError
 from mm.runtime.generation.engine import Reward
 from mm.runtime.text.rows import Row
+from mm.runtime.text.wording import count_text
 
 Score = float | None
 
@@ -113,11 +114,11 @@ class _NotScores(ValueError):
 
 def _check_scores(returned: Any, count: int) -> list[Score]:
     if isinstance(returned, str | bytes) or not isinstance(returned, Iterable):
-        raise _NotScores(f"returned {str(returned)[:40]!r} for {count} completion{'s' * (count != 1)}")
+        raise _NotScores(f"returned {str(returned)[:40]!r} for {count_text(count, 'completion')}")
     scores = list(returned)
     if len(scores) != count:
         raise _NotScores(
-            f"returned {len(scores)} score{'s' * (len(scores) != 1)} for {count} completion{'s' * (count != 1)}"
+            f"returned {count_text(len(scores), 'score')} for {count_text(count, 'completion')}"
         )
     return [None if value is None else _finite(value) for value in scores]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mm.core.configs import ArchitectureConfig
 from mm.core.errors import CheckpointError
 from mm.runtime.devices.host import host_memory
+from mm.runtime.models.finding import run_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +61,7 @@ def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         if not tensor.is_floating_point() or bool(tensor.sum().isfinite()):
             continue
         if wrong := int((~tensor.isfinite()).sum()):
-            raise CheckpointError(
-                f"{folder}: tensor {name} has {wrong:,} values that are NaN or infinite, of {tensor.numel():,}: the run diverged "
-                "or the file is damaged. Use an earlier checkpoint."
+            cure = "the run diverged or the file is damaged. Use an earlier checkpoint." if run_of(folder) else (
+                "the file is damaged, or its training diverged. Copy it again, or use another model."
             )
+            raise CheckpointError(f"{folder}: tensor {name} has NaN or infinite values ({wrong:,} of {tensor.numel():,}): {cure}")

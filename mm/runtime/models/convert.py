@@ -18,6 +18,7 @@ from mm.runtime.models.description import NATIVE
 from mm.runtime.models.finding import find_adapter, find_model
 from mm.runtime.models.storage import atomic_folder, seal
 from mm.runtime.models.tensors import cast, compare, named_tensors
+from mm.runtime.text.jinja import fault_of
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,8 @@ def convert(
     loaded = load_model_folder(plugins, source, Backend(), changes)
     if adapter is not None:
         _merge(plugins, loaded, adapter, workspace or Workspace.here())
+    if fault := fault_of(loaded.tokenizer.template):
+        say(f"chat template: {fault}; it is copied as it is, and conversations need one (chat_template.jinja)")
     name = to or _choose(plugins, loaded, read_config(source), say)
     new_dtype = torch_dtype(dtype) if dtype else None
     if name == NATIVE:

@@ -53,8 +53,9 @@ class Converter(ABC):
         Raises Unsupported, or CheckpointError naming the tensor that is missing, unexpected, misshapen or damaged.
         """
         config = self.config_from(read_config(folder), folder)
+        tensors = read_tensors(folder)
         try:
-            return config, self.rules(config).to_ours(read_tensors(folder))
+            return config, self.rules(config).to_ours(tensors)
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from None
 

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 # in the order of preference; each is one file, or shards that `NAME.index.json` lists
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# in the words of safetensors and torch
+_CUT = ("file not fully covered", "header too small", "invalid header length", "PytorchStreamReader failed", "Ran out of input")
 
 
 def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> ConverterSpec:
     """The converter that reads a foreign folder with this config.json. Raises UsageError if there is none."""
-    names = config.get("architectures") or [config.get("model_type", "?")]
+    names = config.get("architectures")
+    if not names:
+        raise UsageError(f"{folder / 'config.json'} has no 'architectures', the list with the name of the format.")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{folder / 'config.json'}: 'architectures' is not a list of names.")
     specs = plugins.specs(ConverterSpec)
@@ -28,7 +32,10 @@ def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> C
         if set(names) & set(spec.reads):
             return spec
     known = sorted({name for spec in specs for name in spec.reads})
-    raise UsageError(f"{folder}: no converter reads {', '.join(names)[:200]}. Readable: {', '.join(known) or 'none'}.")
+    raise UsageError(
+        f"{folder}: no converter reads {', '.join(names)[:200]}. Readable: {', '.join(known) or 'none'}. Another format takes a "
+        "converter plugin: mm plugins new NAME --kind converter, docs/converters.md."
+    )
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -70,10 +77,16 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         state = load(path)
     except Exception as error:  # both libraries raise various exceptions for damaged files
-        raise CheckpointError(f"{path}: {error}") from error
+        raise _unreadable(path, error) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: expected a state dict that maps names to tensors.")
     return state
+
+
+def headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """`header` of all safetensors files of a folder's weights together."""
+    files = [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+    return {name: found for path in files for name, found in header(path).items()}
 
 
 def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -87,7 +100,13 @@ def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {name: (found.get_dtype(), tuple(found.get_shape())) for name, found in slices.items()}
     except Exception as error:  # the library raises a bare one
-        raise CheckpointError(f"{path}: {error}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """The error for a file that its library cannot read; most of them were not copied to the end."""
+    is_cut = any(words in str(error) for words in _CUT)
+    return CheckpointError(f"{path}: {'the file is cut off or damaged: copy it again.' if is_cut else error}")
 
 
 def _check(path: Path) -> None:

@@ -46,11 +46,13 @@ class Rule:
 
 @attrs.frozen
 class Constant:
-    """A tensor that their format has and ours lacks. It is written with this value; a file with another value is rejected."""
+    """A tensor that their format has and ours lacks. It is written with this value; a file with another value is rejected, with
+    the `refusal` as the reason."""
 
     theirs: str
     shape: tuple[int, ...]
     value: float = 0.0
+    refusal: str = "the model has no such tensor"
 
 
 @attrs.frozen
@@ -100,22 +102,38 @@ class Rules:
         """Convert their state dict to ours. Raises CheckpointError as `to_theirs` does, and for a wrong constant or repeat."""
         import torch
 
-        # a few that are missing are named below
-        if (count := self._count()) > 2 * len(state) + 1000:
-            raise CheckpointError(f"the config describes {count:,} tensors, and there are {len(state):,}.")
-        links, constants = self._links(), list(self._constants())
-        optional = {name for pattern in self.derived for name, _ in self._fill(pattern, {})} | set(self.repeats)
-        expected = [name for link in links for name in link.theirs] + [name for name, _ in constants]
-        _check_names(expected, {name: t for name, t in state.items() if name not in optional})
+        links, constants = self._expected(state)
         self._check_repeats(state)
         for name, constant in constants:
             if not bool((_with_shape(state[name], constant.shape, name) == constant.value).all()):
-                raise CheckpointError(f"{name} is not {constant.value:g} everywhere, and the model has no such tensor.")
+                raise CheckpointError(f"{name} is not {constant.value:g} everywhere: {constant.refusal}.")
         converted: dict[str, Tensor] = {}
         for link in links:
             pieces = [_weights(_with_shape(link.rule.to_ours(state[name]), link.rule.shape, name), name) for name in link.theirs]
             converted[link.ours] = torch.stack(pieces) if link.stacked else pieces[0]
         return converted
+
+    def check_header(self, header: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Raise CheckpointError as `to_ours` does, as far as the type (F32, I64) and shape of their tensors show it."""
+        links, constants = self._expected(header)
+        shapes = {name: link.rule.shape for link in links if link.rule.to_ours is identity for name in link.theirs}
+        for name, shape in (shapes | {name: constant.shape for name, constant in constants}).items():
+            if header[name][1] != shape:
+                raise CheckpointError(f"tensor {name} has shape {header[name][1]}, not {shape}.")
+        for name in (name for link in links if link.rule.to_ours is identity for name in link.theirs):
+            if not header[name][0].startswith(("F", "BF")):
+                raise CheckpointError(f"tensor {name} holds {header[name][0]}, not floating-point weights.")
+
+    def _expected(self, found: Mapping[str, object]) -> tuple[list[_Link], list[tuple[str, Constant]]]:
+        """The links and constants. Raises CheckpointError naming a tensor that is missing or not expected."""
+        # a few that are missing are named below
+        if (count := self._count()) > 2 * len(found) + 1000:
+            raise CheckpointError(f"the config describes {count:,} tensors, and there are {len(found):,}.")
+        links, constants = self._links(), list(self._constants())
+        optional = {name for pattern in self.derived for name, _ in self._fill(pattern, {})} | set(self.repeats)
+        expected = [name for link in links for name in link.theirs] + [name for name, _ in constants]
+        _check_names(expected, [name for name in found if name not in optional])
+        return links, constants
 
     def _count(self) -> int:
         """The number of tensors in their format, without writing their names: a config may claim any number of layers."""
@@ -163,9 +181,9 @@ def _placeholders(pattern: str) -> list[str]:
     return [field for _, field, _, _ in Formatter().parse(pattern) if field is not None]
 
 
-def _check_names(expected: Iterable[str], state: State) -> None:
-    wanted = set(expected)
-    for what, names in (("missing", wanted - set(state)), ("not expected", set(state) - wanted)):
+def _check_names(expected: Iterable[str], names_there: Iterable[str]) -> None:
+    wanted, there = set(expected), set(names_there)
+    for what, names in (("missing", wanted - there), ("not expected", there - wanted)):
         if names:
             first, *rest = sorted(names)
             more = f", and {len(rest)} more are" if rest else " is"

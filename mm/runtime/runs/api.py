@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from mm.core.config.autoselect import Choices, backend_name, choose, choose_backend
+from mm.core.config.autoselect import backend_name, choose, choose_backend
 from mm.core.config.composition import Composition, Resolved
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, argument_layer, environment_layer
@@ -28,6 +28,7 @@ from mm.core.run import Run
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
 from mm.runtime.models.storage import storage_error
+from mm.runtime.runs.choose_length import choose_length
 from mm.runtime.runs.plan import Plan, describe
 from mm.runtime.runs.reading import resumable_settings
 from mm.runtime.runs.recipes import config_layer
@@ -89,7 +90,7 @@ def new_run(
     composition.check()
     composition = choose(composition, workspace)
     selection = composition.selection
-    choices: Choices = {}
+    choices = choose_length(composition, workspace)
     if selection.arch and not selection.tokenizer:
         choices["tokenizer"] = _newest_tokenizer(workspace)
     if not selection.run:

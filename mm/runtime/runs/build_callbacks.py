@@ -9,6 +9,7 @@ from mm.core.config.autoselect import choose_engine
 from mm.core.errors import UsageError
 from mm.core.records import EngineSpec, TrackerSpec
 from mm.runtime.text.rows import TextRow
+from mm.runtime.text.wording import count_text
 from mm.runtime.training.callbacks.best import KeepBest
 from mm.runtime.training.callbacks.early_stopping import EarlyStopping
 from mm.runtime.training.callbacks.profile import Profile
@@ -44,7 +45,7 @@ def build_callbacks(
     settings = run.train
     judged = [option for option, value in (("--patience", settings.patience), ("--keep-best", settings.keep_best)) if value]
     if judged and len(held.rows) < _FEW:
-        count = f"{len(held.rows)} held-out unit{'s' * (len(held.rows) != 1)}"
+        count = count_text(len(held.rows), 'held-out unit')
         report(f"{' and '.join(judged)}: the mean of only {count} is mostly chance; raise --eval-ratio, or give --eval-data")
     found: list[Callback] = []
     if settings.patience:

@@ -16,7 +16,7 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.errors import StorageError
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
-from mm.core.say import Say, count_text, silent, value_text
+from mm.core.say import Say, silent
 from mm.core.workspace import Workspace
 from mm.runtime.devices.host import host_memory
 from mm.runtime.models.description import describe as describe_folder
@@ -25,6 +25,7 @@ from mm.runtime.runs import estimate, speed
 from mm.runtime.runs.count import count_rows, repeats
 from mm.runtime.runs.speed import Speed
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.text.wording import count_text, value_text
 from mm.runtime.training.headline import clock
 
 # a calibration is not tried if the training would take more of this machine's memory

@@ -13,8 +13,9 @@ from mm.core.errors import CheckpointError, UsageError
 from mm.core.locks import is_locked
 from mm.core.run import read_toml
 from mm.core.run_folder import MANIFEST, SETTINGS
-from mm.core.say import Say, silent, value_text
+from mm.core.say import Say, silent
 from mm.core.workspace import RunFolder, checkpoints, step_of
+from mm.runtime.text.wording import value_text
 from mm.runtime.training.headline import headline, texts
 from mm.runtime.training.json_lines import METRICS, is_metrics, last_step, read_lines
 

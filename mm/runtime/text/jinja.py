@@ -43,6 +43,15 @@ def render(
     return texts[0], list(found[0]) if spans else []
 
 
+def fault_of(source: str) -> str:
+    """The reason why the source renders no conversation; "" if it compiles."""
+    try:
+        _compiled(source)
+    except UsageError as error:
+        return str(error).rstrip(".")
+    return "" if source else "there is no chat template"
+
+
 @cache
 def _environment() -> BoundedEnvironment:
     """transformers' environment with the bounds. Its factory returns a template, and nobody else asks for one of this text."""

@@ -18,6 +18,9 @@ _REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 _CALLS = ("tool_calls", "function_calls", "tool_call", "function_call")
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 CONTENTS = ("content", *_REASONING, *_CALLS)  # the keys of all that the assistant may say
+# the names of roles elsewhere
+_ROLES = {"developer": "system", "bot": "assistant", "model": "assistant", "gpt": "assistant", "ai": "assistant",
+          "human": "user", "function": "tool", "ipython": "tool", "observation": "tool"}  # fmt: skip
 _FLAGS = ("weight", "loss", "train", "trainable")
 TURN_KEYS = ("role", *CONTENTS, *_FLAGS, "name", "tool_call_id", "tools", "functions")
 _TEXT_PARTS, _TEXT = (None, "text", "input_text", "output_text"), ("text", "value", "content")
@@ -59,7 +62,8 @@ def parse_turn(turn: Any, place: str) -> Message:
     if role is None:
         raise DataError(f"{place}: no role", problem="missing field")
     if role not in ROLES:
-        raise DataError(f"{place}: role {str(role)[:40]!r} is not one of {', '.join(ROLES)}")
+        cure = f": rename it to {_ROLES[role]}" if isinstance(role, str) and role in _ROLES else ""
+        raise DataError(f"{place}: role {str(role)[:40]!r} is not one of {', '.join(ROLES)}{cure}")
     if media := [name for name in MEDIA if fields.read(name)]:
         raise DataError(f"{place}: {media[0]}: only text can be learned")
     calls, unread = _calls(fields)

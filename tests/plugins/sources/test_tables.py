@@ -20,6 +20,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import FormatSpec
 from mm.plugins.sources.files import decode, documents, tables
 from mm.plugins.sources.files.source import Files
+from mm.plugins.sources.files.tables import read_table
 from mm.runtime.data.reader import RowReader
 
 CONVERT = "if the file has another encoding, convert it, for example with iconv"
@@ -81,7 +82,7 @@ def test_a_text_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
         ("\ufefftext , id\r\na,1\r\n", [(2, {"text": "a", "id": "1"})]),
         ("text\n", []),
         ("", []),
-        ("text,id\na\nb,1,2\nc,1,,\n", [(2, "the row has 1 cells, but the header has 2"), (3, "the row has 3 cells"),
+        ("text,id\na\nb,1,2\nc,1,,\n", [(2, "the row has 1 cell, but the header has 2"), (3, "the row has 3 cells"),
                                         (4, {"text": "c", "id": "1"})]),
         ('text\n"a"b\nc\n', [(2, "the quotes of the row are not those of a table"), (3, {"text": "c"})]),
         ('text\na\n"b\nc\n', [(2, {"text": "a"}), (2, "cannot be read after row 2: line 3: a quote is not closed")]),
@@ -157,3 +158,8 @@ def test_a_column_that_occurs_twice_is_an_error_of_the_file(tmp_path: Path) -> N
     parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"]), tmp_path / "a.parquet")
     ((_, reason),) = entries(tmp_path / "a.parquet")
     assert "it has the column 'text' twice" in reason
+
+
+def test_a_row_with_too_few_or_too_many_cells_is_counted_as_such() -> None:
+    rows = [row for _, row in read_table("a.csv", io.BytesIO(b"a,b\n1\n1,2\n1,2,3\n"), ",")]
+    assert [getattr(row, "problem", None) for row in rows] == ["columns", None, "columns"]

@@ -95,7 +95,7 @@ def test_whole_folders_answer(bases: dict[str, Path], runner: Runner) -> None:
         ("native:layers", "config.json: 'num_hidden_layers' must be at least 1 and at most 10000"),
         ("qwen3:layers-within", "the config describes [0-9,]+ tensors, and there are"),
         ("native:wide", "config.json describes 107,374,215,168 parameters|takes [0-9,.]+ GB in float32"),
-        ("native:weights:nan", "has 1 values that are NaN or infinite"),
+        ("native:weights:nan", r"has NaN or infinite values \(1 of "),
         ("llama:weights:complex", "tensor [a-z0-9_.]+ holds complex64, not floating-point weights"),
         ("native:weights:integers", "tensor [a-z0-9_.]+ holds I64, not floating-point weights"),
         ("native:tokenizer:grows", "its normalizer may make a text 1,000,000,000,000,000,000 times as long"),

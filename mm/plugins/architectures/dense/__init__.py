@@ -118,6 +118,13 @@ class DenseConfig(ArchitectureConfig):
         """The document length in training: `rope_original_positions`, or by default the longest document / factor."""
         return self.rope_original_positions or round(self.max_position_embeddings / (self.rope_scaling_factor or 1))
 
+    @property
+    def idle_fields(self) -> frozenset[str]:
+        """The settings of rotary scaling that are not in use: those of other types, or all without a factor."""
+        scaled = self.rope_scaling_factor is not None
+        idle = {name for kind, names in _ROPE_FIELDS.items() if not scaled or kind != self.rope_type for name in names}
+        return frozenset(idle if scaled else idle | {"rope_scaling_factor", "rope_type", "rope_original_positions"})
+
     def loaded_with(self, **changes: Any) -> Self:
         """The config of the trained model with other rotary settings, and the number of positions that follows from them.
 

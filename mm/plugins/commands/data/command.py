@@ -9,13 +9,13 @@ import click
 
 from mm.core.errors import UsageError
 from mm.core.records import SourceSpec
-from mm.core.say import count_text
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
 from mm.plugins.commands.data.stats import stats
 from mm.plugins.commands.data_command import DataCommand, source_parts
 from mm.plugins.commands.groups import CommandGroup
+from mm.runtime.text.wording import count_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import click
 
-from mm.core.say import count_text
 from mm.plugins.commands.data.checking import Finding
 from mm.runtime.data.row_keys import UnreadKeys
+from mm.runtime.text.wording import count_text
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST = 600  # most characters of a reason that are printed: it may quote the row

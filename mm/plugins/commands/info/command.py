@@ -9,6 +9,7 @@ import click
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.runtime.models.finding import find_model
+from mm.runtime.text.wording import count_text
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 @as_json
 @click.pass_obj
 def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> None:
-    """Describe MODEL, a run's name or a folder of any readable format. Reads no weights."""
+    """Describe MODEL, a run's name or a folder of any readable format.
+
+    The values of the weights are not read; whatever else other commands would refuse is listed as a problem.
+    """
     from mm.plugins.commands.info.facts import facts_of
 
     facts = facts_of(plugins, find_model(model, Workspace.here()), context)
@@ -36,7 +40,7 @@ def info(plugins: PluginManager, model: str, context: int, as_json: bool) -> Non
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     weights, tokenizer, origin = facts["weights"], facts["tokenizer"], facts["origin"]
-    stored = f"{weights['bytes'] / 1e6:,.1f} MB in {len(weights['files'])} files"
+    stored = f"{weights['bytes'] / 1e6:,.1f} MB in {count_text(len(weights['files']), 'file')}"
     ids = f"{tokenizer['vocab_size']:,} tokens, fingerprint {tokenizer['fingerprint']}" if tokenizer else "none"
     lines = [
         ("model", facts["path"]),
@@ -48,6 +52,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokenizer", ids),
         ("from", ", ".join(f"{name} {value}" for name, value in origin.items()) or "not a run of this program"),
     ]
+    lines += [("problem", problem) for problem in facts["problems"]] + [("not read", facts["not_read"])]
     return lines + [(f"  {name}", str(value)) for name, value in facts["config"].items()]
 
 

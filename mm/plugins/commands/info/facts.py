@@ -9,7 +9,8 @@ import attrs
 
 from mm.core.plugins import PluginManager
 from mm.core.workspace import RunFolder, step_of
-from mm.runtime.models.description import describe
+from mm.plugins.commands.info.problems import problems_of
+from mm.runtime.models.description import Described, describe
 from mm.runtime.models.hf_files import header, weight_files
 from mm.runtime.text.tokenizer import Tokenizer
 
@@ -29,8 +30,16 @@ def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, An
         "weights": _weights(folder),
         "tokenizer": _tokenizer(folder),
         "origin": _origin(folder.resolve()),
-        "config": attrs.asdict(config),
+        "config": attrs.asdict(config, filter=lambda field, value: field.name not in config.idle_fields),
+        "problems": problems_of(folder, described),
+        "not_read": "the values of the weights (NaN, infinite values" + _constants(described) + ")",
     }
+
+
+def _constants(described: Described) -> str:
+    """The tensors that must have one value everywhere, for the list of what was not read."""
+    constants = described.converter.rules(described.config).constants if described.converter else ()
+    return "".join(f", {constant.theirs.format(layer=0)} not {constant.value:g}" for constant in constants)
 
 
 def _weights(folder: Path) -> dict[str, Any]:

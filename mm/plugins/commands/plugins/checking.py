@@ -9,6 +9,7 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.plugins.commands.plugins.listing import names_of, part_names, unknown_message
 from mm.runtime.data.sources import open_rows
+from mm.runtime.text.wording import count_text
 from mm.testing import Check, check_callbacks, check_part
 from mm.testing.suites.check import counts, fault, result_of, summary
 
@@ -53,6 +54,6 @@ def faults(results: Mapping[str, Sequence[Check]]) -> str:
     """The message for results that are no success; "" if they are one."""
     failed = sum(counts(checks)["failed"] for checks in results.values())
     if failed:
-        return f"{failed} check{'s' * (failed > 1)} failed."
+        return f"{count_text(failed, 'check')} failed."
     unchecked = [heading for heading, checks in results.items() if fault(checks)]
     return "\n".join(f"{heading}: {fault(results[heading])}" for heading in unchecked)

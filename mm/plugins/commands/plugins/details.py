@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.errors import UsageError
 from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
-from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, RecipeSpec
+from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, Container, RecipeSpec
 from mm.core.spec import Spec
 from mm.plugins.commands.plugins.listing import find, names_of, part_names, unknown_message
 from mm.runtime.runs.recipes import tables_of
@@ -80,6 +81,8 @@ def _fact(spec: Spec, name: str) -> str:
     if isinstance(spec, BackendSpec) and name == "probe":
         probe = probe_of(spec)
         return f"{'can run here' if probe.available else 'cannot run here'}: {probe.reason}"
+    if isinstance(value, Container):
+        return _docker_run(value)
     if isinstance(spec, AlgorithmSpec) and name == "needs":
         needs = spec.needs(spec.config() if spec.config else None)
         return f"{needs.data} rows; roles {', '.join(needs.roles)}; trains {', '.join(needs.trainable)}"
@@ -88,6 +91,15 @@ def _fact(spec: Spec, name: str) -> str:
     if isinstance(spec, RecipeSpec) and name == "target":
         return f"{value}, with the tables {', '.join(tables_of(spec))}"
     return _plain(value)
+
+
+def _docker_run(container: Container) -> str:
+    """A command that can be pasted into a shell, of several lines; "" for a chip that needs none."""
+    env = (f"{key}={value}" for key, value in container.env.items())
+    flags = {"--device": container.devices, "-v": container.mounts, "-e": env}
+    words = [f"{flag} {shlex.quote(value)}" for flag, values in flags.items() for value in values]
+    words += [shlex.join(container.arguments)] if container.arguments else []
+    return " \\\n    ".join(["docker run --rm -it", *words, "IMAGE"]) if words else ""
 
 
 def size_of(config: ArchitectureConfig) -> str:

@@ -62,7 +62,7 @@ def unknown_message(manager: PluginManager, name: str) -> str:
         for part, block in plugin.blocked.items():
             if name in part_names(plugin, part):
                 return f"{name!r} is blocked by {block}."
-    known = {n for row in rows(manager) for n in (row.name, f"{row.kind}.{row.name}", row.plugin)}
+    known = {n: row.summary for row in rows(manager) for n in (row.name, f"{row.kind}.{row.name}", row.plugin)}
     return f"No part or plugin is called {name!r}.{close_match(name, known)} 'mm plugins' lists all."
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
-from mm.core.say import count_text, on_stderr, value_text
+from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.groups import CommandGroup
@@ -17,6 +17,7 @@ from mm.plugins.commands.runs.prune import prune
 from mm.plugins.commands.runs.rollout_samples import samples
 from mm.plugins.commands.runs.table import table_of
 from mm.runtime.runs import reading
+from mm.runtime.text.wording import count_text, value_text
 from mm.runtime.training.meanings import meanings_of
 
 

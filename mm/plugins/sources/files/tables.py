@@ -10,6 +10,7 @@ from typing import BinaryIO
 from mm.contracts import Position
 from mm.core.errors import DataError
 from mm.plugins.sources.files.decode import BOM, MAX_ROW_BYTES, PositionedRow, damaged_file, not_text, not_utf8
+from mm.runtime.text.wording import count_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -64,7 +65,8 @@ def _header(cells: Sequence[str]) -> list[str]:
 
 def _row(header: Sequence[str], cells: Sequence[str], position: Position) -> dict[str, str] | DataError:
     if len(cells) < len(header) or any(cells[len(header) :]):
-        return not_text(position, f"the row has {len(cells)} cells, but the header has {len(header)}")
+        reason = f"the row has {count_text(len(cells), 'cell')}, but the header has {len(header)}"
+        return DataError(reason, position.path, position.line, problem="columns")
     if fault := _fault(cells):
         return not_text(position, fault)
     return {name: cell for name, cell in zip(header, cells, strict=False) if cell}

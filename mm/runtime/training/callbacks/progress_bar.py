@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from mm.core.callback import Callback
 from mm.core.say import Say, silent
 from mm.runtime.models.storage import name_errors
+from mm.runtime.text.wording import count_text
 from mm.runtime.training.headline import clock, fit, headline, texts
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class ProgressBar(Callback):
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One line per evaluation, with the metrics that matter most; log.txt has all of them."""
-        head = f"held out ({self.held_out:,} unit{'s' * (self.held_out != 1)}), step {run.step}:"
+        head = f"held out ({count_text(self.held_out, 'unit')}), step {run.step}:"
         self._write(fit([head, *texts(headline(metrics))], self.console.width), fit([head, *texts(metrics)]))
         self._since = (time.monotonic(), run.tokens)
 
