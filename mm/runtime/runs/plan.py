@@ -89,9 +89,9 @@ def describe(
 
 def _text(plan: Mapping[str, Any], time: str) -> str:
     total, active = plan["parameters"], plan["active_parameters"]
-    again = f", {plan['steps_per_batch']} with the same rows" if plan["steps_per_batch"] > 1 else ""
     held = f", about {plan['held_out_rows']:,} held out" if plan["held_out_rows"] else ""
     rows, tokens = ("prompts", "tokens of prompts") if plan["sampling"] else ("rows", "tokens")
+    again = f", {plan['steps_per_batch']} with the same {rows}" if plan["steps_per_batch"] > 1 else ""
     each = f"{plan['rows_per_step']} {rows}, about {plan['tokens_per_step']:,.0f} {tokens} each{again}"
     lines = {
         **{name: plan[name] for name in ("algorithm", "backend", "model")},
