@@ -93,9 +93,9 @@ def describe(
 
 def _text(plan: Mapping[str, Any], time: str) -> str:
     total, active = plan["parameters"], plan["active_parameters"]
-    again = f", {plan['steps_per_batch']} with the same rows" if plan["steps_per_batch"] > 1 else ""
     held = f", about {plan['held_out_rows']:,} held out" if plan["held_out_rows"] else ""
     noun, tokens = ("prompt", "tokens of prompts") if plan["sampling"] else ("row", "tokens")
+    again = f", {plan['steps_per_batch']} with the same {noun}s" if plan["steps_per_batch"] > 1 else ""
     each = f"{count_text(plan['rows_per_step'], noun)}, about {plan['tokens_per_step']:,.0f} {tokens} each{again}"
     lines = {
         **{name: plan[name] for name in ("algorithm", "backend", "model")},

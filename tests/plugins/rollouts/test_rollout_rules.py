@@ -165,7 +165,7 @@ def test_epochs_count_prompts(mm_train: Train, plugins: PluginManager, seen: See
     run = mm_train(epochs=2, max_steps=None, passes=2, mini_batches=2)
     assert run.manifest["step"] == run.manifest["steps"] == 2 * (8 // 4) * 2 * 2
     plan = mm.plan("grpo", config=run.path / "run.toml", run="other", workspace=tmp_path, plugins=plugins)
-    assert "16 of 4 rows" in plan and "4 with the same rows" in plan
+    assert "16 of 4 prompts" in plan and "4 with the same prompts" in plan
     assert sorted(s.unit.row_index for rollout in seen.rollouts for s in rollout) == sorted([*range(8)] * 2 * 4)
 
 
