@@ -23,7 +23,7 @@ def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> C
     names = config.get("architectures") or [config.get("model_type", "?")]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{folder / 'config.json'}: 'architectures' is not a list of names.")
-    specs = plugins.specs(ConverterSpec)
+    specs = [spec for _, spec in plugins.owned(ConverterSpec)]
     for spec in specs:
         if set(names) & set(spec.reads):
             return spec
