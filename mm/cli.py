@@ -13,11 +13,11 @@ from typing import Any
 
 import click
 
-from mm.core.discovery import stale_parts
 from mm.core.errors import Interrupted, MMError, StorageError, UsageError, close_match
 from mm.core.plugins import PluginManager
 from mm.core.records import CommandSpec
 from mm.core.say import command_line, on_stderr
+from mm.plugins.commands.stale import stale_parts
 from mm.runtime.models.storage import storage_error
 from mm.runtime.training.interrupts import explain_exit, install, number_of
 

@@ -94,10 +94,12 @@ class Callback:
     """Watches a run. Override the events you want; a tracker is a callback with a config.
 
     `on_step` is called after each optimizer step and must not read device tensors (it would synchronise). Checkpoints save a
-    callback's state under `name`, by default the name of the class: set it, so that the class can be renamed.
+    callback's state under `name`, by default the name of the class: set it, so that the class can be renamed. One that only
+    observes is not `required`: if it raises, that is reported, it is left out, and the run goes on.
     """
 
     name: ClassVar[str] = ""
+    required: ClassVar[bool] = True
     events: ClassVar[tuple[str, ...]] = ("on_start", "on_step", "on_evaluate", "on_log", "on_save", "on_end")
 
     def on_start(self, run: TrainingView) -> None:

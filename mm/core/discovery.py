@@ -13,24 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from mm.core.callback import Callback
-from mm.core.errors import close_match
 from mm.core.hooks import GROUP
-
-
-def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[str]:
-    """The modules of parts that are in the source tree and not among the installed entry points, or the reverse.
-
-    Not empty if an editable install is older than its source; `pip install -e .` mends that.
-    """
-    folders = [package / "backends", package / "converters", *_folders(package / "plugins")]
-    present = {".".join(("mm", *part.relative_to(package).parts)) for f in folders for part in _folders(f)}
-    named = {entry.value for entry, name, _ in entry_points() if name == distribution}
-    return sorted(present ^ named) if named else []
-
-
-def _folders(path: Path) -> list[Path]:
-    return [p for p in path.iterdir() if p.is_dir() and (p / "__init__.py").exists()] if path.is_dir() else []
 
 
 def entry_points() -> list[tuple[metadata.EntryPoint, str, str]]:
@@ -49,16 +32,17 @@ def is_path(option: str) -> bool:
     return not option.startswith("no:") and (option.endswith(".py") or "/" in option or os.sep in option)
 
 
-def _normalise(name: str) -> str:
-    """Normalise the name of a distribution as PEP 503 does."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+def same_name(one: str, other: str) -> bool:
+    """True if two names are those of one distribution, by PEP 503."""
+    first, second = (re.sub(r"[-_.]+", "-", name).lower() for name in (one, other))
+    return first == second
 
 
 def matches(block: str, entry: str, distribution: str) -> bool:
     """True if a block applies to an entry point: `lora` to the parts of every kind with that name, `adapter.lora` to one part,
     `some-distribution` to all of its parts."""
     short = entry.partition(".")[2]
-    return block in (entry, short, f"{distribution}:{entry}") or _normalise(block) == _normalise(distribution)
+    return block in (entry, short, f"{distribution}:{entry}") or same_name(block, distribution)
 
 
 def import_plugin(value: str) -> ModuleType:
@@ -98,13 +82,3 @@ def check_hooks(module: ModuleType) -> None:
         raise TypeError(f"{unmarked[0]} is not marked with @hookimpl")
     if not named:
         raise TypeError(f"{module.__name__} implements no hook")
-
-
-def check_callback(callback: Callback) -> Callback:
-    """Returns the callback. Raises TypeError if it is not a `Callback`, or has an `on_...` method that is not an event."""
-    if not isinstance(callback, Callback):
-        raise TypeError(f"it yielded {callback!r}, which is not an object of a subclass of mm.contracts.Callback")
-    for name in dir(callback):
-        if name.startswith("on_") and name not in Callback.events and callable(getattr(callback, name)):
-            raise TypeError(f"{type(callback).__name__}.{name}: no such event.{close_match(name, Callback.events)}")
-    return callback

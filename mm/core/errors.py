@@ -21,6 +21,18 @@ class UsageError(MMError):
     exit_code = 2
 
 
+class UnknownPart(UsageError):
+    """No usable plugin has the part `kind.name`, which is kept as `part`."""
+
+    def __init__(self, message: str, part: str) -> None:
+        super().__init__(message)
+        self.part = part
+
+
+class ConflictingParts(UsageError):
+    """Several plugins claim the part that was asked for."""
+
+
 # the kinds of bad rows that reports count; after "damaged file" the rest of the file cannot be read
 Problem = Literal[
     "not JSON", "not text", "wrong type", "missing field", "empty", "role order", "tool call", "unknown format", "wrong value",

@@ -6,8 +6,9 @@ A manager is an object that the command line or the API makes; there is no globa
 from __future__ import annotations
 
 import os
+import shlex
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,14 +17,13 @@ import attrs
 import pluggy
 
 from mm.core import hooks
-from mm.core.callback import Callback
-from mm.core.discovery import check_callback, check_hooks, entry_points, import_plugin, is_path, matches, new_module_path
-from mm.core.errors import MMError, Signalled, UsageError, close_match
+from mm.core.discovery import check_hooks, entry_points, import_plugin, is_path, matches, new_module_path
+from mm.core.errors import ConflictingParts, MMError, Signalled, UnknownPart, UsageError, close_match
 from mm.core.records import RECORDS
 from mm.core.spec import Spec
 
 if TYPE_CHECKING:
-    from mm.core.run import Run
+    pass
 
 S = TypeVar("S", bound=Spec)
 
@@ -84,7 +84,7 @@ class PluginManager:
             if not name.startswith("no:") and name not in installed:
                 manager._add(Plugin(name=name, value=name, distribution=name))
         manager._check_blocks()
-        manager._check_strict()
+        manager.check_strict()
         return manager
 
     # ---- looking parts up, by their record class: `get(AlgorithmSpec, "sft")`
@@ -92,7 +92,7 @@ class PluginManager:
     def specs(self, record: type[S]) -> list[S]:
         """The usable records of a class, by name; a name that two distributions claim appears once."""
         found: dict[str, S] = {}
-        for _, spec in self._owned(record):
+        for _, spec in self.owned(record):
             found.setdefault(spec.name, spec)
         return [found[name] for name in sorted(found)]
 
@@ -101,14 +101,11 @@ class PluginManager:
 
         Raises UsageError when it is unknown (with close matches), blocked, broken, or claimed twice (with the deciding option).
         """
-        owned = [(plugin, spec) for plugin, spec in self._owned(record) if spec.name == name]
+        owned = [(plugin, spec) for plugin, spec in self.owned(record) if spec.name == name]
         if len(owned) > 1:
-            owners = sorted({plugin.distribution for plugin, _ in owned})
-            owners = owners if len(owners) > 1 else sorted(plugin.name for plugin, _ in owned)
-            cures = " or ".join(f"-p no:{owner}" for owner in owners)
-            raise UsageError(f"{record.kind} {name!r} is provided by {' and by '.join(owners)}. Block one with {cures}.")
+            raise ConflictingParts(self._conflict([plugin for plugin, _ in owned], f"{record.kind}.{name}"))
         if not owned:
-            raise UsageError(self._unknown(record, name, text or name))
+            raise UnknownPart(self._unknown(record, name, text or name), f"{record.kind}.{name}")
         return owned[0][1]
 
     def load(self, record: type[Spec], name: str) -> Any:
@@ -128,22 +125,19 @@ class PluginManager:
         """The plugin that yielded this record."""
         return next(p for p in self.plugins if any(r is spec for r in p.records))
 
-    def callbacks(self, run: Run, report: Callable[[str], None]) -> list[Callback]:
-        """The callback objects of all plugins for one run. A hook that raises is reported in one line, and its plugin becomes
-        broken. The plugin's parts stay usable, as this run may be using them."""
-        callbacks: list[Callback] = []
-        for implementation in self._pluggy.hook.mm_callbacks.get_hookimpls():
-            try:
-                function: Callable[..., Iterable[Callback]] = implementation.function  # type: ignore[assignment]
-                callbacks.extend(map(check_callback, function(*([run] if implementation.argnames else []))))
-            except (Exception, SystemExit) as error:
-                plugin = next(p for p in self.plugins if p.name == implementation.plugin_name)
-                plugin.state, plugin.error = "broken", traceback.format_exc()
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                why = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-                report(f"plugin {plugin.name} adds no callbacks: its mm_callbacks raised {why}")
-        self._check_strict()
-        return callbacks
+    def cure(self, plugin: Plugin, part: str) -> str:
+        """The option that leaves out a plugin's `kind.name` and no other's, and as little else as possible; "" without one."""
+        others = [p for p in self.plugins if p is not plugin and any(f"{r.kind}.{r.name}" == part for r in p.records)]
+        for block in (f"{plugin.distribution}:{part}", plugin.name):
+            if not any(matches(block, entry, p.distribution) for p in others for entry in (part, p.entry)):
+                return shlex.join(["-p", f"no:{block}"])
+        return ""
+
+    def implementations(self, hook: str) -> Iterator[tuple[Plugin, Callable[..., Any]]]:
+        """(plugin, function) of each implementation of a hook. Called one at a time, so that it is known whose code raised."""
+        for found in getattr(self._pluggy.hook, hook).get_hookimpls():
+            function = found.function if found.argnames else lambda *arguments, f=found.function: f()
+            yield next(p for p in self.plugins if p.name == found.plugin_name), function
 
     def versions(self) -> dict[str, str]:
         """distribution -> version of every plugin in use, for manifests and for comparing ranks."""
@@ -183,6 +177,7 @@ class PluginManager:
             self._mark_broken(plugin, traceback.format_exc())
 
     def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:
+        seen: set[str] = set()
         for record in RECORDS:
             caller = getattr(self._pluggy.hook, record.hook)
             for implementation in caller.get_hookimpls():
@@ -192,6 +187,9 @@ class PluginManager:
                     if not isinstance(spec, record):
                         raise TypeError(f"{record.hook} yielded {spec!r}; expected a {record.__name__}")
                     part = f"{spec.kind}.{spec.name}"
+                    if part in seen:
+                        raise ValueError(f"{record.hook} yielded two records called {spec.name!r}")
+                    seen.add(part)
                     if block := self._block(part, plugin.distribution):
                         plugin.blocked[part] = block
                     else:
@@ -202,23 +200,28 @@ class PluginManager:
         if self._pluggy.has_plugin(plugin.name):
             self._pluggy.unregister(name=plugin.name)
 
-    def _owned(self, record: type[S]) -> Iterator[tuple[Plugin, S]]:
+    def owned(self, record: type[S]) -> Iterator[tuple[Plugin, S]]:
+        """(plugin, record) of every usable record of a class, those that claim one name too."""
         for plugin in self.plugins:
             for spec in plugin.records:
                 if isinstance(spec, record):
                     yield plugin, spec
+
+    def _conflict(self, owners: list[Plugin], part: str) -> str:
+        distributions = sorted({plugin.distribution for plugin in owners})
+        names = distributions if len(distributions) == len(owners) else sorted(plugin.name for plugin in owners)
+        cures = " or ".join(sorted(filter(None, (self.cure(plugin, part) for plugin in owners))))
+        kind, _, name = part.partition(".")
+        which = "one" if len(owners) == 2 else "all but one"
+        return f"{kind} {name!r} is provided by {' and by '.join(names)}. Block {which} with {cures}."
 
     def _unknown(self, record: type[Spec], name: str, text: str) -> str:
         kind, known = record.kind, {spec.name: spec.summary for spec in self.specs(record)}
         if meant := next(filter(None, (spec.meant(text) for spec in self.specs(record))), ""):
             return f"Unknown {kind} {text!r}. Did you mean {meant}?"
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
-        for plugin in self.plugins:
-            if block := plugin.blocked.get(f"{kind}.{name}"):
-                message += f" Plugin {plugin.name} has it, and it is blocked by {block}."
-            elif plugin.state == "broken" and plugin.entry == f"{kind}.{name}":
-                message += f" Plugin {plugin.name} is broken: see 'mm plugins {plugin.name}'."
-        return message
+        reasons = [[_why_not(plugin, f"{kind}.{name}", unseen) for plugin in self.plugins] for unseen in (False, True)]
+        return message + ("".join(reasons[0]) or "".join(reasons[1]))
 
     def _block(self, part: str, distribution: str) -> str:
         """The first option that blocks a part, or "". Every block that matches is marked as used."""
@@ -232,7 +235,20 @@ class PluginManager:
                 known = {n for p in self.plugins for n in (p.entry, p.distribution, p.entry.partition(".")[2])}
                 raise UsageError(f"-p no:{block} matches no plugin.{close_match(block, known)}")
 
-    def _check_strict(self) -> None:
+    def check_strict(self) -> None:
+        """Raise UsageError for a broken plugin if MM_PLUGINS_STRICT is set."""
         if self.strict and self.broken():
             plugin = self.broken()[0]
             raise UsageError(f"Plugin {plugin.name} is broken and MM_PLUGINS_STRICT is set:\n{plugin.error}")
+
+
+def _why_not(plugin: Plugin, part: str, unseen: bool) -> str:
+    """The sentence about a plugin that would give a part if it were not blocked or broken; "" for another plugin. `unseen`: of
+    one that was not imported, and may have any part, since entry points are named after their parts by convention only."""
+    unseen = unseen and not plugin.records and not plugin.value.startswith("mm.")
+    if plugin.state == "broken" and (unseen or plugin.entry == part):
+        return f" Plugin {plugin.name} is broken: see 'mm plugins {plugin.name}'."
+    if block := plugin.blocked.get(part) or (unseen and plugin.blocked.get(plugin.entry)):
+        has = "may have" if unseen else "has"
+        return f" Plugin {plugin.name} {has} it, and it is blocked by {block}: take that out of -p or MM_PLUGINS to use it."
+    return ""

@@ -25,7 +25,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("created", "order", "seconds"), _NUMBER),
     **dict.fromkeys(("step", "steps", "tokens", "parameters"), int),
     **dict.fromkeys(("data", "eval_data", "notes"), list),
-    **dict.fromkeys(("settings", "sources", "versions", "plugins", "backend", "roles", "best", "cut_interval"), dict),
+    **dict.fromkeys(("settings", "sources", "versions", "plugins", "parts", "backend", "roles", "best", "cut_interval"), dict),
 }
 _PART = {"locator": str, "digest": str, "rows": int, "tokens": int}
 _LAST_DATE = 2**40  # seconds since 1970: a larger number has no date

@@ -39,6 +39,7 @@ BROKEN = {
     "name": (HOOK + "    yield AdapterSpec(name='Bad Name', summary='', target='a:b')", "Bad Name"),
     "target": (HOOK + "    yield AdapterSpec(name='x', summary='', target='no colon')", "no colon"),
     "raises": (HOOK + "    yield from ()\n    raise OSError('no disk')", "no disk"),
+    "twice": (HOOK + "    yield from [AdapterSpec(name='x', summary='', target='a:b')] * 2", "two records called 'x'"),
     "wrong_kind": (HOOK + "    yield ToolSpec(name='x', summary='', target='a:b')", "AdapterSpec"),
     "unmarked": ("def mm_adapters():\n    yield", "not marked with @hookimpl"),
     "empty": ("x = 1", "implements no hook"),
@@ -126,20 +127,82 @@ def test_a_name_claimed_twice_is_an_error_only_when_asked_for(install: Install) 
     message = str(error.value)
     assert message == (
         "adapter 'ia3' is provided by acme-parts and by other-parts. "
-        "Block one with -p no:acme-parts or -p no:other-parts."
+        "Block one with -p no:acme-parts:adapter.ia3 or -p no:other-parts:adapter.ia3."
     )
     cure = message.rpartition("-p ")[2].rstrip(".")
     spec = PluginManager.discover([cure], environ={}).get(AdapterSpec, "ia3")
     assert spec.target == "acme_parts.nowhere:Thing"
-    assert [r.state for r in _rows(manager) if r.name == "ia3"] == ["conflict", "conflict"]
+    rows = [r for r in _rows(manager) if r.name == "ia3"]
+    assert [r.state for r in rows] == ["conflict", "conflict"]
+    assert rows[0].reason == "also in other-parts; -p no:acme-parts:adapter.ia3 leaves this one out"
 
 
 def test_a_distribution_that_claims_a_name_twice_is_named_by_its_plugins(install: Install) -> None:
     files = {f"twice_{i}.py": GOOD.format(name="ia3", module=f"twice_{i}") for i in "ab"}
     install("twice", {"adapter.ia3": "twice_a", "adapter.again": "twice_b"}, files)
-    with pytest.raises(UsageError, match=r"-p no:twice:adapter.again or -p no:twice:adapter.ia3"):
+    # no:twice:adapter.ia3 would leave out both
+    with pytest.raises(UsageError, match=r"and by twice:adapter.ia3. Block one with -p no:twice:adapter.again.$"):
         PluginManager.discover(environ={}).get(AdapterSpec, "ia3")
     assert PluginManager.discover(["no:twice:adapter.again"], {}).get(AdapterSpec, "ia3").target == "twice_a.nowhere:Thing"
+
+
+SEVERAL = HEAD + """
+@hookimpl
+def mm_adapters():
+    yield AdapterSpec(name="lora", summary="Another LoRA.", target="several.nowhere:Thing")
+    yield AdapterSpec(name="ia3", summary="An adapter.", target="several.nowhere:Thing")
+
+@hookimpl
+def mm_tools():
+    yield ToolSpec(name="dice", summary="A tool.", target="several.nowhere:Thing")
+"""
+
+
+@pytest.mark.parametrize("entry", ["parts", "adapter.lora"])
+def test_each_cure_of_a_conflict_leaves_out_one_part_and_no_other(install: Install, entry: str) -> None:
+    install("several", {entry: "several"}, {"several.py": SEVERAL})
+    everything = PluginManager.discover(environ={})
+    with pytest.raises(UsageError, match="adapter 'lora' is provided by") as error:
+        everything.get(AdapterSpec, "lora")
+    cures = re.findall(r"-p (no:\S+?)(?: |\.$)", str(error.value))
+    assert sorted(cures) == ["no:minimind-ascend:adapter.lora", "no:several:adapter.lora"]
+    kept = {cure: PluginManager.discover([cure], {}) for cure in cures}
+    assert kept["no:several:adapter.lora"].get(AdapterSpec, "lora").target.startswith("mm.")
+    assert kept["no:minimind-ascend:adapter.lora"].get(AdapterSpec, "lora").target == "several.nowhere:Thing"
+    for manager in [*kept.values()] if entry == "parts" else [kept["no:minimind-ascend:adapter.lora"]]:
+        assert {s.name for s in manager.specs(ToolSpec)} == {s.name for s in everything.specs(ToolSpec)}
+        assert "ia3" in names(manager)
+
+
+@pytest.mark.parametrize("block", ["parts", "several", "several:parts"])
+def test_a_blocked_plugin_of_several_parts_says_so_when_one_is_asked_for(install: Install, block: str) -> None:
+    install("several", {"parts": "several"}, {"several.py": SEVERAL})
+    with pytest.raises(UsageError) as error:
+        PluginManager.discover([f"no:{block}"], {}).get(ToolSpec, "dice")
+    assert str(error.value).endswith(
+        f" Plugin several:parts may have it, and it is blocked by no:{block}: take that out of -p or MM_PLUGINS to use it."
+    )
+
+
+def test_a_broken_plugin_of_several_parts_says_so_when_one_is_asked_for(install: Install) -> None:
+    install("several", {"parts": "several_broken"}, {"several_broken.py": "1 / 0"})
+    with pytest.raises(UsageError, match="Plugin several:parts is broken: see 'mm plugins several:parts'"):
+        PluginManager.discover(environ={}).get(ToolSpec, "dice")
+
+
+def test_a_blocked_plugin_that_cannot_have_the_part_is_not_named() -> None:
+    with pytest.raises(UsageError, match=r"Known: [a-z, -]+\.$"):  # a built-in one has the part that it is named after
+        PluginManager.discover(["no:adapter.lora"], {}).get(AlgorithmSpec, "sfd")
+
+
+def test_a_package_is_listed_by_its_name(install: Install, mm_cli: CommandLine) -> None:
+    install("several", {"parts": "several"}, {"several.py": SEVERAL})
+    lines = mm_cli("plugins", "several").out.splitlines()
+    assert lines[0] == "several 1.0"
+    assert [line.split()[:2] for line in lines[4:]] == [["adapter", "ia3"], ["adapter", "lora"], ["tool", "dice"]]
+    assert "blocked by no:several" in mm_cli("-p", "no:several", "plugins", "Several").out
+    assert '"name": "dice"' in mm_cli("plugins", "several", "--json").out
+    assert "Did you mean 'several'" in mm_cli("plugins", "severl", code=2).err
 
 
 @pytest.mark.parametrize("block", ["ia3", "adapter.ia3", "acme-parts", "Acme_Parts", "acme-parts:adapter.ia3"])
@@ -218,54 +281,6 @@ def test_an_import_error_of_a_part_names_its_plugin(install: Install) -> None:
     assert error.value.__notes__ == ["while importing acme_parts.nowhere:Thing of plugin acme-parts:adapter.ia3"]
 
 
-CALLBACKS = HEAD + """
-from mm.contracts import Callback
-
-class Watch(Callback):
-    def __init__(self, run): self.run = run
-
-@hookimpl
-def mm_callbacks({arguments}):
-    yield Watch({value})
-"""
-
-
-def test_callbacks_are_asked_one_by_one(install: Install) -> None:
-    install("watch", {"callbacks.watch": "watch_run"}, {"watch_run.py": CALLBACKS.format(arguments="run", value="run")})
-    install("blind", {"callbacks.blind": "watch_none"}, {"watch_none.py": CALLBACKS.format(arguments="", value="None")})
-    install("wreck", {"callbacks.wreck": "watch_bad"}, {"watch_bad.py": CALLBACKS.format(arguments="run", value="run.x")})
-    manager = PluginManager.discover(environ={})
-    assert manager.broken() == [p for p in manager.broken() if p.distribution == "minimind-ascend"]
-    for _ in range(2):  # said again in the next run of the process
-        reported: list[str] = []
-        found = manager.callbacks("the run", reported.append)
-        (line,) = reported
-        assert "wreck:callbacks.wreck adds no callbacks: its mm_callbacks raised AttributeError" in line
-        assert "no attribute 'x'" in line and "watch_bad.py:" in line
-    assert sorted(str(watch.run) for watch in found) == ["None", "the run"]
-    assert "no attribute 'x'" in plugin(manager, "wreck:callbacks.wreck").error
-    strict = PluginManager.discover(environ={})
-    strict.strict = True
-    with pytest.raises(UsageError, match="MM_PLUGINS_STRICT"):
-        strict.callbacks("the run", print)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (("    yield Watch(", "    yield Watch or ("), r"<class .*Watch'>, which is not an object of a subclass of .*Callback"),
-        (("def __init__", "def on_stp(self): pass\n    def __init__"), "Watch.on_stp: no such event. Did you mean 'on_step'"),
-    ],
-)
-def test_a_callback_that_nothing_would_call_is_said(install: Install, change: tuple[str, str], message: str) -> None:
-    source = CALLBACKS.format(arguments="run", value="run").replace(*change)
-    install("odd", {"callbacks.odd": f"odd_{len(source)}"}, {f"odd_{len(source)}.py": source})
-    reported: list[str] = []
-    assert not PluginManager.discover(environ={}).callbacks("the run", reported.append)
-    (line,) = reported
-    assert re.search(message, line)
-
-
 @pytest.mark.parametrize("name", ["wrong", "wrong.py", "./wrong.py"])
 def test_a_broken_file_is_described_by_its_name(name: str, mm_cli: CommandLine, mm_workspace: Path) -> None:
     (mm_workspace / "wrong.py").write_text("raise RuntimeError('why it is broken')")
@@ -274,7 +289,8 @@ def test_a_broken_file_is_described_by_its_name(name: str, mm_cli: CommandLine, 
 
 
 def test_a_plugin_without_parts_is_listed(install: Install) -> None:
-    install("watch", {"callbacks.watch": "watch_listed"}, {"watch_listed.py": CALLBACKS.format(arguments="run", value="run")})
+    source = HEAD + "@hookimpl\ndef mm_callbacks(run):\n    yield from ()\n"
+    install("watch", {"callbacks.watch": "watch_listed"}, {"watch_listed.py": source})
     row = next(r for r in _rows(PluginManager.discover(environ={})) if r.distribution == "watch")
     assert (row.state, row.summary) == ("active", "Implements mm_callbacks.")
 

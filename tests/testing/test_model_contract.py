@@ -12,11 +12,11 @@ from plain_model import Plain, PlainConfig
 from torch import Tensor, nn
 
 import mm
-from mm.contracts import Backend, Head, Kernels, Model, Packed
+from mm.contracts import Adapter, Backend, Head, Kernels, Model, Packed
 from mm.core.errors import MMError
 from mm.core.hooks import hookimpl
 from mm.core.plugins import PluginManager
-from mm.core.records import ArchitectureSpec, BackendSpec, Probe
+from mm.core.records import AdapterSpec, ArchitectureSpec, BackendSpec, Probe
 from mm.testing import check_architecture, check_backend, plugin_manager, tiny_run
 
 
@@ -88,6 +88,26 @@ class Wrapping(Backend):
         return ["norm"]
 
 
+class Compiling(Backend):
+    """A chip that compiles norms as `torch.compile` does: by modules around them."""
+
+    def compile(self, model: Model) -> str | None:
+        Wrapping().fuse(model)
+        return None
+
+
+class Around(Adapter):
+    """An adapter that is a module around a norm, and says that all the names in it are its own."""
+
+    def apply(self, saved: Path | None = None) -> None:
+        Wrapping().fuse(self.model)
+
+    def names(self) -> frozenset[str]:
+        return frozenset(name for name in self.model.state_dict() if ".0.weight" in name)
+
+    restart = remove = off = merged = save = None  # type: ignore[assignment] # it is refused before they are used
+
+
 def spec_of(target: type) -> ArchitectureSpec:
     return ArchitectureSpec(
         name=target.__name__.lower(), summary="A model for a test.", target=f"{__name__}:{target.__name__}", config=PlainConfig
@@ -101,9 +121,16 @@ def mm_architectures() -> Iterable[ArchitectureSpec]:
 
 @hookimpl
 def mm_backends() -> Iterable[BackendSpec]:
-    yield BackendSpec(
-        name="wrapping", summary="A chip.", target=f"{__name__}:Wrapping", probe=lambda: Probe(True), priority=-1
-    )
+    for target in (Wrapping, Compiling):
+        yield BackendSpec(
+            name=target.__name__.lower(), summary="A chip.", target=f"{__name__}:{target.__name__}", probe=lambda: Probe(True),
+            priority=-1,
+        )  # fmt: skip
+
+
+@hookimpl
+def mm_adapters() -> Iterable[AdapterSpec]:
+    yield AdapterSpec(name="around", summary="An adapter.", target=f"{__name__}:Around")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +185,7 @@ def test_a_model_that_breaks_the_contract_is_refused_by_name(plugins: PluginMana
 
 def test_a_kernel_that_renames_parameters_is_refused_when_the_model_opens(plugins: PluginManager, tmp_path: Path) -> None:
     norm = r"model\.layers\.0\.input_layernorm"
-    said = rf"Backend Wrapping .* fuse\(\): missing: {norm}\.weight, .* and 1 more; new: {norm}\.0\.weight, "
+    said = rf"Backend wrapping .* fuse\(\): missing: {norm}\.weight, .* and 1 more; new: {norm}\.0\.weight, "
     with pytest.raises(MMError, match=said):
         tiny_run(tmp_path, "pretrain", plugins=plugins, backend="wrapping", run="base")
     assert not (tmp_path / "runs/base").exists()
@@ -167,6 +194,17 @@ def test_a_kernel_that_renames_parameters_is_refused_when_the_model_opens(plugin
         mm.load("base", workspace=tmp_path, plugins=plugins, backend="wrapping")
     found = {check.name: check.detail for check in check_backend(plugins.get(BackendSpec, "wrapping"), module=__name__)}
     assert "fuse(): missing: model.layers.0.input_layernorm.weight" in found["fuse keeps names and result"]
+
+
+def test_whatever_wraps_a_model_is_refused_by_name(plugins: PluginManager, tmp_path: Path) -> None:
+    moved = r"missing: model\.layers\.0\.input_layernorm\.weight"
+    with pytest.raises(MMError, match=rf"Backend compiling .* compile\(\): {moved}.* compile must keep every name"):
+        tiny_run(tmp_path, "pretrain", plugins=plugins, backend="compiling", compile=True)
+    tiny_run(tmp_path, "pretrain", plugins=plugins, backend="compiling", run="plain")
+    found = {check.name: check for check in check_backend(plugins.get(BackendSpec, "compiling"), module=__name__)}
+    assert found["compile"].failed and "missing: model.layers.0" in found["compile"].detail
+    with pytest.raises(MMError, match=rf"Adapter around .* apply\(\): {moved}"):
+        tiny_run(tmp_path, "pretrain", plugins=plugins, adapter="around")
 
 
 def test_kernels_of_a_chip_reach_the_model() -> None:

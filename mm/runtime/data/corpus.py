@@ -81,10 +81,10 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str, parts: Mapp
     _check_name(locator)
     locator, _ = split_weight(plugins, locator)
     _check_name(locator)
-    specs = [s for s in plugins.specs(SourceSpec) if s.recognise(locator)]
+    specs = [s for _, s in plugins.owned(SourceSpec) if s.recognise(locator)]
     built_in = [s for s in specs if s.name == locator]
     specs = built_in or specs
-    if len(specs) != 1:
+    if len({s.name for s in specs}) != 1:  # loading refuses a name that two plugins claim
         known = ", ".join(s.name for s in plugins.specs(SourceSpec))
         problem = f"several sources recognise it: {', '.join(s.name for s in specs)}" if specs else "no source recognises it"
         raise UsageError(f"--data {locator}: {problem}. Give a file, or one of: {known}.")
@@ -116,7 +116,7 @@ def open_corpus(
     from mm.runtime.data.cache import ConcatStore, build_or_open
     from mm.runtime.data.encoding_bar import EncodingBar
 
-    formats = plugins.specs(FormatSpec)
+    formats = [spec for _, spec in plugins.owned(FormatSpec)]
     locators, shares = split_weights(plugins, data)
     # one rank encodes while the others wait, so it may use all cores
     workers = settings.data_workers or min(available_cores(), _MAX_WORKERS)

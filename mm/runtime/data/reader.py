@@ -94,6 +94,8 @@ class RowReader:
         if matches:
             names = ", ".join(f"{spec.name} ({spec.row} rows)" for spec in matches)
             cure = "Name the kind of row that is meant, or block all formats but one with -p no:format.NAME."
+            if len({spec.name for spec in matches}) < len(matches):
+                cure = "'mm plugins --kind format' names their packages, and the options that block one or the other."
             raise UsageError(f"{where}: a row with the keys {_keys(row)} fits several formats: {names}. {cure}")
         others = [spec for spec in self.formats if fits(spec, row)]
         if others:

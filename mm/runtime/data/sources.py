@@ -23,7 +23,7 @@ def open_rows(
 ) -> tuple[Source, RowReader]:
     """The source that `locator` names, and a reader of its rows. `row_kind` "" accepts the kind that a file holds; `parts` as in
     `open_source`. Raises UsageError if no source, or several, recognise the locator."""
-    formats = plugins.specs(FormatSpec)
+    formats = [spec for _, spec in plugins.owned(FormatSpec)]
     return open_source(plugins, locator, row_kind, parts), RowReader(formats, row_kind)
 
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 class Backend:
     """A chip. `index` is the card that the user requested (`--backend cuda:1`), or None for the local rank's.
 
-    `collective` is the torch.distributed backend. `notes` collects remarks for the manifest, such as unsupported requests and
-    fallbacks.
+    `name` is that of its record, set when it is opened. `collective` is the torch.distributed backend. `notes` collects remarks
+    for the manifest, such as unsupported requests and fallbacks.
     """
 
     collective = "gloo"
     device_type = "cpu"
+    name = ""
 
     def __init__(self, index: int | None = None) -> None:
         self.index = index
@@ -58,7 +59,11 @@ class Backend:
         return torch.amp.GradScaler(self.device_type) if dtype == "fp16" else None
 
     def compile(self, model: Model) -> str | None:
-        """Compile the model's `blocks` in place and return None; or change nothing and return the reason."""
+        """Compile the model's `blocks` in place and return None; or change nothing and return the reason.
+
+        As in `fuse`, names and shapes of parameters and buffers must not change: use `block.compile()`, not
+        `torch.compile(block)`, which wraps the block.
+        """
         return f"backend {type(self).__name__} does not compile"
 
     def fuse(self, module: nn.Module) -> list[str]:

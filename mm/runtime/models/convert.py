@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mm.core.errors import UsageError
+from mm.core.errors import ConflictingParts, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
 from mm.core.say import Say, silent
@@ -82,25 +82,32 @@ def _choose(plugins: PluginManager, loaded: LoadedModel, config: Mapping[str, An
     if config.get("model_type") != "mm":
         say(f"--to {NATIVE}: {', '.join(config.get('architectures') or ())} into our own layout")
         return NATIVE
-    able = _able(plugins, loaded)
-    if len(able) != 1:
+    able, disputed = _able(plugins, loaded)
+    if len(able) != 1 or disputed:
         reason = f"these can hold it: {', '.join(able)}" if able else "no installed converter can hold it"
-        raise UsageError(f"--to is required: {reason}; --to {NATIVE} copies it in our own layout.")
+        raise UsageError(f"--to is required: {' '.join([reason, *disputed])}; --to {NATIVE} copies it in our own layout.")
     say(f"--to {able[0]}: the only format that can hold this model")
     return able[0]
 
 
-def _able(plugins: PluginManager, loaded: LoadedModel) -> list[str]:
-    return [spec.name for spec in plugins.specs(ConverterSpec) if not refusal(plugins, spec, loaded)]
+def _able(plugins: PluginManager, loaded: LoadedModel) -> tuple[list[str], list[str]]:
+    """The converters that can hold the model, and the messages about names that several plugins claim."""
+    able, disputed = set[str](), set[str]()
+    for _, spec in plugins.owned(ConverterSpec):
+        try:
+            able |= set() if refusal(plugins, spec, loaded) else {spec.name}
+        except ConflictingParts as error:
+            disputed.add(f"({error})")
+    return sorted(able), sorted(disputed)
 
 
 def _accepting(plugins: PluginManager, loaded: LoadedModel, name: str) -> Converter:
     """The converter of that name, once it accepts the model. Raises Unsupported naming those that do."""
     spec = plugins.get(ConverterSpec, name)
     if reason := refusal(plugins, spec, loaded):
-        able = _able(plugins, loaded)
-        cure = f"Use --to {' or --to '.join(able)}." if able else "No installed converter can hold it."
-        raise Unsupported(f"{name} cannot hold this model: {reason} {cure}")
+        able, disputed = _able(plugins, loaded)
+        cure = f"Use --to {' or --to '.join(able)}." if able else "No other installed converter can hold it."
+        raise Unsupported(" ".join([f"{name} cannot hold this model: {reason} {cure}", *disputed]))
     converter: Converter = plugins.load(ConverterSpec, name)()
     return converter
 

@@ -12,7 +12,9 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec, ConverterSpec
 from mm.runtime.models.config_files import CONFIG, read_config, saved_config, text_of
+from mm.runtime.models.finding import run_of
 from mm.runtime.models.hf_files import reader
+from mm.runtime.models.provenance import naming_package
 
 NATIVE = "native"
 
@@ -40,6 +42,7 @@ def describe(plugins: PluginManager, folder: Path) -> Described:
         config = converter.config_from(values, folder)
         return Described(format=foreign.name, architecture=architecture, config=config, values=values, converter=converter)
     path = folder / CONFIG
-    architecture = plugins.get(ArchitectureSpec, text_of(values, "architecture", path))
+    with naming_package(plugins, run_of(folder)):
+        architecture = plugins.get(ArchitectureSpec, text_of(values, "architecture", path))
     config = saved_config(architecture.config, values.get("config"), path)
     return Described(format=NATIVE, architecture=architecture, config=config, values=values)

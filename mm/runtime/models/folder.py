@@ -29,6 +29,7 @@ from mm.runtime.models.description import Described, describe
 from mm.runtime.models.finding import cure, run_of
 from mm.runtime.models.hf_files import header
 from mm.runtime.models.load_settings import changed
+from mm.runtime.models.provenance import naming_package
 from mm.runtime.models.storage import INDEX, native_error, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model
@@ -163,7 +164,8 @@ def merge_adapter(
     plugins: PluginManager, model: Model, name: str, saved: Path, config: Mapping[str, Any] | None = None
 ) -> None:
     """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
-    spec, weights = plugins.get(AdapterSpec, name), model.state_dict(keep_vars=True)
+    with naming_package(plugins, run_of(saved.parent)):
+        spec, weights = plugins.get(AdapterSpec, name), model.state_dict(keep_vars=True)
     settings = saved_config(spec.config, config or {}, saved.parent / CONFIG) if spec.config else None
     adapter: Adapter = spec.load()(spec.name, settings, model)
     adapter.apply(saved)

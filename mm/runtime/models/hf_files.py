@@ -27,7 +27,7 @@ def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> C
         raise UsageError(f"{folder / 'config.json'} has no 'architectures', the list with the name of the format.")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{folder / 'config.json'}: 'architectures' is not a list of names.")
-    specs = plugins.specs(ConverterSpec)
+    specs = [spec for _, spec in plugins.owned(ConverterSpec)]
     for spec in specs:
         if set(names) & set(spec.reads):
             return spec

@@ -27,6 +27,7 @@ from mm.core.records import BackendSpec
 from mm.core.run import Run
 from mm.core.say import Say, is_main, silent
 from mm.core.workspace import RunFolder, Workspace
+from mm.runtime.models.provenance import naming_package
 from mm.runtime.models.storage import storage_error
 from mm.runtime.runs.choose_length import choose_length
 from mm.runtime.runs.plan import Plan, describe
@@ -147,7 +148,14 @@ def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Reso
     if folder.manifest["state"] == "finished":
         raise UsageError(f"Run {name} is finished; continue its model with --from {shlex.quote(name)}.")
     saved = {key: value for key, value in resumable_settings(folder).items() if key not in _ONCE}
-    before = Composition(plugins, [Layer(origin=f"run {name}", values={**saved, "run": name})])
+    own = Layer(origin=f"run {name}", values={**saved, "run": name})
+    with naming_package(plugins, folder):
+        return _resolve_again(Composition(plugins, [own]), composition, say)
+
+
+def _resolve_again(before: Composition, composition: Composition, say: Say) -> Resolved:
+    """The run with its own settings `before` and the values on the line that may differ."""
+    plugins = composition.plugins
     # an environment's values for the run's fixed settings, and data, belong to other runs
     free = {o.key for o in before.options if o.info.on_resume} - {"data", "eval_data"}
     layers = [_only(layer, free) if layer.lenient else layer for layer in composition.layers]

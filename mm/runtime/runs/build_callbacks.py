@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING
 
 from mm.core.callback import Callback
 from mm.core.config.autoselect import choose_engine
-from mm.core.errors import UsageError
+from mm.core.errors import MMError, UsageError
 from mm.core.records import EngineSpec, TrackerSpec
+from mm.runtime.runs.plugin_callbacks import plugin_callbacks
 from mm.runtime.text.rows import TextRow
 from mm.runtime.text.wording import count_text
 from mm.runtime.training.callbacks.best import KeepBest
 from mm.runtime.training.callbacks.early_stopping import EarlyStopping
+from mm.runtime.training.callbacks.observer import Observer, place_of
 from mm.runtime.training.callbacks.profile import Profile
 from mm.runtime.training.callbacks.progress_bar import ProgressBar
 from mm.runtime.training.callbacks.samples import Samples, prompts_from_rows, prompts_from_texts
 from mm.runtime.training.json_lines import SAMPLES
+from mm.runtime.training.tracker import Tracker
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -58,8 +61,8 @@ def build_callbacks(
             found.append(_samples(plugins, run, folder, backend, loaded, held, say, report))
         if settings.profile:
             found.append(Profile(settings.profile, folder.path / "profile", say))
-        found += _trackers(plugins, run, folder)
-    return found + plugins.callbacks(run, report)
+        found += _trackers(plugins, run, folder, report)
+    return found + plugin_callbacks(plugins, run, report)
 
 
 def _check(run: Run, held: HeldOut) -> None:
@@ -72,9 +75,23 @@ def _check(run: Run, held: HeldOut) -> None:
             raise UsageError(f"{option} acts at evaluations and no row is held out: give --eval-ratio or --eval-data.")
 
 
-def _trackers(plugins: PluginManager, run: Run, folder: RunFolder) -> list[Callback]:
-    chosen = [s.name for s in plugins.specs(TrackerSpec) if s.always or s.name in run.select.tracker]
-    return [plugins.load(TrackerSpec, name)(run.parts.get(f"tracker.{name}"), folder) for name in chosen]
+def _trackers(plugins: PluginManager, run: Run, folder: RunFolder, report: Say) -> list[Callback]:
+    """The trackers of the run. One whose constructor raises is reported and left out, unless it refuses its settings."""
+    trackers: list[Callback] = []
+    for spec in plugins.specs(TrackerSpec):
+        if not spec.always and spec.name not in run.select.tracker:
+            continue
+        target, plugin = plugins.load(TrackerSpec, spec.name), plugins.owner(spec).name
+        try:
+            tracker = target(run.parts.get(f"tracker.{spec.name}"), folder)
+        except MMError:
+            raise
+        except (Exception, SystemExit) as error:
+            report(f"tracker {spec.name} of plugin {plugin} is left out: it cannot be made, {place_of(error)}")
+        else:
+            required = isinstance(tracker, Tracker) and tracker.required
+            trackers.append(tracker if required else Observer(tracker, plugin, report))
+    return trackers
 
 
 def _samples(

@@ -20,7 +20,7 @@ from mm.runtime.models import folder as models
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.finding import find_adapter, find_model
 from mm.runtime.models.folder import LoadedModel
-from mm.runtime.models.opening import fuse_kernels
+from mm.runtime.models.opening import compile_blocks, fuse_kernels, keeping_tensors
 from mm.runtime.nn.model import Model
 from mm.runtime.nn.recompute import checkpoint_blocks
 from mm.runtime.text.tokenizer import Tokenizer
@@ -108,7 +108,8 @@ class RoleBuilder:
         if config and config.from_ and not saved:
             config = attrs.evolve(config, from_=str(find_adapter(config.from_, self.workspace)))
         adapter: Adapter = self.plugins.load(AdapterSpec, name)(name, config, model)
-        adapter.apply(saved)
+        with keeping_tensors(model, f"Adapter {name}", "apply()", adapter.names):
+            adapter.apply(saved)
         for note in adapter.notes():
             self.say(f"adapter: {note}")
         return adapter
@@ -135,7 +136,7 @@ class RoleBuilder:
         model.to(device)
         for kernel in fuse_kernels(self.backend, model):
             self._note(f"fused kernel: {kernel}")
-        if self.run.train.compile and (declined := self.backend.compile(model)):
+        if self.run.train.compile and (declined := compile_blocks(self.backend, model)):
             self._note(f"not compiled: {declined}")
             self.say(f"--compile: {declined}; going on without")
         if trainable and self.run.train.activation_checkpointing and (declined := checkpoint_blocks(model)):

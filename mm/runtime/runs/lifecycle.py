@@ -30,6 +30,7 @@ from mm.core.workspace import RunFolder, Workspace, checkpoints, write_text
 from mm.runtime.data.corpus import Corpus
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import LoadedModel, save_model_folder
+from mm.runtime.models.provenance import packages_of
 from mm.runtime.models.storage import atomic_folder, discard, fingerprint, remove_abandoned, remove_leftovers
 from mm.runtime.runs.in_place import InPlace
 from mm.runtime.runs.reading import settings
@@ -118,6 +119,7 @@ def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
         "sources": dict(resolved.sources),
         "versions": versions(),
         "plugins": session.plugins.versions(),
+        "parts": packages_of(session.plugins, session.run, session.loaded.architecture),
         "backend": {"name": session.run.select.backend, "dtype": state.dtype, **backend.capabilities()},
         "notes": list(backend.notes),
         "world_size": session.world.size,
@@ -246,4 +248,6 @@ def record_end(session: Session, state: str, error: str) -> None:
         values["stop_reason"] = error or training.stop.reason or ("the end of the schedule" if reached else "")
         cut = not error and not training.log_scheduled()
         values["cut_interval"] = {"step": training.step, "tokens": training.tokens, **training.peek()} if cut else {}
-        session.folder.update_manifest({**values, "notes": list(session.backend.notes), **({"error": error} if error else {})})
+        # a resumed run keeps the notes of the processes before
+        notes = list(dict.fromkeys([*session.folder.manifest.get("notes", ()), *session.backend.notes]))
+        session.folder.update_manifest({**values, "notes": notes, **({"error": error} if error else {})})

@@ -14,5 +14,7 @@ class Tracker(Callback):
     """Records the metrics of a run, on the main rank. `config` is an instance of the record's config class, None if it has none;
     `folder` is the run's folder, which exists from `on_start` on."""
 
+    required = False
+
     def __init__(self, config: Any, folder: RunFolder) -> None:
         self.config, self.folder = config, folder

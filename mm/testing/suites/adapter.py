@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mm.core.records import AdapterSpec
 from mm.runtime.models.adapter import Adapter
+from mm.runtime.models.opening import keeping_tensors
 from mm.runtime.nn.batch import pack
 from mm.runtime.nn.model import Model
 from mm.testing.suites.running import about
@@ -37,7 +38,8 @@ class AdapterSuite(Suite):
         """The adapter, applied to a new model, with parameters from `saved` if given. `trained` adds random values to the
         parameters, as if they had been trained."""
         adapter: Adapter = self.spec.load()(self.spec.name, self.config, self.make_model())
-        adapter.apply(saved)
+        with keeping_tensors(adapter.model, f"Adapter {self.spec.name}", "apply()", adapter.names):
+            adapter.apply(saved)
         if trained:
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():

@@ -14,7 +14,7 @@ from mm.core.records import BackendSpec
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.dtypes import DTYPES, torch_dtype
 from mm.runtime.devices.scaler import Scaler
-from mm.runtime.models.opening import fuse_kernels
+from mm.runtime.models.opening import compile_blocks, fuse_kernels
 from mm.runtime.nn.attention import packed_attention
 from mm.runtime.nn.batch import Packed, pack
 from mm.runtime.nn.model import Model
@@ -50,6 +50,7 @@ class BackendSuite(Suite):
             raise Skip(probe.reason)
         precision = torch.get_float32_matmul_precision()
         found: Backend = self.record.load()(None)
+        found.name = self.record.name
         found.setup()
         torch.set_float32_matmul_precision(precision)
         return found
@@ -193,8 +194,9 @@ class BackendSuite(Suite):
 
     @about("compile")
     def check_compile(self) -> str:
-        """`compile` compiles a model in place and returns None, or changes nothing and returns the reason."""
-        reason = self.backend.compile(copy.deepcopy(self.model))
+        """`compile` compiles a model in place and returns None, or changes nothing and returns the reason. It does not change the
+        model's parameters and buffers."""
+        reason = compile_blocks(self.backend, copy.deepcopy(self.model))
         assert reason is None or (isinstance(reason, str) and reason), f"compile returned {reason!r}"
         return reason or ""
 

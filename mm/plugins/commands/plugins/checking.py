@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mm.core.discovery import same_name
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
-from mm.plugins.commands.plugins.listing import names_of, part_names, unknown_message
+from mm.plugins.commands.plugins.listing import active, part_names, unknown_message
 from mm.runtime.data.sources import open_rows
 from mm.runtime.text.wording import count_text
 from mm.testing import Check, check_callbacks, check_part
@@ -17,11 +18,12 @@ _SHOWN = {"ok": "ok    ", "skipped": "skip  ", "failed": "FAILED"}
 
 
 def run(manager: PluginManager, name: str, rows: str | None, data: str | None) -> Iterator[tuple[str, list[Check]]]:
-    """(heading, checks) of each part called `name`, and of the callbacks of the plugin called so. Raises UsageError if there is
-    neither."""
+    """(heading, checks) of each part, and of the callbacks of each plugin, that is called `name` or is in the package of that
+    name. Raises UsageError if there is neither."""
     given = None if rows is None else _read(manager, rows)
-    parts = [(plugin, spec) for plugin in manager.plugins for spec in plugin.records if name in names_of(plugin, spec)]
-    watching = [p for p in manager.plugins if "mm_callbacks" in p.hooks and name in part_names(p, p.entry)]
+    parts = active(manager, name)
+    called = [p for p in manager.plugins if name in part_names(p, p.entry) or same_name(name, p.distribution)]
+    watching = [plugin for plugin in called if "mm_callbacks" in plugin.hooks]
     if not parts and not watching:
         raise UsageError(unknown_message(manager, name))
     for plugin, spec in parts:

@@ -31,8 +31,8 @@ class NameOrCommand(CommandGroup):
 def plugins(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     """List the installed parts, or describe one.
 
-    NAME is a part (sft), a kind and a part (algorithm.sft) or a plugin (minimind-ascend:algorithm.sft). For a broken
-    plugin, the traceback is printed.
+    NAME is a part (sft), a kind and a part (algorithm.sft), a plugin (minimind-ascend:algorithm.sft), or a package
+    (minimind-ascend), whose parts are listed. For a broken plugin, the traceback is printed.
     """
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--kind {kind}: no such kind.{close_match(kind, KINDS)} Known: {', '.join(KINDS)}.")

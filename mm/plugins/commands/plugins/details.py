@@ -17,14 +17,14 @@ from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, Container, RecipeSpec
 from mm.core.spec import Spec
-from mm.plugins.commands.plugins.listing import find, names_of, part_names, unknown_message
+from mm.plugins.commands.plugins.listing import as_table, find, names_of, part_names, rows_of, unknown_message
 from mm.runtime.runs.recipes import tables_of
 
 _SHOWN = ("name", "summary", "config")
 
 
 def describe(manager: PluginManager, name: str) -> str:
-    """The description of every part and plugin of that name. Raises UsageError if there is none."""
+    """The description of every part and plugin of that name, and the list of a package's. Raises UsageError if there is none."""
     texts = []
     for plugin in manager.plugins:
         texts += [_part(plugin, spec) for spec in plugin.records if name in names_of(plugin, spec)]
@@ -37,13 +37,16 @@ def describe(manager: PluginManager, name: str) -> str:
             texts.append(_lines(f"{plugin.name} is broken.", _origin(plugin)) + f"\n\n{plugin.error.strip()}")
         elif plugin.state == "active" and not plugin.records and not plugin.blocked and name in part_names(plugin, plugin.entry):
             texts.append(_lines(f"{plugin.name} provides no part.", _origin(plugin)))
+    if listed := rows_of(manager, name):
+        of = next(plugin for plugin in manager.plugins if plugin.name == listed[0].plugin)
+        texts.append(f"{of.distribution} {of.version}\n\n{as_table(listed)}")
     if not texts:
         raise UsageError(unknown_message(manager, name))
     return "\n\n".join(texts)
 
 
 def values_of(manager: PluginManager, name: str) -> list[dict[str, Any]]:
-    """The active parts of that name with their options, as JSON values. Raises UsageError if there is none."""
+    """The active parts of that name or package with their options, as JSON values. Raises UsageError if there is none."""
     return [
         {
             "kind": spec.kind, "name": spec.name, "summary": spec.summary, **_origin(plugin),

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from mm.core.discovery import is_path
+from mm.core.discovery import is_path, same_name
 from mm.core.errors import UsageError, close_match
 from mm.core.extras import DISTRIBUTION
 from mm.core.plugins import Plugin, PluginManager
@@ -39,17 +39,32 @@ def rows(manager: PluginManager) -> list[Row]:
     """Every part of every plugin, sorted by kind and name. A plugin without parts has one row."""
     listed = [row for plugin in manager.plugins for row in _rows_of(plugin)]
     claims = Counter((row.kind, row.name) for row in listed if row.state == "active" and row.kind in KINDS)
-    marked = [_in_conflict(row, listed) if claims[row.kind, row.name] > 1 and row.state == "active" else row for row in listed]
+    rivals = [row for row in listed if row.state == "active" and claims[row.kind, row.name] > 1]
+    marked = [_in_conflict(manager, row, rivals) if row in rivals else row for row in listed]
     order = {kind: number for number, kind in enumerate(KINDS)}
     return sorted(marked, key=lambda row: (order.get(row.kind, len(order)), row.name, row.plugin))
 
 
+def rows_of(manager: PluginManager, distribution: str) -> list[Row]:
+    """The rows of a package's plugins, by its name as pip knows it; empty if there is no such package."""
+    return [row for row in rows(manager) if not is_path(row.plugin) and same_name(row.distribution, distribution)]
+
+
 def find(manager: PluginManager, name: str) -> list[tuple[Plugin, Spec]]:
-    """The active parts called `name`, `kind.name`, or by their plugin's name. Raises UsageError if there is none."""
-    parts = [(plugin, spec) for plugin in manager.plugins for spec in plugin.records if name in names_of(plugin, spec)]
+    """The active parts called `name`, `kind.name`, or by the name of their plugin or package. Raises UsageError if there is
+    none."""
+    parts = active(manager, name)
     if not parts:
         raise UsageError(unknown_message(manager, name))
     return parts
+
+
+def active(manager: PluginManager, name: str) -> list[tuple[Plugin, Spec]]:
+    """As `find`, but empty if there is none."""
+    return [
+        (plugin, spec) for plugin in manager.plugins for spec in plugin.records
+        if name in names_of(plugin, spec) or same_name(name, plugin.distribution)
+    ]  # fmt: skip
 
 
 def unknown_message(manager: PluginManager, name: str) -> str:
@@ -62,7 +77,9 @@ def unknown_message(manager: PluginManager, name: str) -> str:
         for part, block in plugin.blocked.items():
             if name in part_names(plugin, part):
                 return f"{name!r} is blocked by {block}."
-    known = {n: row.summary for row in rows(manager) for n in (row.name, f"{row.kind}.{row.name}", row.plugin)}
+    known = {
+        n: row.summary for row in rows(manager) for n in (row.name, f"{row.kind}.{row.name}", row.plugin, row.distribution)
+    }
     return f"No part or plugin is called {name!r}.{close_match(name, known)} 'mm plugins' lists all."
 
 
@@ -139,7 +156,9 @@ def _kind_and_name(entry: str) -> dict[str, str]:
     return {"kind": kind, "name": name} if kind in KINDS else {"kind": "-", "name": entry}
 
 
-def _in_conflict(row: Row, listed: Sequence[Row]) -> Row:
+def _in_conflict(manager: PluginManager, row: Row, listed: Sequence[Row]) -> Row:
     same = [r for r in listed if (r.kind, r.name) == (row.kind, row.name) and r.plugin != row.plugin]
     others = ", ".join(r.distribution if r.distribution != row.distribution else r.plugin for r in same)
-    return attrs.evolve(row, state="conflict", reason=f"also in {others}; block one with -p no:DISTRIBUTION")
+    plugin = next(plugin for plugin in manager.plugins if plugin.name == row.plugin)
+    cure = manager.cure(plugin, f"{row.kind}.{row.name}")
+    return attrs.evolve(row, state="conflict", reason=f"also in {others}" + (f"; {cure} leaves this one out" if cure else ""))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mm.core.errors import UsageError
+from mm.core.plugins import PluginManager
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
@@ -16,6 +17,7 @@ from mm.plugins.commands.groups import CommandGroup
 from mm.plugins.commands.runs.prune import prune
 from mm.plugins.commands.runs.rollout_samples import samples
 from mm.plugins.commands.runs.table import table_of
+from mm.runtime.models.provenance import missing_packages
 from mm.runtime.runs import reading
 from mm.runtime.text.wording import count_text, value_text
 from mm.runtime.training.meanings import meanings_of
@@ -27,17 +29,18 @@ from mm.runtime.training.meanings import meanings_of
 def runs(ctx: click.Context, as_json: bool) -> None:
     """List the runs of this workspace, newest first."""
     if not ctx.invoked_subcommand:
-        _list(as_json)
+        _list(ctx.obj, as_json)
 
 
 @runs.command("list")
 @as_json
-def list_(as_json: bool) -> None:
+@click.pass_obj
+def list_(manager: PluginManager, as_json: bool) -> None:
     """List the runs: the same as `mm runs`."""
-    _list(as_json)
+    _list(manager, as_json)
 
 
-def _list(as_json: bool) -> None:
+def _list(manager: PluginManager, as_json: bool) -> None:
     folders = Workspace.here().runs()
     entries = [reading.overview(run) for run in folders]
     if as_json:
@@ -50,15 +53,20 @@ def _list(as_json: bool) -> None:
     for entry in entries:
         if entry["state"] == "damaged" and not as_json:
             on_stderr(entry["error"])
+    for line in missing_packages(manager, folders):
+        on_stderr(line)
 
 
 @runs.command()
 @click.argument("name")
 @as_json
-def show(name: str, as_json: bool) -> None:
+@click.pass_obj
+def show(manager: PluginManager, name: str, as_json: bool) -> None:
     """Show a run: its metrics, parts, data, notes, and every setting with where its value came from."""
     run = Workspace.here().existing(name)
     settings, metrics, manifest = reading.settings(run), reading.figures(run, on_stderr), run.manifest
+    for line in missing_packages(manager, [run]):
+        on_stderr(line)
     if as_json:
         print_json({**manifest, "settings": settings, "figures": metrics})
         return

@@ -15,6 +15,7 @@ class Jsonl(Tracker):
     """Appends one JSON object per log interval and one per evaluation, the latter with `held_out/` before each name."""
 
     name = "jsonl"
+    required = True  # the run's own record: `mm runs`, curves and a resume read it
 
     def __init__(self, config: None, folder: RunFolder) -> None:
         super().__init__(config, folder)
