@@ -116,7 +116,7 @@ def test_a_package_that_is_there_and_does_not_give_the_part(
         assert "needs architecture 'meaner' of acme-parts, which is blocked by no:acme-parts: take that out of -p" in blocked
     for name, source, reason in (
         ("broken", "1 / 0", "which is broken: mm plugins acme-parts:parts shows why."),
-        ("newer", SOURCE.replace('"meaner"', '"other"'), "version 1.3 has no such part. Return to 1.2: pip install acme-parts==1.2"),
+        ("newer", SOURCE.replace("meaner", "other"), "version 1.3 has no such part. Return to 1.2: pip install acme-parts==1.2"),
     ):
         sys.modules.pop("acme_parts", None)
         with monkeypatch.context() as patch:
