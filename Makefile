@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install -q -c constraints.txt
 
-.PHONY: demo test test-slow test-peers lint benchmarks
+.PHONY: demo dist test test-slow test-peers lint benchmarks
 
 # torch is installed first, so that no other package chooses its build
 .venv/installed: setup.py constraints.txt
@@ -34,6 +34,10 @@ test-slow: .venv/installed-dev
 
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest -m peers
+
+# the wheel is built from the sdist, so that both are complete; test with pytest -m slow tests/project/test_dist.py
+dist: .venv/installed-dev
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv/bin/python -m build
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

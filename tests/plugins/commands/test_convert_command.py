@@ -18,7 +18,7 @@ from mm.runtime.devices.backend import Backend
 from mm.runtime.models.folder import load_model_folder, new_model, save_model_folder
 from mm.runtime.models.storage import atomic_folder
 from mm.runtime.text.tokenizer import Tokenizer
-from mm.testing.pytest_plugin import CommandLine
+from mm.testing.pytest_plugin import CommandLine, Plugins
 
 CONFIG = DenseConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64)
 
@@ -50,6 +50,31 @@ def test_convert_says_what_it_chose_and_wrote(mm_cli: CommandLine, workspace: Pa
     assert modes["model.safetensors"] == modes["config.json"], "whoever may read the folder may read its weights"
     assert "--to native: LlamaForCausalLM into our own layout\n" in mm_cli("convert", workspace / "out", workspace / "back").err
     assert load_model_folder(installed, workspace / "back", Backend()).config.hidden_size == 32
+
+
+SECOND = """
+from mm.contracts import ConverterSpec, hookimpl
+
+@hookimpl
+def mm_converters():
+    yield ConverterSpec(
+        name="llama", summary="Another Llama.", target="mm.converters.llama.converter:Llama", architecture="dense",
+        reads=("OtherLlamaForCausalLM",), writes="OtherLlamaForCausalLM",
+    )
+"""
+
+
+def test_a_conflict_hides_neither_a_reason_nor_a_reader(mm_cli: CommandLine, mm_plugins: Plugins, workspace: Path) -> None:
+    mm_cli("convert", "first", "out")
+    second = mm_plugins(second=SECOND).plugins[-1].name
+    cures = f"Block one with -p no:{second}:converter.llama or -p no:minimind-ascend:converter.llama."
+    told = mm_cli("convert", "first", "other", "--to", "qwen3", code=2).err
+    assert "qwen3 cannot hold this model: " in told and "No other installed converter can hold it." in told and cures in told
+    assert cures in mm_cli("convert", "first", "other", code=2).err
+    assert cures in mm_cli("convert", "first", "other", "--to", "llama", code=2).err
+    assert cures in mm_cli("convert", "out", "back", code=2).err  # a folder that the second one cannot read
+    mm_cli("convert", "first", "other", "--to", "llama", "-p", f"no:{second}:converter.llama")
+    mm_cli("convert", "first", "native", "--to", "native")
 
 
 @pytest.mark.parametrize(

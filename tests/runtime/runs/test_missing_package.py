@@ -117,7 +117,7 @@ def test_a_package_that_is_there_and_does_not_give_the_part(
     for name, source, reason in (
         ("broken", "1 / 0", "which is broken: mm plugins acme-parts:parts shows why."),
         (
-            "newer", SOURCE.replace('"meaner"', '"other"'),
+            "newer", SOURCE.replace("meaner", "other"),
             "version 1.3 has no such part. Return to 1.2: pip install acme-parts==1.2",
         ),
     ):
