@@ -111,4 +111,6 @@ def test_a_public_tokenizer_is_read_as_transformers_reads_it(mm_cli: CommandLine
     own, public = reports(mm_cli, "default", str(folder))
     assert_counts_are_those_of_transformers(public, folder)
     assert public["vocab_size"] > 20 * own["vocab_size"]
-    assert all(public["samples"][s]["bytes_per_token"] >= own["samples"][s]["bytes_per_token"] for s in held_out_texts())
+    # digits are single in both; only ours has a token for the two spaces between the numbers
+    for sample in ("zh", "en", "code"):
+        assert public["samples"][sample]["bytes_per_token"] >= own["samples"][sample]["bytes_per_token"]
