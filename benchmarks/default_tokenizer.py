@@ -40,7 +40,7 @@ NPM = (
 # the files of code that are taken: all of psutil's C, and nothing of its Python, of which there is enough
 SUFFIXES = {file: (".py", ".js", ".ts", ".json") for _, file, _ in PYPI[2:-1] + NPM} | {PYPI[-1][1]: (".c", ".h")}
 HAN_WORD, ENGLISH_WORD = re.compile(r"[\u4e00-\u9fff]+"), re.compile(r"[a-z]+")
-# how many words of running text each list of words stands for, chosen on texts written for the choice and not in the report
+# how many words of running text each list of words stands for; docs/results.md tells how this was chosen
 HAN_WORDS, ENGLISH_WORDS = 3_500_000, 3_000_000
 CLASSICS, SKILLS = 3, 2  # how often these texts are repeated
 # the shares of an English word's three forms: inside a sentence, capitalised inside one, and at the start of a line
