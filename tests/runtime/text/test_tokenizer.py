@@ -163,7 +163,7 @@ def test_the_shipped_tokenizer_fits_the_template_and_both_languages() -> None:
     assert shipped.vocab_size == 6400
     assert shipped.template == DEFAULT_TEMPLATE.read_text(encoding="utf-8")
     assert [shipped.encode(name) for name in SPECIAL + TAGS] == [[i] for i in range(9)]
-    for text, most in (("<|im_start|>assistant\n", 3), ("春眠不覺曉", 5), ("I thought I would sail about a little", 10)):
+    for text, most in (("<|im_start|>assistant\n", 3), ("今天天气怎么样", 5), ("I thought I would sail about a little", 10)):
         assert len(shipped.encode(text)) <= most
 
 
