@@ -1,7 +1,6 @@
 """The frozen records that plugins yield: data about a part, never the part itself.
 
-A record names its implementation as `"module:attr"`. That module is imported only when the part is used, so that lists, help
-and option errors do not import torch. A plugin that passes an unknown field to a record is reported as broken.
+A record names its implementation as `"module:attr"`, which is imported only when the part is used: lists and help need no torch.
 """
 
 from __future__ import annotations

@@ -155,7 +155,8 @@ def test_a_backend_that_is_left_open_in_words_is_chosen_too(plugins: PluginManag
 
 
 def test_an_unknown_keyword_of_python_is_named_as_such(plugins: PluginManager) -> None:
-    assert message(plugins, argument_layer({"dry_run": True})) == "No such option: --dry-run. (from the keyword dry_run)"
+    text = message(plugins, argument_layer({"algo": "mine", "dry_run": True}))
+    assert text == "No such option: --dry-run. Did you mean '--run'? (from the keyword dry_run)"
 
 
 def test_an_unknown_option_names_its_origin_and_what_is_near(plugins: PluginManager) -> None:

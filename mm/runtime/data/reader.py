@@ -61,7 +61,7 @@ class RowReader:
         if not (fits(spec, row, self.row_kind) or fits(spec, _without_nulls(row), self.row_kind)):
             reason = f"not a row of format {spec.name}, unlike the first row of the file (keys: {_keys(row)})"
             without = {key: {k: v for k, v in row.items() if k != key} for key in list(row)[:_SHOWN_KEYS]}
-            if keys := [key for key, rest in without.items() if spec.fits(rest, self.row_kind)]:
+            if keys := [key for key, rest in without.items() if fits(spec, rest, self.row_kind)]:
                 reason += f"; without {keys[0]!r} it would be one: remove that, or put such rows into a file of their own"
             raise DataError(reason, position.path, position.line, problem="unknown format")
         return parsed

@@ -58,8 +58,7 @@ def convert(
     loaded = load_model_folder(plugins, source, Backend(), changes)
     if adapter is not None:
         _merge(plugins, loaded, adapter, workspace or Workspace.here())
-    if fault := fault_of(loaded.tokenizer.template):
-        say(f"chat template: {fault}; it is copied as it is, and conversations need one (chat_template.jinja)")
+    _note_template(loaded, say)
     name = to or _choose(plugins, loaded, read_config(source), say)
     new_dtype = torch_dtype(dtype) if dtype else None
     if name == NATIVE:
@@ -67,6 +66,11 @@ def convert(
     else:
         _accepting(plugins, loaded, name).write(loaded, folder, new_dtype)
     return folder
+
+
+def _note_template(loaded: LoadedModel, say: Say) -> None:
+    if fault := fault_of(loaded.tokenizer.template):
+        say(f"chat template: {fault}; it is copied as it is, and conversations need one (chat_template.jinja)")
 
 
 def _merge(plugins: PluginManager, loaded: LoadedModel, adapter: str, workspace: Workspace) -> None:

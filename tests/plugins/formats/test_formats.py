@@ -101,7 +101,10 @@ def test_a_prompt_may_end_with_a_placeholder() -> None:
         (chat_row("x"), "turn 1 is text, expected an object"),
         (chat_row({"content": "x"}), "turn 1: no role"),
         (chat_row({"role": "elf", "content": "x"}), "turn 1: role 'elf' is not one of"),
-        (chat_row({"role": "developer", "content": "x"}), "assistant, tool: rename it to system"),
+        (
+            chat_row({"role": "developer", "content": "x"}),
+            "turn 1: role 'developer' is not one of system, user, assistant, tool: rename it to system",
+        ),
         (chat_row({"role": "user"}), "turn 1: no content"),
         (chat_row({"role": "user", "content": 3}), "turn 1: content is a number, expected text"),
         (chat_row(USER, {"role": "assistant", "content": ""}), "turn 2: the assistant's content is empty"),
