@@ -48,6 +48,11 @@ class FormatSuite(Suite):
         """The keys that the format says it reads."""
         return frozenset(self.format.keys or ())
 
+    @property
+    def _examples(self) -> list[Json]:
+        """The record's example, if it has one."""
+        return [dict(self.record.example)] if self.record.example else []
+
     @cached_property
     def rows(self) -> list[Json]:
         """The rows that the format recognises: those that were given or are known, or else some that are made of its keys.
@@ -56,7 +61,7 @@ class FormatSuite(Suite):
         """
         for row in self.given:
             assert self.record.fits(row), f"recognise returns False for {_told(row)}"
-        found = [row for row in known(self.given) if self.record.fits(row)]
+        found = [row for row in (*self._examples, *known(self.given)) if self.record.fits(row)]
         found = found or [row for row in made_of(self.keys) if self.record.fits(row)]
         if not found:
             raise Skip(f"no row is known that it recognises: {_GIVE}")
@@ -134,6 +139,8 @@ class FormatSuite(Suite):
             for ids, learn in (sequence for unit in encoded.units for sequence in unit):
                 assert len(ids) == len(learn) <= _LONGEST, f"{len(ids)} ids and {len(learn)} marks, of at most {_LONGEST}"
                 units += 1
+        if not units and not (self.given or self._examples):
+            raise Skip(f"no row that could be made of its keys gives a unit: {_GIVE}")
         assert units, "no row gives a unit"
         return f"{units} sequences"
 

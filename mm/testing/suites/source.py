@@ -134,16 +134,18 @@ class SourceSuite(Suite):
         """`entries` gives the same rows, each with its position, and none is an error."""
         self.require("check_rows")
         for kind in self.kinds:
+            expected = self.rows(kind)
             found = list(itertools.islice(self.make(kind).entries(), _ROWS))
             bad = next((row for _, row in found if isinstance(row, DataError)), None)
             assert bad is None, f"entries gives an error for a row that rows gives: {bad}"
-            assert found == self.rows(kind), "entries gives other rows than rows"
+            assert found == expected, "entries gives other rows than rows"
 
     @about("digest")
     def check_digest(self) -> None:
         """`digest` is a text that two instances have alike, and that differs with the kind of rows that is asked for."""
         found = {}
         for kind in self.kinds:
+            self.rows(kind)  # skips the check if the rows are not here
             sources = self.make(kind), self.make(kind)
             one, other = (source.digest() for source in sources)
             assert isinstance(one, str) and one, f"digest returns {one!r}"
@@ -156,6 +158,7 @@ class SourceSuite(Suite):
     @about("fraction", "notes")
     def check_notes(self) -> None:
         """`notes` are lines of text, and `fraction` is None or between 0 and 1 while rows are read."""
+        self.rows(self.kinds[0])  # skips the check if the rows are not here
         source = self.make(self.kinds[0])
         assert all(isinstance(note, str) for note in source.notes()), f"notes returns {source.notes()!r}"
         for _ in itertools.islice(_steps(source), 5):
