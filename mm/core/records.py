@@ -24,7 +24,7 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Container:
-    """What gives a container the chip: devices, `host:container[:ro]` mounts, environment, other `arguments` of `docker run`."""
+    """Access of a container to the chip: devices, `host:container[:ro]` mounts, environment, further `docker run` arguments."""
 
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
