@@ -24,7 +24,7 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Container:
-    """Access of a container to the chip: devices, `host:container[:ro]` mounts, environment, further `docker run` arguments."""
+    """A container's access to the chip: devices, `host:container[:ro]` mounts, environment, further `docker run` arguments."""
 
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
