@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 import pluggy
@@ -21,9 +21,6 @@ from mm.core.discovery import check_hooks, entry_points, import_plugin, is_path,
 from mm.core.errors import ConflictingParts, MMError, Signalled, UnknownPart, UsageError, close_match
 from mm.core.records import RECORDS
 from mm.core.spec import Spec
-
-if TYPE_CHECKING:
-    pass
 
 S = TypeVar("S", bound=Spec)
 
@@ -212,8 +209,8 @@ class PluginManager:
         names = distributions if len(distributions) == len(owners) else sorted(plugin.name for plugin in owners)
         cures = " or ".join(sorted(filter(None, (self.cure(plugin, part) for plugin in owners))))
         kind, _, name = part.partition(".")
-        which = "one" if len(owners) == 2 else "all but one"
-        return f"{kind} {name!r} is provided by {' and by '.join(names)}. Block {which} with {cures}."
+        blocked = "one" if len(owners) == 2 else "all but one"
+        return f"{kind} {name!r} is provided by {' and by '.join(names)}. Block {blocked} with {cures}."
 
     def _unknown(self, record: type[Spec], name: str, text: str) -> str:
         kind, known = record.kind, {spec.name: spec.summary for spec in self.specs(record)}
@@ -237,8 +234,7 @@ class PluginManager:
 
     def check_strict(self) -> None:
         """Raise UsageError for a broken plugin if MM_PLUGINS_STRICT is set."""
-        if self.strict and self.broken():
-            plugin = self.broken()[0]
+        for plugin in self.broken() if self.strict else ():
             raise UsageError(f"Plugin {plugin.name} is broken and MM_PLUGINS_STRICT is set:\n{plugin.error}")
 
 
@@ -249,6 +245,6 @@ def _why_not(plugin: Plugin, part: str, unseen: bool) -> str:
     if plugin.state == "broken" and (unseen or plugin.entry == part):
         return f" Plugin {plugin.name} is broken: see 'mm plugins {plugin.name}'."
     if block := plugin.blocked.get(part) or (unseen and plugin.blocked.get(plugin.entry)):
-        has = "may have" if unseen else "has"
-        return f" Plugin {plugin.name} {has} it, and it is blocked by {block}: take that out of -p or MM_PLUGINS to use it."
+        blocked = f"it, and it is blocked by {block}: take that out of -p or MM_PLUGINS to use it."
+        return f" Plugin {plugin.name} {'may have' if unseen else 'has'} {blocked}"
     return ""

@@ -1,7 +1,4 @@
-"""The frozen records that plugins yield: data about a part, never the part itself.
-
-A record names its implementation as `"module:attr"`, which is imported only when the part is used: lists and help need no torch.
-"""
+"""The frozen records that plugins yield: data about a part, whose `target` is imported only when the part is used."""
 
 from __future__ import annotations
 
@@ -135,8 +132,7 @@ class FormatSpec(Spec):
     """A row schema. `recognise` returns True for a parsed JSON row of this format; `row` is the kind of row that `parse` returns.
 
     `accepts` returns True for further rows that the format can read if an algorithm needs its kind, although another format
-    recognises them. A finished conversation is chat, for example, but can also be read as a prompt. `example` is a short row of
-    the format; messages show it to a user whose rows have no format.
+    recognises them, as a prompt may be a finished conversation. `example` is a short row of the format, for messages.
     """
 
     kind: ClassVar[str] = "format"

@@ -1,4 +1,4 @@
-"""Whether the installed entry points are those of the source tree; they are not after a part was added to an editable install."""
+"""Entry points of an editable installation that are missing, because a part was added after it was installed."""
 
 from __future__ import annotations
 

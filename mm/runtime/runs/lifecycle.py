@@ -237,17 +237,14 @@ def finish(session: Session, say: Say) -> None:
 
 
 def record_end(session: Session, state: str, error: str) -> None:
-    """Write the state in which the run ended, its step, totals and reason into the manifest. `error` is "" without one.
-
-    The metrics of a log interval that the end has cut off go into the manifest: a resume completes the interval and logs it.
-    """
+    """Write the state in which the run ended, its step, totals and reason into the manifest, and the metrics of a log interval
+    that the end cut off, which a resume completes. `error` is "" without one."""
     if session.world.main and not session.in_place.is_lost:
         training = session.trainer.state
         values = {"state": state, "step": training.step, "tokens": training.tokens, "seconds": round(training.seconds, 3)}
-        reached = training.step >= training.horizon
-        values["stop_reason"] = error or training.stop.reason or ("the end of the schedule" if reached else "")
+        reached = "the end of the schedule" if training.step >= training.horizon else ""
+        values["stop_reason"] = error or training.stop.reason or reached
         cut = not error and not training.log_scheduled()
         values["cut_interval"] = {"step": training.step, "tokens": training.tokens, **training.peek()} if cut else {}
-        # a resumed run keeps the notes of the processes before
-        notes = list(dict.fromkeys([*session.folder.manifest.get("notes", ()), *session.backend.notes]))
+        notes = list(dict.fromkeys([*session.folder.manifest.get("notes", ()), *session.backend.notes]))  # those of resumes too
         session.folder.update_manifest({**values, "notes": notes, **({"error": error} if error else {})})
