@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 import pluggy
@@ -21,9 +21,6 @@ from mm.core.discovery import check_hooks, entry_points, import_plugin, is_path,
 from mm.core.errors import ConflictingParts, MMError, Signalled, UnknownPart, UsageError, close_match
 from mm.core.records import RECORDS
 from mm.core.spec import Spec
-
-if TYPE_CHECKING:
-    pass
 
 S = TypeVar("S", bound=Spec)
 
@@ -177,7 +174,7 @@ class PluginManager:
             self._mark_broken(plugin, traceback.format_exc())
 
     def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:
-        seen: set[str] = set()
+        seen: dict[str, Spec] = {}
         for record in RECORDS:
             caller = getattr(self._pluggy.hook, record.hook)
             for implementation in caller.get_hookimpls():
@@ -187,9 +184,8 @@ class PluginManager:
                     if not isinstance(spec, record):
                         raise TypeError(f"{record.hook} yielded {spec!r}; expected a {record.__name__}")
                     part = f"{spec.kind}.{spec.name}"
-                    if part in seen:
+                    if seen.setdefault(part, spec) is not spec:
                         raise ValueError(f"{record.hook} yielded two records called {spec.name!r}")
-                    seen.add(part)
                     if block := self._block(part, plugin.distribution):
                         plugin.blocked[part] = block
                     else:

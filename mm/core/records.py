@@ -135,8 +135,7 @@ class FormatSpec(Spec):
     """A row schema. `recognise` returns True for a parsed JSON row of this format; `row` is the kind of row that `parse` returns.
 
     `accepts` returns True for further rows that the format can read if an algorithm needs its kind, although another format
-    recognises them. A finished conversation is chat, for example, but can also be read as a prompt. `example` is a short row of
-    the format; messages show it to a user whose rows have no format.
+    recognises them, as a finished conversation can be read as a prompt. `example` is a short row, which messages show to a user.
     """
 
     kind: ClassVar[str] = "format"
@@ -149,8 +148,7 @@ class FormatSpec(Spec):
     example: Mapping[str, Any] = attrs.field(factory=dict)
 
     def fits(self, row: Mapping[str, Any], row_kind: str = "") -> bool:
-        """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, in which case `accepts` is not
-        used."""
+        """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, without `accepts`."""
         if row_kind and row_kind != self.row:
             return False
         return self.recognise(row) or bool(row_kind and self.accepts and self.accepts(row))

@@ -1,4 +1,4 @@
-"""Whether the installed entry points are those of the source tree; they are not after a part was added to an editable install."""
+"""Comparing the installed entry points with the source tree: an editable install is stale after a part was added."""
 
 from __future__ import annotations
 

@@ -210,9 +210,8 @@ def _write_settings(folder: RunFolder, table: dict[str, Any]) -> None:
 
 def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state of the run. Raises Interrupted if a signal stopped it."""
-    training, folder = session.trainer.state, session.folder
+    training, folder, stop = session.trainer.state, session.folder, session.trainer.state.stop
     session.in_place.check()
-    stop = training.stop
     command = command_line("train", "--resume", "--run", folder.name)
     if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
         record_end(session, "interrupted", "")
@@ -239,15 +238,13 @@ def finish(session: Session, say: Say) -> None:
 def record_end(session: Session, state: str, error: str) -> None:
     """Write the state in which the run ended, its step, totals and reason into the manifest. `error` is "" without one.
 
-    The metrics of a log interval that the end has cut off go into the manifest: a resume completes the interval and logs it.
+    The metrics of a log interval that the end has cut off go there too: a resume completes and logs it, and keeps the notes.
     """
     if session.world.main and not session.in_place.is_lost:
         training = session.trainer.state
         values = {"state": state, "step": training.step, "tokens": training.tokens, "seconds": round(training.seconds, 3)}
-        reached = training.step >= training.horizon
-        values["stop_reason"] = error or training.stop.reason or ("the end of the schedule" if reached else "")
+        values["stop_reason"] = error or training.stop.reason or "the end of the schedule" * (training.step >= training.horizon)
         cut = not error and not training.log_scheduled()
         values["cut_interval"] = {"step": training.step, "tokens": training.tokens, **training.peek()} if cut else {}
-        # a resumed run keeps the notes of the processes before
-        notes = list(dict.fromkeys([*session.folder.manifest.get("notes", ()), *session.backend.notes]))
-        session.folder.update_manifest({**values, "notes": notes, **({"error": error} if error else {})})
+        values["notes"] = list(dict.fromkeys([*session.folder.manifest.get("notes", ()), *session.backend.notes]))
+        session.folder.update_manifest(values | ({"error": error} if error else {}))
