@@ -1,4 +1,4 @@
-"""What the functions that run checks share. Importing this module imports no torch."""
+"""Helpers of the functions that run checks. Importing this module imports no torch."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def calibrate(plugins: PluginManager, run: Run, workspace: Workspace) -> Speed:
     with TemporaryDirectory(prefix="mm-calibration-") as folder, whole_process(run.select.run):
         slices = [_Slice.of(plugins, locator, run, Path(folder) / f"{number}.jsonl")
                   for number, locator in enumerate(split_weights(plugins, run.select.data)[0])]  # fmt: skip
-        # a name that no run has: the folder of a run that is to be resumed stays as it is
+        # a name that no run has: the folder of a run that waits for its resume stays as it is
         select = attrs.evolve(run.select, data=tuple(str(s.path) for s in slices), run=workspace.new_name("calibration"))
         small = attrs.evolve(run, select=select, train=attrs.evolve(
             run.train, eval_data=(), eval_ratio=0.0, data_workers=1, max_steps=1_000_000, skip_bad_rows=True,

@@ -37,7 +37,7 @@ class StageSuite(Suite):
 
     @cached_property
     def artifacts(self) -> dict[str, Path]:
-        """What the stage needs. Raises Skip if a part of it cannot be made here."""
+        """The artifacts that the stage needs. Raises Skip if a part of it cannot be made here."""
         found = {}
         for name in self.record.needs:
             path = self._artifact(name)

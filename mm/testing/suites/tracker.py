@@ -72,7 +72,7 @@ class CallbackSuite(WatchingChecks):
         return [value for value in (*members, *classes, self.plugin.mm_callbacks) if value is not None]
 
     def callbacks(self) -> list[Callback]:
-        """What the hook gives for the run. Raises Skip if it gives nothing."""
+        """The callbacks that the hook gives for the run. Raises Skip if it gives nothing."""
         hook = self.plugin.mm_callbacks
         found = list(hook(self.training_run) if hook.__code__.co_argcount else hook())
         if not found:
