@@ -174,7 +174,7 @@ class PluginManager:
             self._mark_broken(plugin, traceback.format_exc())
 
     def _ask(self, plugin: Plugin, module: ModuleType) -> Iterator[Spec]:
-        seen: set[str] = set()
+        seen: dict[str, Spec] = {}
         for record in RECORDS:
             caller = getattr(self._pluggy.hook, record.hook)
             for implementation in caller.get_hookimpls():
@@ -184,9 +184,8 @@ class PluginManager:
                     if not isinstance(spec, record):
                         raise TypeError(f"{record.hook} yielded {spec!r}; expected a {record.__name__}")
                     part = f"{spec.kind}.{spec.name}"
-                    if part in seen:
+                    if seen.setdefault(part, spec) is not spec:
                         raise ValueError(f"{record.hook} yielded two records called {spec.name!r}")
-                    seen.add(part)
                     if block := self._block(part, plugin.distribution):
                         plugin.blocked[part] = block
                     else:

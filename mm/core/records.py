@@ -145,8 +145,7 @@ class FormatSpec(Spec):
     example: Mapping[str, Any] = attrs.field(factory=dict)
 
     def fits(self, row: Mapping[str, Any], row_kind: str = "") -> bool:
-        """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, in which case `accepts` is not
-        used."""
+        """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, without `accepts`."""
         if row_kind and row_kind != self.row:
             return False
         return self.recognise(row) or bool(row_kind and self.accepts and self.accepts(row))

@@ -39,7 +39,7 @@ BROKEN = {
     "name": (HOOK + "    yield AdapterSpec(name='Bad Name', summary='', target='a:b')", "Bad Name"),
     "target": (HOOK + "    yield AdapterSpec(name='x', summary='', target='no colon')", "no colon"),
     "raises": (HOOK + "    yield from ()\n    raise OSError('no disk')", "no disk"),
-    "twice": (HOOK + "    yield from [AdapterSpec(name='x', summary='', target='a:b')] * 2", "two records called 'x'"),
+    "twice": (HOOK + "    yield from (AdapterSpec(name='x', summary='', target='a:b') for _ in '12')", "two records called 'x'"),
     "wrong_kind": (HOOK + "    yield ToolSpec(name='x', summary='', target='a:b')", "AdapterSpec"),
     "unmarked": ("def mm_adapters():\n    yield", "not marked with @hookimpl"),
     "empty": ("x = 1", "implements no hook"),

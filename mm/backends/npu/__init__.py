@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
-from mm.core.extras import install_command
 from mm.core.hooks import hookimpl
 from mm.core.records import BackendSpec, Container, Probe
+from mm.plugins.extras import install_command
 
 _MANAGER = Path("/dev/davinci_manager")
 

@@ -210,9 +210,8 @@ def _write_settings(folder: RunFolder, table: dict[str, Any]) -> None:
 
 def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state of the run. Raises Interrupted if a signal stopped it."""
-    training, folder = session.trainer.state, session.folder
+    training, folder, stop = session.trainer.state, session.folder, session.trainer.state.stop
     session.in_place.check()
-    stop = training.stop
     command = command_line("train", "--resume", "--run", folder.name)
     if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
         record_end(session, "interrupted", "")

@@ -39,7 +39,7 @@ def test_the_package_declares_its_part(
     monkeypatch.syspath_prepend(folder / "src")
     plugins = mm_plugins(f"mm_my_{kind}")
     if kind == "callback":
-        assert "Implements mm_callbacks." in mm_cli("plugins").out
+        assert "Implements mm_callbacks." in mm_cli("plugins", "--json").out
         return
     spec = plugins.get(KINDS[kind], f"my-{kind}")
     assert spec.target.startswith(f"mm_my_{kind}") and spec.load() is not None

@@ -12,10 +12,10 @@ import attrs
 
 from mm.core.discovery import is_path, same_name
 from mm.core.errors import UsageError, close_match
-from mm.core.extras import DISTRIBUTION
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import KINDS
 from mm.core.spec import Spec
+from mm.plugins.extras import DISTRIBUTION
 
 _WIDE = 120  # columns of a terminal from which on the table has every column
 

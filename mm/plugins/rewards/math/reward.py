@@ -14,7 +14,7 @@ from typing import Any
 
 from mm.contracts import Reward
 from mm.core.errors import UsageError
-from mm.core.extras import install_command
+from mm.plugins.extras import install_command
 from mm.plugins.rewards.matching import as_text, field_of, final_reply, find_answer
 from mm.plugins.rewards.math import MathConfig
 from mm.plugins.rewards.pattern import compile_pattern

@@ -8,7 +8,7 @@ from typing import Any
 
 from mm.contracts import Position
 from mm.core.errors import DataError, UsageError
-from mm.core.extras import install_command
+from mm.plugins.extras import install_command
 from mm.plugins.sources.files.decode import damaged_file, not_json
 from mm.plugins.sources.files.parquet_times import with_text_times
 

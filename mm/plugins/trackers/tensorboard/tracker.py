@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mm.contracts import Tracker
 from mm.core.errors import UsageError
-from mm.core.extras import install_command
 from mm.core.workspace import RunFolder
+from mm.plugins.extras import install_command
 
 if TYPE_CHECKING:
     from mm.core.callback import TrainingView

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mm.core import extras
+from mm.plugins import extras
 from mm.testing import fake_distribution
 
 
