@@ -83,5 +83,5 @@ def close_match(name: str, known: Iterable[str]) -> str:
     then a name that has the word in its summary is meant if none is similar."""
     matches = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
     if not matches and isinstance(known, Mapping) and len(name) > 2:
-        matches = [key for key, summary in known.items() if name.lower() in re.findall(r"\w+", summary.lower())][:2]
+        matches = [key for key, text in known.items() if name.lower() in re.findall(r"\w+", str(text).lower())][:2]
     return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

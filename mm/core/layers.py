@@ -18,7 +18,7 @@ class Layer:
     """Values of one origin.
 
     `textual`: they are texts, to be parsed. `arguments`: they are Python objects; a single item is accepted for
-    a list, and a path for a string. `lenient` (the environment): keys of parts that are not selected only warn.
+    a list, and a path for a string. `lenient` (environment, recipes): keys of parts that are not selected only warn.
     """
 
     origin: str

@@ -344,7 +344,7 @@ def test_what_no_format_holds(plugins: PluginManager, tokenizer: Tokenizer, tmp_
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "different for each kind of layer"),
         ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, r"partial_rotary_factor is 0\.5"),
         ("llama", {"partial_rotary_factor": 0.5}, r"partial_rotary_factor is 0\.5"),
-        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantized"),
         ("llama", {"hidden_size": ...}, "hidden_size is missing"),
         ("llama", {"num_key_value_heads": 3}, "'num_key_value_heads' must divide"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window is True"),

@@ -22,7 +22,8 @@ def check_keys(plugins: PluginManager, options: Iterable[Option], layers: Sequen
             message, foreign = unknown_option(plugins, key, known, algo)
             if not (layer.lenient and foreign):
                 raise UsageError(f"{message} (from {f'the keyword {key}' if layer.arguments else layer.origin})")
-            warnings.append(f"{ENVIRONMENT}{key.upper()} is not used: {message}")
+            name = f"{ENVIRONMENT}{key.upper()}" if layer.textual else f"{key} of {layer.origin}"
+            warnings.append(f"{name} is not used: {message}")
     return warnings
 
 

@@ -25,7 +25,7 @@ def find_model(text: str, workspace: Workspace) -> Path:
         return _find_version(run, version)
     run = _find_run(text, workspace)
     if run is None:
-        if os.path.isdir(path):
+        if text and os.path.isdir(path):
             raise UsageError(f"{text} has no config.json: it is not a model folder.")
         names = [r.name for r in workspace.runs()]
         raise UsageError(f"No model at {text!r}: neither a run of this workspace nor a model folder.{close_match(text, names)}")

@@ -27,7 +27,10 @@ def config_layer(plugins: PluginManager, config: str | os.PathLike[str]) -> Laye
     name, colon, table = text.rpartition(":")
     if not colon or Path(text).exists():
         return Layer(origin=text, values=read_toml(_path(plugins, text)))
-    return Layer(origin=text, values=read_toml(_path(plugins, name), pick=partial(_training, plugins, text, table)))
+    path = _path(plugins, name)
+    values = read_toml(path, pick=partial(_training, plugins, text, table))
+    # a line may choose other rewards than a recipe, whose options of its own rewards then have no use
+    return Layer(origin=text, values=values, lenient=path != Path(name))
 
 
 def tables_of(recipe: RecipeSpec) -> list[str]:

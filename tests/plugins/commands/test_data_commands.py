@@ -52,6 +52,9 @@ class Parts:
     def specs(self, record: type[Spec]) -> list[Spec]:
         return [spec for spec in self.found if isinstance(spec, record)]
 
+    def owned(self, record: type[Spec]) -> list[tuple[None, Spec]]:
+        return [(None, spec) for spec in self.specs(record)]
+
     def get(self, record: type[Spec], name: str) -> Spec:
         for spec in self.specs(record):
             if spec.name == name:

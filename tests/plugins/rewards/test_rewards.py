@@ -573,7 +573,7 @@ def test_the_kit_checks_a_reward_with_the_config_it_is_given(tmp_path: Path) -> 
     (tmp_path / "mine.py").write_text("def score(rows, completions):\n    return [None] * len(rows)\n")
     spec = PLUGINS.get(RewardSpec, "python")
     skipped = {check.name: check.detail for check in check_reward(spec)}
-    assert "skipped: --reward python needs --python-function" in skipped["scores"]
+    assert "--reward python needs --python-function" in skipped["scores"]
     config = spec.config(function=tmp_path / "mine.py:score")
     checks = check_reward(spec, config=config, rows=tiny_rows("prompt"))
     assert_passed(checks)

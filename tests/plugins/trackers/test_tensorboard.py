@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from run_files import lines
 from sizes import sizes
 
+from mm.contracts import Callback, TrainingView
 from mm.core.errors import UsageError
 from mm.core.workspace import RunFolder
 from mm.testing.pytest_plugin import Train
@@ -48,19 +48,19 @@ class Crash(RuntimeError):
     pass
 
 
-def test_a_resumed_run_goes_on_in_the_same_curves(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps after the last checkpoint were drawn before the crash; they are made, and drawn, once more."""
-    pytest.importorskip("tensorboard")
-    from mm.plugins.trackers.tensorboard.tracker import Tensorboard
-
-    def crash(tracker: Any, trainer: Any) -> None:
-        if trainer.step == 4:
+class Crashes(Callback):
+    def on_step(self, run: TrainingView) -> None:
+        if run.step == 4:
             raise Crash
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Tensorboard, "on_step", crash)
-        with pytest.raises(Crash):
-            mm_train(save_interval=2)
+
+def test_a_resumed_run_goes_on_in_the_same_curves(mm_train: Train, mm_watchers: list[Callback]) -> None:
+    """The steps after the last checkpoint were drawn before the crash; they are made, and drawn, once more."""
+    pytest.importorskip("tensorboard")
+    mm_watchers.append(Crashes())
+    with pytest.raises(Crash):
+        mm_train(save_interval=2)
+    mm_watchers.clear()
     run = mm_train(resume=True)
     assert len(list((run.path / "tensorboard").iterdir())) == 2
     whole = mm_train(run="whole")

@@ -75,6 +75,8 @@ def test_a_stop_text_is_found_across_tokens_and_is_not_shown(model: TextModel) -
     whole = model.generate("hello", **SAID)
     for start in range(1, len(whole.text) - 3, 5):
         stop = whole.text[start : start + 3]
+        if "\ufffd" in stop:  # a part of a character, which the next token may complete
+            continue
         pieces: list[str] = []
         found = model.generate("hello", stop=["never in it", stop], on_text=pieces.append, **SAID)
         assert found.text == whole.text[: whole.text.index(stop)] == "".join(pieces)

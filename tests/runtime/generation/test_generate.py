@@ -171,7 +171,7 @@ def test_generate_prints_the_text_and_the_speed(call: Any, model: TextModel) -> 
     assert result.exit_code == 0, result.output
     assert result.stdout == expected.text + "\n"
     assert "9 tokens, " in result.stderr
-    assert "tokens/s, cut at --max-new-tokens" in result.stderr
+    assert "tokens/s on cpu, cut at --max-new-tokens" in result.stderr
 
 
 def test_generate_reads_standard_input(call: Any, model: TextModel) -> None:

@@ -75,7 +75,8 @@ def test_a_run_tells_its_speed_to_later_plans(
 def test_a_training_that_would_fail_fails_in_its_plan_with_the_users_own_paths(
     mm_cli: CommandLine, mm_workspace: Path, rows: Path
 ) -> None:
-    line = ["train", "--algo", "pretrain", *words(**SMALL, data=rows, run="a", dense_max_position_embeddings=8), "--dry-run"]
+    options = {"data": rows, "run": "a", "dense_max_position_embeddings": 8, "max_length": 16}
+    line = ["train", "--algo", "pretrain", *words(**SMALL, **options), "--dry-run"]
     assert "is more than the 8 positions of the policy" in mm_cli(*line, code=2).err
     prompts = mm_workspace / "prompts.jsonl"
     prompts.write_text("\n" + "".join(json.dumps({"prompt": f"{n}?", "answer": str(n)}) + "\n\n" for n in range(9)))

@@ -138,7 +138,7 @@ def test_a_training_refuses_the_row_or_counts_it(base: Path, mm_cli: CommandLine
     assert "rows.jsonl:8" in mm_cli(*line, "--dry-run", code=2).err
     assert "40 rows" in mm_cli(*line, "--allow-lost-fields", "--dry-run").out
     shown = mm_cli(*line, "--allow-lost-fields", "--max-steps", 2)
-    assert "reasoning_content is left out by the chat template in 1 rows" in shown.out + shown.err
+    assert "reasoning_content is left out by the chat template in 1 row" in shown.out + shown.err
 
 
 def test_check_and_show_say_it(base: Path, mm_cli: CommandLine) -> None:
