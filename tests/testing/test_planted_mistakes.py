@@ -70,6 +70,7 @@ MISTAKES = [
     ("reward", "float(len(text))", "1 / len(text)", "scores", "ZeroDivisionError", "1 / len(text)"),
     ("tool", '"type": "object", "properties"', '"properties"', "schema", "the type of parameters must be object",
      "class Part"),
+    ("tool", '"required": ["n"]', '"required": ["m"]', "schema", "required has m, which properties does not", "class Part"),
     ("tool", "2 * arguments", "{2} | arguments", "a call is answered", "TypeError", "{2} | arguments"),
     ("format", 'return {"q", "a"} <= row.keys()', 'return row["q"] != ""', "recognise", "recognise raises KeyError: 'q'",
      'row["q"] != ""'),

@@ -101,6 +101,8 @@ class _Build:
         parts = {
             "version": _VERSION,
             "source": self.source.digest(),
+            # the digest should depend on them; one that does not would give the tokens of other options in silence
+            "options": repr(self.source.config),
             "kind": self.source.row_kind,
             "format": self.reader.spec(position, raw).name,
             # after an edit of the format or of the row class, the rows must be encoded again

@@ -30,6 +30,8 @@ class ToolSuite(Suite):
         assert isinstance(schema.get("description"), str) and schema["description"], "the model needs a description"
         parameters = schema.get("parameters")
         assert isinstance(parameters, dict) and parameters.get("type") == "object", "the type of parameters must be object"
+        absent = [key for key in parameters.get("required", ()) if key not in parameters.get("properties", {})]
+        assert not absent, f"required has {', '.join(absent)}, which properties does not: no call could ever be right"
         argument_fault({}, parameters, name)
         json.dumps(schema)
         return name

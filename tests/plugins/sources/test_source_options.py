@@ -129,3 +129,12 @@ def test_a_kind_whose_options_nothing_would_set_refuses_a_config(record: type[Fo
     fields = {"row": "text", "recognise": lambda row: False} if record is FormatSpec else {}
     with pytest.raises(ValueError, match="has no config"):
         record(name="a", summary="A.", target="a:b", config=int, **fields)  # type: ignore[arg-type]
+
+
+def test_tokens_of_other_options_are_not_used_even_if_the_digest_forgets_them(
+    mm_plugins: Plugins, mm_cli: CommandLine, mm_workspace: Path
+) -> None:
+    mm_plugins(numbers=NUMBERS.replace("repr(self.config).encode()", "b'always'"))
+    for rows in (5, 6):
+        mm_cli("train", "--data", "numbers", "--numbers-rows", str(rows), *FEW, f"rows-{rows}")
+    assert [rows_of(mm_workspace, f"rows-{rows}") for rows in (5, 6)] == [5, 6]
