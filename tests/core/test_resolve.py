@@ -53,7 +53,8 @@ def counted(config):
 
 @hookimpl
 def mm_algorithms():
-    yield AlgorithmSpec(name="counted", summary="Counts.", target="a:b", config=Config, needs=counted)
+    real = "mm.plugins.algorithms.next_token:NextToken"
+    yield AlgorithmSpec(name="counted", summary="Counts.", target=real, config=Config, needs=counted)
     yield AlgorithmSpec(
         name="mine", summary="Mine.", target="a:b", config=Config, needs=needs,
         defaults={"learning_rate": 3e-4, "seed": 5, "epochs": 4, "gamma": 2.0})
@@ -144,7 +145,7 @@ def test_a_line_is_composed_once(plugins: PluginManager, asked: list[Any], tmp_p
     options = {"algo": "counted", "arch": "dense", "preset": "tiny", "data": tmp_path / "rows.jsonl", "beta": 0.3}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     line = CliRunner(env={"MM_WORKSPACE": str(tmp_path)}).invoke(mm, ["train", *words, "--dry-run"], obj=plugins)
-    assert "No module named 'a'" in str(line.exception)  # the part itself is imported last
+    assert line.exit_code == 0, line.output
     assert [config.beta for config in asked] == [0.3]
 
 

@@ -48,8 +48,9 @@ class TrainingOptions:
 def train_tokenizer(texts: Iterable[str], options: TrainingOptions, template: str | None = None) -> Tokenizer:
     """A tokenizer with the project's special tokens and with `template`, by default the project's chat template.
 
-    The same texts in the same order give the same tokenizer. Reserved tokens are named as Llama 3's, and have the ids after those
-    of the tags. Raises UsageError if the vocabulary is too small for the bytes (256) and the added tokens (9 and the reserved).
+    The same texts in the same order give the same tokenizer. Reserved tokens are named `<|reserved_special_token_N|>`; their ids
+    follow those of the tags. Raises UsageError if the vocabulary is too small for the bytes (256) and the added tokens (9 and the
+    reserved).
     """
     from tokenizers import AddedToken, Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
 

@@ -28,5 +28,5 @@ def _limits(root: Path) -> Iterator[int]:
         for parent in (folder, *folder.parents):
             try:
                 yield int((mount / parent / file).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # no such file, or "max": this group has no limit
                 continue
