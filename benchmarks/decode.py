@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from mm.backends.cpu.backend import CpuBackend
-from mm.contracts import Request, Sampling
+from mm.contracts import Backend, Request, Sampling
 from mm.plugins.architectures.dense import PRESETS, DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.engines.local import LocalConfig
@@ -80,7 +80,7 @@ def measure(generators: dict[str, Generate], size: int, vocabulary: int, options
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
-def ours(model: Dense, backend: CpuBackend, options: Any) -> dict[str, Generate]:
+def ours(model: Dense, backend: Backend, options: Any) -> dict[str, Generate]:
     """The local engine in float32 and bfloat16; with `--sampled` also in bfloat16 with sampling."""
     half = copy.deepcopy(model).to(torch.bfloat16)
     half.tie()
@@ -90,7 +90,7 @@ def ours(model: Dense, backend: CpuBackend, options: Any) -> dict[str, Generate]
     return generators
 
 
-def local_engine(model: Dense, backend: CpuBackend, temperature: float) -> Generate:
+def local_engine(model: Dense, backend: Backend, temperature: float) -> Generate:
     """The local engine as a function. Nothing has to be reset between calls, as the prompts are new in each round."""
     engine = LocalEngine(LocalConfig(slots=64), model, backend)
     sampling = Sampling(temperature=temperature, top_p=0.9)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 from rounds import Clock, now
-from train_speed import spread
+from train_speed import spread, start_ranks
 
 from mm.contracts import Callback, Completion, OnToken, Request
 from mm.core.hooks import hookimpl
@@ -57,15 +59,29 @@ def prompts(args: argparse.Namespace) -> list[str]:
 
 
 class StepRounds(Callback):
-    """Makes each training step one round."""
+    """Makes each training step one round, whose sizes and CPU time are those of all ranks."""
+
+    cpu = 0.0
 
     def on_start(self, trainer: Any) -> None:
         """Wait for the first round."""
-        WORK.next_round()
+        trainer.backend.synchronize()
+        self.next_round(trainer.world)
 
     def on_step(self, trainer: Any) -> None:
         """End the round and wait for the next one."""
-        WORK.next_round()
+        trainer.backend.synchronize()
+        before, self.cpu = self.cpu, time.process_time()
+        WORK.measured |= trainer.world.sum({**{n: WORK.measured[n] for n in ("read", "drawn")}, "cpu": self.cpu - before})
+        self.next_round(trainer.world)
+
+    def next_round(self, world: Any) -> None:
+        """Rank 0 ends the round and starts the next one."""
+        if world.main:
+            WORK.next_round()
+        WORK.measured = {}
+        world.barrier()
+        self.cpu = time.process_time()
 
 
 @hookimpl
@@ -89,7 +105,8 @@ def set_lengths(config: LocalConfig, model: Any, backend: Any) -> Any:
             WORK.rollout(lambda: LocalEngine.update(self, named_tensors, version))
 
         def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
-            ends = zip(requests, WORK.lengths, strict=True)
+            first = int(os.environ.get("RANK", "0")) * len(requests)  # the lengths are divided evenly over the ranks
+            ends = zip(requests, WORK.lengths[first : first + len(requests)], strict=True)
             cut = [attrs.evolve(request, max_new_tokens=length, stop=()) for request, length in ends]
             completions: list[Completion] = WORK.rollout(lambda: LocalEngine.generate(self, cut, on_token))
             WORK.measured |= {"read": sum(len(r.ids) for r in requests), "drawn": sum(len(c.ids) for c in completions)}
@@ -101,14 +118,20 @@ def set_lengths(config: LocalConfig, model: Any, backend: Any) -> Any:
 def ours(args: argparse.Namespace) -> None:
     """`mm train --algo grpo`, until there are no more rounds."""
     import mm
+    from mm.core.errors import MMError
     from mm.testing import plugin_manager
 
-    mm.train(
-        "grpo", workspace=args.folder / "workspace", run="timed", from_=args.folder / "model", data=args.folder / "rows.jsonl",
-        engine="set-lengths", reward="length", num_generations=GENERATIONS, max_new_tokens=args.new, kl_coef=KL,
-        learning_rate=LEARNING_RATE, global_batch_size=args.prompts, max_steps=10**5, eval_ratio=0.0, backend="cpu",
-        threads=args.threads, compile=args.compile, quiet=True, plugins=plugin_manager(sys.modules[__name__]),
-    )  # fmt: skip
+    try:
+        mm.train(
+            "grpo", workspace=args.folder / "workspace", run=args.worker, from_=args.folder / "model", engine="set-lengths",
+            data=args.folder / "rows.jsonl", reward="length", num_generations=GENERATIONS, max_new_tokens=args.new, kl_coef=KL,
+            learning_rate=LEARNING_RATE, global_batch_size=args.prompts, max_steps=10**5, eval_ratio=0.0, backend=args.backend,
+            threads=1 if args.worker == "ranks" else args.threads, compile=args.compile, quiet=True,
+            plugins=plugin_manager(sys.modules[__name__]),
+        )  # fmt: skip
+    except MMError as error:
+        if not isinstance(error.__cause__, SystemExit):  # that there are no more rounds
+            raise
 
 
 # ---- transformers and TRL
@@ -227,6 +250,7 @@ def sizes() -> argparse.ArgumentParser:
     parser.add_argument("--new", type=int, default=128, help="longest completion, in tokens")
     parser.add_argument("--fill", type=float, default=0.6, help="mean completion length, as a share of the longest")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backend", default="cpu", help="of mm's row")
     parser.add_argument("--compile", action="store_true", help="compile the model of mm's row")
     return parser
 
@@ -240,9 +264,11 @@ def main() -> None:
     parser.add_argument("worker")
     parser.add_argument("folder", type=Path)
     WORK = Work(parser.parse_args())
-    torch.set_num_threads(WORK.args.threads)
+    if WORK.args.worker == "ranks" and "RANK" not in os.environ:
+        start_ranks(WORK.args.threads)
+    torch.set_num_threads(1 if WORK.args.worker == "ranks" else WORK.args.threads)
     torch.manual_seed(0)
-    {"a": padded, "mm": ours}.get(WORK.args.worker, trl)(WORK.args)
+    {"a": padded, "mm": ours, "ranks": ours}.get(WORK.args.worker, trl)(WORK.args)
 
 
 if __name__ == "__main__":

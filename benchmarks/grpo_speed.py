@@ -9,7 +9,8 @@ are ratios of medians. With --threads 1, times are CPU times of the process, whi
 
 Row (a) is transformers' `generate` in float32 with a padded update as in MiniMind: policy and reference over whole padded
 rows, and torch's AdamW with default settings. TRL's GRPOTrainer runs its own loop, without gradient checkpointing; it needs
-the extra `peers`. The time of a rollout is that of `generate` and, in mm, of updating the engine to the present weights.
+the extra `peers`. The row "ranks" is `--nproc` with --threads ranks of one thread each, which divide the prompts of a step; it
+needs as many prompts. The time of a rollout is that of `generate` and, in mm, of updating the engine to the present weights.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from pathlib import Path
 from grpo_rows import GENERATIONS, prompts, sizes
 from rounds import WARM_UP, Round, measure_in_turn
 
-ROWS = {"a": "(a) transformers, padded, float32", "trl": "TRL, float32", "trl-bf16": "TRL, bf16", "mm": "mm"}
+ROWS = {
+    "a": "(a) transformers, padded, float32", "trl": "TRL, float32", "trl-bf16": "TRL, bf16", "mm": "mm", "ranks": "mm --nproc {}"
+}  # fmt: skip
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -46,7 +49,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def command(args: argparse.Namespace, row: str) -> list[str]:
     """The command line of a row's worker."""
-    options = [f"--{name}={getattr(args, name)}" for name in ("prompts", "prompt", "new", "fill", "threads")]
+    options = [f"--{name}={getattr(args, name)}" for name in ("prompts", "prompt", "new", "fill", "threads", "backend")]
     script = str(Path(__file__).with_name("grpo_rows.py"))
     return [sys.executable, script, row, str(args.folder), *options, *["--compile"] * args.compile]
 
@@ -70,7 +73,7 @@ def report(args: argparse.Namespace, results: dict[str, list[Round]]) -> Iterato
         baseline = medians.get("a")
         cells = [f"{s:.2f} | {baseline[i] / s:.2f}" if baseline else f"{s:.2f} |" for i, s in enumerate(medians[row])]
         cores = statistics.median(r["cpu"] / r["wall"] for r in measured)
-        yield f"| {ROWS[row]} | {' | '.join(cells)} | {cores:.2f} |"
+        yield f"| {ROWS[row].format(args.threads)} | {' | '.join(cells)} | {cores:.2f} |"
 
 
 def main() -> None:
@@ -82,6 +85,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     args = parser.parse_args()
+    if args.threads == 1 or args.prompts % args.threads:
+        args.rows = [row for row in args.rows if row != "ranks"]
     if util.find_spec("trl") is None:
         args.rows = [row for row in args.rows if not row.startswith("trl")]
         print("TRL is not installed (it comes with the extra `peers`): its rows are omitted")

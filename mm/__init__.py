@@ -40,10 +40,15 @@ def train(
     recipe, or a table of one (`config="minimind3:grpo"`). Raises mm.core.errors.UsageError where `mm train` exits with code 2.
     """
     from mm.runtime.runs import api
+    from mm.runtime.runs.launch import launch_training
+    from mm.runtime.runs.launch_settings import LaunchSettings
     from mm.runtime.runs.reading import RecordedRun
 
     composition = api.compose(plugins or _plugins(), {"algo": algo, **options}, config)
-    return RecordedRun(api.start(composition, _workspace(workspace), resume=resume, say=_say(quiet)).path)
+    place, say = _workspace(workspace), _say(quiet)
+    launched = launch_training(composition, place, LaunchSettings(), words=None, resume=resume, say=say)
+    folder = launched[0] if launched else api.start(composition, place, resume=resume, say=say)
+    return RecordedRun(folder.path)
 
 
 def plan(
@@ -85,13 +90,14 @@ def run(
     `options` are training options for the stages that have them.
     """
     from mm.runtime.runs.api import argument_layers
+    from mm.runtime.runs.launch import call_stages
     from mm.runtime.runs.pipeline import run_stages
 
     names, found = [stages] if isinstance(stages, str) else list(stages), plugins or _plugins()
-    return run_stages(
-        found, names, _workspace(workspace), argument_layers(found, options, config), force=force, dry_run=dry_run,
-        say=_say(quiet),
-    )  # fmt: skip
+    layers, place, say = argument_layers(found, options, config), _workspace(workspace), _say(quiet)
+    if not dry_run and (made := call_stages(found, layers, names, options, config, force, place, say)) is not None:
+        return made
+    return run_stages(found, names, place, layers, force=force, dry_run=dry_run, say=say)
 
 
 def load(
@@ -134,33 +140,33 @@ def convert(
     model: Path_,
     out: Path_,
     *,
-    to: str | None = None,
-    dtype: str | None = None,
-    adapter: str | None = None,
-    force: bool = False,
-    workspace: Path_ | None = None,
-    plugins: PluginManager | None = None,
-    quiet: bool = False,
-    **changes: Any,
-) -> Path:
-    """Write a model in another format and return the folder. Without `to`, use the only format that can hold the model.
+    to: str | None = None, dtype: str | None = None, adapter: str | None = None, force: bool = False,
+    workspace: Path_ | None = None, plugins: PluginManager | None = None, quiet: bool = False,
+    tokenizer: Path_ | None = None, quantise: str = "", max_shard_size: str = "", verify: str = "",
+    skills: bool = False, limit: int | None = None, **changes: Any,
+) -> Path:  # fmt: skip
+    """Write a model in another format and return the folder or file. The arguments are the options of `mm convert`.
 
     `changes` are settings that may change on loading, as in `load`; the written model has them.
     """
     from mm.core.config.unknown import check_keys
     from mm.core.layers import argument_layer
+    from mm.plugins.evaluations.quantised import comparison
+    from mm.plugins.verifiers import proof_of
     from mm.runtime.models.load_settings import LoadSettings
     from mm.runtime.runs import api
 
     manager = plugins or _plugins()
-    settings = LoadSettings(manager, [argument_layer(changes)])
+    compare = comparison(manager, quantise, skills, limit, _workspace(workspace), _say(quiet))
+    settings = LoadSettings(manager, [argument_layer(changes)], converts=True)
     check_keys(manager, settings.options, settings.layers)
     api.activate(manager, "cpu", _say(quiet))
     from mm.runtime.models import convert as conversion
 
     return conversion.convert(
         manager, str(model), Path(out), to=to, dtype=dtype, changes=settings.changes, adapter=adapter, force=force,
-        workspace=_workspace(workspace), say=_say(quiet),
+        tokenizer=str(tokenizer) if tokenizer else None, quantise=quantise, max_shard_size=max_shard_size,
+        workspace=_workspace(workspace), say=_say(quiet), compare=compare, proof=proof_of(manager, verify, _say(quiet)),
     )  # fmt: skip
 
 
@@ -199,19 +205,22 @@ def plot(
     names: str | Sequence[str],
     metrics: str | Sequence[str] = (),
     *,
-    out: Path_ = "plot.png",
+    out: Path_ | None = None,
     apart: bool = False,
+    force: bool = False,
     workspace: Path_ | None = None,
 ) -> Path:
     """Plot metrics of one or several runs over their steps into a PNG, as `mm runs plot` does. Returns its path.
 
-    By default the most informative metrics that all of these runs have logged. With `apart` each run has its own panels.
+    By default the most informative metrics that all of these runs have logged, into plot.png in the first run's folder. With
+    `apart` each run has its own panels. Raises mm.core.errors.UsageError if `out` exists, without `force`.
     """
-    from mm.plugins.evaluations.plot import default_metrics, plot_runs
+    from mm.plugins.evaluations.plot import default_metrics, plot_place, plot_runs
 
     folders = [_workspace(workspace).existing(name) for name in ([names] if isinstance(names, str) else names)]
     wanted = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    return plot_runs(folders, wanted or default_metrics(folders), Path(out), apart=apart)
+    place = plot_place(folders, None if out is None else Path(out), force)
+    return plot_runs(folders, wanted or default_metrics(folders), place, apart=apart)
 
 
 def list_plugins(kind: str | None = None, *, plugins: PluginManager | None = None) -> list[Plugin]:

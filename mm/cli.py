@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -101,7 +102,8 @@ def run(argv: Sequence[str]) -> int:
     manager: PluginManager | None = None
     try:
         options, rest = split_plugin_options(argv)
-        manager = PluginManager.discover(options)
+        with contextlib.redirect_stdout(sys.stderr):  # of what a plugin prints while it is imported
+            manager = PluginManager.discover(options)
         _warn(manager)
         ended = mm.main(rest, prog_name="mm", standalone_mode=False, obj=manager)
         return ended if type(ended) is int else 0  # click returns the code of `ctx.exit`
@@ -183,7 +185,8 @@ def _write_failure(error: OSError) -> str:
 def _warn(manager: PluginManager) -> None:
     broken = manager.broken()
     for plugin in broken[:3]:
-        click.echo(f"mm: broken: {plugin.name}: {plugin.reason}; mm plugins {plugin.name} shows the traceback", err=True)
+        show = command_line("plugins", plugin.name, plugins=manager.options)
+        click.echo(f"mm: broken: {plugin.name}: {plugin.reason}; {show} shows the traceback", err=True)
     if len(broken) > 3:
         click.echo(f"mm: broken: {len(broken) - 3} more; mm plugins lists them", err=True)
     if stale := stale_parts(Path(__file__).parent):

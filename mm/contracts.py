@@ -43,6 +43,7 @@ from mm.runtime.devices.scaler import Scaler
 from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.converter import Converter, Unsupported
+from mm.runtime.models.repacker import Contents, Packing, Repacker
 from mm.runtime.models.rules import Rule, Rules
 from mm.runtime.nn.cache import Cache, SupportsCache, SupportsFastDecode, SupportsTruncate
 from mm.runtime.runs.stage import Stage, StageResult
@@ -94,6 +95,7 @@ __all__ = [
     "CommandSpec",
     "Completion",
     "Container",
+    "Contents",
     "Context",
     "Converter",
     "ConverterSpec",
@@ -116,12 +118,14 @@ __all__ = [
     "Needs",
     "OnToken",
     "Packed",
+    "Packing",
     "PluginManager",
     "Position",
     "PreferenceAlgorithm",
     "PreferenceConfig",
     "Probe",
     "RecipeSpec",
+    "Repacker",
     "Request",
     "Reward",
     "RewardSpec",

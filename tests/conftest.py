@@ -10,6 +10,7 @@ import pytest
 from mm.core.plugins import PluginManager
 
 if TYPE_CHECKING:
+    from mm.runtime.devices.backend import Backend
     from mm.testing.pytest_plugin import Plugins
 
 pytest_plugins = ["mm.testing.pytest_plugin"]
@@ -23,6 +24,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def installed() -> PluginManager:
     """Everything that is installed; for tests that only look parts up."""
     return PluginManager.discover(environ={})
+
+
+@pytest.fixture(scope="session")
+def card() -> Backend:
+    """The backend that the tests of the marker `cuda` run on; they are skipped with the reason if it cannot be used here."""
+    import on_card
+
+    found = on_card.open_card()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
 
 
 @pytest.fixture

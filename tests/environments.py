@@ -44,7 +44,12 @@ class Environment:
 
 def copied(source: Path, target: Path) -> Path:
     """The sources elsewhere, since a build leaves files in the tree that it builds from."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
+    patterns = shutil.ignore_patterns("__pycache__", "*.egg-info", "dist", ".*")
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        built = {"build"} if not Path(folder, "build", "__init__.py").exists() else set()  # a stage has that name
+        return {*patterns(folder, names), *built}
+
     shutil.copytree(source, target, ignore=ignore)
     return target
 

@@ -1,4 +1,4 @@
-"""Runs a function of a test module on two ranks, which torchrun starts and ends together."""
+"""Runs a function of a test module on several ranks, which torchrun starts and ends together."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-@contextlib.contextmanager
-def two_ranks(module: str, function: str, *arguments: str | Path) -> Iterator[None]:
+def two_ranks(module: str, function: str, *arguments: str | Path) -> contextlib.AbstractContextManager[None]:
     """`function(*arguments)` on two ranks, beside the block; both have ended well when it is left."""
+    return on_ranks(2, module, function, *arguments)
+
+
+@contextlib.contextmanager
+def on_ranks(count: int, module: str, function: str, *arguments: str | Path) -> Iterator[None]:
+    """`function(*arguments)` on so many ranks, beside the block; all have ended well when it is left."""
     # torchrun's own rendezvous takes a port that stays taken, and a rank that fails takes the other with it
-    words = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ranks", module, function, *map(str, arguments)]
+    words = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "ranks", module, function]
+    words += map(str, arguments)
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         started = subprocess.Popen([sys.executable, "-m", *words], env=environ, stdout=said, stderr=subprocess.STDOUT)
         try:
             yield
-            code = started.wait(timeout=300)
+            code = started.wait(timeout=600)
         finally:
             started.terminate()
             started.wait(timeout=60)

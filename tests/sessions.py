@@ -11,7 +11,7 @@ from mm.core.plugins import PluginManager
 from mm.core.say import silent
 from mm.core.workspace import Workspace
 from mm.runtime.runs import api, session
-from mm.runtime.runs.lifecycle import Session
+from mm.runtime.runs.manifest import Session
 
 
 def built(plugins: PluginManager, workspace: Path, **options: Any) -> Session:

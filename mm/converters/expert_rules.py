@@ -5,7 +5,7 @@ On disk, every expert has matrices of its own. Our models have them stacked, as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -54,11 +54,11 @@ def read_experts(hf: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return {**decoder, "num_experts": experts, **{name: hf[name] for name in _COPIED}}
 
 
-def write_experts(config: MoEConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The values of config.json for a decoder with experts, without `architectures` and `model_type`. There is no key for
-    the scope of the auxiliary loss."""
+def write_experts(config: MoEConfig, tokenizer: Tokenizer, *, biases: Sequence[str] = ("none", "all")) -> dict[str, Any]:
+    """The values of config.json for a decoder with experts, without `architectures` and `model_type`; `biases` as in
+    `write_decoder`. There is no key for the scope of the auxiliary loss."""
     return {
-        **write_decoder(config, tokenizer),
+        **write_decoder(config, tokenizer, biases=biases),
         "moe_intermediate_size": config.ffn_size,
         "num_experts": config.num_experts,
         **{name: getattr(config, name) for name in _COPIED},

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import attrs
 
 _NONE: Mapping[str, float] = MappingProxyType({})
+
+
+class Footprint(NamedTuple):
+    """Roughly the numbers that a model keeps; 0 is not known. Per token: `block`, those of one of the `blocks` for the backward,
+    `stream`, what enters it, and `cache`, keys and values of all. `heads` of a block; `tables`, besides the parameters."""
+
+    blocks: int = 1
+    block: int = 0
+    stream: int = 0
+    heads: int = 0
+    cache: int = 0
+    tables: int = 0
 
 
 @attrs.frozen(auto_attribs=False)
@@ -31,10 +43,9 @@ class ArchitectureConfig:
         """Training FLOPs per token, forward and backward, in documents of `context` tokens."""
         raise NotImplementedError(f"{type(self).__name__}.flops_per_token(context)")
 
-    def activations_per_token(self) -> int:
-        """Roughly the numbers that the forward pass keeps per token for the backward pass, for a plan's estimate of memory; 0,
-        the default, if that is not known."""
-        return 0
+    def footprint(self) -> Footprint:
+        """The sizes that a plan's estimate of memory needs; by default they are not known."""
+        return Footprint()
 
     def num_active_parameters(self) -> int:
         """The parameters that one token passes; fewer than `num_parameters` if the model has routed experts."""

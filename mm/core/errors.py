@@ -44,9 +44,7 @@ Problem = Literal[
 class DataError(UsageError):
     """A row or file that cannot be used. The message starts with `path:line`, or with `path` if the whole file is meant."""
 
-    def __init__(
-        self, reason: str, path: object = None, line: int | None = None, *, problem: Problem = "wrong value"
-    ) -> None:
+    def __init__(self, reason: str, path: object = None, line: int | None = None, *, problem: Problem = "wrong value") -> None:
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         super().__init__(f"{where}{reason}")
         self.reason, self.path, self.line, self.problem = reason, path, line, problem

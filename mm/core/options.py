@@ -25,13 +25,15 @@ C = TypeVar("C")
 @attrs.frozen(kw_only=True)
 class OptionInfo:
     """The properties of an option besides its type and default. `within`: the numbers that it takes. `on_resume`: it may change
-    when a run is resumed. `on_load`: it is a setting of a model that may change when a trained model is loaded."""
+    when a run is resumed. `on_load`: so may a trained model's when it is loaded, or only when it is converted ("convert").
+    `none`: a further word for None."""
 
     help: str
     choices: tuple[str, ...] = ()
     within: Interval | None = None
     on_resume: bool = False
-    on_load: bool = False
+    on_load: bool | str = False
+    none: str = "none"
 
 
 class Refused(ValueError):
@@ -51,7 +53,8 @@ def option(
     within: str = "",
     validator: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
     on_resume: bool = False,
-    on_load: bool = False,
+    on_load: bool | str = False,
+    none: str = "none",
 ) -> Any:
     """A field of a part's config class that is also an option.
 
@@ -62,7 +65,7 @@ def option(
     interval = Interval(within) if within else None
     further = () if validator is None else (validator,) if callable(validator) else tuple(validator)
     check = _naming_its_field(attrs.validators.and_(interval or _FINITE, *further))
-    info = OptionInfo(help=help, choices=tuple(choices), within=interval, on_resume=on_resume, on_load=on_load)
+    info = OptionInfo(help=help, choices=tuple(choices), within=interval, on_resume=on_resume, on_load=on_load, none=none)
     return attrs.field(default=default, validator=check, metadata={_INFO: info})
 
 
@@ -119,7 +122,7 @@ def coerce(option: Option, value: Any, origin: str, *, textual: bool = False, ar
     Raises UsageError with the option, the `origin` of the value, the expected type and the value.
     """
     # TOML has no null, so the word "none" stands for it there too
-    if value is None or (option.optional and value == "none"):
+    if value is None or (option.optional and value in ("none", option.info.none)):
         if option.optional:
             return None
         raise _mismatch(option, value, origin)
@@ -158,8 +161,7 @@ def refusal(error: ValueError, options: Iterable[Option], otherwise: str) -> Usa
 
 
 def _complaint(error: ValueError) -> str:
-    """Its text; attrs' own validators put more beside it."""
-    return str(error.args[0] if error.args else error)
+    return str(error.args[0] if error.args else error)  # attrs' own validators put more beside the text
 
 
 def _naming_its_field(check: Callable[..., Any]) -> Callable[..., None]:
@@ -176,8 +178,7 @@ def _naming_its_field(check: Callable[..., Any]) -> Callable[..., None]:
 
 
 def _check_type(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    config: Any = type(instance)
-    hint = _hints(config)[attribute.name]
+    hint = _hints(instance.__class__)[attribute.name]
     kind = _without_none(hint)
     if value is None and kind is not hint:
         return
@@ -203,8 +204,8 @@ def _without_none(hint: Any) -> Any:
 def _plain(kind: Any, value: Any) -> Any:
     """A Python argument as a file would have it."""
     if typing.get_origin(kind) is tuple:
-        items = value if isinstance(value, Iterable) and not isinstance(value, str | os.PathLike) else [value]
-        return [_plain(typing.get_args(kind)[0], item) for item in items]
+        many = isinstance(value, Iterable) and not isinstance(value, str | os.PathLike)
+        return [_plain(typing.get_args(kind)[0], item) for item in (value if many else [value])]
     return os.fspath(value) if kind is str and isinstance(value, os.PathLike) else value
 
 

@@ -20,6 +20,7 @@ from mm.core import hooks
 from mm.core.discovery import check_hooks, entry_points, import_plugin, is_path, matches, new_module_path
 from mm.core.errors import ConflictingParts, MMError, Signalled, UnknownPart, UsageError, close_match
 from mm.core.records import RECORDS
+from mm.core.say import command_line
 from mm.core.spec import Spec
 
 S = TypeVar("S", bound=Spec)
@@ -216,7 +217,7 @@ class PluginManager:
         if meant := next(filter(None, (spec.meant(text) for spec in self.specs(record))), ""):
             return f"Unknown {kind} {text!r}. Did you mean {meant}?"
         message = f"Unknown {kind} {name!r}.{close_match(name, known)} Known: {', '.join(known) or 'none'}."
-        reasons = [[_why_not(plugin, f"{kind}.{name}", unseen) for plugin in self.plugins] for unseen in (False, True)]
+        reasons = [[_why_not(p, f"{kind}.{name}", unseen, self.options) for p in self.plugins] for unseen in (False, True)]
         return message + ("".join(reasons[0]) or "".join(reasons[1]))
 
     def _block(self, part: str, distribution: str) -> str:
@@ -237,12 +238,12 @@ class PluginManager:
             raise UsageError(f"Plugin {plugin.name} is broken and MM_PLUGINS_STRICT is set:\n{plugin.error}")
 
 
-def _why_not(plugin: Plugin, part: str, unseen: bool) -> str:
+def _why_not(plugin: Plugin, part: str, unseen: bool, options: Sequence[str]) -> str:
     """The sentence about a plugin that would give a part if it were not blocked or broken; "" for another plugin. `unseen`: of
     one that was not imported, and may have any part, since entry points are named after their parts by convention only."""
     unseen = unseen and not plugin.records and not plugin.value.startswith("mm.")
     if plugin.state == "broken" and (unseen or plugin.entry == part):
-        return f" Plugin {plugin.name} is broken: see 'mm plugins {plugin.name}'."
+        return f" Plugin {plugin.name} is broken: see '{command_line('plugins', plugin.name, plugins=options)}'."
     if block := plugin.blocked.get(part) or (unseen and plugin.blocked.get(plugin.entry)):
         blocked = f"it, and it is blocked by {block}: take that out of -p or MM_PLUGINS to use it."
         return f" Plugin {plugin.name} {'may have' if unseen else 'has'} {blocked}"

@@ -21,8 +21,12 @@ class Probe:
 
 @attrs.frozen(kw_only=True)
 class Container:
-    """A container's access to the chip: devices, `host:container[:ro]` mounts, environment, further `docker run` arguments."""
+    """A container's access to the chip: devices, `host:container[:ro]` mounts, environment, further `docker run` arguments.
+    `card`: the device file of a card, with `{}` for its number, or "gpus" (`--gpus`); `root`: the image's user is root."""
 
+    card: str = ""
+    shm_mib: int = 1024  # of shared memory per card
+    root: bool = False
     devices: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
@@ -31,7 +35,8 @@ class Container:
 
 @attrs.frozen(kw_only=True)
 class BackendSpec(Spec):
-    """A chip. `probe` imports no torch and never raises. The variables of `env` are set before torch is imported."""
+    """A chip. `probe` imports no torch and never raises. The variables of `env` are set before torch is imported. The attention
+    keeps its probabilities for the backward up to `kept_keys` keys, which a plan counts."""
 
     kind: ClassVar[str] = "backend"
     hook: ClassVar[str] = "mm_backends"
@@ -40,12 +45,12 @@ class BackendSpec(Spec):
     priority: int = 0
     env: Mapping[str, str] = attrs.field(factory=dict)
     container: Container = Container()
+    kept_keys: int = 0
 
 
 @attrs.frozen(kw_only=True)
 class ArchitectureSpec(Spec):
-    """A model. `config` extends `ArchitectureConfig` and imports no torch; `target` is a `Model`, built as
-    `target(config, kernels)`."""
+    """A model. `config` extends `ArchitectureConfig` and imports no torch; `target(config, kernels)` builds the `Model`."""
 
     kind: ClassVar[str] = "architecture"
     hook: ClassVar[str] = "mm_architectures"
@@ -100,8 +105,7 @@ class AlgorithmSpec(Spec):
 
 @attrs.frozen(kw_only=True)
 class AdapterSpec(Spec):
-    """An adapter, such as low-rank adaptation: parameters that are trained instead of a role's own weights. `config`, if any,
-    extends `AdapterConfig`."""
+    """An adapter: parameters that are trained instead of a role's own weights. `config`, if any, extends `AdapterConfig`."""
 
     kind: ClassVar[str] = "adapter"
     hook: ClassVar[str] = "mm_adapters"
@@ -146,9 +150,8 @@ class FormatSpec(Spec):
 
     def fits(self, row: Mapping[str, Any], row_kind: str = "") -> bool:
         """True if the format can read the row. `row_kind`: the needed kind of row, or "" for any, without `accepts`."""
-        if row_kind and row_kind != self.row:
-            return False
-        return self.recognise(row) or bool(row_kind and self.accepts and self.accepts(row))
+        fits = not row_kind or row_kind == self.row
+        return fits and (self.recognise(row) or bool(row_kind and self.accepts and self.accepts(row)))
 
 
 @attrs.frozen(kw_only=True)
@@ -184,12 +187,12 @@ class TrackerSpec(Spec):
 @attrs.frozen(kw_only=True)
 class ConverterSpec(Spec):
     """A converter of a checkpoint format for one architecture. `reads` lists the names in a config.json's `architectures` that it
-    can import; `writes` is the name that it exports."""
+    can import; `writes` is the name that it exports. With `architecture` "" it is a `Repacker`, of what converters write."""
 
     kind: ClassVar[str] = "converter"
     hook: ClassVar[str] = "mm_converters"
 
-    architecture: str
+    architecture: str = ""
     reads: tuple[str, ...] = ()
     writes: str = ""
 

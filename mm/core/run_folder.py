@@ -24,7 +24,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(("state", "algorithm", "architecture", "stop_reason", "error"), str),
     **dict.fromkeys(("created", "order", "seconds"), _NUMBER),
     **dict.fromkeys(("step", "steps", "tokens", "parameters"), int),
-    **dict.fromkeys(("data", "eval_data", "notes"), list),
+    **dict.fromkeys(("data", "eval_data", "notes", "plugin_options"), list),
     **dict.fromkeys(("settings", "sources", "versions", "plugins", "parts", "backend", "roles", "best", "cut_interval"), dict),
 }
 _PART = {"locator": str, "digest": str, "rows": int, "tokens": int}

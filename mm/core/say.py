@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Say = Callable[[str], None]
 
@@ -23,9 +23,10 @@ def on_stderr(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def command_line(*words: str) -> str:
-    """A command of mm that a user can paste into a shell: names with spaces or other special characters are quoted."""
-    return shlex.join(["mm", *words])
+def command_line(*words: str, plugins: Sequence[str] = ()) -> str:
+    """A command of mm that a user can paste into a shell: names with spaces or other special characters are quoted. `plugins` are
+    the values of `-p` that it needs."""
+    return shlex.join(["mm", *words, *(word for value in dict.fromkeys(plugins) for word in ("-p", value))])
 
 
 def silent(line: str) -> None:

@@ -37,7 +37,7 @@ class Selection:
     adapter: str = option("", help="Adapter that is trained instead of the policy's own weights.")
     backend: str = option("auto", help="Chip: auto or a backend's name, with a card as in NAME:1.", on_resume=True)
     run: str = option("", help="Name of the run folder; by default algorithm-preset-date-number.")
-    tracker: tuple[str, ...] = option((), help="Further trackers of metrics; may be given several times.", on_resume=True)
+    tracker: tuple[str, ...] = option((), help="Further tracker of metrics, or none; may be given several times.", on_resume=True)
 
 
 @frozen(kw_only=True)
@@ -82,6 +82,8 @@ class TrainSettings:
     threads: int | None = option(
         None, help="CPU threads; by default the best number for the model's size on the backend.", within="[1, 1024]"
     )
+    nproc: int | None = option(1, help="Ranks of this machine: N, or auto.", within="[1, 4096]", none="auto", on_resume=True)
+    parallel: str = option("ddp", help="A rank keeps the model (ddp) or a part (fsdp).", choices=("ddp", "fsdp"), on_resume=True)
     skip_bad_rows: bool = option(False, help="Skip invalid rows, and count them by reason, instead of stopping.")
     allow_lost_fields: bool = option(
         False, help="Train on rows of which the tokenizer's chat template leaves out a text, and count them, instead of stopping."
@@ -127,9 +129,7 @@ class TrainSettings:
         10.0, help="Most minutes between checkpoints; none: only those of --save-interval and the last.", within="(0, inf)",
         on_resume=True,
     )  # fmt: skip
-    background_save: bool = option(
-        True, help="Write checkpoints in the background, from a copy in host memory.", on_resume=True
-    )
+    background_save: bool = option(True, help="Write checkpoints in the background, from a copy in host memory.", on_resume=True)
     keep_checkpoints: int = option(2, help="Newest checkpoints that are kept.", within="[1, inf)", on_resume=True)
 
 
@@ -162,10 +162,6 @@ class RoleSettings:
 class TrainedRoleSettings(RoleSettings):
     """The options of a role that is trained besides the policy."""
 
-    learning_rate: float | None = option(
-        None, help="Its peak learning rate; by default the policy's.", within="(0, inf)"
-    )
-    clip_norm: float | None = option(
-        None, help="Its largest gradient norm; by default the policy's.", within="[0, inf)"
-    )
+    learning_rate: float | None = option(None, help="Its peak learning rate; by default the policy's.", within="(0, inf)")
+    clip_norm: float | None = option(None, help="Its largest gradient norm; by default the policy's.", within="[0, inf)")
     adapter: str = option("", help="Adapter that is trained instead of its own weights.")

@@ -96,11 +96,15 @@ def check_adapter(
 def check_converter(
     spec: ConverterSpec, *, plugins: PluginManager | None = None, module: str | None = None
 ) -> list[Check]:
-    """Run the checks of a converter, on the smallest preset that its format can hold."""
+    """Run the checks of a converter, on the smallest preset that its format holds, or of a repacker, on models of its layouts."""
+    manager = plugins or PluginManager.discover()
+    if not spec.architecture:
+        from mm.testing.suites.repacker import RepackerSuite
+
+        return run_suite(RepackerSuite(spec, manager, tiny_tokenizer(), module))
     from mm.testing.suites.converter import ConverterSuite
 
-    architecture = (plugins or PluginManager.discover()).get(ArchitectureSpec, spec.architecture)
-    return run_suite(ConverterSuite(spec, architecture, tiny_tokenizer(), module))
+    return run_suite(ConverterSuite(spec, manager.get(ArchitectureSpec, spec.architecture), tiny_tokenizer(), module))
 
 
 def check_reward(

@@ -14,6 +14,7 @@ from mm.backends.cpu import attention, mm_backends
 from mm.backends.cpu.attention import block_attention
 from mm.backends.cpu.attention_plan import plan_of
 from mm.backends.cpu.backend import CpuBackend
+from mm.backends.cuda.backend import varlen_attention
 from mm.plugins.architectures.dense import DenseConfig
 from mm.plugins.architectures.dense.model import Dense
 from mm.runtime.nn.attention import packed_attention
@@ -156,9 +157,10 @@ def test_compile_declines_without_a_compiler_and_takes_each_block_with_one() -> 
     assert all(block.compile.called for block in model.blocks)
 
 
-def test_compiled_blocks_take_packs_of_any_lengths_without_compiling_again() -> None:
+@pytest.mark.parametrize("attention", [block_attention, packed_attention, varlen_attention])
+def test_compiled_blocks_take_packs_of_any_lengths_without_compiling_again(attention: Callable[..., torch.Tensor]) -> None:
     config = DenseConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=11)
-    model = Dense(config, Kernels(attention=block_attention))
+    model = Dense(config, Kernels(attention=attention))
     packs = [batch_of(lengths) for lengths in ([9, 4], [30, 2, 2], [5], [70, 40, 3])]
     expected = [model(batch)[0] for batch in packs]
     for block in model.blocks:

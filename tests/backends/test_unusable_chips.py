@@ -17,6 +17,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
 from mm.plugins.commands.plugins.details import describe
 from mm.runtime.devices.accelerator import AcceleratorBackend
+from mm.runtime.devices.container import card_devices
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,8 @@ def test_a_missing_driver_names_the_way_on(plugins: PluginManager, tmp_path: Pat
     monkeypatch.setattr(cuda, "_DEVICES", (tmp_path / "nvidiactl",))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name in ("npu", "cuda"):
-        with pytest.raises(UsageError, match=rf"install it; a container .*'mm plugins {name}'.* --backend cpu works here\.$"):
+        way_on = rf"install it, or start the container with 'mm docker run --backend {name}'.* --backend cpu works here\.$"
+        with pytest.raises(UsageError, match=way_on):
             choose_backend(plugins, name)
 
 
@@ -76,15 +78,23 @@ def test_the_container_of_npu_has_every_chip(tmp_path: Path, monkeypatch: pytest
         (tmp_path / name).touch()
     monkeypatch.setattr(npu, "_MANAGER", tmp_path / "davinci_manager")
     (spec,) = npu.mm_backends()
-    assert [Path(path).name for path in spec.container.devices][:3] == ["davinci0", "davinci3", "davinci_manager"]
+    devices = card_devices(spec.container, None)
+    assert [Path(path).name for path in devices][:3] == ["davinci0", "davinci3", "davinci_manager"]
+
+
+def test_npu_smi_is_mounted_from_where_the_driver_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sbin").touch()
+    monkeypatch.setattr(npu, "_TOOLS", [tmp_path / "bin", tmp_path / "sbin"])
+    (spec,) = npu.mm_backends()
+    assert f"{tmp_path / 'sbin'}:{tmp_path / 'sbin'}:ro" in spec.container.mounts
 
 
 def test_the_container_is_a_line_for_the_shell(plugins: PluginManager) -> None:
     text = describe(plugins, "npu")
-    command = text[text.index("docker run") :].replace("\\\n", " ")
+    command = text[text.index("docker run --rm") :].replace("\\\n", " ")
     words = shlex.split(command.splitlines()[0])
-    devices = plugins.get(BackendSpec, "npu").container.devices
+    devices = card_devices(plugins.get(BackendSpec, "npu").container, None)
     assert [words[i + 1] for i, word in enumerate(words) if word == "--device"] == list(devices)
     assert words[-1] == "IMAGE"
-    assert max(map(len, text[text.index("docker run") :].splitlines())) < 100
+    assert max(map(len, text[text.index("docker run --rm") :].splitlines())) < 100
     assert "Not run on hardware yet" in text

@@ -11,7 +11,6 @@ import attrs
 import pytest
 import torch
 from hf_config import VERSION_5, rope
-from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -40,6 +39,8 @@ SHAPES = {
     "llama": DenseConfig(**SMALL),
     "llama-yarn-untied": DenseConfig(**SMALL, **YARN, **UNTIED, head_dim=12),
     "llama-yarn-unscaled": DenseConfig(**SMALL, **YARN, rope_attention_factor=1.0),
+    "llama-biases": DenseConfig(**SMALL, attention_bias="all", mlp_bias=True),
+    "qwen2": DenseConfig(**SMALL, attention_bias="qkv"),
     "qwen3": DenseConfig(**SMALL, **GEN3),
     "qwen3-yarn-untied": DenseConfig(**SMALL, **GEN3, **YARN, **UNTIED, head_dim=12),
 }
@@ -100,7 +101,8 @@ def test_export_gives_transformers_the_same_logits(
     model, out = native(tmp_path / "own", loaded), tmp_path / "hf"
     chosen: list[str] = []
     assert convert(plugins, model, out, workspace=Workspace(tmp_path), say=chosen.append) == out
-    assert chosen == [f"--to {shape.partition('-')[0]}: the only format that can hold this model"]
+    said = [line for line in chosen if not line.startswith("head size ")]
+    assert said == [f"--to {shape.partition('-')[0]}: the only format that can hold this model", "read back bit for bit"]
     torch.testing.assert_close(their_logits(out), our_logits(loaded.model), atol=1e-5, rtol=1e-5)
     back = load_model_folder(plugins, out, Backend())
     assert attrs.evolve(back.config, head_dim=loaded.config.head_dim, norm_rounding=loaded.config.norm_rounding) == loaded.config
@@ -291,31 +293,10 @@ def test_what_does_not_come_back_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    heads=st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]), size=st.sampled_from([2, 6, 8]), layers=st.integers(1, 3),
-    inner=st.integers(1, 40), tied=st.booleans(), qk_norm=st.booleans(), head_dim=st.booleans(), theta=st.floats(100, 1e7),
-)  # fmt: skip
-def test_round_trip_of_any_size(
-    heads: tuple[int, int], size: int, layers: int, inner: int, tied: bool, qk_norm: bool, head_dim: bool, theta: float,
-    plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path,
-) -> None:  # fmt: skip
-    config = DenseConfig(
-        hidden_size=heads[0] * size, num_hidden_layers=layers, num_attention_heads=heads[0], num_key_value_heads=heads[1],
-        intermediate_size=inner, tie_word_embeddings=tied, qk_norm=qk_norm, head_dim=4 if head_dim else size,
-        rope_theta=theta, max_position_embeddings=16,
-    )  # fmt: skip
-    loaded = make(plugins, config, tokenizer)
-    converter = plugins.load(ConverterSpec, "qwen3" if qk_norm else "llama")()
-    converter.write(loaded, tmp_path / "hf")
-    back = load_model_folder(plugins, tmp_path / "hf", Backend())
-    assert back.config == loaded.config
-    ours, theirs = named_tensors(loaded.model), named_tensors(back.model)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-@pytest.mark.parametrize(("shape", "wrong", "right"), [("llama", "qwen3", "llama"), ("qwen3", "llama", "qwen3")])
+@pytest.mark.parametrize(
+    ("shape", "wrong", "right"),
+    [("llama", "qwen3", "llama"), ("qwen3", "llama", "qwen3"), ("qwen2", "llama", "qwen2"), ("llama", "qwen2", "llama")],
+)
 def test_a_format_that_cannot_hold_the_model_names_one_that_can(
     shape: str, wrong: str, right: str, plugins: PluginManager, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -337,8 +318,7 @@ def test_what_no_format_holds(plugins: PluginManager, tokenizer: Tokenizer, tmp_
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("llama", {"attention_bias": True}, "attention_bias is True"),
-        ("llama", {"mlp_bias": True}, "mlp_bias is True"),
+        ("qwen3", {"mlp_bias": True}, "mlp_bias is True"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ("llama", {"rope_parameters": {**YARN5, "truncate": False}}, "truncate is False"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "different for each kind of layer"),
@@ -347,8 +327,6 @@ def test_what_no_format_holds(plugins: PluginManager, tokenizer: Tokenizer, tmp_
         ("llama", {"quantization_config": {"bits": 4}}, "quantized"),
         ("llama", {"hidden_size": ...}, "hidden_size is missing"),
         ("llama", {"num_key_value_heads": 3}, "'num_key_value_heads' must divide"),
-        ("qwen3", {"use_sliding_window": True}, "use_sliding_window is True"),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
     ],
 )
 def test_a_config_that_ours_cannot_hold(
@@ -436,14 +414,14 @@ def test_what_stands_at_out(plugins: PluginManager, tokenizer: Tokenizer, tmp_pa
     out = tmp_path / "out"
     out.mkdir()
     convert(plugins, model, out, workspace=workspace)
-    with pytest.raises(UsageError, match="is not empty: choose another folder, or pass --force"):
+    with pytest.raises(UsageError, match="is not empty: choose another place, or pass --force"):
         convert(plugins, model, out, workspace=workspace)
     (out / "stale").touch()
     convert(plugins, model, out, force=True, workspace=workspace)
     assert not (out / "stale").exists()
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").touch()
-    with pytest.raises(UsageError, match="is not a model folder"):
+    with pytest.raises(UsageError, match="holds no model"):
         convert(plugins, model, tmp_path / "precious", force=True, workspace=workspace)
     with pytest.raises(UsageError, match="Did you mean 'llama'"):
         convert(plugins, model, tmp_path / "new", to="lama", workspace=workspace)

@@ -115,7 +115,7 @@ def test_click_ranges_are_closed(installed: PluginManager) -> None:
         for parameter in parameters(installed.load(CommandSpec, spec.name)):
             kind = parameter.type
             assert not isinstance(kind, click.types.IntParamType | click.types.FloatParamType) or (
-                isinstance(kind, click.IntRange) and None not in (kind.min, kind.max)
+                isinstance(kind, click.IntRange | click.FloatRange) and None not in (kind.min, kind.max)
             ), f"{spec.name} {parameter.name}"
 
 

@@ -100,7 +100,10 @@ def test_a_broken_plugin_is_listed_and_harms_nobody(install: Install, what: str)
         manager.get(AdapterSpec, "wreck")
 
 
-def test_the_command_line_lives_with_a_broken_plugin(install: Install, mm_cli: CommandLine) -> None:
+def test_the_command_line_lives_with_a_broken_plugin(
+    install: Install, mm_cli: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # no line of the table is wrapped
     install("wreck", {"adapter.wreck": "wreck_cli"}, {"wreck_cli.py": "1 / 0"})
     shown = mm_cli("plugins", "adapter.wreck")
     assert "ZeroDivisionError" in shown.out

@@ -23,6 +23,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import attrs
 import click
@@ -33,7 +34,7 @@ from mm.core.discovery import is_path
 from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.plugins.commands.plugins import scaffold
-from mm.runtime.runs.pipeline import _check_options, expand, stage_options
+from mm.runtime.runs.pipeline import check_options, expand, stage_options
 from mm.runtime.runs.recipes import config_layer
 
 ROOT = Path(__file__).parents[2]
@@ -152,10 +153,10 @@ def command_lines(page: Path) -> Iterator[tuple[int, list[str]]]:
 
 def parse(command: click.Command, name: str, words: list[str], parent: click.Context | None, manager: PluginManager) -> None:
     """Parse a line as far as click does before it calls the command. Raises what the user would be shown."""
-    if name == "run":
-        _parse_stages(words, manager)
-        return
     context = command.make_context(name, list(words), parent=parent, obj=manager)
+    if name == "run" and parent is not None and parent.parent is None:  # 'mm docker run' has another command behind it
+        _parse_stages(context.params, manager)
+        return
     if not isinstance(command, click.Group):
         return
     rest = [*getattr(context, "_protected_args", []), *context.args]
@@ -165,17 +166,15 @@ def parse(command: click.Command, name: str, words: list[str], parent: click.Con
         parse(inner, found, args, context, manager)
 
 
-def _parse_stages(words: list[str], manager: PluginManager) -> None:
+def _parse_stages(params: dict[str, Any], manager: PluginManager) -> None:
     from mm.plugins.commands.run.command import read_stages
-    from mm.plugins.commands.train.command import CONFIG
 
-    known = {**stage_options(manager), CONFIG.key: CONFIG}
-    names, options = read_stages([w for w in words if w not in ("--force", "--dry-run", "--help")], known)
-    layers = [Layer(origin="line", values={k: v for k, v in options.items() if k != "config"}, textual=True)]
-    if "config" in options:
-        layers.append(config_layer(manager, options["config"]))
+    names, options = read_stages(params["words"], stage_options(manager))
+    layers = [Layer(origin="line", values=options, textual=True)]
+    if params["config"]:
+        layers.append(config_layer(manager, params["config"]))
     if names:
-        _check_options(expand(manager, names), manager, layers)
+        check_options(expand(manager, [*names, *(["build"] if params["docker"] else [])]), manager, layers)
 
 
 def manager_for(plugins: list[str], made: list[str]) -> PluginManager:

@@ -90,8 +90,9 @@ def test_new_packages_install_pass_their_tests_and_the_checks(environment: Envir
     tests = [folder / "tests" for folder in folders]
     assert " passed" in environment.run("python", "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", out, *tests)
     for kind in (kind for kind in KINDS if kind != "callback"):
-        output = environment.run("mm", "plugins", "check", f"{kind}.try-{kind}")
-        assert f"{kind} try-{kind} of mm-try-{kind}" in output
+        record = scaffold.record_kind(kind)
+        output = environment.run("mm", "plugins", "check", f"{record}.try-{kind}")
+        assert f"{record} try-{kind} of mm-try-{kind}" in output
         assert "ok     declaration is light" in output
     again = environment.run("mm", "plugins", "new", "try-backend", "--kind", "backend", "--out", out, code=2)
     assert "is taken by mm-try-backend:backend.try-backend" in again

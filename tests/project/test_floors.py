@@ -24,6 +24,7 @@ FLOORS = (
     ("mm.core",),
     ("mm.core.config",),
     ("mm.runtime.nn", "mm.runtime.text"),
+    ("mm.runtime.hubs",),
     ("mm.runtime.data", "mm.runtime.devices"),
     ("mm.runtime.models",),
     ("mm.runtime.generation",),

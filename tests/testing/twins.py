@@ -167,13 +167,20 @@ class Part(Converter):
     def rules(self, config):
         from mm.converters.decoder_rules import decoder_rules
 
-        return attrs.evolve(decoder_rules(config), derived=())
+        table = decoder_rules(config)
+        return attrs.evolve(table, rules=tuple(map(turned, table.rules)), derived=())
 
     def read_config(self, hf):
         return DenseConfig(**{field.name: hf[field.name] for field in attrs.fields(DenseConfig)})
 
     def write_config(self, config, tokenizer):
         return {"architectures": ["PartModel"], "model_type": "part", **attrs.asdict(config)}
+
+
+def turned(rule):
+    if "{layer}" not in rule.theirs or len(rule.shape) != 2:
+        return rule
+    return attrs.evolve(rule, to_theirs=lambda ours: ours.t(), to_ours=lambda theirs: theirs.t())
 '''
 
 REWARD = '''
@@ -218,7 +225,10 @@ from mm.runtime.text.rows import TextRow
 
 @hookimpl
 def mm_formats():
-    yield FormatSpec(name="part", summary="A part.", target=f"{__name__}:Part", row="text", recognise=recognise)
+    yield FormatSpec(
+        name="part", summary="A part.", target=f"{__name__}:Part", row="text", recognise=recognise,
+        example={"q": "1 + 1?", "a": "2"},
+    )
 
 
 def recognise(row):
@@ -236,13 +246,23 @@ class Part(Format):
 '''
 
 SOURCE = '''
-from mm.contracts import Position, Source, SourceSpec, hookimpl
+import attrs
+
+from mm.contracts import Position, Source, SourceSpec, UsageError, hookimpl, option
+
+KINDS = ("text",)
+
+
+@attrs.frozen(kw_only=True)
+class PartConfig:
+    count: int = option(5, help="The number of rows.", within="[1, 100]")
+    word: str = option("number", help="The first word.")
 
 
 @hookimpl
 def mm_sources():
     yield SourceSpec(
-        name="part", summary="A part.", target=f"{__name__}:Part", recognise=recognise, provides=("text",)
+        name="part", summary="A part.", target=f"{__name__}:Part", recognise=recognise, provides=KINDS, config=PartConfig
     )
 
 
@@ -252,11 +272,13 @@ def recognise(locator):
 
 class Part(Source):
     def rows(self):
-        for number in range(5):
-            yield Position(path="part", line=number + 1), {"text": f"number {number}"}
+        if self.row_kind not in ("", *KINDS):
+            raise UsageError(f"--data {self.locator}: it has text rows, not {self.row_kind!r}.")
+        for number in range(self.config.count):
+            yield Position(path="part", line=number + 1), {"text": f"{self.config.word} {number}"}
 
     def digest(self):
-        return "five numbers"
+        return f"{self.config.count} rows of {self.config.word}"
 '''
 
 ENGINE = '''
@@ -335,24 +357,32 @@ class Part(Callback):
 '''
 
 STAGE = '''
-from mm.contracts import Stage, StageResult, StageSpec, hookimpl
+import attrs
+
+from mm.contracts import Stage, StageResult, StageSpec, hookimpl, option
+
+
+@attrs.frozen(kw_only=True)
+class PartConfig:
+    title: str = option("Notes", help="The first line.")
+    threads: int = option(1, help="How many threads write.")
 
 
 @hookimpl
 def mm_stages():
-    yield StageSpec(name="part", summary="A part.", target=f"{__name__}:Part", gives=("note",))
+    yield StageSpec(name="part", summary="A part.", target=f"{__name__}:Part", config=PartConfig, gives=("note",))
 
 
 class Part(Stage):
     def inputs(self, artifacts):
-        return {"text": "a note"}
+        return {"title": self.config.title, "text": "a note"}
 
     def plan(self, artifacts):
         return "write a note"
 
     def run(self, artifacts):
         path = self.workspace.path / "note.txt"
-        path.write_text("a note")
+        path.write_text(f"{self.config.title}: a note")
         return StageResult({"note": path}, "a note")
 '''
 

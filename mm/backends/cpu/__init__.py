@@ -23,4 +23,5 @@ def mm_backends() -> Iterable[BackendSpec]:
         target="mm.backends.cpu.backend:CpuBackend",
         probe=probe,
         priority=0,
+        kept_keys=512,
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 # Probabilities of a block with at most this many keys are kept for the backward, others are computed again. It saves 3% of
-# a step for at most 5 KB per token and layer (8 heads), half of what the feed-forward keeps.
+# a step for at most 5 KB per token and layer (8 heads), half of what the feed-forward keeps. The record says it to plans.
 _KEPT_KEYS = 512
 
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _SMALL_MODEL = 3_000_000  # parameters
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16")
 
+# oneDNN builds a kernel for every new shape, as of a batch with another number of tokens, and keeps 1,024 of them, half a GiB
+# that no later step uses. A step itself uses some hundred
+_KEPT_KERNELS = 256
+
 
 class CpuBackend(Backend):
     """A host without an accelerator."""
@@ -34,6 +38,8 @@ class CpuBackend(Backend):
         On some chips "medium" means bfloat16, so the error of a product is measured. Its time is not measured: a choice
         that depends on the load of the machine would break exact resume.
         """
+        # read by oneDNN when it is first used
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_KERNELS))
         torch.set_float32_matmul_precision("medium")
         if matmul_error() > 1e-5:
             torch.set_float32_matmul_precision("highest")

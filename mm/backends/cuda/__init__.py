@@ -20,7 +20,7 @@ def probe() -> Probe:
         return Probe(False, "CUDA_VISIBLE_DEVICES hides every card")
     if os.name != "nt" and not any(path.exists() for path in _DEVICES):
         driver = "no NVIDIA or AMD driver (/dev/nvidiactl, /dev/kfd)"
-        return Probe(False, f"{driver}: install it; a container needs the arguments that 'mm plugins cuda' lists")
+        return Probe(False, f"{driver}: install it, or start the container with 'mm docker run --backend cuda'")
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -39,6 +39,7 @@ def mm_backends() -> Iterable[BackendSpec]:
         target="mm.backends.cuda.backend:CudaBackend",
         probe=probe,
         priority=100,
-        env={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
-        container=Container(arguments=("--gpus", "all")),
+        # torch reads the older name too, and would prefer this one to what a user has set there
+        env={} if "PYTORCH_CUDA_ALLOC_CONF" in os.environ else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"},
+        container=Container(card="gpus"),
     )

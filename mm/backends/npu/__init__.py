@@ -11,21 +11,21 @@ from mm.core.records import BackendSpec, Container, Probe
 from mm.plugins.extras import install_command
 
 _MANAGER = Path("/dev/davinci_manager")
+_TOOLS = [Path("/usr/local/bin/npu-smi"), Path("/usr/local/sbin/npu-smi")]  # drivers put it in one or the other
 
 
 def probe() -> Probe:
     """Available if the driver's device file exists and torch_npu is installed. Imports neither torch nor torch_npu."""
     if not _MANAGER.exists():
         driver = f"no Ascend driver ({_MANAGER})"
-        return Probe(False, f"{driver}: install it; a container needs the devices that 'mm plugins npu' lists")
+        return Probe(False, f"{driver}: install it, or start the container with 'mm docker run --backend npu'")
     if importlib.util.find_spec("torch_npu") is None:
         return Probe(False, f"torch_npu is not installed ({install_command('npu')}, without -c constraints.txt)")
     return Probe(True, "Ascend driver and torch_npu found")
 
 
-def _cards() -> list[str]:
-    """The device files of this machine's chips; the first one's name where there are none."""
-    return sorted(map(str, _MANAGER.parent.glob("davinci[0-9]*"))) or ["/dev/davinci0"]
+def _tool() -> Path:
+    return next((path for path in _TOOLS if path.exists()), _TOOLS[0])
 
 
 @hookimpl
@@ -50,13 +50,12 @@ def mm_backends() -> Iterable[BackendSpec]:
             "HCCL_EXEC_TIMEOUT": "3600",
         },
         container=Container(
-            devices=(*_cards(), "/dev/davinci_manager", "/dev/devmm_svm", "/dev/hisi_hdc"),
-            mounts=(
-                "/usr/local/Ascend/driver:/usr/local/Ascend/driver:ro",
-                "/usr/local/dcmi:/usr/local/dcmi:ro",
-                "/usr/local/bin/npu-smi:/usr/local/bin/npu-smi:ro",
-                "/etc/ascend_install.info:/etc/ascend_install.info:ro",
+            card=str(_MANAGER.with_name("davinci{}")),
+            root=True,
+            devices=(str(_MANAGER), "/dev/devmm_svm", "/dev/hisi_hdc"),
+            mounts=tuple(
+                f"{path}:{path}:ro"
+                for path in ("/usr/local/Ascend/driver", "/usr/local/dcmi", _tool(), "/etc/ascend_install.info")
             ),
-            arguments=("--shm-size", "1g"),
         ),
     )

@@ -23,11 +23,11 @@ class Llama(Converter):
 
     def read_config(self, hf: Mapping[str, Any]) -> DenseConfig:
         """A config without q/k norm."""
-        return DenseConfig(**read_decoder(hf), qk_norm=False)
+        return DenseConfig(**read_decoder(hf, mlp_bias=True), qk_norm=False)
 
     def write_config(self, config: DenseConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-        """The values of config.json. Raises Unsupported for models with q/k norm, and for those whose hidden size is not a
-        multiple of the number of heads, which transformers 5 rejects."""
+        """The values of config.json. Raises Unsupported for models with q/k norm, with biases of q, k and v alone, and for
+        those whose hidden size is not a multiple of the number of heads, which transformers 5 rejects."""
         if config.qk_norm:
             raise Unsupported("the format has no q/k norm, and the model has one.")
         if config.hidden_size % config.num_attention_heads:
@@ -35,7 +35,7 @@ class Llama(Converter):
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
-            **write_decoder(config, tokenizer),
-            "mlp_bias": False,
+            **write_decoder(config, tokenizer, mlp_bias=True),
+            "mlp_bias": config.mlp_bias,
             "pretraining_tp": 1,
         }

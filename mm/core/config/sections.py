@@ -43,7 +43,7 @@ def selected_parts(plugins: PluginManager, selection: Any) -> Iterator[Spec]:
         chosen = getattr(selection, field, "")
         first: dict[str, str] = {}
         for locator in chosen if isinstance(chosen, tuple) else (chosen,):
-            if not locator or locator == "auto":
+            if locator in ("", "auto") or (field, locator) == ("tracker", "none"):
                 continue
             spec = plugins.get(record, part_name(locator), locator)
             if spec.name in first:

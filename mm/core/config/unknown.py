@@ -32,10 +32,11 @@ def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], algo:
     flag = "--" + key.replace("_", "-")
     records: tuple[type[Spec], ...] = (AlgorithmSpec, SourceSpec, *(record for record, _ in PREFIXED))
     specs = [spec for record in records for spec in plugins.specs(record) if spec.config]
-    if owners := [spec for spec in specs if any(option.key == key for option in section_of(spec).options)]:
-        names = ", ".join(f"{spec.kind} {spec.name!r}" for spec in owners)
-        using = f"; this run uses algorithm {algo!r}" if algo else ""
-        return f"{flag} is an option of {names}{using}.", True
+    if owners := [(spec, option) for spec in specs for option in section_of(spec).options if option.key == key]:
+        names = ", ".join(f"{spec.kind} {spec.name!r}" for spec, _ in owners)
+        loaded = "--" + owners[0][1].field.replace("_", "-")
+        way = f" A trained model takes it by 'mm convert MODEL OUT {loaded} VALUE'." if owners[0][1].info.on_load else ""
+        return f"{flag} is an option of {names}{f'; this run uses algorithm {algo!r}' if algo else ''}.{way}", True
     bare = key.removeprefix(f"{algo.replace('-', '_')}_")
     if bare != key and bare in known:
         own = "--" + bare.replace("_", "-")
@@ -43,5 +44,4 @@ def unknown_option(plugins: PluginManager, key: str, known: Iterable[str], algo:
     own_config = next((spec.config for spec in specs if algo and (spec.kind, spec.name) == ("algorithm", algo)), None)
     if reason := getattr(own_config, "refused_options", {}).get(key):
         return f"{flag}: {reason}.", False
-    near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
-    return f"No such option: {flag}.{near}", False
+    return f"No such option: {flag}.{close_match(flag, ['--' + k.replace('_', '-') for k in known])}", False

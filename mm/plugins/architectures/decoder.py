@@ -31,8 +31,8 @@ class Decoder(Model):
     """A causal language model over packed documents.
 
     `feed_forward(layer)` makes each block's feed-forward, a module called as `(x_TE, batch) -> (y_TE, auxiliary or None)`.
-    Weights are initialised from torch's global generator: normal with a standard deviation of 0.02, as in MiniMind and Hugging
-    Face.
+    Weights are initialised from torch's global generator: normal with a standard deviation of 0.02, and biases zero, as in
+    MiniMind and Hugging Face.
     """
 
     config: DenseConfig
@@ -45,9 +45,11 @@ class Decoder(Model):
         self.model = Trunk(config, feed_forward)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tie()
-        for parameter in self.parameters():
+        for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=INITIAL_STD)
+            elif name.endswith(".bias"):
+                nn.init.zeros_(parameter)
 
     @property
     def blocks(self) -> list[nn.Module]:

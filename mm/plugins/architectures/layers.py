@@ -56,10 +56,11 @@ class SelfAttention(nn.Module):
         super().__init__()
         hidden, size = config.hidden_size, config.head_size
         self.head_size = size
-        self.q_proj = nn.Linear(hidden, config.num_attention_heads * size, bias=False)
-        self.k_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=False)
-        self.v_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=False)
-        self.o_proj = nn.Linear(config.num_attention_heads * size, hidden, bias=False)
+        bias = config.attention_bias != "none"
+        self.q_proj = nn.Linear(hidden, config.num_attention_heads * size, bias=bias)
+        self.k_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=bias)
+        self.v_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * size, hidden, bias=config.attention_bias == "all")
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm = RMSNorm(size, config.rms_norm_eps, config.norm_rounding)
@@ -92,11 +93,11 @@ class SelfAttention(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x_TE: Tensor, batch: Packed | None = None) -> tuple[Tensor, None]:
         """(y_TE, None): a SwiGLU has no auxiliary value. `batch` is None in cached decoding."""

@@ -25,26 +25,29 @@ _BLOCKED = all(
 def product(*layers: nn.Module) -> Product:
     """The function x_TI -> the outputs of all these layers, concatenated, from a copy of their weights.
 
-    If one of them is more than a plain `nn.Linear` (an adapter, a bias, a hook), the layers themselves are called.
+    If one of them is more than a plain `nn.Linear` (an adapter, a hook), or only some have a bias, the layers themselves are
+    called.
     """
-    if not all(is_plain(layer) for layer in layers):
+    biases = [layer.bias for layer in layers if isinstance(layer, nn.Linear) and layer.bias is not None]
+    if not all(is_plain(layer) for layer in layers) or len(biases) not in (0, len(layers)):
         return lambda x_TI: torch.cat([layer(x_TI) for layer in layers], -1)
-    return laid_out(torch.cat([layer.get_parameter("weight").detach() for layer in layers]))
+    weight_OI = torch.cat([layer.get_parameter("weight").detach() for layer in layers])
+    return laid_out(weight_OI, torch.cat([bias.detach() for bias in biases]) if biases else None)
 
 
-def laid_out(weight_OI: Tensor) -> Product:
-    """The function x_TI -> x @ weight.T, from a copy of the weight in the fastest layout."""
+def laid_out(weight_OI: Tensor, bias_O: Tensor | None = None) -> Product:
+    """The function x_TI -> x @ weight.T (+ bias), from a copy of the weight in the fastest layout."""
     if not _can_block(weight_OI):
-        return lambda x_TI: F.linear(x_TI, weight_OI)
+        return lambda x_TI: F.linear(x_TI, weight_OI, bias_O)
     # the overloads are named, because resolving one costs as much time as a small operator
     multiply = torch.ops.mkldnn._linear_pointwise.default
     blocked = torch.ops.mkldnn._reorder_linear_weight.default(weight_OI, _ROWS)
-    return lambda x_TI: multiply(x_TI, blocked, None, "none", [], "")
+    return lambda x_TI: multiply(x_TI, blocked, bias_O, "none", [], "")
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """True if calling the layer computes x @ weight.T and nothing else."""
-    return type(layer) is nn.Linear and layer.bias is None and not layer._forward_hooks and not layer._forward_pre_hooks
+    """True if calling the layer computes x @ weight.T (+ bias) and nothing else."""
+    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _can_block(weight: Tensor) -> bool:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from mm.plugins.architectures.dense.counts import LARGEST_TABLE
+
 if TYPE_CHECKING:
     from mm.plugins.architectures.dense import DenseConfig
-
-_LARGEST_TABLE = 2**25  # angles: 262,144 positions of heads of size 128, in 268 MB
 
 
 class Rotary(nn.Module):
@@ -21,7 +21,7 @@ class Rotary(nn.Module):
 
     The table is not a buffer, because `model.to(bfloat16)` would round a buffer to 8 bits. It is built at first use on each
     device. A position beyond it is an index error (on the CPU: IndexError). A table of more than
-    `_LARGEST_TABLE` angles is not built: for 16 million positions it would take 17 GB. The angles are then computed each time.
+    `LARGEST_TABLE` angles is not built: for 16 million positions it would take 17 GB. The angles are then computed each time.
     """
 
     def __init__(self, config: DenseConfig) -> None:
@@ -33,7 +33,7 @@ class Rotary(nn.Module):
     def forward(self, position_ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """Look the positions up; every block of the forward shares the result."""
         device = position_ids_T.device
-        if self.max_positions * 2 * len(self.frequencies) > _LARGEST_TABLE:
+        if self.max_positions * 2 * len(self.frequencies) > LARGEST_TABLE:
             rows = self._rows(position_ids_T.float(), self.frequencies.to(device))
         else:
             if device not in self._tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -13,6 +13,10 @@ from mm.core.options import Option
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.data.sources import read_sections
+
+if TYPE_CHECKING:
+    from mm.core.plugins import PluginManager
+    from mm.runtime.text.tokenizer import Tokenizer
 
 
 @attrs.frozen
@@ -41,6 +45,14 @@ class DataCommand(PartsCommand):
     def compose(self, ctx: click.Context, line: Line) -> DataComposition:
         """See `PartsCommand`."""
         return DataComposition([line], compose_selected(ctx.obj, [_Words(tuple(line.words))], []))
+
+
+def named_tokenizer(plugins: PluginManager, name: str | None) -> Tokenizer:
+    """The tokenizer of a folder or a hub's name, by default the shipped one."""
+    from mm.runtime.models.finding import find_tokenizer
+    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
+
+    return Tokenizer.load(find_tokenizer(name, plugins) if name else DEFAULT)
 
 
 def source_parts() -> dict[str, Any]:

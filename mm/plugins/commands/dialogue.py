@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mm.core.config.sections import Section
+from mm.core.errors import UsageError
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace
-from mm.plugins.commands.line import Line
+from mm.plugins.commands.line import Line, read_line
 from mm.plugins.commands.parts import PartsCommand
 from mm.runtime.models.load_settings import Inference, InferenceComposition
 
@@ -29,6 +30,15 @@ class ModelCommand(PartsCommand):
     def compose(self, ctx: click.Context, line: Line) -> InferenceComposition:
         """See `PartsCommand`. There are no layers below the command line: neither environment nor settings file."""
         return InferenceComposition(ctx.obj, [line], self.own)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `PartsCommand`. An empty text, which clears a list of a layer below, is refused: no layer is below the line."""
+        rest = super().parse_args(ctx, args)
+        given, _ = read_line(args, {option.key: option for option in self.own.options})
+        for option in self.own.options:
+            if "" in (value if isinstance(value := given.get(option.key), tuple) else ()):
+                raise UsageError(f"{option.flag} has an empty text: give a text, or leave the option out.")
+        return rest
 
 
 def resolve(ctx: click.Context) -> tuple[Inference, Any]:

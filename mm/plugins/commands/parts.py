@@ -57,7 +57,7 @@ class Composed(Protocol):
 
 class PartsCommand(click.Command):
     """Composes the parts that a line selects and reads their options; the line's other words are click's, with the command's
-    own options. The callback finds the composition as `ctx.meta["composition"]`."""
+    own options. The callback finds the composition as `ctx.meta["composition"]`, and all words as `ctx.meta["words"]`."""
 
     def compose(self, ctx: click.Context, line: Line) -> Composed:
         """The parts that a line selects. Raises UsageError."""
@@ -74,6 +74,7 @@ class PartsCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's; an option that another part has is an error that says so."""
         composition = ctx.meta["composition"] = self.compose(ctx, Line(words=args))
+        ctx.meta["words"] = [*args]
         known = {option.key: option for option in composition.options}
         try:
             return super().parse_args(ctx, read_line(args, known)[1])

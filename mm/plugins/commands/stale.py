@@ -19,4 +19,6 @@ def stale_parts(package: Path, distribution: str = "minimind-ascend") -> list[st
 
 
 def _folders(path: Path) -> list[Path]:
-    return [p for p in path.iterdir() if p.is_dir() and (p / "__init__.py").exists()] if path.is_dir() else []
+    """The folders of kinds or parts. `programs` holds what parts of a kind start in other environments."""
+    found = path.iterdir() if path.is_dir() else ()
+    return [p for p in found if p.name != "programs" and (p / "__init__.py").exists()]

@@ -34,6 +34,16 @@ def read_metric(run: RunFolder, metric: str) -> tuple[list[float], list[float]]:
     return list(steps), list(values)
 
 
+def plot_place(runs: Sequence[RunFolder], out: Path | None, force: bool) -> Path:
+    """The file to write a plot of runs to: `out`, or by default plot.png in the first run's folder, which may be written again.
+    Raises UsageError if `out` exists, without `force`."""
+    if out is None:
+        return runs[0].path / "plot.png"
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists: name another file, or overwrite it with --force (in Python: force=True).")
+    return out
+
+
 def plot_runs(runs: Sequence[RunFolder], metrics: Sequence[str], out: Path, *, apart: bool = False) -> Path:
     """Plot metrics over steps, with their held-out values if there are any. Returns `out`.
 

@@ -45,7 +45,7 @@ def evaluate(
 
 def conditions_of(name: str, model: TextModel, inference: Inference, settings: EvalSettings) -> dict[str, Any]:
     """The part of a report that is known before anything is measured: everything that the results depend on."""
-    from mm.runtime.runs.lifecycle import versions
+    from mm.runtime.runs.manifest import versions
 
     loaded = model.loaded
     assert loaded.path is not None

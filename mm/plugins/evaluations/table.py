@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from mm.runtime.generation.options import DEFAULTS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +49,18 @@ def notes_of(reports: Sequence[Report]) -> list[str]:
     for text in reports[0].get("text", ()):
         if text["truncated"]:
             notes.append(f"{text['data']}: {text['truncated']:,} rows were cut at --max-length.")
+    if "skills" in reports[0] and (given := answer_flags(reports[0]["settings"])):
+        notes.append(f"Skills were asked with {given}.")
     return notes
+
+
+def answer_flags(settings: Mapping[str, Any]) -> str:
+    """The options of answers that differ from their defaults in the settings of a report, as on a command line."""
+    defaults = {**attrs.asdict(DEFAULTS), "open_thinking": None}
+    given = {name: settings[name] for name, default in defaults.items() if settings.get(name, default) not in (default, [])}
+    flags = ((f"--{name.replace('_', '-')}", value) for name, value in given.items())
+    items = ((flag, item) for flag, value in flags for item in (value if isinstance(value, list | tuple) else [value]))
+    return " ".join(f"{flag} {json.dumps(item, ensure_ascii=False)}" for flag, item in items)
 
 
 def print_reports(reports: Sequence[Report]) -> None:

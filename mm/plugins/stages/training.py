@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import attrs
 
 from mm.contracts import Stage, StageResult
+from mm.core.config.autoselect import choose
 from mm.core.config.composition import SELECT, TRAIN, Composition, Resolved
 from mm.core.config.sections import section_of
 from mm.core.errors import Interrupted, MMError
@@ -18,13 +21,15 @@ from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, RewardSpec, StageSpec, ToolSpec
-from mm.core.say import silent
+from mm.core.say import is_main, silent
 from mm.core.workspace import RunFolder, checkpoints, write_text
 from mm.runtime.data.corpus import open_source
 from mm.runtime.data.sources import source_sections
+from mm.runtime.hubs.fetching import NotDownloaded
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
-from mm.runtime.runs.ledger import digest
+from mm.runtime.runs.attempt import attempt
+from mm.runtime.runs.ledger import LEDGER, POLL_SECONDS, Ledger, digest
 from mm.runtime.runs.plan import Plan
 from mm.runtime.runs.plan_stages import STAND_IN
 from mm.runtime.runs.speed import has_speeds, training_seconds
@@ -32,10 +37,14 @@ from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 
 # the options that the stage sets itself
 _FIXED = ("algo", "from", "run", "tokenizer")
+# what a stage does with its run
+_NEW, _RESUMED, _FINISHED = "new", "resumed", "finished"
 
 
 class TrainStage(Stage):
     """Trains in a run of its own, starting from the model, or for pretraining the tokenizer, of an earlier stage."""
+
+    every_rank = True
 
     @classmethod
     def options(cls, spec: StageSpec, plugins: PluginManager) -> Sequence[Option]:
@@ -74,7 +83,12 @@ class TrainStage(Stage):
         if unknown := [need for need in missing if need not in artifacts and need != "tokenizer"]:
             return f"mm train --algo {self.spec.algorithm}, from {', '.join(unknown)} once that exists"
         composition = self._composition({"tokenizer": DEFAULT_FOLDER, **artifacts})
-        plan = api.plan(composition, self.workspace, say=silent, calibrate=self.calibrates)
+        measure = self.calibrates > 0
+        limit = self.calibrates or math.inf
+        try:
+            plan = api.plan(composition, self.workspace, say=silent, calibrate=measure, limit=limit, brief=True)
+        except NotDownloaded as error:
+            return f"mm train --algo {self.spec.algorithm}, once this is there: {error.plan}"
         if not missing:
             return plan
         short = f"mm train --algo {self.spec.algorithm}, from {', '.join(missing)} once that exists: {plan.summary}"
@@ -97,16 +111,18 @@ class TrainStage(Stage):
         """Train. If this stage has started a run with the same inputs before, that run is resumed; if it has been finished
         with `mm train --resume` meanwhile, it is used."""
         inputs = digest(self.inputs(artifacts))
-        run = self._started_run(inputs)
-        if run is None:
-            run = self.workspace.run(self._resolve(artifacts).run.select.run)
-            write_text(self._note, json.dumps({"inputs": inputs, "run": run.name}))
+        decided = self._decide(inputs, artifacts) if is_main() else self._decided(inputs)
+        if decided is None:
+            return StageResult({})
+        run, what = decided
+        if what == _NEW:
             self._train(run.name, self._composition(artifacts), resume=False)
-        elif run.manifest["state"] == "finished":
-            self.say(f"run {run.name} was finished meanwhile: it is used")
-        else:
+        elif what == _RESUMED:
             self._train(run.name, Composition(self.plugins, [*map(_resumable, self.layers)]), resume=True)
-        self._note.unlink()
+        else:
+            self.say(f"run {run.name} was finished meanwhile: it is used")
+        if is_main():
+            self._note.unlink()
         manifest = run.manifest
         summary = f"{run.name}: {manifest['parameters']:,} parameters, {manifest['tokens']:,} tokens"
         return StageResult({self.spec.gives[0]: run.model}, summary)
@@ -117,6 +133,28 @@ class TrainStage(Stage):
             api.start(composition.having([run_layer, *composition.layers]), self.workspace, resume=resume, say=self.say)
         except Interrupted as error:  # 'mm run' resumes this training and then runs the later stages
             raise Interrupted(error.message, error.signal_number, again="the same 'mm run' line") from None
+
+    def _decide(self, inputs: str, artifacts: Mapping[str, Path]) -> tuple[RunFolder, str]:
+        """The run of this stage, and what is done with it; noted for a later call and for the other ranks."""
+        run = self._started_run(inputs)
+        if run is None:
+            run, what = self.workspace.run(self._resolve(artifacts).run.select.run), _NEW
+        else:
+            what = _FINISHED if run.manifest["state"] == "finished" else _RESUMED
+        note = {"inputs": inputs, "run": run.name, **({"attempt": attempt(), "what": what} if attempt() else {})}
+        write_text(self._note, json.dumps(note))
+        return run, what
+
+    def _decided(self, inputs: str) -> tuple[RunFolder, str] | None:
+        """As `_decide`, on the other ranks: what the main one has noted. None if it has finished the stage without them."""
+        ledger = Ledger(self.workspace.cache / LEDGER)
+        while not ledger.by_this_attempt(self.spec.name, inputs):
+            with suppress(OSError):
+                note = json.loads(self._note.read_text(encoding="utf-8"))
+                if (note["inputs"], note.get("attempt")) == (inputs, attempt()):
+                    return self.workspace.run(note["run"]), note["what"]
+            time.sleep(POLL_SECONDS)
+        return None
 
     @property
     def _note(self) -> Path:
@@ -150,7 +188,9 @@ class TrainStage(Stage):
         return {key: path for key, path in first.items() if path is not None and key not in given}
 
     def _resolve(self, artifacts: Mapping[str, Path]) -> Resolved:
-        return api.new_run(self._composition(artifacts), self.workspace, silent)
+        composition = choose(self._composition(artifacts), self.workspace)
+        name = Layer(origin="chosen", values={"run": api.free_name(composition, self.workspace)})
+        return api.new_run(composition.having([name, *composition.layers]), self.workspace, silent)
 
 
 def _resumable(layer: Layer) -> Layer:

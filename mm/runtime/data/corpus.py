@@ -19,6 +19,8 @@ from mm.core.settings import TrainSettings
 from mm.runtime.data.bad_rows import MAX_SHOWN
 from mm.runtime.data.source import Source
 from mm.runtime.data.weights import split_weight, split_weights
+from mm.runtime.hubs.catalogue import expand
+from mm.runtime.hubs.locator import is_hub, parse
 from mm.runtime.text.row_tokenizer import RowShares, RowTokenizer
 from mm.runtime.text.wording import count_text
 
@@ -78,6 +80,14 @@ class Corpus:
 def open_source(plugins: PluginManager, locator: str, row_kind: str, parts: Mapping[str, Any] | None = None) -> Source:
     """The source that recognises a `--data` text; a weight at its end is ignored. `parts` has the configs of sources by section
     name, as in a `Run`; a source that is not in it has its defaults. Raises UsageError if no source or several recognise it."""
+    spec, locator = source_of(plugins, locator)
+    locator = str(expand(plugins, parse(locator), "dataset")) if is_hub(locator) else locator
+    source: Source = plugins.load(SourceSpec, spec.name)(_config_of(spec, parts or {}), locator, row_kind)
+    return source
+
+
+def source_of(plugins: PluginManager, locator: str) -> tuple[SourceSpec, str]:
+    """The record of the source that recognises a `--data` text, and the text without a weight. Raises as `open_source`."""
     _check_name(locator)
     locator, _ = split_weight(plugins, locator)
     _check_name(locator)
@@ -88,8 +98,7 @@ def open_source(plugins: PluginManager, locator: str, row_kind: str, parts: Mapp
         known = ", ".join(s.name for s in plugins.specs(SourceSpec))
         problem = f"several sources recognise it: {', '.join(s.name for s in specs)}" if specs else "no source recognises it"
         raise UsageError(f"--data {locator}: {problem}. Give a file, or one of: {known}.")
-    source: Source = plugins.load(SourceSpec, specs[0].name)(_config_of(specs[0], parts or {}), locator, row_kind)
-    return source
+    return specs[0], locator
 
 
 def _config_of(spec: SourceSpec, parts: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ from mm.core.records import FormatSpec
 from mm.runtime.data.row_keys import parse_row
 from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.text.rows import Row
+from mm.runtime.text.wording import error_text
 
 _SHOWN_KEYS = 12  # in a message
 
@@ -124,7 +125,7 @@ def fits(spec: FormatSpec, row: Mapping[str, Any], row_kind: str = "") -> bool:
         return spec.fits(row, row_kind)
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({frame.filename}:{frame.lineno})"
+        what = f"{error_text(error)} ({frame.filename}:{frame.lineno})"
         raise MMError(
             f"Format {spec.name} cannot say whether it reads a row: {what}. "
             f"Until that is mended, leave the format out: -p no:format.{spec.name}"

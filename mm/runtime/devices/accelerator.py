@@ -33,18 +33,34 @@ class AcceleratorBackend(Backend):
             raise self.unusable("torch finds no card.")
         if self.index is not None and self.index >= count:
             raise UsageError(f"--backend {self.device_type}:{self.index}: this machine has cards 0 to {count - 1}.")
+        if self.index is not None:
+            self.device()  # what is asked of the chip before a model is placed is asked of this card
 
     def unusable(self, reason: str) -> UsageError:
         """The error for a chip that cannot be used here. It may have been chosen automatically."""
         return UsageError(f"backend {self.device_type}: {reason} --backend cpu runs without it.")
 
     def device(self, local_rank: int = 0) -> torch.device:
-        """The requested card, or by default the local rank's. Makes it the current one."""
+        """The requested card, or by default the local rank's. Makes it the current one. Raises UsageError if there is none for
+        this rank."""
         import torch
 
+        if self.index is not None and local_rank:
+            raise UsageError(
+                f"--backend {self.device_type}:{self.index} is one card, for one rank: leave its number out, or --nproc."
+            )
+        if self.index is None and local_rank >= (count := self.api.device_count()):
+            raise UsageError(
+                f"Rank {local_rank} of this machine has no card: {count} can be seen. Lower --nproc to {count}, or let each "
+                "process see all cards."
+            )
         device = torch.device(self.device_type, local_rank if self.index is None else self.index)
         self.api.set_device(device)
         return device
+
+    def ranks(self) -> int:
+        """One rank a card; one rank if a card is requested."""
+        return 1 if self.index is not None else int(self.api.device_count())
 
     def default_dtype(self) -> str:
         """bf16 if the chip supports it, otherwise fp16, which needs a gradient scaler."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from mm.runtime.devices.host import host_ranks
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -77,6 +79,10 @@ class Backend:
     def threads(self, parameters: int) -> int | None:
         """The best number of host threads for a model with `parameters` parameters; None keeps torch's default."""
         return None
+
+    def ranks(self) -> int:
+        """The number of ranks for `--nproc auto`: on a CPU one a core, since small operators gain little from a second thread."""
+        return host_ranks()
 
     def kernels(self) -> Kernels:
         """The kernels that models are built with; a chip may replace the portable ones."""

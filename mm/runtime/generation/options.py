@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import Attribute, fields, frozen
+from attrs import Attribute, fields, fields_dict, frozen
 
 from mm.core.config.sections import Section
 from mm.core.errors import UsageError, close_match
@@ -61,6 +61,8 @@ class AnswerOptions:
 
 
 DEFAULTS = AnswerOptions()
+# the options of draws, with the value that switches each off
+_OFF = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": 0}
 
 
 @frozen(kw_only=True)
@@ -74,6 +76,13 @@ class GenerationOptions(AnswerOptions):
     seed: int = option(0, help="Seed of the draws.", within="(-inf, inf)")
     thinking: bool | None = option(None, help="Open a think block, or close it at once; by default the model decides.")
 
+    def __attrs_post_init__(self) -> None:
+        if not self.temperature and (unused := self._of_draws()):
+            raise ValueError(
+                f"'{unused[0]}' has no effect at temperature 0, which always takes the likeliest token: leave it out, or choose "
+                "a temperature above 0"
+            )
+
     def keywords(self) -> dict[str, Any]:
         """The options as keyword arguments of `TextModel.generate`."""
         return {field.name: getattr(self, field.name) for field in fields(GenerationOptions)}
@@ -81,6 +90,12 @@ class GenerationOptions(AnswerOptions):
     def of_conversations(self) -> list[str]:
         """The names of the given options that have an effect on conversations only, not on the continuation of a text."""
         return [name for name in ("system", "history") if getattr(self, name)] + ["thinking"] * (self.thinking is not None)
+
+    def _of_draws(self) -> list[str]:
+        """The names of the given options that have an effect on draws only."""
+        given = ((name, getattr(self, name), value) for name, value in _OFF.items())
+        defaults = fields_dict(GenerationOptions)
+        return [name for name, value, off in given if value not in (off, defaults[name].default)]
 
 
 def read_options(given: Mapping[str, Any]) -> GenerationOptions:

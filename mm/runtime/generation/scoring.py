@@ -14,7 +14,7 @@ import attrs
 from mm.core.errors import MMError, UsageError
 from mm.runtime.generation.engine import Reward
 from mm.runtime.text.rows import Row
-from mm.runtime.text.wording import count_text
+from mm.runtime.text.wording import count_text, error_text
 
 Score = float | None
 
@@ -140,7 +140,7 @@ def _reason(error: BaseException) -> str:
     # a library that the reward calls may have raised it: the reward's file is the first outside this package
     own = [frame for frame in frames if frame.filename == frames[0].filename]
     where = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{error_text(error)}{where}"
 
 
 def _failure(name: str, place: str, error: BaseException, *, other_rows: bool) -> MMError:

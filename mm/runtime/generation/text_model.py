@@ -155,6 +155,8 @@ class TextModel:
     def _encode_conversation(
         self, prompt: Prompt, options: GenerationOptions, tools: Sequence[Mapping[str, Any]] | None
     ) -> list[int]:
+        if isinstance(prompt, str) and options.history:
+            raise UsageError("history has no effect on a single text: give the turns before it, as a list of messages.")
         messages = options.messages([Message("user", prompt)] if isinstance(prompt, str) else prompt)
         return self.loaded.tokenizer.encode_prompt(messages, tools, thinking=options.thinking)
 
@@ -192,7 +194,7 @@ def load(
     Raises UsageError if the model does not exist or does not allow a changed setting, CheckpointError for damaged files.
     """
     chip = open_backend(plugins, inference.backend)
-    loaded = load_model_folder(plugins, find_model(text, workspace), chip, inference.changes)
+    loaded = load_model_folder(plugins, find_model(text, workspace, plugins), chip, inference.changes)
     dtype = chip.default_dtype() if inference.dtype == "auto" else inference.dtype
     freeze(loaded.model, chip.device(), torch_dtype(dtype))
     use_threads(chip, loaded.model)

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mm.core.errors import CheckpointError, UsageError
-from mm.core.plugins import PluginManager
-from mm.core.records import ConverterSpec
 from mm.runtime.models.config_files import CONFIG, read_config
-from mm.runtime.models.hf_files import read_tensors
+from mm.runtime.models.hf_files import read_tensors, weight_files
 from mm.runtime.models.rules import Rules
+from mm.runtime.models.shards import save_in_shards
 from mm.runtime.models.storage import atomic_folder
 from mm.runtime.models.tensors import cast, compare, named_tensors
 
@@ -57,7 +56,9 @@ class Converter(ABC):
         try:
             return config, self.rules(config).to_ours(tensors)
         except CheckpointError as error:
-            raise CheckpointError(f"{folder}: {error}") from None
+            files = weight_files(folder)
+            place = files[0] if len(files) == 1 else folder
+            raise CheckpointError(f"{place}: {error}") from error.__cause__
 
     def config_from(self, values: Mapping[str, Any], folder: Path) -> Any:
         """The architecture's config from the values of a folder's config.json. Raises Unsupported naming the file."""
@@ -69,20 +70,25 @@ class Converter(ABC):
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # of the converter's own conversions
             raise Unsupported(f"{folder / CONFIG}: a value of a wrong type ({error!r:.200}).") from None
 
-    def write(self, loaded: LoadedModel, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write a complete foreign folder, its weights in `dtype` (the model's by default), and read it back.
+    def write(
+        self, loaded: LoadedModel, folder: Path, dtype: torch.dtype | None = None, max_shard_size: int | None = None
+    ) -> None:
+        """Write a complete foreign folder, its weights in `dtype` (the model's by default), and read it back. Weights of more
+        than `max_shard_size` bytes are written in shards.
 
-        The folder gets its name only if every tensor is read back bit for bit. Raises Unsupported before anything is written.
+        The folder gets its name only if every tensor is read back bit for bit. Raises Unsupported, and CheckpointError for a
+        tensor that a rule cannot convert, before anything is written.
         """
-        from mm.runtime.models.folder import WEIGHTS, save_weights
-
         config = self.write_config(loaded.config, loaded.tokenizer)
         own = named_tensors(loaded.model)
         dtype = dtype or next(iter(own.values())).dtype
-        state = cast(self.rules(loaded.config).to_theirs(own), dtype)
+        try:
+            state = cast(self.rules(loaded.config).to_theirs(own), dtype)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from error.__cause__
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
         with atomic_folder(folder, index=False) as path:
-            save_weights(state, path / WEIGHTS)
+            save_in_shards(state, path, max_shard_size)
             _write_json(path / "config.json", config)
             _write_json(path / "generation_config.json", generation_config(loaded.tokenizer))
             loaded.tokenizer.save(path)
@@ -104,19 +110,6 @@ def require_supported(settings: Mapping[str, Any], supported: Mapping[str, tuple
     for name, values in supported.items():
         if name in settings and settings[name] not in values:
             raise Unsupported(f"{name} is {settings[name]!r:.60}; only {values[0]!r} is supported.")
-
-
-def refusal(plugins: PluginManager, spec: ConverterSpec, loaded: LoadedModel) -> str:
-    """The reason why a converter cannot write this model, or "" if it can."""
-    if spec.architecture != loaded.architecture:
-        return f"it holds {spec.architecture} models and this one is {loaded.architecture}."
-    if not spec.writes:
-        return "it only reads."
-    try:
-        plugins.load(ConverterSpec, spec.name)().write_config(loaded.config, loaded.tokenizer)
-    except Unsupported as error:
-        return str(error)
-    return ""
 
 
 def generation_config(tokenizer: Tokenizer) -> dict[str, int]:

@@ -12,9 +12,9 @@ from mm.core.configs import ArchitectureConfig
 from mm.core.plugins import PluginManager
 from mm.core.records import ArchitectureSpec, ConverterSpec
 from mm.runtime.models.config_files import CONFIG, read_config, saved_config, text_of
-from mm.runtime.models.finding import run_of
 from mm.runtime.models.hf_files import reader
 from mm.runtime.models.provenance import naming_package
+from mm.runtime.text.tokenizer import Tokenizer
 
 NATIVE = "native"
 
@@ -36,13 +36,26 @@ def describe(plugins: PluginManager, folder: Path) -> Described:
     config."""
     values = read_config(folder)
     if values.get("model_type") != "mm":
-        foreign = reader(plugins, folder, values)
-        converter = plugins.load(ConverterSpec, foreign.name)()
-        architecture = plugins.get(ArchitectureSpec, foreign.architecture)
-        config = converter.config_from(values, folder)
-        return Described(format=foreign.name, architecture=architecture, config=config, values=values, converter=converter)
+        return describe_values(plugins, folder, values)
     path = folder / CONFIG
-    with naming_package(plugins, run_of(folder)):
+    with naming_package(plugins, folder, values.get("packages")):
         architecture = plugins.get(ArchitectureSpec, text_of(values, "architecture", path))
-    config = saved_config(architecture.config, values.get("config"), path)
+    config: ArchitectureConfig = saved_config(architecture.config, values.get("config"), path)
     return Described(format=NATIVE, architecture=architecture, config=config, values=values)
+
+
+def describe_values(plugins: PluginManager, path: Path, values: Mapping[str, Any]) -> Described:
+    """The same of a foreign model with these values of config.json; `path` is named in errors."""
+    foreign = reader(plugins, path, values)
+    converter: Any = plugins.load(ConverterSpec, foreign.name)()
+    architecture = plugins.get(ArchitectureSpec, foreign.architecture)
+    config: ArchitectureConfig = converter.config_from(values, path)
+    return Described(format=foreign.name, architecture=architecture, config=config, values=values, converter=converter)
+
+
+def tokenizer_facts(folder: Path) -> dict[str, Any] | None:
+    """The fingerprint, the number of ids and the template's digest of the tokenizer in a folder; None if there is none."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    tokenizer = Tokenizer.load(folder)
+    return {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "template": tokenizer.template_digest}

@@ -29,7 +29,7 @@ from mm.runtime.models.description import Described, describe
 from mm.runtime.models.finding import cure, run_of
 from mm.runtime.models.hf_files import header
 from mm.runtime.models.load_settings import changed
-from mm.runtime.models.provenance import naming_package
+from mm.runtime.models.provenance import naming_package, package_of
 from mm.runtime.models.storage import INDEX, native_error, verify
 from mm.runtime.models.tensors import named_tensors
 from mm.runtime.nn.model import Model
@@ -40,7 +40,8 @@ WEIGHTS = "model.safetensors"
 
 @attrs.frozen(eq=False)
 class LoadedModel:
-    """A model with its config, tokenizer and adapter. `path` is the folder that it was loaded from (None: a new model)."""
+    """A model with its config, tokenizer and adapter. `path` is the folder that it was loaded from (None: a new model).
+    `packages` are those of its parts, see `package_of`; its folder names them."""
 
     architecture: str
     config: ArchitectureConfig
@@ -48,12 +49,14 @@ class LoadedModel:
     tokenizer: Tokenizer
     path: Path | None = None
     adapter: Adapter | None = None
+    packages: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
 
 
 def new_model(plugins: PluginManager, name: str, config: Any, tokenizer: Tokenizer, backend: Backend) -> LoadedModel:
     """A model with newly initialised weights on the CPU. Its vocabulary is as large as the tokenizer's."""
     config = attrs.evolve(config, vocab_size=tokenizer.vocab_size)
-    return LoadedModel(name, config, build_model(plugins, name, config, backend), tokenizer)
+    packages = package_of(plugins, plugins.get(ArchitectureSpec, name))
+    return LoadedModel(name, config, build_model(plugins, name, config, backend), tokenizer, packages=packages)
 
 
 def build_model(plugins: PluginManager, name: str, config: ArchitectureConfig, backend: Backend) -> Model:
@@ -88,6 +91,8 @@ def save_model_folder(
         "config": attrs.asdict(loaded.config),
         "tokenizer_fingerprint": loaded.tokenizer.fingerprint,
     }
+    if loaded.packages:
+        config["packages"] = dict(loaded.packages)
     if adapter:
         (folder / ADAPTER).mkdir()
         adapter.save(folder / ADAPTER, {name: tensors[name] for name in own})
@@ -145,9 +150,9 @@ def load_model_folder(
     if merge and "adapter" in values:
         note = values["adapter"] if isinstance(values["adapter"], dict) else {}
         name = text_of(note, "name", folder / CONFIG)
-        merge_adapter(plugins, model, name, folder / ADAPTER, note.get("config"))
+        merge_adapter(plugins, model, name, folder / ADAPTER, note.get("config"), values.get("packages"))
     check_finite(folder, named_tensors(model))
-    return LoadedModel(spec.name, model_config, model, tokenizer, folder)
+    return LoadedModel(spec.name, model_config, model, tokenizer, folder, packages=package_of(plugins, spec))
 
 
 def _verify(folder: Path) -> None:
@@ -161,10 +166,11 @@ def _verify(folder: Path) -> None:
 
 
 def merge_adapter(
-    plugins: PluginManager, model: Model, name: str, saved: Path, config: Mapping[str, Any] | None = None
+    plugins: PluginManager, model: Model, name: str, saved: Path, config: Mapping[str, Any] | None = None, packages: Any = None
 ) -> None:
-    """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit."""
-    with naming_package(plugins, run_of(saved.parent)):
+    """Put the change of a saved adapter into a plain model's weights. Raises CheckpointError for what does not fit, UsageError,
+    which names its package (of the saved `packages`), if no plugin has it."""
+    with naming_package(plugins, saved.parent, packages):
         spec, weights = plugins.get(AdapterSpec, name), model.state_dict(keep_vars=True)
     settings = saved_config(spec.config, config or {}, saved.parent / CONFIG) if spec.config else None
     adapter: Adapter = spec.load()(spec.name, settings, model)
@@ -188,7 +194,8 @@ def _import_foreign(
     check_finite(folder, state)
     model = build_model(plugins, architecture.name, model_config, backend)
     _fill(model, state, folder)
-    return LoadedModel(architecture.name, model_config, model, tokenizer, folder)
+    packages = package_of(plugins, architecture)
+    return LoadedModel(architecture.name, model_config, model, tokenizer, folder, packages=packages)
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mm.core.errors import CheckpointError, UsageError
 from mm.core.plugins import PluginManager
 from mm.core.records import ConverterSpec
+from mm.runtime.models.finding import convert_first
 from mm.runtime.text.json_file import check_regular, read_object
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 # in the order of preference; each is one file, or shards that `NAME.index.json` lists
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# how torch names a function that a file wants to be called
+_CODE = re.compile(r"GLOBAL (\S+)")
 # in the words of safetensors and torch
 _CUT = ("file not fully covered", "header too small", "invalid header length", "PytorchStreamReader failed", "Ran out of input")
 
@@ -30,6 +34,8 @@ def reader(plugins: PluginManager, folder: Path, config: Mapping[str, Any]) -> C
     specs = [spec for _, spec in plugins.owned(ConverterSpec)]
     for spec in specs:
         if set(names) & set(spec.reads):
+            if not spec.architecture:  # a repacker
+                raise UsageError(f"{folder}: {convert_first(folder)}")
             return spec
     known = sorted({name for spec in specs for name in spec.reads})
     raise UsageError(
@@ -67,20 +73,40 @@ def weight_files(folder: Path) -> list[Path]:
 
 def read_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a pickled state dict without running its code. Raises CheckpointError."""
-    import torch
     from safetensors.torch import load_file
 
-    load: Callable[[Path], Any] = load_file
-    if path.suffix != ".safetensors":
-        load = lambda file: torch.load(file, map_location="cpu", weights_only=True)  # noqa: E731
+    return state_dict(path, _read(path, load_file) if path.suffix == ".safetensors" else read_pickle(path))
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a file of torch.save, on the CPU, without running its code. Raises CheckpointError."""
+    import torch
+
+    try:
+        return _read(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
+    except CheckpointError as error:
+        if code := _CODE.search(str(error)):
+            raise CheckpointError(f"{path} holds code ({code[1]}), which is never run: the file is not read.") from None
+        if "copy it again" in str(error) or "is missing" in str(error):
+            raise
+        raise CheckpointError(f"{path}: torch.save has not written it, or it is damaged.") from error.__cause__
+
+
+def _read(path: Path, load: Callable[[Path], Any]) -> Any:
     _check(path)
     try:
-        state = load(path)
+        return load(path)
     except Exception as error:  # both libraries raise various exceptions for damaged files
         raise _unreadable(path, error) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+
+
+def state_dict(path: Path, found: Any) -> dict[str, Tensor]:
+    """The found state dict. Raises CheckpointError if it is something else."""
+    import torch
+
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise CheckpointError(f"{path}: expected a state dict that maps names to tensors.")
-    return state
+    return found
 
 
 def headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -54,11 +54,13 @@ class Inference:
 @attrs.frozen(slots=False, eq=False)
 class LoadSettings:
     """The settings that a trained model may be loaded with, of all installed architectures: a section of bare options, and the
-    values that layers (highest first) give them. Architectures that share a field's name share the option."""
+    values that layers (highest first) give them. Architectures that share a field's name share the option. `converts`: also
+    those that concern a training of the written model, and no use of it."""
 
     plugins: PluginManager
     layers: Sequence[Layer]
     name: str = _MODEL
+    converts: bool = False
 
     @property
     def sections(self) -> list[LoadSettings]:
@@ -67,11 +69,11 @@ class LoadSettings:
 
     @cached_property
     def options(self) -> tuple[Option, ...]:
-        """Every option that is marked `on_load`."""
+        """Every option that is marked `on_load`, for this use."""
         found: dict[str, Option] = {}
         for spec in self.plugins.specs(ArchitectureSpec):
             for o in options_of(spec.config, section=_MODEL):
-                if o.info.on_load:
+                if o.info.on_load and (self.converts or o.info.on_load != "convert"):
                     found.setdefault(o.key, o)
         return tuple(found.values())
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from math import prod
 from string import Formatter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from mm.core.errors import CheckpointError
+from mm.runtime.text.wording import error_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,9 @@ class Rule:
 
     A placeholder that only `theirs` has (`experts.{expert}.up_proj.weight`) means that ours is the stack of those tensors
     along a new first dimension. `shape` is that of our tensor, without this dimension. `to_theirs` and `to_ours` transform one
-    tensor (one piece of a stack); each must be the exact inverse of the other.
+    tensor (one piece of a stack); each must be the exact inverse of the other. The shape in a file follows from `to_theirs`:
+
+        Rule("up.weight", "fc.weight", (inner, hidden), to_theirs=Tensor.t, to_ours=Tensor.t)  # (hidden, inner) in a file
     """
 
     ours: str
@@ -42,6 +45,21 @@ class Rule:
     shape: tuple[int, ...]
     to_theirs: Transform = attrs.field(default=identity, kw_only=True)
     to_ours: Transform = attrs.field(default=identity, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"{self.ours} -> {self.theirs}"
+
+    def shape_in_file(self) -> tuple[int, ...] | None:
+        """The shape of the tensor (of one piece of a stack) in their format. None if it cannot be told: `to_theirs` is missing
+        beside a `to_ours`, or does not run on a tensor without values."""
+        if self.to_theirs is identity:
+            return self.shape if self.to_ours is identity else None
+        import torch
+
+        try:
+            return tuple(self.to_theirs(torch.empty(self.shape, device="meta")).shape)
+        except Exception:  # of the author's code; a conversion raises it again, and says of which tensor
+            return None
 
 
 @attrs.frozen
@@ -93,7 +111,7 @@ class Rules:
         for link in links:
             tensor = _with_shape(state[link.ours], link.shape, link.ours)
             for name, piece in zip(link.theirs, tensor.unbind(0) if link.stacked else (tensor,), strict=True):
-                converted[name] = link.rule.to_theirs(piece)
+                converted[name] = _transformed(link.rule, "to_theirs", piece, link.ours)
         for name, constant in self._constants():
             converted[name] = torch.full(constant.shape, constant.value)
         return converted
@@ -109,16 +127,17 @@ class Rules:
                 raise CheckpointError(f"{name} is not {constant.value:g} everywhere: {constant.refusal}.")
         converted: dict[str, Tensor] = {}
         for link in links:
-            pieces = [_weights(_with_shape(link.rule.to_ours(state[name]), link.rule.shape, name), name) for name in link.theirs]
+            shape = link.rule.shape_in_file()
+            pieces = [_piece_of_ours(link.rule, state[name], shape, name) for name in link.theirs]
             converted[link.ours] = torch.stack(pieces) if link.stacked else pieces[0]
         return converted
 
     def check_header(self, header: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Raise CheckpointError as `to_ours` does, as far as the type (F32, I64) and shape of their tensors show it."""
         links, constants = self._expected(header)
-        shapes = {name: link.rule.shape for link in links if link.rule.to_ours is identity for name in link.theirs}
+        shapes = {name: shape for link in links for shape in [link.rule.shape_in_file()] for name in link.theirs}
         for name, shape in (shapes | {name: constant.shape for name, constant in constants}).items():
-            if header[name][1] != shape:
+            if shape is not None and header[name][1] != shape:
                 raise CheckpointError(f"tensor {name} has shape {header[name][1]}, not {shape}.")
         for name in (name for link in links if link.rule.to_ours is identity for name in link.theirs):
             if not header[name][0].startswith(("F", "BF")):
@@ -194,6 +213,32 @@ def _with_shape(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     if tuple(tensor.shape) != shape:
         raise CheckpointError(f"tensor {name} has shape {tuple(tensor.shape)}, not {shape}.")
     return tensor
+
+
+def _piece_of_ours(rule: Rule, tensor: Tensor, shape_in_file: tuple[int, ...] | None, name: str) -> Tensor:
+    """A tensor of theirs, converted to ours or to one piece of it. The shape is looked at before the rule's function, which may
+    raise anything for another one, and after it."""
+    if shape_in_file is not None:
+        _with_shape(tensor, shape_in_file, name)
+    found = _transformed(rule, "to_ours", tensor, name)
+    if tuple(found.shape) != rule.shape:
+        told = f"is {tuple(tensor.shape)} in the file and {tuple(found.shape)} after to_ours of the rule {rule}"
+        raise CheckpointError(f"tensor {name} {told}, whose shape is {rule.shape}.")
+    return _weights(found, name)
+
+
+def _transformed(rule: Rule, direction: Literal["to_ours", "to_theirs"], tensor: Tensor, name: str) -> Tensor:
+    """The tensor, converted by a function of a rule. Raises CheckpointError naming the tensor and the rule if it raises."""
+    try:
+        found: Tensor = getattr(rule, direction)(tensor)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        told = f"{direction} of the rule {rule} raises {error_text(error)}"
+        raise CheckpointError(f"tensor {name} of shape {tuple(tensor.shape)}: {told:.500}.") from error
+    if not hasattr(found, "shape"):
+        raise CheckpointError(f"tensor {name}: {direction} of the rule {rule} returns {type(found).__name__}, not a tensor.")
+    return found
 
 
 def _weights(tensor: Tensor, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mm.core.errors import CheckpointError, StorageError
+from mm.runtime.hubs.checksum import sha256_of
 from mm.runtime.text.json_file import read_object
 
 INDEX = "index.json"
@@ -122,7 +123,7 @@ def storage_error(error: OSError, *, further: str = "") -> StorageError | None:
 def seal(folder: Path) -> None:
     """Write an index with the size and SHA-256 of every file, and flush the folder to disk."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != INDEX)
-    entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": digest(p)} for p in files}
+    entries = {str(p.relative_to(folder)): {"size": p.stat().st_size, "sha256": sha256_of(p)} for p in files}
     (folder / INDEX).write_text(json.dumps(entries, indent=1), encoding="utf-8")
     flush(folder)
 
@@ -148,7 +149,7 @@ def verify(folder: Path, required: Sequence[str] = ()) -> None:
     for path, (size, sha256) in entries.items():
         if not path.is_file():
             raise CheckpointError(f"{path} is missing.")
-        if path.stat().st_size != size or digest(path) != sha256:
+        if path.stat().st_size != size or sha256_of(path) != sha256:
             raise CheckpointError(f"{path} is damaged: it differs from the hash in {INDEX}.")
 
 
@@ -163,12 +164,6 @@ def fingerprint(path: Path) -> str:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace(source: Path, final: Path) -> None:

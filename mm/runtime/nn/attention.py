@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     Attention = Callable[[Tensor, Tensor, Tensor, Packed], Tensor]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: Packed) -> Tensor:
-    """Causal attention within each document -> o_THD; one scaled_dot_product_attention call per run of equal lengths."""
+    """Causal attention within each document -> o_THD; one scaled_dot_product_attention call per run of equal lengths.
+
+    `torch.compile` breaks its graph here: the loop would be compiled again for each pack.
+    """
     outputs, start = [], 0
     for length, run in groupby(batch.lengths):
         count = sum(1 for _ in run)

@@ -79,6 +79,7 @@ class _LinearDistillation(torch.autograd.Function):
                     index_r1 = targets_M[positions, None]
                     sums_2 += _distil(x_mV[rows], t_mV[rows], index_r1, objective, student.needs_gradients)
                 student.add(part, x_mV)
+                del x_mV, t_mV  # before the next chunk's are made
         ctx.save_for_backward(*student.gradients(hidden_ME.dtype, weight_VE.dtype))
         cross_entropy, divergence = sums_2.unbind()
         ctx.mark_non_differentiable(cross_entropy, divergence)

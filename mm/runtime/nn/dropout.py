@@ -37,7 +37,7 @@ class Dropout:
         return TokenDropout(self.rate, _hash(key_T + position_T.int() * _GOLDEN))
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False, slots=False)  # a frozen class cannot be made inside a compiled block
 class TokenDropout:
     """The dropout of a pack's tokens at one place of a model; `keys_T` are hashes (int32)."""
 

@@ -85,6 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         logprobs_r1 = _target_logprobs(logits_mV[rows], index_r1)
                     total -= (logprobs_r1 if scale_r1 is None else logprobs_r1 * scale_r1).sum()
                 linear.add(part, logits_mV)
+                del logits_mV  # before the next chunk's are made
         ctx.save_for_backward(*linear.gradients(hidden_ME.dtype, weight_VE.dtype))
         return total
 
@@ -114,6 +115,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 for rows, positions in softmax_passes(part, logits_mV):
                     index_r1 = targets_M[positions, None]
                     logprobs_M[positions] = _target_logprobs(logits_mV[rows], index_r1, temperature).squeeze(1)
+                del logits_mV
         ctx.save_for_backward(hidden_ME, weight_VE, targets_M)
         ctx.settings = temperature, chunk, dtype
         return logprobs_M
@@ -132,6 +134,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 for rows, positions in softmax_passes(part, logits_mV):
                     _to_gradient(logits_mV[rows], targets_M[positions, None], scale_M[positions, None], temperature)
                 linear.add(part, logits_mV)
+                del logits_mV  # before the next chunk's are made
         return (*linear.gradients(hidden_ME.dtype, weight_VE.dtype), None, None, None, None)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mm.core.configs import ArchitectureConfig
 from mm.runtime.nn.batch import Packed
+from mm.runtime.nn.chunked import reduce_dtype
 
 Head = Callable[[Tensor, Tensor], Any]
 
@@ -69,5 +70,6 @@ class Model(nn.Module, ABC):
 
 
 def logits(hidden_TE: Tensor, weight_VE: Tensor) -> Tensor:
-    """The default head: every logit, in float32."""
-    return F.linear(hidden_TE, weight_VE).float()
+    """The default head: every logit, in float32 or wider."""
+    found = F.linear(hidden_TE, weight_VE)
+    return found.to(reduce_dtype(found.dtype))

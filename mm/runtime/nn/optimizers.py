@@ -21,19 +21,23 @@ def hidden_matrices(model: Model) -> list[nn.Parameter]:
     return [p for p in found if id(p) in inside or len(p) != model.config.vocab_size]
 
 
-def build_optimizers(model: Model, settings: TrainSettings, notes: list[str]) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: Model, settings: TrainSettings, notes: list[str], products: torch.dtype = torch.bfloat16
+) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for hidden matrices and AdamW for the rest.
 
     Weight decay acts on hidden matrices only. Updates of Muon (Jordan et al. 2024) are scaled to the RMS of AdamW's (Liu
-    et al. 2025, arXiv:2502.16982), so that both share one learning rate. Remarks for the user are appended to `notes`.
+    et al. 2025, arXiv:2502.16982), so that both share one learning rate. `products` is the type of its products, see
+    `BatchedMuon`. Remarks for the user are appended to `notes`.
     """
     matrices = [p for p in hidden_matrices(model) if p.requires_grad]
     hidden = {id(p) for p in matrices}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in hidden]
     if settings.optimizer == "muon":
         muon = BatchedMuon(
-            matrices, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+            matrices, products=products, lr=settings.learning_rate, weight_decay=settings.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
         return [muon, _adamw([{"params": others, "weight_decay": 0.0}], settings, notes)]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [_adamw([g for g in groups if g["params"]], settings, notes)]

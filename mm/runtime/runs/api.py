@@ -5,6 +5,7 @@ Imports no torch: the chosen backend's environment is set before the training mo
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shlex
@@ -18,21 +19,27 @@ from typing import Any
 import attrs
 
 from mm.core.config.autoselect import backend_name, choose, choose_backend
-from mm.core.config.composition import Composition, Resolved
+from mm.core.config.composition import SELECT, TRAIN, Composition, Resolved
+from mm.core.config.sections import part_name
 from mm.core.errors import UsageError
-from mm.core.layers import Layer, argument_layer, environment_layer
+from mm.core.layers import Layer, argument_layer, environment_layer, merge
 from mm.core.locks import exclusive
 from mm.core.plugins import PluginManager
 from mm.core.records import BackendSpec
 from mm.core.run import Run
 from mm.core.say import Say, is_main, silent
+from mm.core.settings import Selection
 from mm.core.workspace import RunFolder, Workspace
-from mm.runtime.models.provenance import naming_package
+from mm.runtime.hubs.fetching import downloads
+from mm.runtime.models.provenance import check_parts, naming_package
 from mm.runtime.models.storage import storage_error
+from mm.runtime.runs.attempt import continues, is_ours
 from mm.runtime.runs.choose_length import choose_length
+from mm.runtime.runs.part_files import check_files
+from mm.runtime.runs.pinning import pin
 from mm.runtime.runs.plan import Plan, describe
 from mm.runtime.runs.reading import resumable_settings
-from mm.runtime.runs.recipes import config_layer
+from mm.runtime.runs.recipes import check_table, config_layer
 from mm.runtime.text.tokenizer import DEFAULT_FOLDER
 from mm.runtime.training.interrupts import whole_imports
 
@@ -40,6 +47,8 @@ from mm.runtime.training.interrupts import whole_imports
 STOPPING = ("stop_after_steps", "max_time")
 # neither is a trace of the first steps wanted again
 _ONCE = (*STOPPING, "profile")
+# parts that a resume may have others of than the run has
+_REPLACEABLE = ("tracker", "backend")
 
 
 def argument_layers(
@@ -56,8 +65,15 @@ def compose(plugins: PluginManager, options: Mapping[str, Any], config: str | os
 
 
 def start(composition: Composition, workspace: Workspace, *, resume: bool, say: Say) -> RunFolder:
-    """Train and return the run's folder. Of several ranks one reports. Raises UsageError before anything is written."""
+    """Train and return the run's folder. Of several ranks one reports. Raises UsageError before anything is written.
+
+    A rank that its launcher has started again continues the run that the start before has saved.
+    """
     say, plugins = say if is_main() else silent, composition.plugins
+    if not resume and (name := composition.selection.run) and continues(folder := workspace.run(name)):
+        if folder.manifest["state"] == "finished":
+            return folder
+        resume = True
     with ExitStack() as held:
         held.callback(random.setstate, random.getstate())  # here, since some of what is imported below draws from it
         hold = partial(_hold_name, workspace, held)
@@ -68,19 +84,21 @@ def start(composition: Composition, workspace: Workspace, *, resume: bool, say: 
         activate(plugins, resolved.run.select.backend, say)
         with whole_imports():
             from mm.runtime.runs import session
-
-        return session.train(plugins, resolved, workspace, resume=resume, say=say)
+        with downloads(say=say):
+            return session.train(plugins, resolved, workspace, resume=resume, say=say)
 
 
 def plan(
-    composition: Composition, workspace: Workspace, *, say: Say, resume: bool = False, calibrate: bool = False
+    composition: Composition, workspace: Workspace, *, say: Say, resume: bool = False, calibrate: bool = False,
+    limit: float = math.inf, brief: bool = False,
 ) -> Plan:
-    """The plan of `start`. With `calibrate` a few real steps are taken if it is not known how fast this machine is; only the
-    measured speed is written, into the workspace's cache."""
-    resolved = (resume_run if resume else new_run)(composition, workspace, say)
-    if calibrate:
-        activate(composition.plugins, resolved.run.select.backend, silent)
-    return describe(composition.plugins, resolved, workspace, calibrate=calibrate, say=say)
+    """The plan of `start`. With `calibrate` a few real steps, for at most `limit` seconds, are taken if it is not known how fast
+    this machine is (`brief`: see `Effort`); only the measured speed is written, into the cache. Raises NotDownloaded."""
+    with downloads(allowed=False):
+        resolved = (resume_run if resume else new_run)(composition, workspace, say)
+        if calibrate:
+            activate(composition.plugins, resolved.run.select.backend, silent)
+        return describe(composition.plugins, resolved, workspace, calibrate=calibrate, limit=limit, brief=brief, say=say)
 
 
 def new_run(
@@ -89,6 +107,7 @@ def new_run(
     """Resolve a new run. Parts that the layers leave open are chosen, and each choice is printed. `hold` returns True if no other
     process is starting a run of that name."""
     composition.check()
+    check_table(composition)
     composition = choose(composition, workspace)
     selection = composition.selection
     choices = choose_length(composition, workspace)
@@ -97,20 +116,28 @@ def new_run(
     if not selection.run:
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UsageError("Several ranks train one run, and each would choose a name by itself: give --run NAME.")
-        name = workspace.new_name("-".join(part for part in (selection.algo, selection.preset) if part), hold)
+        name = free_name(composition, workspace, hold)
         choices["run"] = (name, f"run: {name}")
     composition = composition.choosing(choices)
     resolved = composition.resolve()
     for line in (*resolved.warnings, *(line for _, line in composition.chosen.values())):
         say(line)
+    resolved = pin(composition.plugins, resolved, say)
     _check_evaluation(resolved, composition.layers)
+    check_files(resolved.run, workspace)
     folder = workspace.run(resolved.run.select.run)
     is_free = not selection.run or hold(folder.name)
-    if folder.path.exists():
+    if folder.path.exists() and not is_ours(folder):  # an earlier start of this launch may have left one without a checkpoint
         raise UsageError(folder.exists_message)
     if not is_free:
         raise UsageError(f"Run {folder.name} is just being started by another process: choose another --run.")
     return resolved
+
+
+def free_name(composition: Composition, workspace: Workspace, hold: Callable[[str], bool] = lambda name: True) -> str:
+    """A name for a new run that is not in use and for which `hold` is true. Parts have been chosen."""
+    selection = composition.selection
+    return workspace.new_name("-".join(part for part in (selection.algo, selection.preset) if part), hold)
 
 
 def _hold_name(workspace: Workspace, held: ExitStack, name: str) -> bool:
@@ -147,10 +174,23 @@ def resume_run(composition: Composition, workspace: Workspace, say: Say) -> Reso
         raise UsageError(f"{folder.path} has neither manifest.json nor run.toml: it is no run that can be resumed.")
     if folder.manifest["state"] == "finished":
         raise UsageError(f"Run {name} is finished; continue its model with --from {shlex.quote(name)}.")
+    given = [field for field in _REPLACEABLE if merge(composition.layers, SELECT.options)[1][field] != "default"]
+    check_parts(plugins, folder, given)
     saved = {key: value for key, value in resumable_settings(folder).items() if key not in _ONCE}
-    own = Layer(origin=f"run {name}", values={**saved, "run": name})
-    with naming_package(plugins, folder):
+    own = Layer(origin=f"run {name}", values={**_without(saved, given, composition.selection), "run": name})
+    with naming_package(plugins, folder.checkpoints):
         return _resolve_again(Composition(plugins, [own]), composition, say)
+
+
+def _without(saved: Mapping[str, Any], given: Sequence[str], selection: Selection) -> dict[str, Any]:
+    """The settings of a run without the trackers or backend, and their options, that the line replaces by others."""
+    now = {"tracker": list(selection.tracker), "backend": selection.backend}
+    before = [part_name(text) for field in given for text in ([saved[field]] if field == "backend" else saved.get(field, ()))]
+    kept = {part_name(text) for text in (*selection.tracker, selection.backend)}
+    prefixes = tuple(name.replace("-", "_") + "_" for name in before if name not in kept)
+    common = {option.key for option in (*SELECT.options, *TRAIN.options)}
+    values = {key: value for key, value in saved.items() if key in common or not (prefixes and key.startswith(prefixes))}
+    return {**values, **{field: now[field] for field in given}}
 
 
 def _resolve_again(before: Composition, composition: Composition, say: Say) -> Resolved:

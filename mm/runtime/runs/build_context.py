@@ -18,9 +18,11 @@ from mm.core.settings import EpisodeParts
 from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.engine import Engine, Reward, Tool
 from mm.runtime.models.folder import LoadedModel, freeze
-from mm.runtime.nn.batch import pack, split_by_tokens
+from mm.runtime.nn.batch import Packed, Unit, pack, split_by_tokens
+from mm.runtime.runs.part_files import placed
 from mm.runtime.training.context import Context, of_store
 from mm.runtime.training.json_lines import ROLLOUTS, append_lines, rewind_lines
+from mm.runtime.training.sharding import padded
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ContextBuilder:
-    """Builds the `Context` of a run. Relative paths in the options of rewards and tools start at the workspace."""
+    """Builds the `Context` of a run. Relative paths in the options of rewards and tools start at the workspace. `sharded`: every
+    forward of a trained model is one of all ranks."""
 
     plugins: PluginManager
     run: Run
@@ -46,6 +49,7 @@ class ContextBuilder:
     world: World
     loaded: LoadedModel
     say: Say
+    sharded: bool = False
 
     def context(self, feed: Feed) -> Context:
         """The context with everything that the run's algorithm may use."""
@@ -55,9 +59,13 @@ class ContextBuilder:
         return Context(
             tokenizer=self.loaded.tokenizer, world=self.world, seed=settings.seed, more_rows=feed.take,
             max_length=settings.max_length, cache=self.workspace.cache,
-            packs=lambda units: [pack(part).to(device) for part in split_by_tokens(units, settings.micro_batch_tokens)],
+            packs=lambda units: [batch.to(device) for batch in self._packs(units)],
             warn=self._warn, **of_store(feed.store), **rollout,
         )  # fmt: skip
+
+    def _packs(self, units: list[Unit]) -> list[Packed]:
+        packs = [pack(part) for part in split_by_tokens(units, self.run.train.micro_batch_tokens)]
+        return padded(packs, self.world.max(len(packs))) if self.sharded else packs
 
     def _warn(self, text: str) -> None:
         """Print a warning once, and note it for the manifest."""
@@ -110,11 +118,7 @@ class ContextBuilder:
         return self.run.parts.get(section_of(spec).name) or spec.config()
 
     def _placed(self, record: type[Spec], name: str) -> Any:
-        config = self._config(record, name)
-        if config is None:
-            return None
-        given = attrs.asdict(config, recurse=False)
-        return attrs.evolve(config, **{field: self.workspace.path / v for field, v in given.items() if isinstance(v, Path)})
+        return placed(self._config(record, name), self.workspace)
 
 
 def log_to(folder: Path, main: bool) -> Callable[[Sequence[Mapping[str, Any]]], None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from mm.core.callback import Callback
 from mm.core.config.sections import section_of
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
@@ -18,16 +19,19 @@ from mm.core.workspace import ADAPTER, Workspace
 from mm.runtime.devices.backend import Backend
 from mm.runtime.models import folder as models
 from mm.runtime.models.adapter import Adapter
-from mm.runtime.models.finding import find_adapter, find_model
+from mm.runtime.models.finding import find_adapter, find_model, find_tokenizer
 from mm.runtime.models.folder import LoadedModel
 from mm.runtime.models.opening import compile_blocks, fuse_kernels, keeping_tensors
+from mm.runtime.models.provenance import package_of
 from mm.runtime.nn.model import Model
 from mm.runtime.nn.recompute import checkpoint_blocks
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.distributed import World, wrap
 from mm.runtime.training.roles import Role
+from mm.runtime.training.sharding import UpdatesCopy, shard, whole_copy
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # an orthogonal update, Muon's, is derived for a matrix that is a layer by itself, and not for one of its factors
@@ -57,7 +61,42 @@ class RoleBuilder:
         sharing = [name for name in self.run.needs.roles if self._shared(name)]
         if adapter and sharing and not checkpoint and adapter.restart():
             self.say(f"adapter: what it begins with is merged first, for the {sharing[0]} is the policy with the adapter off")
-        return attrs.evolve(loaded, adapter=adapter)
+        own = package_of(self.plugins, self.plugins.get(AdapterSpec, adapter.name)) if adapter else {}
+        return attrs.evolve(loaded, adapter=adapter, packages={**loaded.packages, **own})
+
+    @property
+    def sharded(self) -> bool:
+        """True if each rank keeps a part of the trained models."""
+        return self.run.train.parallel == "fsdp" and self.world.size > 1
+
+    def whole(self, policy: LoadedModel) -> LoadedModel:
+        """The policy that this rank writes and generates from: itself, or with sharding a copy. Call this before `roles`. Raises
+        UsageError for what cannot be sharded."""
+        if not self.sharded:
+            if self.run.train.parallel == "fsdp":
+                self.say("--parallel fsdp: one rank keeps the whole model; --nproc starts more")
+            return policy
+        if self._dtype == "fp16":
+            raise UsageError("--parallel fsdp cannot scale the loss, as --dtype fp16 needs it: use bf16 or fp32.")
+        generates = self.run.needs.generates
+        device = self.backend.device(self.world.local_rank) if generates or self._samples else "cpu"
+        found = whole_copy(policy, device, here=self.world.main or generates)
+        fuse_kernels(self.backend, found.model)
+        return found
+
+    def updates_copy(self, policy: LoadedModel, whole: LoadedModel) -> list[Callback]:
+        """The callback that keeps the copy of `whole` up to date for those that write it or generate from it, if any do."""
+        used = self.sharded and (self.run.train.keep_best or self._samples)
+        return [UpdatesCopy(policy.model, whole.model)] if used else []
+
+    @property
+    def _samples(self) -> bool:
+        return bool(self.run.train.samples or self.run.train.sample_prompt)
+
+    @property
+    def _dtype(self) -> str:
+        dtype = self.run.train.dtype
+        return self.backend.default_dtype() if dtype == "auto" else dtype
 
     def roles(self, policy: LoadedModel) -> dict[str, Role]:
         """Every role that the algorithm needs. Raises UsageError if the user must name a role's model, or if it does not fit."""
@@ -106,7 +145,7 @@ class RoleBuilder:
         spec = self.plugins.get(AdapterSpec, name)
         config: Any = self.run.parts.get(section_of(spec, role).name) if spec.config else None
         if config and config.from_ and not saved:
-            config = attrs.evolve(config, from_=str(find_adapter(config.from_, self.workspace)))
+            config = attrs.evolve(config, from_=str(find_adapter(config.from_, self.workspace, self.plugins)))
         adapter: Adapter = self.plugins.load(AdapterSpec, name)(name, config, model)
         with keeping_tensors(model, f"Adapter {name}", "apply()", adapter.names):
             adapter.apply(saved)
@@ -142,8 +181,14 @@ class RoleBuilder:
         if trainable and self.run.train.activation_checkpointing and (declined := checkpoint_blocks(model)):
             self._note(f"activations are kept: {declined}")
             self.say(f"--activation-checkpointing: {declined}; going on without")
-        module = wrap(model, self.world, device) if trainable else None
+        module = self._parallel(model, device) if trainable else None
         return Role(name, model, trainable=trainable, module=module, settings=settings, path=path)
+
+    def _parallel(self, model: Model, device: torch.device) -> nn.Module:
+        if not self.sharded:
+            return wrap(model, self.world, device)
+        shard(model, self.world.size, device, self._dtype)
+        return model
 
     def _note(self, text: str) -> None:
         if text not in self.backend.notes:
@@ -155,7 +200,7 @@ class RoleBuilder:
         if select.from_:
             return self._open(select.from_)
         self.backend.seed(self.run.train.seed)
-        tokenizer = Tokenizer.load(Path(select.tokenizer))
+        tokenizer = Tokenizer.load(find_tokenizer(select.tokenizer, self.plugins))
         return models.new_model(self.plugins, select.arch, self.run.architecture, tokenizer, self.backend)
 
     def _set_outputs(self, role: str, loaded: LoadedModel) -> list[nn.Parameter]:
@@ -174,7 +219,7 @@ class RoleBuilder:
         """Raise UsageError if --tokenizer names another tokenizer than that of the --from model."""
         select = self.run.select
         if select.from_ and select.tokenizer:
-            own, named = loaded.tokenizer.fingerprint, Tokenizer.load(Path(select.tokenizer)).fingerprint
+            own, named = loaded.tokenizer.fingerprint, Tokenizer.load(find_tokenizer(select.tokenizer, self.plugins)).fingerprint
             if own != named:
                 raise UsageError(
                     f"--tokenizer {select.tokenizer} ({named}) is not the tokenizer that {select.from_} was trained with "
@@ -182,4 +227,4 @@ class RoleBuilder:
                 )
 
     def _open(self, text: str) -> LoadedModel:
-        return models.load_model_folder(self.plugins, find_model(text, self.workspace), self.backend)
+        return models.load_model_folder(self.plugins, find_model(text, self.workspace, self.plugins), self.backend)

@@ -29,6 +29,7 @@ def _positions(composition: Composition, workspace: Workspace) -> int | None:
         positions: int | None = composition.read(section_of(spec)).max_position_embeddings
         return positions
     try:
-        return describe(composition.plugins, find_model(selection.from_, workspace)).config.max_position_embeddings
+        plugins = composition.plugins
+        return describe(plugins, find_model(selection.from_, workspace, plugins)).config.max_position_embeddings
     except MMError:  # reported where the model is opened
         return None

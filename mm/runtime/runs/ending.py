@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mm.core.errors import CheckpointError, Interrupted, StorageError
+from mm.core.plugins import PluginManager
 from mm.core.say import command_line
 from mm.core.workspace import RunFolder, checkpoints, step_of
+from mm.runtime.models.finding import resume_line
 from mm.runtime.runs import lifecycle
-from mm.runtime.runs.lifecycle import Session
+from mm.runtime.runs.manifest import Session
 from mm.runtime.training.interrupts import explain_exit, ignored, number_of
 
 
 @contextmanager
-def resuming(folder: RunFolder) -> Iterator[None]:
+def resuming(folder: RunFolder, plugins: PluginManager) -> Iterator[None]:
     """A signal inside the block, before the run has taken a step, raises Interrupted; the run stays resumable."""
     try:
         yield
@@ -23,7 +25,8 @@ def resuming(folder: RunFolder) -> Iterator[None]:
         with ignored():
             if folder.manifest.get("state") == "running":  # of a process that was killed, or just written
                 folder.update_manifest({"state": "interrupted"})
-        raise Interrupted("Stopped before the first step.", number_of(error), again=_resume(folder)) from None
+        again = resume_line(folder, plugins=plugins.options)
+        raise Interrupted("Stopped before the first step.", number_of(error), again=again) from None
 
 
 @contextmanager
@@ -57,10 +60,6 @@ def _stopped(session: Session, number: int) -> Interrupted:
     step, folder = session.trainer.state.step, session.folder
     if saved := checkpoints(folder.checkpoints):
         text = f"Stopped at once after step {step}; the last checkpoint is that of step {step_of(saved[-1])}."
-        return Interrupted(text, number, again=_resume(folder))
+        return Interrupted(text, number, again=resume_line(folder))
     remove = command_line("runs", "rm", folder.name)
     return Interrupted(f"Stopped at once, before the first checkpoint: nothing can be resumed. {remove} removes the run.", number)
-
-
-def _resume(folder: RunFolder) -> str:
-    return command_line("train", "--resume", "--run", folder.name)

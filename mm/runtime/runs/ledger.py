@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,7 +14,11 @@ import attrs
 
 from mm.core.records import StageSpec
 from mm.core.workspace import write_text
+from mm.runtime.runs.attempt import attempt
 from mm.runtime.runs.stage import StageResult
+
+LEDGER = "stages.json"  # its file in the workspace's cache
+POLL_SECONDS = 0.05
 
 
 def waits(stage: StageSpec, other: StageSpec) -> bool:
@@ -44,9 +49,24 @@ class Ledger:
         artifacts = {name: Path(path) for name, path in entry["artifacts"].items()}
         return artifacts if all(path.exists() for path in artifacts.values()) else None
 
+    def awaited(self, stage: str, inputs: str) -> StageResult:
+        """The result that the main rank records for a stage; waits for it. If that rank fails, the launcher ends this one."""
+        while (entry := self.by_this_attempt(stage, inputs)) is None:
+            time.sleep(POLL_SECONDS)
+        paths = {name: Path(path) for name, path in entry["artifacts"].items()}
+        return StageResult(paths, entry["summary"], entry.get("closing", ""))
+
+    def by_this_attempt(self, stage: str, inputs: str) -> dict[str, Any] | None:
+        """The entry of a stage that the main rank has written since the launcher has started this rank, or None."""
+        entry = self.read().get(stage, {})
+        return entry if (entry.get("inputs"), entry.get("attempt")) == (inputs, attempt()) else None
+
     def write(self, stage: str, inputs: str, result: StageResult) -> None:
         """Record the result of a stage."""
-        entry = {**attrs.asdict(result), "inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()}}
+        entry = {
+            **attrs.asdict(result), "inputs": inputs, "artifacts": {n: str(p) for n, p in result.artifacts.items()},
+            **({"attempt": attempt()} if attempt() else {}),
+        }  # fmt: skip
         write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
 
 

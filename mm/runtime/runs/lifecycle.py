@@ -3,59 +3,34 @@
 from __future__ import annotations
 
 import errno
-import platform
 import shlex
 import signal
-import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import attrs
 import tomli_w
-import torch
 
 from mm.core.config.composition import Resolved
 from mm.core.errors import Interrupted, UsageError
 from mm.core.locks import exclusive
-from mm.core.plugins import PluginManager
-from mm.core.run import Run
 from mm.core.run_folder import SETTINGS
-from mm.core.say import Say, command_line
-from mm.core.workspace import RunFolder, Workspace, checkpoints, write_text
-from mm.runtime.data.corpus import Corpus
-from mm.runtime.devices.backend import Backend
-from mm.runtime.models.folder import LoadedModel, save_model_folder
-from mm.runtime.models.provenance import packages_of
+from mm.core.say import Say
+from mm.core.workspace import RunFolder, checkpoints, write_text
+from mm.runtime.models.finding import resume_line
+from mm.runtime.models.folder import save_model_folder
 from mm.runtime.models.storage import atomic_folder, discard, fingerprint, remove_abandoned, remove_leftovers
-from mm.runtime.runs.in_place import InPlace
+from mm.runtime.runs.attempt import is_ours, marks
+from mm.runtime.runs.manifest import Session, frozen_models, manifest_of, parts_of
 from mm.runtime.runs.reading import settings
 from mm.runtime.runs.speed import record_run
 from mm.runtime.training.checkpoint import load_checkpoint, newest_checkpoint
-from mm.runtime.training.distributed import World
+from mm.runtime.training.distributed import explain_lost_rank
 from mm.runtime.training.json_lines import repair_lines
-from mm.runtime.training.trainer import Trainer
-
-
-@attrs.define(kw_only=True, eq=False)
-class Session:
-    """The parts that one training is built of. `evaluation` is the corpus of `--eval-data`, if that is given."""
-
-    plugins: PluginManager
-    run: Run
-    workspace: Workspace
-    folder: RunFolder
-    backend: Backend
-    world: World
-    loaded: LoadedModel
-    corpus: Corpus
-    evaluation: Corpus | None
-    in_place: InPlace
-    trainer: Trainer
+from mm.runtime.training.sharding import copy_whole
 
 
 @contextmanager
@@ -79,10 +54,12 @@ def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
     """
     folder, run = session.folder, session.run
     remove_abandoned(folder.path.parent)
+    if is_ours(folder):
+        discard(folder.path)
     with ExitStack() as stack:
         try:
             with atomic_folder(folder.path, index=False, overwrite=False) as path:
-                RunFolder(path).update_manifest(_manifest(session, resolved))
+                RunFolder(path).update_manifest(manifest_of(session, resolved))
                 _write_settings(RunFolder(path), run.table())
                 stack.enter_context(_lock(folder, path))
         except OSError as error:
@@ -101,40 +78,6 @@ def create_run_folder(session: Session, resolved: Resolved) -> Iterator[None]:
 def _lock(folder: RunFolder, path: Path) -> AbstractContextManager[None]:
     busy = f"Run {folder.name} is being trained by {{holder}}: wait for it or stop it, or choose another --run."
     return exclusive(path / ".lock", busy)
-
-
-def _manifest(session: Session, resolved: Resolved) -> dict[str, Any]:
-    backend, corpus, state = session.backend, session.corpus, session.trainer.state
-    roles = [role for role in state.roles.values() if role.trainable]
-    return {
-        "name": session.folder.name,
-        "state": "running",
-        "created": time.time(),
-        "order": session.workspace.next_order(),
-        "algorithm": session.run.select.algo,
-        "architecture": session.loaded.architecture,
-        "parameters": sum(p.numel() for p in session.loaded.model.parameters()),
-        "trained_parameters": sum(p.numel() for role in roles for p in role.model.parameters() if p.requires_grad),
-        "command": ["mm", "train", *session.run.argv()],
-        "sources": dict(resolved.sources),
-        "versions": versions(),
-        "plugins": session.plugins.versions(),
-        "parts": packages_of(session.plugins, session.run, session.loaded.architecture),
-        "backend": {"name": session.run.select.backend, "dtype": state.dtype, **backend.capabilities()},
-        "notes": list(backend.notes),
-        "world_size": session.world.size,
-        "threads": torch.get_num_threads(),
-        "data": list(corpus.parts),
-        "eval_data": list(session.evaluation.parts) if session.evaluation else [],
-        "tokenizer": session.loaded.tokenizer.fingerprint,
-        "roles": {name: fingerprint(path) for name, path in _frozen_models(session).items()},
-        "steps": state.horizon,
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python, PyTorch and this package, by name."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "mm": metadata.version("minimind-ascend")}
 
 
 def usable_checkpoint(folder: RunFolder, say: Say) -> Path:
@@ -156,8 +99,10 @@ def resume(session: Session, checkpoint: Path, say: Say) -> None:
         say(line)
     say(f"resuming {folder.name} at step {session.trainer.state.step} of {session.trainer.state.horizon}")
     if session.world.main:
-        folder.update_manifest({"state": "running", "error": "", "cut_interval": {}, "data": list(session.corpus.parts)})
-        _save_data_options(session)
+        again = {"state": "running", "error": "", "cut_interval": {}, "data": list(session.corpus.parts)}
+        ranks = {"world_size": session.world.size, **marks(session.agents)}
+        folder.update_manifest({**again, **ranks, **parts_of(session)})
+        _save_choices(session)
         repair_lines(folder.path, say)
 
 
@@ -178,15 +123,10 @@ def _check_data(session: Session) -> None:
         raise UsageError(f"--data: the weights of run {session.folder.name} cannot change on --resume; it has {before}.")
 
 
-def _frozen_models(session: Session) -> dict[str, Path]:
-    """role -> the folder of its model, for each frozen role: a resume reads these models again."""
-    return {name: role.path for name, role in session.trainer.state.roles.items() if role.path}
-
-
 def _check_frozen_models(session: Session) -> None:
     """Raise UsageError unless the folders of the frozen roles' models have the content that they had at the run's start."""
     name, before = session.folder.name, session.folder.manifest.get("roles", {})
-    for role, path in _frozen_models(session).items():
+    for role, path in frozen_models(session).items():
         if before.get(role) not in (None, fingerprint(path)):
             raise UsageError(
                 f"The {role} of run {name}, {path}, has changed since it started: a resume needs the same model. "
@@ -194,12 +134,17 @@ def _check_frozen_models(session: Session) -> None:
             )
 
 
-def _save_data_options(session: Session) -> None:
-    """Write the present `--data` and `--eval-data` into run.toml, so that the next resume finds data that has moved."""
-    places = {"data": list(session.run.select.data), "eval_data": list(session.run.train.eval_data)}
+def _save_choices(session: Session) -> None:
+    """Write the present `--data`, `--eval-data`, `--backend` and `--tracker`, with the options of trackers, into run.toml: the
+    next resume finds data that has moved, and does not need a tracker or backend that was replaced."""
+    select, table = session.run.select, session.run.table()
     saved = tomllib.loads((session.folder.path / SETTINGS).read_text(encoding="utf-8"))
-    if {**saved, **places} != saved:
-        _write_settings(session.folder, {**saved, **places})
+    replaced = {*saved.get("tracker", ())} - {*select.tracker}
+    kept = {key: value for key, value in saved.items() if not (key in replaced and isinstance(value, dict))}
+    now = {"data": list(select.data), "eval_data": list(session.run.train.eval_data), "backend": select.backend,
+           "tracker": list(select.tracker), **{name: table[name] for name in select.tracker if name in table}}  # fmt: skip
+    if {**kept, **now} != saved:
+        _write_settings(session.folder, {**kept, **now})
 
 
 def _write_settings(folder: RunFolder, table: dict[str, Any]) -> None:
@@ -212,10 +157,12 @@ def finish(session: Session, say: Say) -> None:
     """Write the finished model and the final state of the run. Raises Interrupted if a signal stopped it."""
     training, folder, stop = session.trainer.state, session.folder, session.trainer.state.stop
     session.in_place.check()
-    command = command_line("train", "--resume", "--run", folder.name)
+    command = resume_line(folder)
     if not stop.done and (number := stop.received or (signal.SIGTERM if stop.signalled else 0)):
         record_end(session, "interrupted", "")
         raise Interrupted(f"Stopped at step {training.step} and saved.", number, again=command)
+    with explain_lost_rank(session.world):
+        copy_whole(training.roles["policy"].model, session.loaded.model)
     if session.world.main:
         if session.world.size == 1:
             record_run(

@@ -14,10 +14,10 @@ from mm.core.errors import Interrupted, UsageError, close_match
 from mm.core.layers import Layer
 from mm.core.options import Option
 from mm.core.plugins import PluginManager
-from mm.core.records import StageSpec
-from mm.core.say import Say
+from mm.core.records import AlgorithmSpec, StageSpec
+from mm.core.say import Say, command_line, is_main
 from mm.core.workspace import Workspace
-from mm.runtime.runs.ledger import Ledger, digest, waits
+from mm.runtime.runs.ledger import LEDGER, Ledger, digest, waits
 from mm.runtime.runs.plan_stages import plan_stages
 from mm.runtime.runs.stage import Outcome, Stage
 
@@ -31,29 +31,29 @@ def run_stages(
     force: bool,
     dry_run: bool,
     say: Say,
-    calibrate: bool = False,
+    calibrate: float = 0.0,
     report: Callable[[list[Outcome]], None] | None = None,
+    only: str = "",
 ) -> dict[str, Path]:
     """Run the named stages and presets. Returns the path of every artifact by its name.
 
     In the layers a bare option is for every stage that has it, `STAGE_option` for that stage only. Raises UsageError for an
     unknown stage or option, and for a stage whose needs are neither there nor given by a stage before it. `report` is
-    called with the outcomes, also if a stage fails. A dry run only plans; with `calibrate` it measures how fast this machine
-    is where that is not known.
+    called with the outcomes, also if a stage fails. A dry run only plans; for up to `calibrate` seconds of each stage it
+    takes real steps where it is not known how fast this machine is. `only`: the one stage to run, with the options of all.
     Then the closing texts are printed.
     """
     specs = ordered(expand(plugins, names))
-    _check_options(specs, plugins, layers)
+    check_options(specs, plugins, layers)
     layers = [*layers, *_backend(plugins, layers, say)]
-    stages = _stages(plugins, specs, workspace, layers, say)
-    ledger = Ledger(workspace.cache / "stages.json")
+    stages = _stages(plugins, _only(specs, only), workspace, layers, say)
+    ledger, outcomes = Ledger(workspace.cache / LEDGER), list[Outcome]()
     artifacts = ledger.artifacts()
-    outcomes: list[Outcome] = []
     if not dry_run:
-        _check_needs(plugins, specs, set(artifacts))
+        _check_needs(plugins, _only(specs, only), set(artifacts))
     try:
         if dry_run:
-            outcomes = plan_stages(stages, ledger, force=force, calibrate=calibrate, say=say)
+            outcomes = plan_stages(stages, ledger, force=force, calibrate=calibrate, say=say, total=not only)
         for stage in () if dry_run else stages:
             with _record_failure(stage.spec.name, outcomes):
                 outcomes.append(_run_one(stage, ledger, artifacts, force=force, say=say))
@@ -62,6 +62,14 @@ def run_stages(
             report(outcomes)
         _say_closings(outcomes, say)
     return artifacts
+
+
+def _only(specs: Sequence[StageSpec], name: str) -> list[StageSpec]:
+    """The stage of that name; all for "". Raises UsageError if it is not among them."""
+    found = [spec for spec in specs if name in ("", spec.name)]
+    if not found:
+        raise UsageError(f"--only {name}: not one of the stages {', '.join(spec.name for spec in specs)}.")
+    return found
 
 
 def _stages(
@@ -147,8 +155,13 @@ def _run_one(stage: Stage, ledger: Ledger, artifacts: dict[str, Path], *, force:
         return Outcome(spec.name, "up to date", 0.0, entry["summary"], entry.get("closing", ""))
     say(f"[{spec.name}] {' '.join([spec.summary, *duration_text(stage.seconds(artifacts))])}")
     started = time.monotonic()
-    result = stage.run(artifacts)
-    ledger.write(spec.name, inputs, result)
+    if is_main():
+        result = stage.run(artifacts)
+        ledger.write(spec.name, inputs, result)
+    else:
+        if stage.every_rank:
+            stage.run(artifacts)
+        result = ledger.awaited(spec.name, inputs)
     artifacts.update(result.artifacts)
     return Outcome(spec.name, "done", time.monotonic() - started, result.summary, result.closing)
 
@@ -176,7 +189,8 @@ def _check_needs(plugins: PluginManager, specs: Sequence[StageSpec], have: set[s
         for need in spec.needs:
             if need not in have:
                 givers = [s.name for s in plugins.specs(StageSpec) if need in s.gives]
-                raise UsageError(f"Stage {spec.name} needs {need}: run 'mm run {' or '.join(givers) or need}' first.")
+                lines = " or ".join(f"'{command_line('run', name, plugins=plugins.options)}'" for name in givers or [need])
+                raise UsageError(f"Stage {spec.name} needs {need}: run {lines} first.")
         have |= set(spec.gives)
 
 
@@ -189,7 +203,7 @@ def stage_options(plugins: PluginManager, specs: Iterable[StageSpec] | None = No
     return found
 
 
-def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
+def check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: Sequence[Layer]) -> None:
     """Raise UsageError for an option that none of these stages has. A file may also have tables for other stages."""
     known = stage_options(plugins, specs)
     others = [s for s in plugins.specs(StageSpec) if s not in specs]
@@ -199,8 +213,19 @@ def _check_options(specs: Sequence[StageSpec], plugins: PluginManager, layers: S
             table = not layer.textual and any(key.startswith(_prefix(s.name)) for s in others)
             if not (table and key in elsewhere):
                 flag = "--" + key.replace("_", "-")
+                if reason := _refusal(specs, plugins, key):
+                    raise UsageError(f"{flag}: {reason}.")
                 near = close_match(flag, ["--" + k.replace("_", "-") for k in known])
                 raise UsageError(f"No such option: {flag} for the stages {', '.join(s.name for s in specs)}.{near}")
+
+
+def _refusal(specs: Sequence[StageSpec], plugins: PluginManager, key: str) -> str:
+    """Why the algorithm of one of these stages refuses an option, bare or for this stage; "" if none does."""
+    for spec in (spec for spec in specs if spec.algorithm):
+        refused = getattr(plugins.get(AlgorithmSpec, spec.algorithm).config, "refused_options", {})
+        if reason := refused.get(key) or refused.get(key.removeprefix(_prefix(spec.name))):
+            return str(reason)
+    return ""
 
 
 def _prefix(stage: str) -> str:

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from mm.core.config.autoselect import backend_name
 from mm.core.config.composition import Resolved
 from mm.core.configs import ArchitectureConfig
-from mm.core.errors import StorageError
 from mm.core.plugins import PluginManager
 from mm.core.run import Run
 from mm.core.say import Say, silent
 from mm.core.workspace import Workspace
-from mm.runtime.devices.host import host_memory
 from mm.runtime.models.description import describe as describe_folder
-from mm.runtime.models.finding import find_model
-from mm.runtime.runs import estimate, speed
+from mm.runtime.models.finding import find_model, find_tokenizer
+from mm.runtime.runs import estimate
 from mm.runtime.runs.count import count_rows, repeats
-from mm.runtime.runs.speed import Speed
+from mm.runtime.runs.plan_fit import memory_lines, memory_values
+from mm.runtime.runs.plan_machine import kept_keys, machine_of
+from mm.runtime.runs.plan_memory import memory_of
+from mm.runtime.runs.plan_time import Effort, Pacemaker, time_text
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.text.wording import count_text, value_text
-from mm.runtime.training.headline import clock
 
-# a calibration is not tried if the training would take more of this machine's memory
-_SHARE_OF_MEMORY = 0.5
 # settings of an algorithm that samples, and what they are
 _SAMPLING = {
     "num_generations": "{} completions of each prompt", "max_new_tokens": "at most {} tokens each",
@@ -57,10 +54,12 @@ class Plan(str):
 
 
 def describe(
-    plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, calibrate: bool = False, say: Say = silent
+    plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, calibrate: bool = False, limit: float = math.inf,
+    brief: bool = False, say: Say = silent,
 ) -> Plan:
     """Parts, sizes, parameter count, tokens, steps, time, memory, disk space, where the output goes, and every value that is not
-    a default. If the speed is not known and `calibrate` is set, a few real steps measure it; otherwise torch is not imported."""
+    a default. If the speed is not known and `calibrate` is set, real steps measure it, for at most `limit` seconds; otherwise
+    torch is not imported. See `Effort` for `brief`."""
     run, settings, each = resolved.run, resolved.run.train, resolved.run.needs.steps
     folder, architecture, config, name = _model(plugins, run, workspace)
     tokenizer = Tokenizer.load(folder)
@@ -70,24 +69,28 @@ def describe(
     epochs = math.ceil(settings.epochs * trained / settings.global_batch_size)
     batches = settings.max_steps / each if settings.max_steps else max(1, epochs)
     per_step = counted.tokens / max(1, counted.units) * settings.global_batch_size
-    needed = estimate.memory(run, config, per_step)
-    pace = _speed(plugins, run, workspace, config, needed, calibrate, say)
+    machine = machine_of(plugins, run, calibrate)
+    steps, keys = settings.max_steps or int(batches) * each, kept_keys(plugins, run)
+    memory = partial(memory_of, config=config, counted=counted, machine=machine, steps=steps, kept_keys=keys)
+    needed = memory(run)
+    effort = Effort(seconds=limit if calibrate else 0.0, brief=brief)
+    pace = Pacemaker(plugins, run, workspace, config.num_parameters(), machine, needed, say).pace(effort)
     values: dict[str, Any] = {
         "algorithm": run.select.algo, "run": run.select.run, "backend": run.select.backend, "model": name,
         "parameters": config.num_parameters(), "active_parameters": config.num_active_parameters(),
         "tokenizer": f"{folder} ({tokenizer.vocab_size} tokens, {tokenizer.fingerprint})", "data": counted.names,
         "rows": counted.rows, "held_out_rows": held_out, "tokens_per_epoch": counted.tokens,
-        "steps": settings.max_steps or int(batches) * each, "steps_per_batch": each, "rows_per_step": settings.global_batch_size,
+        "steps": steps, "steps_per_batch": each, "rows_per_step": settings.global_batch_size,
         "tokens_per_step": per_step, "sampling": _sampling(run), "note": repeats(trained, settings),
         "flops": config.flops_per_token(settings.max_length // 2) * per_step * batches * each,
         "seconds": None if isinstance(pace, str) else pace.seconds(run, batches * settings.global_batch_size, per_step * batches),
-        "saving": estimate.saving(run, settings.max_steps or int(batches) * each),
-        "speed": pace if isinstance(pace, str) else attrs.asdict(pace), "memory": needed,
+        "saving": estimate.saving(run, steps),
+        "speed": pace if isinstance(pace, str) else attrs.asdict(pace), **memory_values(plugins, run, machine, needed, memory),
         "disk": estimate.disk(run, config, counted.tokens), "output": str(workspace.run(run.select.run).path),
         "settings": {key: value for key, value in run.values().items() if resolved.sources[key] != "default"},
         "sources": {key: origin for key, origin in resolved.sources.items() if origin != "default"},
     }  # fmt: skip
-    took = _time(run, values["seconds"], pace)
+    took = time_text(run, values["seconds"], pace)
     return Plan.of(_text(values, took), values, (architecture, config, folder), f"{values['steps']:,} steps, time {took}")
 
 
@@ -108,7 +111,7 @@ def _text(plan: Mapping[str, Any], time: str) -> str:
         "compute": f"about {plan['flops']:.3g} FLOP",
         "time": time,
         "saving": plan["saving"],
-        "memory": estimate.sum_text(plan["memory"]),
+        **memory_lines(plan),
         "disk": estimate.sum_text(plan["disk"]),
         "output": plan["output"],
     }
@@ -127,47 +130,13 @@ def _sampling_text(sampling: Mapping[str, Any]) -> str:
     )
 
 
-def _speed(
-    plugins: PluginManager, run: Run, workspace: Workspace, config: ArchitectureConfig, needed: dict[str, int], calibrate: bool,
-    say: Say,
-) -> Speed | str:  # fmt: skip
-    """The speed that is known or measured now, or the reason why there is none."""
-    key = speed.key_of(plugins, run, config.num_parameters())
-    if found := speed.known(workspace, key):
-        return found
-    if not calibrate:
-        return "no run like it was measured here yet; mm train --dry-run measures a few steps"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return "nothing is measured under torchrun"
-    host = backend_name(run.select.backend)[0] == "cpu"
-    if host and sum(needed.values()) > _SHARE_OF_MEMORY * host_memory():
-        return "it needs most of this machine's memory, so no steps were tried"
-    say("measuring a few steps, to estimate the time")
-    from mm.runtime.runs.calibrate import calibrate as measure
-
-    try:
-        found = measure(plugins, run, workspace)
-    except StorageError as error:  # of the temporary folder; whatever else ends the first steps would end the training too
-        return str(error)
-    speed.record(workspace, key, found)
-    return found
-
-
-def _time(run: Run, seconds: float | None, pace: Speed | str) -> str:
-    if seconds is None or isinstance(pace, str):
-        return f"not known: {pace}"
-    measured = "measured by a calibration" if pace.origin == "calibration" else f"as in run {pace.origin}"
-    rate = f"{pace.seconds_per_row:.3g} s a prompt" if run.needs.generates else f"{pace.tokens_per_second:,.0f} tokens/s"
-    return f"about {clock(seconds)} at {rate} ({measured}), without evaluations"
-
-
 def _model(plugins: PluginManager, run: Run, workspace: Workspace) -> tuple[Path, str, ArchitectureConfig, str]:
     """The folder with the tokenizer, the model's architecture and config, and a name. No weights are read."""
     if not run.select.from_:
-        folder = Path(run.select.tokenizer)
+        folder = find_tokenizer(run.select.tokenizer, plugins)
         config = attrs.evolve(run.architecture, vocab_size=Tokenizer.load(folder).vocab_size)
         return folder, run.select.arch, config, f"new {run.select.arch} {run.select.preset}".rstrip()
-    folder = find_model(run.select.from_, workspace)
+    folder = find_model(run.select.from_, workspace, plugins)
     described = describe_folder(plugins, folder)
     name = described.architecture.name
     return folder, name, described.config, f"{folder} ({name}, {described.format})"

@@ -11,21 +11,26 @@ import attrs
 
 from mm.core.errors import UsageError
 from mm.core.say import Say
-from mm.runtime.runs.estimate import size_text
+from mm.runtime.hubs.fetching import downloads
+from mm.runtime.models.storage import atomic_folder
 from mm.runtime.runs.ledger import Ledger, digest, waits
 from mm.runtime.runs.plan import Plan
 from mm.runtime.runs.stage import Outcome, Stage
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.text.wording import size_text
 from mm.runtime.training.headline import clock
 
 STAND_IN = "stand-in"
 
 
-def plan_stages(stages: Sequence[Stage], ledger: Ledger, *, force: bool, calibrate: bool, say: Say) -> list[Outcome]:
-    """Plan each stage, print the plans and their totals. A stage is up to date if it would be skipped: its inputs are unchanged,
-    its output exists, and no stage before it makes its inputs anew."""
+def plan_stages(
+    stages: Sequence[Stage], ledger: Ledger, *, force: bool, calibrate: float, say: Say, total: bool = True
+) -> list[Outcome]:
+    """Plan each stage, print the plans and, with `total`, their totals. A stage is up to date if it would be skipped: its inputs
+    are unchanged, its output exists, and no stage before it makes its inputs anew. `calibrate` is the longest time, in seconds,
+    for which a stage takes real steps."""
     artifacts, outcomes, to_run = ledger.artifacts(), list[Outcome](), list[Stage]()
-    with TemporaryDirectory(prefix="mm-plan-") as folder:
+    with TemporaryDirectory(prefix="mm-plan-") as folder, downloads(allowed=False):
         planned: dict[str, Path] = {}
         for stage in stages:
             name = stage.spec.name
@@ -39,9 +44,11 @@ def plan_stages(stages: Sequence[Stage], ledger: Ledger, *, force: bool, calibra
             say(f"[{name}] {plan}")
             values = plan.values if isinstance(plan, Plan) else {}
             outcomes.append(Outcome(name, "planned", values.get("seconds"), plan=values))
-            if isinstance(plan, Plan) and stage.spec.gives[0] not in artifacts:
-                planned[stage.spec.gives[0]] = _stand_in(stage, plan, Path(folder) / name / "model", calibrate)
-    say(totals(outcomes))
+            if isinstance(plan, Plan) and stage.spec.gives and stage.spec.gives[0] not in artifacts:
+                planned[stage.spec.gives[0]] = _stand_in(stage, plan, Path(folder), calibrate > 0)
+    if total:
+        measured = f" (steps were measured for at most {calibrate:g} s of a stage)" if calibrate and to_run else ""
+        say(totals(outcomes) + measured)
     return outcomes
 
 
@@ -67,21 +74,24 @@ def _current(stage: Stage, ledger: Ledger, artifacts: Mapping[str, Path]) -> boo
         return False
 
 
-def _stand_in(stage: Stage, plan: Plan, folder: Path, weights: bool) -> Path:
+def _stand_in(stage: Stage, plan: Plan, parent: Path, weights: bool) -> Path:
     """A model folder that stands for the model which the stage would make, so that the stages after it can be planned: its
     config and tokenizer and, for calibrations, random weights."""
     architecture, config, tokenizer = plan.model
-    folder.mkdir(parents=True)
-    (folder / STAND_IN).touch()
-    if weights:
-        from mm.runtime.models.folder import LoadedModel, build_model, save_model_folder
-        from mm.runtime.models.opening import open_backend
+    folder = parent / digest({"architecture": architecture, "config": attrs.asdict(config), "tokenizer": tokenizer}) / "model"
+    if folder.exists():  # of another stage, whose model is the same
+        return folder
+    loaded = Tokenizer.load(tokenizer)
+    with atomic_folder(folder) as path:
+        (path / STAND_IN).touch()
+        if weights:
+            from mm.runtime.models.folder import LoadedModel, build_model, save_model_folder
+            from mm.runtime.models.opening import open_backend
 
-        model = build_model(stage.plugins, architecture, config, open_backend(stage.plugins, "cpu"))
-        save_model_folder(folder, LoadedModel(architecture, config, model, Tokenizer.load(tokenizer), folder))
-    else:
-        loaded = Tokenizer.load(tokenizer)
-        loaded.save(folder)
-        values = {"model_type": "mm", "architecture": architecture, "config": attrs.asdict(config)}
-        (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+            model = build_model(stage.plugins, architecture, config, open_backend(stage.plugins, "cpu"))
+            save_model_folder(path, LoadedModel(architecture, config, model, loaded, folder))
+        else:
+            loaded.save(path)
+            values = {"model_type": "mm", "architecture": architecture, "config": attrs.asdict(config)}
+            (path / "config.json").write_text(json.dumps(values), encoding="utf-8")
     return folder

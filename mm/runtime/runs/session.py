@@ -22,13 +22,14 @@ from mm.runtime.models.finding import way_on
 from mm.runtime.models.opening import open_backend, use_threads
 from mm.runtime.models.storage import storage_error
 from mm.runtime.runs import ending, lifecycle
+from mm.runtime.runs.attempt import agent
 from mm.runtime.runs.build_callbacks import build_callbacks
 from mm.runtime.runs.build_context import ContextBuilder
 from mm.runtime.runs.build_roles import RoleBuilder
 from mm.runtime.runs.count import repeats
 from mm.runtime.runs.in_place import InPlace
 from mm.runtime.runs.isolation import whole_process
-from mm.runtime.runs.lifecycle import Session
+from mm.runtime.runs.manifest import Session, versions
 from mm.runtime.text.tokenizer import Tokenizer
 from mm.runtime.training.callbacks.watchdog import Watchdog
 from mm.runtime.training.distributed import join_world
@@ -58,7 +59,7 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
         for context in (whole_process(name), handled(), _explain_write_errors(given.run(name))):
             stack.enter_context(context)
         if resume:
-            stack.enter_context(ending.resuming(folder))
+            stack.enter_context(ending.resuming(folder, plugins))
             if is_main():
                 stack.enter_context(lifecycle.exclusive_run(folder))
         checkpoint = lifecycle.usable_checkpoint(folder, say) if resume else None
@@ -72,6 +73,7 @@ def train(plugins: PluginManager, resolved: Resolved, workspace: Workspace, *, r
         with ending.recorded(session):
             session.trainer.fit()
             lifecycle.finish(session, say)
+            session.world.barrier("end of the training")  # what comes next reads what the main rank has written
     return given.run(name)
 
 
@@ -101,7 +103,8 @@ def _build(
     plugins: PluginManager, run: Run, workspace: Workspace, backend: Backend, *, say: Say, checkpoint: Path | None, watched: bool
 ) -> Session:
     world = join_world(backend)
-    world.require_equal("plugins", plugins.versions())
+    for what, value in (("versions", versions()), ("plugins", plugins.versions()), ("settings", run.values())):
+        world.require_equal(what, value)
     backend.seed(run.train.seed)
     role_builder = RoleBuilder(plugins=plugins, run=run, workspace=workspace, backend=backend, world=world, say=say)
     loaded = role_builder.policy(checkpoint)
@@ -112,22 +115,27 @@ def _build(
 
     corpus = opened(run.select.data)
     evaluation = opened(run.train.eval_data) if run.train.eval_data else None
+    world.require_equal("data", {part["locator"]: part["digest"] for part in (*corpus.parts, *(evaluation or corpus).parts)})
     held = _held_out(run, corpus, evaluation, loaded.tokenizer, say)
     use_threads(backend, loaded.model, run.train.threads)
-    roles = role_builder.roles(loaded)
+    policy, loaded = loaded, role_builder.whole(loaded)
+    roles = role_builder.roles(policy)
     check_positions(roles, {f"--max-length {run.train.max_length}": run.train.max_length})
     backend.seed(run.train.seed)  # making models has drawn from the generators
     folder = workspace.run(run.select.run)
     in_place = InPlace(folder)
     callbacks = build_callbacks(plugins, run, folder, world, backend, loaded, held, say) if watched else []
     callbacks = [in_place, *callbacks] if world.main and watched else callbacks
+    callbacks = [*(role_builder.updates_copy(policy, loaded) if watched else ()), *callbacks]
     builder = ContextBuilder(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world, loaded=loaded, say=say,
+        sharded=role_builder.sharded,
     )  # fmt: skip
     trainer = _trainer(builder, roles, corpus, held, callbacks)
     return Session(
         plugins=plugins, run=run, workspace=workspace, folder=folder, backend=backend, world=world,
-        loaded=loaded, corpus=corpus, evaluation=evaluation, in_place=in_place, trainer=trainer,
+        agents=world.gather(agent(), "launchers"), loaded=loaded, corpus=corpus, evaluation=evaluation, in_place=in_place,
+        trainer=trainer,
     )  # fmt: skip
 
 

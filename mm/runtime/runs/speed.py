@@ -18,6 +18,7 @@ from mm.core.plugins import PluginManager
 from mm.core.records import AlgorithmSpec, BackendSpec, RewardSpec
 from mm.core.run import Run
 from mm.core.workspace import Workspace, write_text
+from mm.runtime.devices.host import host_cores
 
 _FILE = "speed.json"
 # settings of a training that change its speed
@@ -29,11 +30,12 @@ _LEAST_STEPS, _LEAST_SECONDS = 10, 5.0
 @attrs.frozen(kw_only=True)
 class Speed:
     """A measured speed. `origin` is the name of the run that measured it, or "calibration". A row of an algorithm that samples
-    is a prompt with all its completions."""
+    is a prompt with all its completions. `basis` says from what it was estimated, if it was not measured as it is."""
 
     tokens_per_second: float
     seconds_per_row: float
     origin: str
+    basis: str = ""
 
     def seconds(self, run: Run, rows: float, tokens: float) -> float:
         """The duration of a training on so many rows, of so many tokens in all. Sampled completions are not in `tokens`, so an
@@ -41,16 +43,36 @@ class Speed:
         return rows * self.seconds_per_row if run.needs.generates else tokens / self.tokens_per_second
 
 
-def key_of(plugins: PluginManager, run: Run, parameters: int) -> str:
-    """The runs that are equally fast have equal keys: algorithm, size, chip, type and threads, and of an algorithm that samples
-    also its settings and those of its rewards. Needs no torch."""
+def key_of(plugins: PluginManager, run: Run, parameters: int, ranks: int) -> str:
+    """The runs that are equally fast have equal keys: algorithm, size, chip, type, threads and ranks, and of an algorithm that
+    samples also its settings and those of its rewards. Needs no torch."""
     settings = {name: getattr(run.train, name) for name in _SETTINGS}
     parts: dict[str, Any] = {"algorithm": run.select.algo, "parameters": parameters, "adapter": run.select.adapter, **settings}
     if run.needs.generates:
         parts |= {"own": repr(run.algorithm), "rollout": repr(run.parts["rollout"])}
         parts |= {name: repr(part) for name, part in run.parts.items() if name.startswith(f"{RewardSpec.kind}.")}
-    parts["chip"] = [run.select.backend, probe_of(plugins.get(BackendSpec, backend_name(run.select.backend)[0])).reason, _host()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return _hash({**parts, "ranks": ranks, "chip": _chip(plugins, run)})
+
+
+def shape_of(plugins: PluginManager, run: Run, parameters: int, ranks: int) -> str:
+    """The key of the trainings on rows as they are whose forward passes are equally fast, whatever their algorithm."""
+    settings = {name: getattr(run.train, name) for name in (*_SETTINGS, "max_length")}
+    return _hash({"shape": parameters, **settings, "ranks": ranks, "chip": _chip(plugins, run)})
+
+
+def passes(run: Run) -> int:
+    """The cost of a token in forward passes: one of each frozen model, and three of each trained one, whose backward is two."""
+    trained = set(run.needs.trainable)
+    return 3 * len(trained) + len(set(run.needs.roles) - trained)
+
+
+def _chip(plugins: PluginManager, run: Run) -> list[str]:
+    probe = probe_of(plugins.get(BackendSpec, backend_name(run.select.backend)[0]))
+    return [run.select.backend, probe.reason, _host()]
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def known(workspace: Workspace, key: str) -> Speed | None:
@@ -81,7 +103,8 @@ def record_run(
     rows = steps / run.needs.steps * run.train.global_batch_size
     rate = tokens / run.needs.steps / seconds
     measured = Speed(tokens_per_second=rate, seconds_per_row=seconds / rows, origin=name)
-    record(workspace, key_of(plugins, run, parameters), measured)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    record(workspace, key_of(plugins, run, parameters, ranks), measured)
 
 
 def has_speeds(workspace: Workspace) -> bool:
@@ -128,10 +151,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _host() -> str:
-    """The processor of this machine, and the number of its cores."""
+    """The processor of this machine, the number of its cores, and that of the threads which torch starts on them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     except OSError:
         name = ""
-    return f"{name or platform.processor() or platform.machine()} x {os.cpu_count()}"
+    threads = "" if "RANK" in os.environ else os.environ.get("OMP_NUM_THREADS", "")  # a launcher sets it for its ranks
+    return f"{name or platform.processor() or platform.machine()} x {host_cores()} of {os.cpu_count()} {threads}".rstrip()

@@ -46,9 +46,13 @@ class Stage(ABC):
     """A step of `mm run`. `layers` hold the values given for its `options`, the highest layer first; `say` prints a line.
     The options are the fields of the record's config class, unless a subclass says others: bare, or for this stage alone with its
     name before them (`--title`, `--report-title`).
-    `calibrates`: its plan may take a few real steps to measure this machine's speed."""
+    `calibrates`: the seconds for which its plan may take real steps to measure this machine's speed. `every_rank`: of several
+    ranks each runs it; else the main one does, and the others wait for its result. `on_host`: with `mm run --docker` it runs
+    here and not in a container."""
 
-    calibrates = False
+    calibrates = 0.0
+    every_rank = False
+    on_host = False
 
     def __init__(
         self, spec: StageSpec, plugins: PluginManager, workspace: Workspace, layers: Sequence[Layer], say: Callable[[str], None]

@@ -80,7 +80,9 @@ def with_system(messages: Sequence[Message | Mapping[str, Any]], text: str) -> l
     conversation has one that is not empty."""
     first = messages[0] if messages and role_of(messages[0]) == "system" else Message("system")
     if as_dicts([first])[0].get("content"):
-        raise UsageError("The conversation has a system message of its own: leave out `system`, or that message.")
+        raise UsageError(
+            "The conversation has a system message of its own: leave out --system (in Python `system`), or that message."
+        )
     system = attrs.evolve(first, content=text) if isinstance(first, Message) else {**first, "content": text}
     return [system, *(message for message in messages if message is not first)]
 

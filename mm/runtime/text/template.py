@@ -29,6 +29,11 @@ Messages = list[dict[str, Any]]
 Tools = Sequence[Mapping[str, Any]] | None
 
 
+def thinking_switches(thinking: bool | None) -> dict[str, bool]:
+    """The variables by which templates turn thinking on or off; none for None, the template's default."""
+    return {} if thinking is None else {"enable_thinking": thinking, "open_thinking": thinking}
+
+
 @attrs.frozen
 class Piece:
     """A piece of a rendered conversation. `turn` is the message, counted from 0, if the assistant wrote the piece. `plain`: it is

@@ -14,7 +14,7 @@ import attrs
 from mm.core.errors import DataError, UsageError
 from mm.runtime.text.messages import Message, as_dicts
 from mm.runtime.text.slices import slices
-from mm.runtime.text.template import ChatTemplate, Conversation
+from mm.runtime.text.template import ChatTemplate, Conversation, thinking_switches
 from mm.runtime.text.tokenizer_files import TokenizerFiles, read_folder, write_folder
 from mm.runtime.text.tokenizer_limits import is_panic
 from mm.runtime.text.vocabulary import TextStream, bytes_of_ids, fingerprint
@@ -163,8 +163,7 @@ class Tokenizer:
         `thinking`: True opens a think block, False adds an empty one, None uses the template's default. `complete`: raises
         DataError if the template leaves out a text of the conversation, such as the thoughts of earlier turns.
         """
-        switches = {} if thinking is None else {"enable_thinking": thinking, "open_thinking": thinking}
-        conversation = self._template.prompt(as_dicts(messages), tools, check=complete, **switches)
+        conversation = self._template.prompt(as_dicts(messages), tools, check=complete, **thinking_switches(thinking))
         self._report(conversation)
         return self._encode(conversation)[0]
 

@@ -77,18 +77,18 @@ def validator_of(schema: Any) -> Any:
 
 @lru_cache(maxsize=1024)
 def _validator(schema: str) -> Any:
-    standard = _standard_types(json.loads(schema))
+    standard = standard_types(json.loads(schema))
     Draft202012Validator.check_schema(standard)
     return _Validator(standard, registry=Registry())
 
 
-def _standard_types(schema: Any, names: bool = False) -> Any:
+def standard_types(schema: Any, names: bool = False) -> Any:
     """The schema with the type names of JSON Schema. `names`: the keys are names of properties, not keywords."""
     if isinstance(schema, list):
-        return [_standard_types(item) for item in schema]
+        return [standard_types(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    standard = {k: _standard_types(v, names=k == "properties" and not names) for k, v in schema.items()}
+    standard = {k: standard_types(v, names=k == "properties" and not names) for k, v in schema.items()}
     if not names and "type" in standard:
         standard["type"] = _standard_type(standard["type"], nullable=standard.get("nullable") is True)
     return standard

@@ -13,22 +13,22 @@ from typing import Any
 import attrs
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_model
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.utils._pytree import tree_map_only
 
-from mm.core.callback import Callback
 from mm.core.errors import CheckpointError, StorageError
 from mm.core.say import command_line
 from mm.core.workspace import RunFolder, checkpoints, step_of
 from mm.runtime.models.finding import way_on
 from mm.runtime.models.folder import WEIGHTS, LoadedModel, save_model_folder, save_weights
 from mm.runtime.models.storage import discard, replace, seal, verify
-from mm.runtime.models.tensors import named_tensors
+from mm.runtime.training.callback_states import by_name, restore_callbacks
 from mm.runtime.training.distributed import World
+from mm.runtime.training.host_states import for_rank
 from mm.runtime.training.json_lines import sync_lines
+from mm.runtime.training.sharding import load_weights, take_tensors
 from mm.runtime.training.state import TrainState
 
 STATE = "state"
@@ -49,16 +49,15 @@ class Snapshot:
 
 def capture(state: TrainState, *, copy: bool) -> Snapshot:
     """Take a snapshot of the present state. With `copy` its tensors are copies in host memory, so that training can continue
-    while they are written; without, they are the training's own tensors."""
+    while they are written; without, they are the training's own tensors. Every rank must call this."""
 
     def take(tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", copy=True) if copy else tensor
 
     files: dict[str, Mapping[str, Tensor]] = {}
     for role in state.roles.values():
-        if state.world.main and role.trainable:
-            tensors = named_tensors(role.model, by_name=True)
-            files[_weights_file(role.name)] = {name: take(tensor) for name, tensor in tensors.items()}
+        if role.trainable and (taken := take_tensors(role.model, take, here=state.world.main)):
+            files[_weights_file(role.name)] = taken
     return Snapshot(state.step, files, tree_map_only(Tensor, take, _resume_state(state)))
 
 
@@ -182,17 +181,30 @@ def load_checkpoint(state: TrainState, path: Path) -> list[str]:
     for role in state.roles.values():
         weights = path / _weights_file(role.name)
         if role.trainable and weights.name != WEIGHTS:
-            load_model(role.model, weights, strict=True, device=str(state.device))
-    saved = _resume_state(state)
+            load_weights(role.model, weights, state.device)
+    saved, ranks = _resume_state(state), _saved_ranks(path)
+    saved |= {f"host.{rank}": b"" for rank in ranks} if len(ranks) != state.world.size else {}
+    if state.world.rank not in ranks:
+        del saved[f"host.{state.world.rank}"]
     dcp.load(saved, checkpoint_id=path / STATE, no_dist=state.world.size == 1)
     for role in (r for r in state.roles.values() if r.trainable):
         optimizers = tuple(state.updates.optimizers[role.name])
         set_optimizer_state_dict(role.model, optimizers, optim_state_dict=saved[f"optimizer.{role.name}"])
-    host = _unpickle(saved[f"host.{state.world.rank}"])
+    hosts = [_unpickle(saved[f"host.{rank}"]) for rank in ranks if f"host.{rank}" in saved]
+    host = hosts[0] if len(ranks) == state.world.size else for_rank(hosts, state.world.rank, state.world.size)
     state.load_host_state(host)
-    lines = _restore_callbacks(state.callbacks, host["callbacks"])
+    lines = restore_callbacks(state.callbacks, host["callbacks"])
     state.backend.set_rng_state(host["rng"])
     return lines
+
+
+def _saved_ranks(path: Path) -> list[int]:
+    """The ranks that saved the checkpoint. Raises CheckpointError if its training state cannot be read."""
+    try:
+        names = dcp.FileSystemReader(path / STATE).read_metadata().state_dict_metadata
+    except Exception as error:
+        raise CheckpointError(f"{path / STATE} cannot be read: {error}") from None
+    return sorted(int(name.removeprefix("host.")) for name in names if name.startswith("host."))
 
 
 def _weights_file(role: str) -> str:
@@ -201,39 +213,11 @@ def _weights_file(role: str) -> str:
 
 def _resume_state(state: TrainState) -> dict[str, Any]:
     """The state for a resume beside the model files: this rank's host state and the optimizers of each trained role."""
-    host = {**state.host_state(), "callbacks": {name: c.state_dict() for name, c in _by_name(state.callbacks).items()}}
+    host = {**state.host_state(), "callbacks": {name: c.state_dict() for name, c in by_name(state.callbacks).items()}}
     saved: dict[str, Any] = {f"host.{state.world.rank}": _pickle(host)}
     for role in (r for r in state.roles.values() if r.trainable):
         saved[f"optimizer.{role.name}"] = get_optimizer_state_dict(role.model, tuple(state.updates.optimizers[role.name]))
     return saved
-
-
-def _restore_callbacks(callbacks: list[Callback], saved: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Load each callback's state, saved under its name. Returns a line for each callback whose state is missing, and for each
-    saved state that belongs to no callback."""
-    lines, remaining = [], dict(saved)
-    for name, callback in _by_name(callbacks).items():
-        key = name if name in remaining else next((k for k in remaining if _is_old_key(k, name, callback)), None)
-        if key is not None:
-            callback.load_state_dict(remaining.pop(key))
-        elif callback.state_dict():
-            lines.append(f"callback {name}: the checkpoint has no state for it; it starts as in a new run")
-    unclaimed = [key for key, state in remaining.items() if state]
-    return lines + [f"callback {key}: its state in the checkpoint belongs to no callback of this run" for key in unclaimed]
-
-
-def _by_name(callbacks: list[Callback]) -> dict[str, Callback]:
-    """Callbacks by `name#number`, numbered among those of the same name: a resumed run may have other trackers than the run
-    that saved, or the same ones in another order."""
-    names = [c.name or type(c).__qualname__ for c in callbacks]
-    return {f"{name}#{names[:index].count(name)}": c for index, (name, c) in enumerate(zip(names, callbacks, strict=True))}
-
-
-def _is_old_key(key: str, name: str, callback: Callback) -> bool:
-    """True if `key` names this callback in an old checkpoint, whose keys are `module.Class#number`."""
-    path, _, number = key.rpartition("#")
-    classes = {type(callback).__qualname__, callback.name or type(callback).__qualname__}  # `name` may be a former class name
-    return any(path.endswith(f".{former}") for former in classes) and number == name.rpartition("#")[2]
 
 
 def _pickle(value: Any) -> bytes:

@@ -12,6 +12,7 @@ from mm.runtime.data.order import partition
 from mm.runtime.nn.batch import Packed, pack
 from mm.runtime.training.metrics import Meter
 from mm.runtime.training.roles import without_ddp
+from mm.runtime.training.sharding import padded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,8 @@ def evaluate(state: TrainState, held_out: HeldOut) -> dict[str, float]:
             metrics = state.algorithm.evaluate(units)
         meter.add(metrics or {})
         # an empty pack gives a rank without rows the same names of metrics as the others
-        for batch in (state.micro_batches(units) or [pack([])]) if metrics is None else []:
+        batches = (state.micro_batches(units) or [pack([])]) if metrics is None else []
+        for batch in padded(batches, state.world.max(len(batches))) if state.sharded else batches:
             _measure(state, batch, meter)
             meter.add({"bytes": (float(token_bytes[batch.targets].sum()), 1.0)})
     for role in state.roles.values():

@@ -17,7 +17,7 @@ _MEANINGS: Mapping[str, str] = {
     "kl": "distance of the policy from the reference",
     "length_growth": "mean length of a completion, in units of the first rollout's",
     "margin": "how much likelier good answers are than bad ones, relative to the reference",
-    "nll": "negative log-likelihood, summed over the tokens",
+    "nll": "negative log-likelihood of a token, the mean over those that are learned",
     "no_spread": "share of prompts whose completions all have the same reward, from which nothing is learned",
     "truncated": "share of completions that reached --max-new-tokens",
 }

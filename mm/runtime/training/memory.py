@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from mm.core.errors import MMError
 from mm.runtime.devices.backend import Backend
+from mm.runtime.training.sharding import local
 
 if TYPE_CHECKING:
     from mm.runtime.training.state import TrainState
@@ -57,4 +58,4 @@ def _advice(state: TrainState) -> str:
 
 
 def _size(tensors: Iterable[Any]) -> int:
-    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+    return sum(local(tensor).nbytes for tensor in tensors if isinstance(tensor, Tensor))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mm.runtime.nn.batch import Packed
 from mm.runtime.training.roles import without_ddp
+from mm.runtime.training.sharding import gathered
 
 if TYPE_CHECKING:
     from mm.runtime.nn.batch import Unit
@@ -57,7 +58,8 @@ def _replay(state: TrainState, step: int, units: list[Unit]) -> _Finding | None:
     micro = [attrs.evolve(batch, shared=None) for batch in state.micro_batches(units, step)]
     totals = state.objective.totals(micro, state.world)
     # compiled code does not call hooks that were registered after the compilation
-    with without_ddp(state.roles.values()), torch.compiler.set_stance("force_eager"):
+    roles = state.roles.values()
+    with without_ddp(roles), gathered(r.model for r in roles if not r.shared), torch.compiler.set_stance("force_eager"):
         for batch in micro:
             with _hooked_layers(state, batch) as (findings, ran):
                 loss, _ = state.loss(batch, totals)

@@ -16,6 +16,7 @@ from mm.core.locks import in_turn
 from mm.runtime.nn.batch import Unit, pack, split_by_tokens
 from mm.runtime.training.context import Context
 from mm.runtime.training.roles import Role
+from mm.runtime.training.sharding import is_sharded, whole
 
 # fixed, so that the results do not depend on a run's settings; without gradients this needs little memory
 _TOKENS, _BLOCK = 8192, 512
@@ -33,14 +34,25 @@ def reference_table(role: Role, context: Context, add_answers: Callable[[Unit], 
     folder = context.cache / "reference"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_key(role, context, add_answers, seed)}.safetensors"
+    if is_sharded(role.model):  # each forward is one of all ranks: none may wait for another that computes
+        table: Tensor | None = context.world.gather(_load(path) if context.world.main else None)[0]
+        if table is None:
+            table = _compute(role, context, add_answers)
+            if context.world.main:
+                _save(table, path)
+        return table
     with in_turn(path.with_suffix(".lock")):
         table = _load(path)
         if table is None:
             table = _compute(role, context, add_answers)
-            temporary = path.with_suffix(".tmp")  # one name for all processes: what a killed one left is overwritten
-            save_file({"logprobs": table}, temporary, {"sha256": _digest(table)})
-            os.replace(temporary, path)
+            _save(table, path)
         return table
+
+
+def _save(table: Tensor, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")  # one name for all processes: what a killed one left is overwritten
+    save_file({"logprobs": table}, temporary, {"sha256": _digest(table)})
+    os.replace(temporary, path)
 
 
 def _load(path: Path) -> Tensor | None:
@@ -81,5 +93,5 @@ def _key(role: Role, context: Context, add_answers: Callable[[Unit], Unit], seed
     for name, parameter in role.model.named_parameters():
         if not parameter.requires_grad:  # if it shares the policy's model, the adapter's parameters are switched off
             total.update(name.encode())
-            total.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            total.update(whole(parameter.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:32]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from mm.runtime.nn.batch import Packed
 from mm.runtime.nn.heads import linear_cross_entropy, token_logprobs
-from mm.runtime.nn.model import Model
+from mm.runtime.nn.model import Model, logits
 from mm.runtime.training.measures import Metrics, Totals
+from mm.runtime.training.sharding import whole_tensors
 
 
 class Role:
@@ -70,6 +71,11 @@ class Role:
             self._auxiliary.append(auxiliary)
         return result
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of the model's state dict, for an engine. Every rank must read all of them: those of a sharded model
+        are gathered one by one."""
+        return whole_tensors(self.model)
+
     # ---- the usual heads. Legend: M learned positions and N documents of the pack
 
     def logprobs(self, batch: Packed, *, temperature: float = 1.0) -> Tensor:
@@ -101,8 +107,8 @@ class Role:
         return found
 
     def values(self, batch: Packed) -> Tensor:
-        """The value of the state before each target, (M,), in float32. The role must be in `Needs.value_heads`."""
-        found: Tensor = self(batch, lambda hidden, weight: (_predicting(hidden, batch) @ weight.t()).squeeze(1).float())
+        """The value of the state before each target, (M,), in float32 or wider. The role must be in `Needs.value_heads`."""
+        found: Tensor = self(batch, lambda hidden, weight: logits(_predicting(hidden, batch), weight).squeeze(1))
         return found
 
     # ---- the model's own loss

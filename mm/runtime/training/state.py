@@ -16,12 +16,14 @@ from mm.runtime.nn.batch import Packed, Tokens, Unit, pack, split_by_tokens
 from mm.runtime.nn.dropout import Dropout
 from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.context import stable_seed
-from mm.runtime.training.distributed import World
+from mm.runtime.training.distributed import World, shares_memory
 from mm.runtime.training.feed import Feed
 from mm.runtime.training.measures import Metrics, Totals
 from mm.runtime.training.metrics import Meter
 from mm.runtime.training.objective import Objective
 from mm.runtime.training.roles import Role
+from mm.runtime.training.sharding import is_sharded
+from mm.runtime.training.shared_gradients import SharedGradients
 from mm.runtime.training.signals import StopFlag
 from mm.runtime.training.updates import Updates
 
@@ -55,7 +57,11 @@ class TrainState:
         self.device = backend.device(world.local_rank)
         self.dtype = backend.default_dtype() if settings.dtype == "auto" else settings.dtype
         self.scaler = backend.scaler(self.dtype)
-        self.updates = Updates(roles, settings, self.scaler, self.device, backend.notes)
+        self.updates = Updates(roles, settings, self.scaler, self.device, backend)
+        self.sharded = any(is_sharded(role.model) for role in roles.values())
+        # where neither FSDP nor a data-parallel wrapper sums the gradients
+        trained = [p for role in roles.values() if role.trainable for p in role.model.parameters() if p.requires_grad]
+        self.gradients = SharedGradients(trained, world) if shares_memory(world, self.device) and not self.sharded else None
         self.meter = Meter()
         self.stop = StopFlag()
         self.horizon = settings.max_steps or feed.steps(settings.epochs)

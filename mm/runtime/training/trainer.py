@@ -14,11 +14,13 @@ from mm.core.callback import Callback
 from mm.core.errors import MMError, StorageError
 from mm.runtime.nn.batch import Packed, Unit, pack
 from mm.runtime.nn.optimizers import learning_rate
-from mm.runtime.training.distributed import accumulate
+from mm.runtime.training.beacon import BEACON
+from mm.runtime.training.distributed import accumulate, explain_lost_rank
 from mm.runtime.training.measures import Totals
 from mm.runtime.training.memory import explain_out_of_memory, memory_report
 from mm.runtime.training.nonfinite import explain
 from mm.runtime.training.phases import phase
+from mm.runtime.training.replicas import check_replicas
 from mm.runtime.training.save_schedule import SaveSchedule
 from mm.runtime.training.saver import Saver
 from mm.runtime.training.state import TrainState
@@ -43,7 +45,11 @@ class Trainer:
         state, error = self.state, None
         self._schedule = SaveSchedule(state.settings, state.horizon, state.step)
         try:
-            with state.stop.watch(), explain_out_of_memory(state.backend, lambda: memory_report(state)):
+            with (
+                state.stop.watch(),
+                explain_out_of_memory(state.backend, lambda: memory_report(state)),
+                explain_lost_rank(state.world),
+            ):
                 self.emit("on_start")
                 if state.evaluation_scheduled():  # at the start, or one that a signal cut off
                     self.evaluate()
@@ -124,6 +130,7 @@ class Trainer:
     def train_step(self, units: list[Unit]) -> None:
         """Take one optimizer step on this rank's share of a mini-batch, cut into micro-batches by the token budget."""
         state = self.state
+        BEACON.step(state.step + 1)
         with phase("data"):
             batches = state.micro_batches(units, state.step)
             totals = state.objective.totals(batches, state.world)
@@ -132,6 +139,9 @@ class Trainer:
         for index, batch in enumerate(batches):
             self._backward(batch, totals, last=index == len(batches) - 1)
         self._recent[state.step] = units
+        if state.gradients:
+            with phase("gradients"):
+                state.gradients.sum()
         with phase("optimizer"):
             state.meter.add(state.updates.apply(state.step, state.horizon))
         state.step += 1
@@ -144,9 +154,11 @@ class Trainer:
                 contexts.enter_context(accumulate(role.module, last))
             with phase("forward"):
                 loss, metrics = state.loss(batch, totals)
+            if not loss.requires_grad:
+                raise MMError(f"The loss of {type(state.algorithm).__name__} has no gradient: it is detached from the models.")
             # Data-parallel wrappers average over ranks, and the loss is already divided by the global totals. 0 * NaN is NaN:
             # adding it to the factor makes the gradients non-finite on every rank whenever the loss is.
-            loss = loss * (state.world.size + 0 * loss.detach())
+            loss = loss * ((1 if state.gradients else state.world.size) + 0 * loss.detach())
             with phase("backward"):
                 (state.scaler.scale(loss) if state.scaler else loss).backward()  # type: ignore[no-untyped-call]
         state.meter.add(metrics)
@@ -154,10 +166,12 @@ class Trainer:
     # ---- at intervals
 
     def check(self) -> None:
-        """Wait for the device. Raises MMError naming step, rows and layer if a gradient was not finite since the last call."""
+        """Wait for the device. Raises MMError naming step, rows and layer if a gradient was not finite since the last call, and
+        naming the ranks if they no longer have the same weights."""
         step = self.state.updates.failed_step(self.state.step)
         if step is not None:
             raise MMError(explain(self.state, step, self._recent.get(step, [])))
+        check_replicas(self.state.roles.values(), self.state.world, self.state.step)
         self._recent.clear()
 
     def log_values(self) -> dict[str, float]:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from mm.core.settings import TrainSettings
+from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.scaler import Scaler
 from mm.runtime.nn.optimizers import build_optimizers, learning_rate
 from mm.runtime.training.measures import Metrics
 from mm.runtime.training.roles import Role
+from mm.runtime.training.sharding import whole
 
 # a scaler halves its scale at each overflow; once it is below this, no scale helps
 _SMALLEST_SCALE = 2**-14
@@ -27,12 +30,16 @@ class Updates:
         settings: TrainSettings,
         scaler: Scaler | None,
         device: torch.device,
-        notes: list[str],
+        backend: Backend,
     ) -> None:
         self.scaler, self.roles = scaler, {name: role for name, role in roles.items() if role.trainable}
         # the run's settings, overridden by the role's own
         self.settings = {name: attrs.evolve(settings, **role.settings) for name, role in self.roles.items()}
-        self.optimizers = {name: build_optimizers(role.model, self.settings[name], notes) for name, role in self.roles.items()}
+        # a chip that does not compute in bfloat16 by default only emulates it
+        products = torch.bfloat16 if backend.default_dtype() == "bf16" else torch.float32
+        self.optimizers = {
+            name: build_optimizers(role.model, self.settings[name], backend.notes, products) for name, role in self.roles.items()
+        }
         self._failed = torch.zeros((), device=device)
         self._failed_step = torch.full((), -1, device=device)
 
@@ -46,7 +53,8 @@ class Updates:
             settings = self.settings[name]
             self._prepare(optimizers, learning_rate(step, horizon, settings))
             weights = [p for p in self.roles[name].model.parameters() if p.requires_grad]
-            norm = torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm or float("inf")).detach()
+            norm = whole(get_total_norm([p.grad for p in weights if p.grad is not None])).detach()
+            clip_grads_with_norm_(weights, settings.clip_norm or float("inf"), norm)
             finite = torch.isfinite(norm).float()
             # a step that the scaler skips has a count of 0: it adds nothing to the mean
             metrics[f"{name}/grad_norm" if len(self.optimizers) > 1 else "grad_norm"] = (norm.nan_to_num(0, 0, 0), finite)
@@ -79,7 +87,8 @@ class Updates:
         itself, and they are only counted as `overflow`."""
         overflow = 1 - finite
         if self.scaler:
-            metrics["overflow"] = (overflow, 1.0)
+            earlier = metrics.get("overflow", (overflow, 1.0))[0]  # that of another role
+            metrics["overflow"] = (overflow.maximum(torch.as_tensor(earlier)), 1.0)
             return
         self._failed_step = torch.where((self._failed == 0) & (overflow > 0), step, self._failed_step)
         self._failed = torch.maximum(self._failed, overflow)

@@ -54,7 +54,7 @@ class AdapterSuite(Suite):
             logits_TV: Tensor = model(batch)[0]
         return logits_TV
 
-    @about("apply")
+    @about("apply", "names")
     def check_applying_changes_nothing(self) -> None:
         """A new adapter does not change the logits."""
         assert_near(self.logits(self.make().model), self.logits(self.make_model()), 1e-6, "the logits with a new adapter")
@@ -127,6 +127,7 @@ class AdapterSuite(Suite):
         adapter, plain = self.make(trained=True), self.make_model()
         adapter.remove()
         assert adapter.model.state_dict().keys() == plain.state_dict().keys(), "the names are not those of a plain model"
+        assert not (left := sorted(_hooks(adapter.model) - _hooks(plain))), f"remove leaves {left[0]}"
         assert self.logits(adapter.model).equal(self.logits(plain)), "the logits are not those of a plain model"
         assert all(p.requires_grad for p in adapter.model.parameters()), "some parameters are still frozen"
 
@@ -138,3 +139,16 @@ class AdapterSuite(Suite):
         for name, parameter in adapter.model.named_parameters():
             learns = parameter.grad is not None and bool(parameter.grad.any())
             assert learns == parameter.requires_grad, f"{name} {'gets a' if learns else 'has no'} gradient"
+
+
+def _hooks(model: Model) -> set[str]:
+    """The hooks at the modules and parameters of a model, in words."""
+    kinds = {
+        "a forward hook": "_forward_hooks", "a forward pre-hook": "_forward_pre_hooks", "a backward hook": "_backward_hooks",
+        "a backward pre-hook": "_backward_pre_hooks",
+    }  # fmt: skip
+    found = {
+        f"{kind} at {name or 'the model'}"
+        for name, module in model.named_modules() for kind, attribute in kinds.items() if getattr(module, attribute, None)
+    }  # fmt: skip
+    return found | {f"a hook at the parameter {name}" for name, tensor in model.named_parameters() if tensor._backward_hooks}

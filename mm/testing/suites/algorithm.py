@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from mm.core.errors import MMError
+from mm.testing.suites.kept import assert_restored, kept, saved as state_of
 from mm.testing.suites.loss import LossSuite
 from mm.testing.suites.running import about
 from mm.testing.suites.training import ShortTraining, UnitStore
 
+_NO_STATE = ("config", "models", "context")  # attributes that every algorithm is made with
 _BATCHES, _SAVED = 6, 3  # global batches of a training, and those before its checkpoint
 
 
@@ -32,6 +34,7 @@ class AlgorithmSuite(LossSuite):
         saved = _SAVED * steps + (steps > 1)
         with TemporaryDirectory() as name:
             whole = self._training(Path(name), save_interval=saved)
+            self._before = kept(whole.state.algorithm, _NO_STATE)
             whole.fit()
             resumed = self._training(Path(name), resume_at=saved)
             resumed.fit()
@@ -63,15 +66,25 @@ class AlgorithmSuite(LossSuite):
         return f"loss {first:.4g} to {last:.4g} in {whole.state.step} steps"
 
     @about("state_dict", "state", "after_step")
+    def check_changed_attributes(self) -> None:
+        """The public attributes that changed in the training are in `state`, whether or not they have had an effect in these few
+        steps."""
+        self.require("check_training")
+        algorithm = self.trainings[0].state.algorithm
+        restored, _ = self.make()
+        restored.load_state_dict(state_of(algorithm.state_dict))
+        cure = "add it to `state`, or let its name begin with _ if no resume needs it"
+        assert_restored(self._before, kept(algorithm, _NO_STATE), restored, cure)
+
+    @about("state_dict", "state", "after_step")
     def check_resume(self) -> str:
         """A training that is resumed from a checkpoint ends with the same weights and state, bit for bit. So `state` has
         everything that the algorithm keeps from step to step."""
-        self.require("check_training")
+        self.require("check_changed_attributes")
         whole, resumed = self.trainings
         for name, role in whole.state.roles.items():
             found = resumed.state.roles[name].model.state_dict()
             differ = [key for key, value in role.model.state_dict().items() if not torch.equal(value, found[key])]
-            assert not differ, (
-                f"after a resume {len(differ)} tensors of the {name} differ: is an attribute missing in `state` (or state_dict)?"
-            )
+            cure = "is an attribute missing in `state` (or state_dict), such as one that begins with _?"
+            assert not differ, f"after a resume {len(differ)} tensors of the {name} differ: {cure}"
         return f"at step {resumed.resumed_at} of {whole.state.step}"

@@ -79,6 +79,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @about("new_cache")
     def check_cache(self) -> str:
         """`new_cache` returns a `Cache`; prefill and decode return float32 logits and count the tokens in `lengths`."""
+        self.require("check_packed_equals_unpacked")
         cache = self.cached_model.new_cache(_SLOTS, _CAPACITY)
         missing = ", ".join(sorted(name for name in members(Cache) if not hasattr(cache, name)))
         assert not missing, f"new_cache returns a {type(cache).__name__} without {missing} (see mm.contracts.Cache)"
@@ -100,6 +101,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_cached_decoding_equals_forward(self) -> str:
         """`prefill` and `decode` return the logits of a full forward, for any set of active slots in any order."""
+        self.require("check_cache")
         cache, whole = self.cached_model.new_cache(_SLOTS, _CAPACITY), dict(zip((2, 0, 3), self.ids, strict=False))
         begin = {slot: ids[:2] for slot, ids in whole.items()}
         first = {slot: row[None] for slot, row in self.read(cache, begin).items()}
@@ -111,6 +113,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_continuing_a_slot(self) -> None:
         """`prefill` continues slots that hold tokens, in one pack with an empty slot."""
+        self.require("check_cached_decoding_equals_forward")
         cache = self.cached_model.new_cache(_SLOTS, _CAPACITY)
         whole = dict(zip((1, 3, 0), self.ids, strict=False))
         self.read(cache, {1: whole[1][:6], 3: whole[3][:1]})
@@ -121,6 +124,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_copied_slots_are_independent(self) -> None:
         """`copy` gives slots the state of another one. Tokens that are read into one of them later do not change the others."""
+        self.require("check_cached_decoding_equals_forward")
         cache, (prompt, *rest) = self.cached_model.new_cache(_SLOTS, _CAPACITY), self.ids
         self.read(cache, {1: prompt})
         cache.copy(1, [3, 0])
@@ -133,6 +137,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_cleared_slots(self) -> None:
         """`clear` empties a slot for another document and does not change the others."""
+        self.require("check_cached_decoding_equals_forward")
         cache, (first, second, third, _) = self.cached_model.new_cache(_SLOTS, _CAPACITY), self.ids
         self.read(cache, {0: first, 1: second[:2]})
         cache.clear([0])
@@ -144,6 +149,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_truncation(self) -> None:
         """A truncated slot continues as if it had read only its first tokens."""
+        self.require("check_cached_decoding_equals_forward")
         cache, (first, second, *_) = self.cached_model.new_cache(_SLOTS, _CAPACITY), self.ids
         if not isinstance(cache, SupportsTruncate):
             raise Skip("the cache has no truncate: a prompt continues all tokens of a slot, or is read from its beginning")
@@ -156,6 +162,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_fast_decode(self) -> str:
         """The function that `fast_decode` returns computes and stores the same as `decode`."""
+        self.require("check_cached_decoding_equals_forward")
         cached, results = self.cached_model, list[Tensor]()
         if not isinstance(cached, SupportsFastDecode):
             raise Skip("no fast_decode: decode is used")
@@ -171,6 +178,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @torch.no_grad()
     def check_half_precision(self) -> str:
         """A copy with bfloat16 weights, as reinforcement learning generates from, decodes close to its own full forward."""
+        self.require("check_cached_decoding_equals_forward")
         model: Any = copy.deepcopy(self.cached_model)
         model.to(torch.bfloat16)
         cache, ids = model.new_cache(1, _CAPACITY), self.ids[0]
@@ -181,6 +189,7 @@ class ArchitectureSuite(TrainedModelSuite):
     @about("forward")
     def check_generation(self) -> str:
         """An engine generates the tokens of full forwards, and those of a request do not depend on the other requests."""
+        self.require("check_cached_decoding_equals_forward")
         if self.make_engine is None:
             raise Skip("no engine here")
         engine = self.make_engine(self.model)

@@ -31,13 +31,14 @@ class Author:
         """True if a module of this name is the author's."""
         return any(module == package or module.startswith(f"{package}.") for package in self.packages)
 
-    def place_of(self, error: BaseException) -> str:
-        """`file:line` of the innermost frame of the author's code in an error or in what caused it; "" if there is none."""
+    def origin_of(self, error: BaseException) -> tuple[BaseException, str]:
+        """(the error, or what caused it, that came from the author's code; `file:line` of the innermost frame of that code). The
+        error and "" if there is none."""
         for cause in _causes(error):
             for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
                 if self.owns(str(frame.f_globals.get("__name__", ""))):
-                    return _place(frame.f_code.co_filename, line)
-        return ""
+                    return cause, _place(frame.f_code.co_filename, line)
+        return error, ""
 
     def classes(self, target: Any) -> list[type]:
         """The author's own classes among a class and its bases."""

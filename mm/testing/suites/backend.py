@@ -135,7 +135,7 @@ class BackendSuite(Suite):
         capabilities = self.backend.capabilities()
         json.dumps(capabilities)
         assert capabilities.get("device"), "capabilities() names the device"
-        return str(capabilities["device"])
+        return f"device {capabilities['device']}, peak {memory['peak'] / 2**30:.2g} GiB"
 
     @about("peak_flops")
     def check_peak_flops(self) -> str:
@@ -152,6 +152,7 @@ class BackendSuite(Suite):
     @about("kernels")
     def check_attention_in_the_default_type(self) -> str:
         """As `check_attention_in_float32`, in the backend's default type."""
+        self.require("check_autocast")
         return self._attention(self.backend.default_dtype())
 
     @about("kernels")

@@ -45,6 +45,10 @@ class Skip(Exception):
     """Raised by a check that cannot be run here, with the reason as its message."""
 
 
+class Stopped(Skip):
+    """Raised by a check that builds on another one, which failed."""
+
+
 class Mistake(AssertionError):
     """Raised by a check that knows the place of the mistake: `file:line`."""
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import click
 
 from mm.core.records import CommandSpec
+from mm.testing.suites.check import Skip
 from mm.testing.suites.running import about
 from mm.testing.suites.suite import HEAVY, Suite
 
-_UNKNOWN = "--surely-no-such-option"
+_UNKNOWN, _WORD = "--surely-no-such-option", "surely-no-such-word"
 _RUN = """
 import sys
 from mm import cli
@@ -42,6 +43,7 @@ class CommandSuite(Suite):
 
     def check_help(self) -> str:
         """`--help` explains the command and exits with 0, and loads none of torch, transformers, numpy and pandas."""
+        self.require("check_declaration_is_light")
         code, loaded, out, err = self._mm("--help")
         assert code == 0, f"--help exits with {code}: {_last(err)}"
         assert "Usage: mm" in out, f"--help prints {out[:80]!r}"
@@ -49,10 +51,30 @@ class CommandSuite(Suite):
         return out.partition("\n")[0]
 
     def check_unknown_option(self) -> None:
-        """An unknown option exits with 2 and a message, without a traceback."""
+        """An unknown option exits with 2 and the message that there is no such option, without a traceback."""
         code, _, out, err = self._mm(_UNKNOWN)
         assert "Traceback" not in err, f"{_UNKNOWN} is a traceback: {_last(err)}"
-        assert code == 2, f"{_UNKNOWN} exits with {code}, not 2: {_last(err or out)}"
+        cure = ": take ignore_unknown_options out of its context_settings" if self._has("ignore_unknown_options") else ""
+        assert code == 2, f"{_UNKNOWN} exits with {code}, not 2{cure or f': {_last(err or out)}'}"
+        assert "No such option" in err, f"{_UNKNOWN} gives {_last(err)!r}, not 'No such option'{cure}"
+
+    def check_unknown_argument(self) -> str:
+        """A word too many is named, and exits with 2, also where `allow_extra_args` lets it through to the function."""
+        self.require("check_unknown_option")
+        command: click.Command = self.spec.load()
+        sizes = [parameter.nargs for parameter in command.params if isinstance(parameter, click.Argument)]
+        if isinstance(command, click.Group) or -1 in sizes or not self._has("allow_extra_args"):
+            return ""  # click itself names the word, or the command takes any number of them
+        code, _, _, err = self._mm(*[_WORD] * (sum(sizes) + 1))
+        if code == 2 and _WORD not in err:
+            raise Skip(f"a word too many cannot be tried: {_last(err)}")
+        told = f"{_WORD} exits with {code}, and the word is ignored: take allow_extra_args out of context_settings"
+        assert code == 2, f"{told}, or refuse ctx.args"
+        return ""
+
+    def _has(self, setting: str) -> bool:
+        command: click.Command = self.spec.load()
+        return bool(command.context_settings.get(setting, getattr(command, setting, False)))
 
     @about("params")
     def check_options_have_help(self) -> str:

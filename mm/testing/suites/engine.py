@@ -2,78 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from typing import Any, ClassVar
-
 import attrs
 import torch
-from torch import Tensor
 
-from mm.core.records import EngineSpec
-from mm.runtime.devices.backend import Backend
-from mm.runtime.generation.engine import Completion, Engine, Request, Sampling
+from mm.core.errors import MMError, UsageError
+from mm.runtime.generation.engine import Request, Sampling
 from mm.runtime.models.tensors import named_tensors
-from mm.runtime.nn.batch import Tokens, Unit, pack
-from mm.runtime.nn.model import Model
-from mm.testing.suites.check import Skip
+from mm.runtime.text.wording import error_text
 from mm.testing.suites.running import about
-from mm.testing.suites.suite import Suite
-from mm.testing.suites.tensors import documents
+from mm.testing.suites.tried_engine import GREEDY, TriedEngine
 
-_LENGTHS = (5, 2, 9, 1, 5)  # of the prompts
 _NEAR = 1e-3  # tolerance for log-probabilities of an engine that sums in another order
-_GREEDY, _DRAWN = Sampling(temperature=0.0), Sampling(temperature=0.8)
+_OPTIONAL = {
+    "min_p=1": Sampling(min_p=1.0), "repetition_penalty=1.3": Sampling(temperature=0.0, repetition_penalty=1.3),
+    "presence_penalty=2": Sampling(temperature=0.0, presence_penalty=2.0),
+    "frequency_penalty=2": Sampling(temperature=0.0, frequency_penalty=2.0),
+}  # fmt: skip
+_FILTERED = (Sampling(temperature=0.8, top_k=3), Sampling(temperature=0.8, top_p=0.5), GREEDY)
 
 
-class EngineSuite(Suite):
-    """The checks of an engine, with its default settings and a tiny model in float32. `make_model(seed)` makes that model;
-    `backend` is one that the engine runs on, None if there is none here."""
-
-    contract: ClassVar[type | None] = Engine
-
-    def __init__(
-        self, spec: EngineSpec, make_model: Callable[[int], Model], backend: Backend | None, module: str | None = None
-    ) -> None:
-        super().__init__(spec, module)
-        self.record, self.make_model, self.backend = spec, make_model, backend
-
-    def make(self) -> Engine:
-        """A new engine. Raises Skip if none of its backends is here."""
-        if self.backend is None:
-            raise Skip(f"it runs on {', '.join(self.record.backends)}, and none of them is here")
-        model = self.make_model(0).eval().to(self.backend.device(0))
-        engine: Engine = self.record.load()(self.record.config() if self.record.config else None, model, self.backend)
-        return engine
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The engine of all checks that do not change its weights."""
-        return self.make()
-
-    @cached_property
-    def model(self) -> Model:
-        """A model with the engine's weights, on the CPU."""
-        return self.make_model(0).eval()
-
-    @cached_property
-    def greedy(self) -> list[Request]:
-        """Requests without randomness, with different prompts and lengths of completions."""
-        prompts = [unit.sequences[0].ids.tolist() for unit in documents(_LENGTHS, self.model.config.vocab_size, seed=2)]
-        return [Request(ids=tuple(ids), max_new_tokens=3 + i, sampling=_GREEDY) for i, ids in enumerate(prompts)]
-
-    @cached_property
-    def drawn(self) -> list[Request]:
-        """Requests that draw, each with a key of its own; the first three have one prompt."""
-        prompts = [self.greedy[0].ids] * 3 + [request.ids for request in self.greedy[1:]]
-        return [Request(ids=ids, max_new_tokens=8, sampling=_DRAWN, key=(1, i)) for i, ids in enumerate(prompts)]
-
-    def generate(self, requests: Sequence[Request], engine: Engine | None = None) -> list[Completion]:
-        """The completions. Raises AssertionError unless they are as many as the requests."""
-        found = (engine or self.engine).generate(requests)
-        assert isinstance(found, list) and len(found) == len(requests), f"{len(requests)} requests give {_size(found)}"
-        assert all(isinstance(one, Completion) for one in found), f"generate returns {type(found[0]).__name__}, not Completion"
-        return found
+class EngineSuite(TriedEngine):
+    """The checks of an engine."""
 
     def check_building(self) -> str:
         """It is built with (config, model, backend), and its notes are lines of text."""
@@ -84,17 +33,20 @@ class EngineSuite(Suite):
     @about("generate")
     def check_greedy(self) -> None:
         """At temperature 0 the tokens are those of full forwards, in the order of the requests; no request gives none."""
-        for request, completion in zip(self.greedy, self.generate(self.greedy), strict=True):
-            ids = list(request.ids)
-            for _ in range(request.max_new_tokens):
-                ids.append(int(self._logits(ids)[-1].argmax()))
-            expected = tuple(ids[len(request.ids) :])
-            assert completion.ids == expected, f"{completion.ids} for prompt {request.ids}, a full forward gives {expected}"
+        found = [completion.ids for completion in self.generate(self.greedy)]
+        expected = [self.penalised(request) for request in self.greedy]
+        if found != expected and sorted(found) == sorted(expected):
+            first = next(index for index, ids in enumerate(found) if ids != expected[index])
+            other = f"request {first} is given the completion of request {expected.index(found[first])}"
+            raise AssertionError(f"the order of the completions is not that of the requests: {other}. Sort them back")
+        for request, ids, right in zip(self.greedy, found, expected, strict=True):
+            assert ids == right, f"{ids} for prompt {request.ids}, a full forward gives {right}"
         assert self.generate([]) == [], "no requests must give no completions"
 
     @about("generate")
     def check_length(self) -> None:
         """A completion has at most `max_new_tokens` tokens, and then ends with the reason "length"."""
+        self.require("check_greedy")
         for request, completion in zip(self.greedy, self.generate(self.greedy), strict=True):
             size, reason = len(completion.ids), completion.finish_reason
             assert size == request.max_new_tokens, f"{size} tokens, and max_new_tokens is {request.max_new_tokens}"
@@ -114,6 +66,7 @@ class EngineSuite(Suite):
     @about("generate")
     def check_keyed_draws(self) -> None:
         """A request's draws depend on its key alone: not on the other requests, their order, or earlier calls."""
+        self.require("check_greedy")
         together, turned = self.generate(self.drawn), self.generate(self.drawn[::-1])[::-1]
         for request, one, other in zip(self.drawn, together, turned, strict=True):
             assert one.ids == other.ids, f"key {request.key} draws {one.ids}, and {other.ids} in another order of requests"
@@ -124,16 +77,21 @@ class EngineSuite(Suite):
     @about("generate")
     def check_logprobs(self) -> str:
         """There is one log-probability for each token: the model's, at the request's temperature."""
-        errors = [0.0]
-        for request, completion in zip(self.drawn, self.generate(self.drawn), strict=True):
-            given, size = len(completion.logprobs), len(completion.ids)
-            assert given == size, f"{given} log-probabilities of {size} tokens"
-            logits_nV = self._logits([*request.ids, *completion.ids])[len(request.ids) - 1 : -1]
-            expected = (logits_nV / request.sampling.temperature).log_softmax(-1)
-            for step, (token, value) in enumerate(zip(completion.ids, completion.logprobs, strict=True)):
-                errors.append(abs(float(expected[step, token]) - value))
-        assert max(errors) <= _NEAR, f"a log-probability differs from the model's by {max(errors):.3g}"
-        return f"largest error {max(errors):.1g}"
+        self.require("check_keyed_draws")
+        error = max(map(self.error_of_logprobs, self.drawn, self.generate(self.drawn)))
+        assert error <= _NEAR, f"a log-probability differs from the model's by {error:.3g}"
+        return f"largest error {error:.1g}"
+
+    @about("generate")
+    def check_logprobs_before_filters(self) -> None:
+        """Log-probabilities are those before top-k and top-p, and at temperature 1 if the tokens are the likeliest ones."""
+        self.require("check_logprobs")
+        for sampling in _FILTERED:
+            requests = [attrs.evolve(request, sampling=sampling) for request in self.drawn]
+            error = max(map(self.error_of_logprobs, requests, self.generate(requests)))
+            with_, before = ("temperature 0", "at temperature 1") if sampling is GREEDY else (
+                f"top_k={sampling.top_k}" if sampling.top_k else f"top_p={sampling.top_p}", "before that filter")  # fmt: skip
+            assert error <= _NEAR, f"with {with_} a log-probability differs from the model's {before} by {error:.3g}"
 
     @about("generate")
     def check_filters(self) -> None:
@@ -155,7 +113,85 @@ class EngineSuite(Suite):
         found = self.engine.generate(self.drawn, note)
         for index, completion in enumerate(found):
             expected = list(zip(completion.ids, completion.logprobs, strict=True))
-            assert seen.get(index) == expected, f"on_token had {seen.get(index)} of request {index}, which has {expected}"
+            assert index in seen, f"on_token is not called for the {len(expected)} tokens of request {index}"
+            tokens = [token for token, _ in seen[index]]
+            assert tokens == list(completion.ids), (
+                f"on_token is called with the tokens {tokens} of request {index}, whose completion is {list(completion.ids)}"
+            )
+            assert seen[index] == expected, f"on_token is called with other log-probabilities than request {index} returns"
+
+    @about("generate")
+    def check_keys_are_sequences(self) -> None:
+        """The order of a key's numbers counts: samples and turns of one prompt have keys of the same numbers."""
+        self.require("check_keyed_draws")
+        requests = [attrs.evolve(self.drawn[0], max_new_tokens=16, key=key) for key in ((1, 2, 3), (2, 1, 3), (3, 2, 1))]
+        found = [one.ids for one in self.generate(requests)]
+        assert len(set(found)) > 1, f"the keys {', '.join(str(r.key) for r in requests)} draw the same tokens: their order counts"
+
+    @about("generate")
+    def check_the_model_stays_as_it_is(self) -> None:
+        """`generate` changes neither weights nor `requires_grad` nor the mode: in training the model is the policy itself."""
+        self.require("check_keyed_draws")
+        model = self.make_model(0).train()
+        engine = self.make(model)
+        before = {name: (p.detach().clone(), p.requires_grad) for name, p in model.named_parameters()}
+        self.generate(self.drawn, engine)
+        for name, tensor in model.named_parameters():
+            value, learned = before[name]
+            assert torch.equal(tensor, value), f"generate changes the model's tensor {name}"
+            assert tensor.requires_grad == learned, f"generate sets requires_grad of {name} to {tensor.requires_grad}"
+        assert model.training, "generate leaves the model in eval(): set the mode back"
+
+    @about("generate")
+    def check_on_token_ends(self) -> None:
+        """A completion for which `on_token` returns True ends with that token, and its reason is "stop"."""
+        self.require("check_on_token")
+        whole = self.generate(self.drawn)
+        for index, completion in enumerate(self.engine.generate(self.drawn, lambda index, token, logprob: index == 0)):
+            ids = completion.ids[:1] if index == 0 else whole[index].ids
+            assert completion.ids == ids, f"on_token returns True for request 0, and request {index} has {completion.ids}"
+            assert index or completion.finish_reason == "stop", f"on_token has ended it: reason {completion.finish_reason!r}"
+
+    @about("generate")
+    def check_refused_requests(self) -> str:
+        """A request that cannot be served, with an empty prompt or more tokens than the model has positions, raises UsageError,
+        and the next `generate` works."""
+        for check in ("check_greedy", "check_on_token_ends"):
+            self.require(check)
+        positions = self.model.config.max_position_embeddings
+        requests = {"an empty prompt": Request(ids=(), max_new_tokens=2, sampling=GREEDY)}
+        if positions is not None:
+            long = attrs.evolve(self.greedy[0], max_new_tokens=positions)
+            requests[f"{len(long.ids)} tokens and {positions} new ones, and the model has {positions} positions"] = long
+        before = [one.ids for one in self.generate(self.greedy)]
+        for what, request in requests.items():
+            try:
+                self.engine.generate([self.greedy[0], request], lambda *seen: True)
+            except UsageError:
+                again = [one.ids for one in self.generate(self.greedy)]
+                assert again == before, f"after a UsageError for {what} other completions are generated"
+                continue
+            except Exception as error:
+                raise AssertionError(f"generate raises {error_text(error)} for {what}, not UsageError") from error
+            raise AssertionError(f"generate takes a request with {what}: raise UsageError")
+        return "; ".join(requests)
+
+    @about("generate")
+    def check_penalties_and_min_p(self) -> str:
+        """Penalties and `min_p` are applied, or refused by an error that the user reads; they are never ignored."""
+        self.require("check_greedy")
+        refused = []
+        for name, sampling in _OPTIONAL.items():
+            requests = [attrs.evolve(request, sampling=sampling) for request in self.greedy]
+            try:
+                found = self.generate(requests)
+            except MMError:
+                refused.append(name)
+                continue
+            for request, completion in zip(requests, found, strict=True):
+                expected = self.penalised(request)
+                assert completion.ids == expected, f"with {name} {completion.ids} for prompt {request.ids}, expected {expected}"
+        return f"refused: {', '.join(refused)}" if refused else ""
 
     @about("release")
     def check_release(self) -> None:
@@ -175,14 +211,20 @@ class EngineSuite(Suite):
         assert [one.ids for one in after] != [one.ids for one in before], "update did not change what is generated"
         request = attrs.evolve(self.greedy[0], max_new_tokens=1)
         (found,) = self.generate([request], engine)
-        expected = int(self._logits(list(request.ids), other)[-1].argmax())
+        expected = int(self.logits(list(request.ids), other)[-1].argmax())
         assert found.ids == (expected,), f"after update {found.ids[0]} is drawn, and the new weights give {expected}"
 
-    def _logits(self, ids: Sequence[int], model: Model | None = None) -> Tensor:
-        with torch.no_grad():
-            logits_TV: Tensor = (model or self.model)(pack([Unit((Tokens(torch.tensor(ids)),))]))[0]
-        return logits_TV
-
-
-def _size(found: Any) -> str:
-    return f"{len(found)} completions" if isinstance(found, list | tuple) else f"a {type(found).__name__}"
+    @about("update")
+    def check_unknown_tensor(self) -> None:
+        """`update` raises MMError for a name that the model does not have: that tensor would be lost without a word."""
+        self.require("check_update")
+        name = "surely.no.such.tensor"
+        try:
+            self.make().update([(name, torch.zeros(1))], version=1)
+        except MMError as error:
+            assert name in str(error), f"the error of update does not name {name}: {error}"
+            return
+        except Exception as error:
+            told = f"for a name that the model does not have update raises {error_text(error)}, not MMError"
+            raise AssertionError(told) from error
+        raise AssertionError("update skips a tensor whose name the model does not have: raise MMError naming it")

@@ -44,3 +44,34 @@ def any_objects(keys: Iterable[str], rows: Iterable[Json]) -> Iterator[Json]:
         yield from ({name: value} for value in VALUES)
     for row in rows:
         yield from mutations(row)
+
+
+class WatchedRow(dict[str, Any]):
+    """A row that notes in `asked` the keys that it is asked for; all of them if it is gone through."""
+
+    def __init__(self, row: Json) -> None:
+        super().__init__(row)
+        self.asked = set[str]()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As a dict's."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        for key in super().__iter__():
+            self.asked.add(key)
+            yield key
+
+    def items(self) -> Any:
+        """As a dict's."""
+        self.asked.update(super().__iter__())
+        return super().items()

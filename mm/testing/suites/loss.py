@@ -59,6 +59,7 @@ class LossSuite(MinibatchSuite):
         loss = found[0]
         assert isinstance(loss, Tensor) and loss.shape == (), f"the loss is {shape_of(loss)}, not a scalar tensor"
         assert math.isfinite(float(loss.detach())), f"the loss of a new model is {float(loss.detach())}"
+        assert loss.requires_grad, "the loss has no gradient: it is detached from the models (.detach(), .item(), torch.no_grad)"
         value, gradient = self.gradient([batch])
         assert bool(gradient.isfinite().all()), f"the loss is {value:.4g} and its gradient is not finite"
         assert bool(gradient.any()), "the gradient is zero everywhere"
@@ -108,7 +109,7 @@ class LossSuite(MinibatchSuite):
     @about("loss")
     def check_empty_pack(self) -> None:
         """The loss of an empty pack is zero, and gives every trained parameter a gradient of zeros."""
-        self.require("check_loss")
+        self.require("check_cutting_a_batch_changes_nothing")
         algorithm, roles = self.make()
         empty, objective = pack([]), Objective(algorithm, roles)
         loss, _ = objective.loss(empty, objective.totals([empty]))

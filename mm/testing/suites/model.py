@@ -138,6 +138,7 @@ class ModelSuite(Suite):
     @about("forward")
     def check_shared_prompts(self) -> str:
         """A pack whose documents share a prompt has the same logits and gradients with `batch.shared` and without it."""
+        self.require("check_packed_equals_unpacked")
         prompt, *ends = (unit.sequences[0].ids for unit in documents([9, 4, 6, 2], VOCABULARY))
         batch = pack([Unit((Tokens(torch.cat((prompt, end)), prompt=len(prompt)),)) for end in ends])
         (logits, gradient), (expected, plain) = (self.gradient(b) for b in (batch, attrs.evolve(batch, shared=None)))

@@ -34,6 +34,8 @@ LAYOUTS: tuple[dict[str, Any], ...] = (
     {"instruction": "Add them.", "input": "two and two", "output": "four"},
     {"prompt": "hello", "completion": "good day to you"},
     {"prompt": "hello"},
+    {"instruction": "Add them.", "input": "two and two", "chosen": "four", "rejected": "five"},
+    {"instruction": "Add them.", "input": "two and two", "output": "four", "kto_tag": True},
     {"system": "SYSTEM: You help.", "chat": "USER: hello\n\nASSISTANT: good day to you <|endoftext|>"},
     {"query": "Twice 2?", "tools": [_TOOL], "answers": [{"name": "double", "arguments": {"n": 2}}]},
 )  # fmt: skip

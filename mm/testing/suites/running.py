@@ -7,8 +7,9 @@ from typing import Any, ClassVar, TypeVar
 
 import attrs
 
+from mm.runtime.text.wording import error_text
 from mm.testing.suites.author import Author, defined, place_of_definition
-from mm.testing.suites.check import Check, Skip
+from mm.testing.suites.check import Check, Skip, Stopped
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -37,7 +38,7 @@ class Checks:
 
     def __init__(self, author: Author) -> None:
         self.author = author
-        self._causes: dict[tuple[str, str], str] = {}  # (type, place) of an error of the author's code -> the check it stopped
+        self._causes: dict[tuple[str, str], str] = {}  # (type, place or text) of an error -> the check it stopped
         self._failed: set[str] = set()
 
     def subjects(self, names: tuple[str, ...]) -> list[Any]:
@@ -58,21 +59,29 @@ class Checks:
         try:
             return Check(name, "ok", getattr(self, method)() or "")
         except Skip as reason:
+            if isinstance(reason, Stopped):
+                self._failed.add(method)  # so that the checks that build on this one are not run either
             return Check(name, "skipped", str(reason))
         except (Exception, SystemExit) as error:
             self._failed.add(method)
-            place = getattr(error, "place", "") or self.author.place_of(error) or self._place_about(method)
-            if _is_verdict(error):
-                return Check(name, "failed", str(error), place)
-            known = self._causes.setdefault((type(error).__name__, place or str(error)), name)
+            return self._failure(method, error)
+
+    def _failure(self, method: str, error: BaseException) -> Check:
+        """The check that failed with an error, or that is skipped since the same error of the author's code failed another."""
+        name, verdict = _title(method), _is_verdict(error)
+        origin, raised_at = self.author.origin_of(error)
+        raised_at = getattr(error, "place", "") or raised_at
+        if not verdict or origin is not error:
+            known = self._causes.setdefault((type(origin).__name__, raised_at or str(origin)), name)
             if known != name:
                 return Check(name, "skipped", f"as {known!r}, which failed")
-            return Check(name, "failed", f"{type(error).__name__}: {error}", place)
+        told = str(error) if verdict else error_text(error)
+        return Check(name, "failed", told, raised_at or self._place_about(method))
 
     def require(self, method: str) -> None:
-        """Raise Skip if a check that the present one builds on has failed."""
+        """Raise Stopped if a check that the present one builds on has failed, or was not run since another one failed."""
         if method in self._failed:
-            raise Skip(f"as {_title(method)!r}, which failed")
+            raise Stopped(f"as {_title(method)!r}, which failed")
 
     def _place_about(self, method: str) -> str:
         subjects = self.subjects(getattr(getattr(type(self), method), "about", ()))

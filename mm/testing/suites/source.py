@@ -1,144 +1,34 @@
-"""The checks that every source must pass."""
+"""The checks that every source must pass: those of its rows, and those of its digest."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
 
-from mm.core.errors import DataError, UsageError
-from mm.core.records import FormatSpec, SourceSpec
-from mm.runtime.data.reader import RowReader
-from mm.runtime.data.source import Position, Source
-from mm.testing.suites.check import Skip
-from mm.testing.suites.rows import ROWS
+from mm.runtime.data.source import Position
+from mm.testing.suites.option_values import other_configs
 from mm.testing.suites.running import about
-from mm.testing.suites.suite import Suite
+from mm.testing.suites.source_rows import ROWS_READ, SourceRowsSuite
+from mm.testing.suites.suite import options_of_part
 
-# texts that a user may give to --data, right or wrong
-_TEXTS = ("", " ", ":", "a:b:c", "no such source", "/", "\\", "\0", "名", "x" * 5000, "http://example.com/x", "rows.jsonl")
-_ROWS = 200  # at most, of each kind
+_DIGESTS = """
+import json, sys
+from mm.core.discovery import import_plugin
+module, name, locator, *kinds = sys.argv[1:]
+record = next(record for record in import_plugin(module).mm_sources() if record.name == name)
+made = {kind: record.load()(record.config() if record.config else None, locator, kind) for kind in kinds}
+digests = {kind: source.digest() for kind, source in made.items()}
+print("\\n" + json.dumps(digests), end="")
+"""
 
 
-class SourceSuite(Suite):
-    """The checks of a source. `locator` is a text of `--data` that names it: by default the source's name if it has rows of its
-    own, or a file in `folder`. `formats` and `others` are the installed formats and the other sources."""
-
-    contract: ClassVar[type | None] = Source
-
-    def __init__(
-        self, spec: SourceSpec, folder: Path, locator: str | None = None, *, formats: Sequence[FormatSpec] = (),
-        others: Sequence[SourceSpec] = (), module: str | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(spec, module)
-        self.record, self.folder, self.given, self.formats, self.others = spec, folder, locator, formats, others
-
-    @property
-    def locator(self) -> str:
-        """A text that names the source. Raises Skip if none is known."""
-        if self.given is not None:
-            return self.given
-        file = self.folder / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in ROWS["text"]), encoding="utf-8")
-        known = (self.record.name, f"{self.record.name}:", f"{self.record.name}://", str(file))
-        found = next((text for text in known if self.record.recognise(text)), None)
-        if found is None:
-            raise Skip("no text of --data is known that it recognises: give one (--data TEXT, locator= of check_source)")
-        return found
-
-    @property
-    def kinds(self) -> Sequence[str]:
-        """The kinds of rows to ask for; "" if the source leaves it to its files."""
-        return self.record.provides or ("",)
-
-    def make(self, kind: str) -> Source:
-        """A new source for rows of a kind, with its default settings."""
-        source: Source = self.record.load()(self.record.config() if self.record.config else None, self.locator, kind)
-        return source
-
-    def rows(self, kind: str) -> list[tuple[Position, Mapping[str, Any]]]:
-        """The first rows of a kind. Raises Skip if the source needs something that is not here."""
-        try:
-            return list(itertools.islice(self.make(kind).rows(), _ROWS))
-        except DataError:
-            raise
-        except UsageError as error:
-            raise Skip(str(error)) from None
-
-    @about("recognise")
-    def check_recognise(self) -> str:
-        """`recognise` returns True or False for any text, and raises nothing: it is asked about every `--data`."""
-        for text in (*_TEXTS, *(other.name for other in self.others)):
-            try:
-                answer = self.record.recognise(text)
-            except Exception as error:
-                raise AssertionError(f"recognise raises {type(error).__name__}: {error} for {text[:40]!r}") from error
-            assert isinstance(answer, bool), f"recognise returns {answer!r} for {text[:40]!r}, not True or False"
-        locator = self.locator
-        assert self.record.recognise(locator), f"recognise returns False for {locator!r}"
-        return locator
-
-    @about("recognise")
-    def check_other_sources(self) -> None:
-        """It does not recognise what names another source, and no other source recognises its name."""
-        self.require("check_recognise")
-        own = self.locator
-        for other in self.others:
-            same = [text for text in (other.name, "rows.jsonl", own) if self.record.recognise(text) and other.recognise(text)]
-            assert not same, f"{same[0]!r} is recognised by {self.record.name} and by {other.name}: --data of it is an error"
-
-    @about("rows")
-    def check_rows(self) -> str:
-        """`rows` gives JSON objects with their positions, and the same ones again."""
-        told = []
-        for kind in self.kinds:
-            first, second = self.rows(kind), self.rows(kind)
-            assert first, f"no rows{f' of kind {kind}' if kind else ''}"
-            for pair in first:
-                right = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Position)
-                assert right and isinstance(pair[1], Mapping), f"rows gives {type(pair).__name__}, not (Position, JSON object)"
-                json.dumps(dict(pair[1]))
-            assert first == second, "a second reading gives other rows"
-            told.append(f"{len(first)} {kind}".strip())
-        return ", ".join(told)
-
-    @about("rows")
-    def check_positions(self) -> None:
-        """No two rows have one position, and lines are counted from 1."""
-        self.require("check_rows")
-        for kind in self.kinds:
-            places = [(position.path, position.line) for position, _ in self.rows(kind)]
-            assert all(isinstance(line, int) and line >= 1 for _, line in places), f"lines are counted from 1: {places[:3]}"
-            assert len(set(places)) == len(places), f"two rows have the position {max(places, key=places.count)}"
-
-    @about("rows")
-    def check_parsing(self) -> str:
-        """An installed format reads every row, as a row of the kind that was asked for."""
-        self.require("check_rows")
-        number = 0
-        for kind in self.kinds:
-            reader = RowReader(self.formats, kind)
-            for position, raw in self.rows(kind):
-                try:
-                    row = reader.parse(position, raw)
-                except UsageError as error:
-                    raise AssertionError(f"a row{f' of kind {kind}' if kind else ''} cannot be read: {error}") from error
-                assert not kind or row.kind == kind, f"{position.path}:{position.line} is a {row.kind} row, asked for {kind}"
-                number += 1
-        return f"{number} rows"
-
-    @about("entries")
-    def check_entries(self) -> None:
-        """`entries` gives the same rows, each with its position, and none is an error."""
-        self.require("check_rows")
-        for kind in self.kinds:
-            expected = self.rows(kind)
-            found = list(itertools.islice(self.make(kind).entries(), _ROWS))
-            bad = next((row for _, row in found if isinstance(row, DataError)), None)
-            assert bad is None, f"entries gives an error for a row that rows gives: {bad}"
-            assert found == expected, "entries gives other rows than rows"
+class SourceSuite(SourceRowsSuite):
+    """The checks of a source; see `SourceRowsSuite` for the arguments."""
 
     @about("digest")
     def check_digest(self) -> None:
@@ -155,17 +45,51 @@ class SourceSuite(Suite):
         different = any(self.rows(a) != self.rows(b) for a, b in itertools.pairwise(same))
         assert not different, f"rows of the kinds {', '.join(same)} differ and have one digest: the token cache would mix them up"
 
-    @about("fraction", "notes")
-    def check_notes(self) -> None:
-        """`notes` are lines of text, and `fraction` is None or between 0 and 1 while rows are read."""
+    @about("digest")
+    def check_digest_in_another_process(self) -> None:
+        """`digest` is the same in another process: it does not depend on `hash()` of texts, on ids, or on the time."""
         self.rows(self.kinds[0])  # skips the check if the rows are not here
-        source = self.make(self.kinds[0])
-        assert all(isinstance(note, str) for note in source.notes()), f"notes returns {source.notes()!r}"
-        for _ in itertools.islice(_steps(source), 5):
-            share = source.fraction()
-            assert share is None or 0 <= share <= 1, f"fraction returns {share!r}"
+        self.require("check_digest")
+        self.require("check_declaration_is_light")
+        for kind, told in self._digests_elsewhere().items():
+            own = self.make(kind).digest()
+            differs = f"digest is {own} here and {told} in another process (where hash() of a text is another)"
+            assert told == own, f"{differs}: no run could be resumed"
 
+    @about("digest")
+    def check_digest_and_options(self) -> str:
+        """`digest` differs if another value of an option gives other rows."""
+        self.require("check_digest")
+        tried = []
+        for option in options_of_part(self.record):
+            assert self.record.config is not None
+            changed = [config for config in other_configs(self.record.config(), option) if self._differs(config)]
+            tried += [option.flag] if changed else []
+            for config in changed:
+                same = [kind for kind in self.kinds if self._rows_or_none(kind, config) != self.rows(kind)
+                        and self.make(kind, config).digest() == self.make(kind).digest()]  # fmt: skip
+                value = getattr(config, option.field)
+                assert not same, f"{option.flag} {value} gives other rows and the same digest: the token cache would mix them up"
+        return f"other rows with {', '.join(tried)}" if tried else "no option that gives other rows is known"
 
-def _steps(source: Source) -> Iterator[None]:
-    for _ in source.entries():
-        yield
+    def _digests_elsewhere(self) -> dict[str, str]:
+        """The digests by kind, computed in a new process whose hashes of texts are others."""
+        seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+        words = (self.module, self.record.name, self.locator, *self.kinds)
+        done = subprocess.run(
+            [sys.executable, "-c", _DIGESTS, *words], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        assert done.returncode == 0, f"digest in another process: {done.stderr.strip().rpartition(chr(10))[2]}"
+        found: dict[str, str] = json.loads(done.stdout.rpartition("\n")[2])
+        return found
+
+    def _differs(self, config: Any) -> bool:
+        return any(found is not None and found != self.rows(kind)
+                   for kind in self.kinds for found in [self._rows_or_none(kind, config)])  # fmt: skip
+
+    def _rows_or_none(self, kind: str, config: Any) -> list[tuple[Position, Mapping[str, Any]]] | None:
+        """The first rows with a config; None if they cannot be read, as with a path that does not exist."""
+        try:
+            return list(itertools.islice(self.make(kind, config).rows(), ROWS_READ))
+        except Exception:
+            return None

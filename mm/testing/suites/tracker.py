@@ -45,6 +45,7 @@ class TrackerSuite(WatchingChecks, Suite):
     @about("on_log", "__init__")
     def check_records(self) -> None:
         """It overrides `on_log` or `on_evaluate`, which are given the figures."""
+        self.require("check_names")
         cls: Any = self.spec.load()
         has = [name for name in ("on_log", "on_evaluate") if getattr(cls, name) is not getattr(Callback, name)]
         assert has, "it overrides neither on_log nor on_evaluate, so that it is given no figures"

@@ -108,6 +108,7 @@ class TrainedModelSuite(ModelSuite):
     @about("forward")
     def check_dropout(self) -> None:
         """With `applies_dropout`, training drops by `batch.dropout`, the same for any cut of a step, and `eval()` nothing."""
+        self.require("check_packed_equals_unpacked")
         if not self.model.applies_dropout:
             raise Skip("applies_dropout is False: --dropout is refused")
         model, key = small_model(self.record), Dropout(0.3, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +20,14 @@ from mm.runtime.training.algorithm import Algorithm
 from mm.runtime.training.measures import Metrics, Totals, mean_loss
 from mm.runtime.training.roles import Role
 from mm.testing.suites.author import assert_spelled
-from mm.testing.suites.other_device import OtherDevice
+from mm.testing.suites.kept import assert_restored, kept, saved
+from mm.testing.suites.on_a_device import OnADevice
 from mm.testing.suites.running import Checks, about
 from mm.testing.suites.training import ShortTraining, UnitStore
 
 _STEPS, _SAVED = 6, 3
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {"on_start": (), "on_step": (), "on_evaluate": ({},), "on_log": ({},),
                                           "on_save": (Path(),), "on_end": (None,)}  # fmt: skip
-_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.nonzero.default)
 
 
 class WatchingChecks(Checks):
@@ -59,13 +58,20 @@ class WatchingChecks(Checks):
     @cached_property
     def watched(self) -> list[Callback]:
         """Callbacks that have watched a training from its start to its end, with a checkpoint in the middle."""
+        return self._observed[0]
+
+    @cached_property
+    def _observed(self) -> tuple[list[Callback], _Observer]:
+        """`watched`, and what the attributes and states of these callbacks were."""
         callbacks = self.callbacks()
-        self.train(callbacks, save_interval=_SAVED)
-        return callbacks
+        observer = _Observer(callbacks)
+        self.train([_At("on_end", observer.end), *callbacks, _At("on_start", observer.start)], save_interval=_SAVED)
+        return callbacks, observer
 
     @about(*Callback.events)
     def check_events(self) -> str:
         """Each is a `Callback`; its events are spelled right and take the arguments that they are given."""
+        self.require("check_names")  # of a tracker: the names are looked at already
         names = set()
         for callback in self.callbacks():
             assert isinstance(callback, Callback), f"a {type(callback).__name__} is not a subclass of mm.contracts.Callback"
@@ -87,7 +93,7 @@ class WatchingChecks(Checks):
     def check_on_step_reads_no_tensor(self) -> None:
         """`on_step` reads no tensor of the device between log lines, where each reading would make training wait."""
         self.require("check_training")
-        self.train([_OnADevice(callback) for callback in self.callbacks()])
+        self.train([OnADevice(callback) for callback in self.callbacks()])
 
     @about("state_dict", "load_state_dict")
     def check_state_round_trip(self) -> None:
@@ -99,11 +105,24 @@ class WatchingChecks(Checks):
             same = _saved(other) == saved
             assert same, f"the state of {type(one).__name__} that was loaded is not the state that was saved"
 
+    @about("state_dict", "load_state_dict")
+    def check_changed_attributes(self) -> None:
+        """The public attributes that changed from the start to the end of the training are those that the saved state restores,
+        whether or not they have had an effect in these few steps."""
+        self.require("check_state_round_trip")
+        _, observer = self._observed
+        for before, after, state, restored in zip(
+            observer.before, observer.after, observer.states, self.callbacks(), strict=True
+        ):  # fmt: skip
+            restored.load_state_dict(state)
+            cure = "add it to state_dict and load_state_dict, or let its name begin with _ if it belongs to one process"
+            assert_restored(before, after, restored, cure)
+
     @about("state_dict")
     def check_resume(self) -> str:
         """It watches the rest of a training from a checkpoint, and has the same public attributes at its end as without the
         stop: so `state_dict` has everything that it keeps."""
-        self.require("check_state_round_trip")
+        self.require("check_changed_attributes")
         watched, resumed = self.watched, self.callbacks()
         self.train(resumed, resume_at=_SAVED)
         for one, other in zip(watched, resumed, strict=True):
@@ -114,6 +133,44 @@ class WatchingChecks(Checks):
                 is_now = "{}.{} is {!r} after a resume, {!r} without one".format(type(one).__name__, name, *values)
                 raise AssertionError(f"{is_now}: is it missing in state_dict? (A name with _ before it belongs to one process.)")
         return f"at step {_SAVED} of {_STEPS}"
+
+
+class _Observer:
+    """The attributes of callbacks after they have heard of a start and before they hear of the end, and their states then."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+        self.before, self.after = list[dict[str, Any]](), list[dict[str, Any]]()
+        self.states: list[Mapping[str, Any]] = []
+
+    def start(self) -> None:
+        """Note the attributes."""
+        self.before = [kept(callback) for callback in self._callbacks]
+
+    def end(self) -> None:
+        """Note the attributes and the states."""
+        self.after = [kept(callback) for callback in self._callbacks]
+        self.states = [saved(callback.state_dict) for callback in self._callbacks]
+
+
+class _At(Callback):
+    """Calls a function at an event."""
+
+    def __init__(self, event: str, function: Callable[[], None]) -> None:
+        self.name = event  # type: ignore[misc]
+        self._function, self._event = function, event
+
+    def on_start(self, run: TrainingView) -> None:
+        """See `Callback.on_start`."""
+        self._at("on_start")
+
+    def on_end(self, run: TrainingView, error: BaseException | None) -> None:
+        """See `Callback.on_end`."""
+        self._at("on_end")
+
+    def _at(self, event: str) -> None:
+        if event == self._event:
+            self._function()
 
 
 def _check_signature(callback: Callback, event: str, arguments: tuple[Any, ...]) -> None:
@@ -148,57 +205,3 @@ class _NextToken(Algorithm):
 
     def loss(self, batch: Packed, totals: Totals) -> tuple[Tensor, Metrics]:
         return mean_loss(-self.models["policy"].logprobs(batch), totals.targets)
-
-
-class _OnADevice(Callback):
-    """Hands the events on. In `on_step` the callback sees a model on a device whose values must not be read."""
-
-    def __init__(self, callback: Callback) -> None:
-        self._callback = callback
-        for event in set(self.events) - {"on_step"}:
-            setattr(self, event, getattr(callback, event))
-
-    def on_step(self, run: TrainingView) -> None:
-        self._callback.on_step(run if run.log_scheduled() else _DeviceView(run))  # type: ignore[arg-type]
-
-    def on_start(self, run: TrainingView) -> None: ...
-    def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None: ...
-    def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None: ...
-    def on_save(self, run: TrainingView, path: Path) -> None: ...
-    def on_end(self, run: TrainingView, error: BaseException | None) -> None: ...
-
-
-class _DeviceView:
-    """A training whose models are on another device, and whose tensors and metrics must not be read."""
-
-    def __init__(self, run: TrainingView) -> None:
-        self._run = run
-        self.roles = {name: _role_on_device(role) for name, role in run.roles.items()}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
-
-    def peek(self) -> Mapping[str, float]:
-        """Reading the metrics waits for the device."""
-        raise AssertionError("on_step reads a tensor of the device: peek() only at a step where run.log_scheduled() is true")
-
-
-def _role_on_device(role: Role) -> Role:
-    found = copy.copy(role)
-    found.model = copy.deepcopy(role.model)
-    for module in found.model.modules():
-        for name, parameter in module._parameters.items():
-            module._parameters[name] = None if parameter is None else _Unread(parameter)  # type: ignore[assignment]
-    return found
-
-
-class _Unread(OtherDevice):
-    """A tensor of the device. Reading its values raises AssertionError."""
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """See `OtherDevice`."""
-        to = (kwargs or {}).get("device")
-        if func in _READS or (func is torch.ops.aten._to_copy.default and to is not None and torch.device(to).type == "cpu"):
-            raise AssertionError("on_step reads a tensor of the device: training would wait for it at each step; read in on_log")
-        return super().__torch_dispatch__(func, types, args, kwargs)

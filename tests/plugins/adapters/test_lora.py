@@ -320,19 +320,69 @@ def test_peft_loads_what_is_saved(base: RunFolder, tuned: RunFolder, tmp_path: P
     assert all(torch.allclose(one[name], two[name], atol=1e-7) for name in one)
 
 
+def test_convert_writes_the_adapter_alone_for_peft(base: RunFolder, tuned: RunFolder, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    from transformers import LlamaForCausalLM
+
+    workspace = tuned.path.parents[1]
+    out = mm.convert("tuned", tmp_path / "out", to="peft", workspace=workspace)
+    assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    ids = torch.tensor([[1, 40, 7, 99, 3]])
+    with torch.no_grad():
+        merged = LlamaForCausalLM.from_pretrained(mm.convert(tuned.model, tmp_path / "merged", to="llama"))(ids).logits
+        plain = LlamaForCausalLM.from_pretrained(mm.convert(base.model, tmp_path / "plain", to="llama"))
+        torch.testing.assert_close(peft.PeftModel.from_pretrained(plain, out)(ids).logits, merged, atol=1e-4, rtol=1e-4)
+    # it is an adapter of ours too, and keeps its base where no run says it
+    again = mm.convert(out, tmp_path / "again", to="peft", workspace=workspace)
+    assert [path.read_bytes() for path in sorted(again.iterdir())] == [path.read_bytes() for path in sorted(out.iterdir())]
+    native = mm.convert("base", tmp_path / "native", to="native", adapter=f"lora:{out}", workspace=workspace)
+    one, two = (load_file(folder / "model.safetensors") for folder in (native, tuned.model))
+    assert all(one[name].equal(two[name]) for name in one)
+
+
+def test_an_adapter_on_a_hugging_face_folder_loads_with_its_base(base: RunFolder, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    plain = mm.convert(base.model, tmp_path / "plain", to="llama")
+    tiny_run(base.path.parents[1], "lora", from_=plain, run="on-a-folder", **SMALL)
+    out = mm.convert("on-a-folder", tmp_path / "out", to="peft", workspace=base.path.parents[1])
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(out).peft_config["default"].base_model_name_or_path == str(plain)
+
+
+def test_what_peft_does_not_take_is_refused(base: RunFolder, tuned: RunFolder, tmp_path: Path) -> None:
+    workspace = tuned.path.parents[1]
+    for model, options, told in [
+        ("base", {}, "holds no adapter: it has no adapter_config.json"),
+        ("tunde", {}, "No adapter at 'tunde'.* Did you mean 'tuned'"),
+        ("tuned", {"dtype": "fp16"}, "--dtype has no effect with --to peft"),
+        ("tuned", {"quantise": "w8a8"}, "--quantise has no effect with --to peft"),
+        ("tuned", {"rope_scaling_factor": 2.0}, "--rope-scaling-factor has no effect with --to peft"),
+    ]:
+        with pytest.raises(UsageError, match=told):
+            mm.convert(model, tmp_path / "out", to="peft", workspace=workspace, **options)
+        assert list(tmp_path.iterdir()) == []
+    out = mm.convert("tuned", tmp_path / "out", to="peft", workspace=workspace)
+    with pytest.raises(UsageError, match="is not empty"):
+        mm.convert("tuned", out, to="peft", workspace=workspace)
+    assert mm.convert("tuned", out, to="peft", workspace=workspace, force=True) == out
+
+
 # The last names that vLLM 0.33 expects of updates, by class of model: those that its joined layers (qkv_proj,
 # gate_up_proj) are made of, and its other linear layers. Facts of packed_modules_mapping and get_expert_mapping there.
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _SWIGLU = {"gate_proj", "up_proj", "down_proj"}
 _VLLM = {
-    "LlamaForCausalLM": _ATTENTION | _SWIGLU, "Qwen3ForCausalLM": _ATTENTION | _SWIGLU,
+    **dict.fromkeys(("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"), _ATTENTION | _SWIGLU),
     "Qwen3MoeForCausalLM": _ATTENTION | {f"experts.{j}.{leaf}" for j in range(4) for leaf in _SWIGLU},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("arch", "preset", "to", "target"),
-    [("dense", "tiny", "llama", ()), ("dense", "tiny3", "qwen3", ()), ("moe", "tiny3", "qwen3-moe", ("experts.*", "q_proj"))],
+    [
+        ("dense", "tiny", "llama", ()), ("dense", "tiny2-bias", "qwen2", ()), ("dense", "tiny3", "qwen3", ()),
+        ("moe", "tiny3", "qwen3-moe", ("experts.*", "q_proj")),
+    ],
 )
 def test_the_files_keep_vllms_rules(arch: str, preset: str, to: str, target: tuple[str, ...], tmp_path: Path) -> None:
     """Read from its source (vllm/lora/peft_helper.py, utils.py, lora_model.py of 0.33.0), not run: no vLLM is here."""

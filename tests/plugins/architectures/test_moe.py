@@ -154,6 +154,14 @@ def test_how_a_router_learns_is_a_setting_of_a_trained_model() -> None:
         MoEConfig(router_gradient="balance", router_aux_loss_coef=0.0)
 
 
+def test_how_a_router_learns_is_changed_by_a_conversion_and_has_no_effect_on_use(mm_cli: CommandLine) -> None:
+    told = mm_cli("train", "--algo", "sft", "--from", "x", "--moe-router-gradient", "balance", "--dry-run", code=2).err
+    assert "A trained model takes it by 'mm convert MODEL OUT --router-gradient VALUE'" in told
+    assert "--router-gradient [task|balance]" in mm_cli("convert", "--help").out
+    for command in (("generate", "x", "hello"), ("chat", "x"), ("eval", "x", "--skills")):
+        assert "No such option: --router-gradient" in mm_cli(*command, "--router-gradient", "balance", code=2).err
+
+
 def test_nothing_waits_for_the_device() -> None:
     """Fake tensors have no values: whatever asks for one raises. Products are a device's, as on the CPU it may ask."""
     config = MoEConfig(**SMALL)

@@ -33,9 +33,9 @@ def test_pretrain_sft_generate_convert(preset: str, format: str, plugins: Plugin
     assert one.shape == (4, 32, 32)
     assert not torch.equal(one, two)
     model = mm.load(str(tuned.model), backend="cpu", plugins=plugins)
-    text = mm.generate(model, "hello", max_new_tokens=6, temperature=0, seed=1)
+    text = mm.generate(model, "hello", max_new_tokens=6, temperature=0)
     out = mm.convert(str(tuned.model), tmp_path / "out", to=format, plugins=plugins)
-    again = mm.generate(mm.load(str(out), backend="cpu", plugins=plugins), "hello", max_new_tokens=6, temperature=0, seed=1)
+    again = mm.generate(mm.load(str(out), backend="cpu", plugins=plugins), "hello", max_new_tokens=6, temperature=0)
     assert text.ids == again.ids
 
 

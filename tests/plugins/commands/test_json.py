@@ -41,7 +41,7 @@ def test_every_report_is_one_document(printed: Any, mm_workspace: Path) -> None:
     assert printed("info base")["architecture"] == "dense"
     assert [run["name"] for run in printed("runs")] == ["next", "base"] == [run["name"] for run in printed("runs list")]
     assert printed("runs show base")["settings"]["algo"] == "pretrain"
-    assert printed("runs plot base")["metrics"] == ["loss"] and (mm_workspace / "plot.png").exists()
+    assert printed("runs plot base")["metrics"] == ["loss"] and (mm_workspace / "runs/base/plot.png").exists()
 
 
 def test_data_tokenizers_and_parts_too(printed: Any) -> None:

@@ -75,3 +75,19 @@ def test_the_lines_work_when_they_are_pasted(mm_workspace: Path, mm_cli: Command
         lines[0], shell=True, env=environment, input="Hello\nAnd you?\n", text=True, capture_output=True, check=True
     ).stderr
     assert "/help lists the commands" in talk and talk.count(" tokens/s") == 2
+
+
+def test_the_lines_load_the_plugin_files_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["mm"])
+    lines = next_lines({"run:sft": tmp_path / "runs/tuned/model"}, ["/my own.py", "no:lora"])
+    assert lines and all(" -p '/my own.py' -p no:lora " in line for line in lines)
+    assert lines[0].endswith("-p no:lora chat tuned")
+
+
+def test_the_line_that_shows_a_broken_file_loads_it(tmp_path: Path, mm_cli: CommandLine) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0")
+    told = mm_cli("-p", broken, "plugins", "--kind", "tool").err
+    line = f"mm plugins {broken} -p {broken}"
+    assert f"; {line} shows the traceback" in told
+    assert "ZeroDivisionError" in mm_cli(*line.split()[1:]).out

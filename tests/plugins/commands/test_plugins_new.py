@@ -18,12 +18,12 @@ from mm.testing.pytest_plugin import CommandLine, Plugins
 
 ROOT = Path(__file__).parents[3]
 # their suites and trainings take longest
-SLOW = ("backend", "architecture", "algorithm", "converter", "adapter")
+SLOW = ("backend", "architecture", "algorithm", "converter", "repacker", "adapter")
 QUICK = tuple(kind for kind in scaffold.KINDS if kind not in SLOW)
 
 
 def test_every_kind_has_a_template() -> None:
-    assert {*scaffold.KINDS} == {*KINDS, "callback"}
+    assert {*scaffold.KINDS} == {*KINDS, "callback", "repacker"}
 
 
 @pytest.mark.parametrize("kind", scaffold.KINDS)
@@ -34,14 +34,15 @@ def test_the_package_declares_its_part(
     assert f"Wrote {folder}." in mm_cli("plugins", "new", f"my-{kind}", "--kind", kind, "--out", tmp_path).out
     assert (folder / "README.md").read_text().startswith(f"# mm-my-{kind}\n")
     package = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert package["entry-points"]["mm.plugins"] == {f"{kind}.my-{kind}": f"mm_my_{kind}"}
+    assert package["entry-points"]["mm.plugins"] == {f"{scaffold.record_kind(kind)}.my-{kind}": f"mm_my_{kind}"}
     assert "mm.testing.pytest_plugin" in (folder / "tests/conftest.py").read_text()
     monkeypatch.syspath_prepend(folder / "src")
     plugins = mm_plugins(f"mm_my_{kind}")
     if kind == "callback":
         assert "Implements mm_callbacks." in mm_cli("plugins", "--json").out
+        assert mm_cli("plugins", "callback.mm_my_callback").out.startswith("callback mm_my_callback: ")
         return
-    spec = plugins.get(KINDS[kind], f"my-{kind}")
+    spec = plugins.get(KINDS[scaffold.record_kind(kind)], f"my-{kind}")
     assert spec.target.startswith(f"mm_my_{kind}") and spec.load() is not None
 
 

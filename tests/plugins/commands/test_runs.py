@@ -100,6 +100,7 @@ def test_a_run_is_shown_with_where_its_values_came_from(mm_cli: CommandLine, wor
     assert any(line.startswith("versions python ") for line in lines)
     meanings = lines[lines.index("metrics") + 1 : lines.index("settings")]
     assert [line.split()[0] for line in meanings] == ["bits_per_byte", "grad_norm", "nll"]
+    assert "the mean over those that are learned" in meanings[-1]  # what is shown is no sum
     last = [json.loads(line) for line in (workspace / "runs/first/metrics.jsonl").read_text().splitlines()]
     shown = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
     assert float(shown["held_out/loss"]) == pytest.approx(last[-1]["held_out/loss"], rel=1e-5)
@@ -219,6 +220,18 @@ def test_a_plot_is_a_picture(mm_cli: CommandLine, tmp_path: Path) -> None:
     wrong = mm_cli("runs", "plot", "first", "--metric", "grad_nrom", "--out", tmp_path / "no.png", code=2)
     assert "no metric 'grad_nrom'. Did you mean 'grad_norm'?" in wrong.err
     assert not (tmp_path / "no.png").exists()
+
+
+def test_a_plot_of_the_user_is_not_overwritten(mm_cli: CommandLine, mm_workspace: Path, tmp_path: Path) -> None:
+    own = tmp_path / "plot.png"
+    own.write_text("mine")
+    for _ in range(2):  # the command's own place may be written again
+        place = Path(mm_cli("runs", "plot", "first", "second").out.strip())
+        assert place.parts[-3:] == ("runs", "first", "plot.png") and place.read_bytes().startswith(b"\x89PNG")
+    told = mm_cli("runs", "plot", "first", "--out", own, code=2).err
+    assert f"{own} exists: name another file, or overwrite it with --force" in told and own.read_text() == "mine"
+    mm_cli("runs", "plot", "first", "--out", own, "--force")
+    assert own.read_bytes().startswith(b"\x89PNG")
 
 
 def sample(step: int, reward: float, **more: Any) -> dict[str, Any]:

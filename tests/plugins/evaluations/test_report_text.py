@@ -39,6 +39,7 @@ def test_the_summary_fits_a_screen_and_says_what_is_new() -> None:
     text = summary(values(effect("sft", "pretrain", 38, *SUITES), *further), Path("reports/report.txt"))
     lines = text.splitlines()
     assert len(lines) < 40 and max(map(len, lines)) < 80
+    assert any("whose last answer is right;" in line for line in lines)  # the others are not judged, and the heading says so
     # in words, not by the names of suites, and without shares that look like failure
     assert any("answer a question about a person" in line and line.endswith("0 of 40       38 of 40") for line in lines)
     assert any(line.startswith("  dpo: polite") and line.endswith("3 of 40       33 of 40") for line in lines)

@@ -11,7 +11,7 @@ from mm.core.layers import Layer
 from mm.core.plugins import PluginManager
 from mm.core.records import RecipeSpec, StageSpec
 from mm.core.run import Run
-from mm.runtime.runs.pipeline import _check_options, _for_stage
+from mm.runtime.runs.pipeline import _for_stage, check_options
 from mm.runtime.runs.recipes import config_layer, tables_of
 
 # stage: epochs, rows of a step, length of rows, learning rate
@@ -64,7 +64,7 @@ OWN: dict[str, dict[str, Any]] = {
     "minimind2:spo": {
         "value_tracker": "global", "kl_half_life": 0.06, "rho_low": 0.5, "rho_high": 0.96, "advantage_clip": pytest.approx(5 / 6),
         "reward_low": -3.0, "reward_high": 3.0, "normalise": False, "reward": ("format", "tags"),
-        "format_lines": True, "loss_aggregation": "seq-mean-token-mean",
+        "format_lines": True, "loss_aggregation": "seq-mean-token-mean", "loss_type": "cispo",
     },
     "minimind3:agent": {
         "loss_type": "cispo", "clip_high": 4.0, "max_turns": 3, "max_total_tokens": 2500,
@@ -124,7 +124,7 @@ def test_each_recipe_has_a_table_for_each_stage_and_no_other(installed: PluginMa
 @pytest.mark.parametrize("recipe", SUPERVISED)
 def test_a_pipeline_takes_a_whole_recipe(recipe: str, installed: PluginManager) -> None:
     layer, stages = config_layer(installed, recipe), installed.specs(StageSpec)
-    _check_options(stages, installed, [layer])
+    check_options(stages, installed, [layer])
     for spec in (spec for spec in stages if spec.name in SUPERVISED[recipe]):
         options = installed.load(StageSpec, spec.name).options(spec, installed)
         epochs, _, _, rate = SUPERVISED[recipe][spec.name]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mm.core.errors import UsageError
-from mm.plugins.rewards.python.reward import load_function
+from mm.plugins.rewards.python import PythonConfig
 
 
 def test_a_missing_file_is_said_to_be_missing_where(mm_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,7 @@ def test_a_missing_file_is_said_to_be_missing_where(mm_workspace: Path, monkeypa
     monkeypatch.chdir(here)
     start = f"A relative path starts at the workspace, {mm_workspace}"
     with pytest.raises(UsageError, match=rf"mine\.py does not exist\. {start}\.$"):
-        load_function(mm_workspace / "mine.py:short")
+        PythonConfig(function=mm_workspace / "mine.py:short").locate()
     (here / "mine.py").write_text("short = len")
     with pytest.raises(UsageError, match=rf"The current folder has it: {here}/mine\.py\.$"):
-        load_function(mm_workspace / "mine.py:short")
+        PythonConfig(function=mm_workspace / "mine.py:short").locate()

@@ -141,7 +141,7 @@ def test_a_system_message_stands_before_the_conversation(model: TextModel) -> No
     found = model.generate("one", system="Be brief.", max_new_tokens=4, temperature=0)
     expected = model.generate(TALK[:2], max_new_tokens=4, temperature=0)
     assert (found.ids, found.prompt_tokens) == (expected.ids, expected.prompt_tokens)
-    with pytest.raises(UsageError, match="system message of its own"):
+    with pytest.raises(UsageError, match="system message of its own: leave out --system"):
         model.generate(TALK, system="Be long.")
     # an empty one only carries tools
     assert with_system([Message("system"), Message("user", "one")], "x") == [Message("system", "x"), Message("user", "one")]
@@ -157,7 +157,10 @@ def test_a_system_message_stands_before_the_conversation(model: TextModel) -> No
         ({"repetition_penalty": 0}, "--repetition-penalty: 'repetition_penalty' must be above 0"),
         ({"presence_penalty": 3}, "at least -2 and at most 2"), ({"history": -1}, "--history"),
         ({"raw": True, "system": "x"}, "system would"), ({"raw": True, "history": 2}, "history would have no effect"),
-        ({"raw": True, "tools": [{}]}, "tools would have no effect"),
+        ({"raw": True, "tools": [{}]}, "tools would have no effect"), ({"history": 1}, "history has no effect on a single text"),
+        ({"temperature": 0, "top_k": 5}, "--top-k: 'top_k' has no effect at temperature 0"),
+        ({"temperature": 0, "min_p": 0.1}, "--min-p"), ({"temperature": 0, "top_p": 0.5}, "--top-p"),
+        ({"temperature": 0, "seed": 5}, "--seed"),
     ],
 )  # fmt: skip
 def test_the_api_refuses_what_is_wrong_or_without_effect(model: TextModel, options: dict[str, Any], said: str) -> None:
@@ -197,6 +200,8 @@ def test_generate_continues_a_conversation_in_a_file(call: Any, model: TextModel
         (["three", "--messages", tmp_path / "talk.json"], "talk.json: turn 9: role 'user' cannot follow user"),
         (["--messages", tmp_path / "asked.json"], "ends with an answer"),
         (["--messages", tmp_path / "list.json"], "list.json: expected a JSON object"),
+        (["three", "--stop", ""], "--stop has an empty text"), (["three", "--stop=", "--stop", "x"], "--stop has an empty text"),
+        (["three", "--temperature", "0", "--seed", "1"], "--seed: 'seed' has no effect at temperature 0"),
     ):
         assert said in call("generate", "base", *words, code=2).err
 
@@ -268,6 +273,18 @@ def test_an_evaluation_without_answers_refuses_their_options(call: Any, option: 
 
 def test_an_evaluation_keeps_the_options_in_its_report(call: Any, workspace: Workspace) -> None:
     words = ("--stop", "a", "--history", "1", "--system", "x")
-    call("eval", "base", "--skills", "--limit", "3", "--split", "dev", "--name", "few", *words)
+    told = call("eval", "base", "--skills", "--limit", "3", "--split", "dev", "--name", "few", *words)
+    assert 'Skills were asked with --stop "a" --system "x" --history 1.' in told.out
     kept = json.loads((workspace.run("base").evals / "few.json").read_text())["settings"]
     assert (kept["stop"], kept["history"], kept["system"], kept["repetition_penalty"]) == (["a"], 1, "x", 1.0)
+
+
+def test_values_that_switch_an_option_off_are_allowed_in_greedy_decoding(model: TextModel) -> None:
+    found = model.generate("hello", max_new_tokens=4, temperature=0, top_p=1.0, top_k=0, min_p=0.0, seed=0)
+    assert found.ids == model.generate("hello", max_new_tokens=4, temperature=0).ids
+
+
+def test_the_table_of_an_evaluation_names_no_option_that_is_a_default(call: Any) -> None:
+    assert "Skills were asked with" not in call("eval", "base", "--skills", "--limit", "3", "--split", "dev").out
+    told = call("eval", "base", "--skills", "--limit", "3", "--split", "dev", "--open-thinking", "0.5")
+    assert "Skills were asked with --open-thinking 0.5." in told.out

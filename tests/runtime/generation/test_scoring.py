@@ -72,8 +72,9 @@ def fails_at(bad: str, how: Any) -> By:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (KeyError("answer"), r"KeyError: 'answer' \(test_scoring.py:\d+\)"), (math.nan, "ValueError: nan is not a score"),
-        (math.inf, "ValueError: inf is not a score"), ("1", "TypeError: the text '1' is not a score"),
+        (KeyError("answer"), r"KeyError: there is no 'answer' \(test_scoring.py:\d+\)"),
+        (math.nan, "ValueError: nan is not a score"), (math.inf, "ValueError: inf is not a score"),
+        ("1", "TypeError: the text '1' is not a score"),
         ([1.0], "TypeError: float.*"),
     ],
 )  # fmt: skip
@@ -182,13 +183,14 @@ def test_a_run_asks_its_rewards(mm_train: Train, tmp_path: Path) -> None:
     samples = lines(run, "rollouts.jsonl")
     assert len(samples) == 8 and {"total": 0.25 - 0.5, "rewards": {"python": 0.5, "length": -0.5}} in samples
     rows[2] = {"prompt": "three?"}
-    with pytest.raises(MMError, match=r"Reward 'python' failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\)"):
+    said = r"failed on .*tiny_rows\.jsonl:3: KeyError: there is no 'per' \(mine\.py:2\)"
+    with pytest.raises(MMError, match=f"Reward 'python' {said}"):
         mm_train("judged", run="failing", **options)
     options["skip_failed_rewards"] = True
     skipping = mm_train("judged", run="skipping", **options)
     assert '"failed": 0.25' in (skipping.path / "metrics.jsonl").read_text()
     (note,) = (note for note in skipping.manifest["notes"] if "failed" in note)  # two failed, the first is said
-    assert re.fullmatch(r"reward python failed on .*tiny_rows\.jsonl:3: KeyError: 'per' \(mine\.py:2\); .* skipped", note)
+    assert re.fullmatch(f"reward python {said}; .* skipped", note)
     options["python_function"] = "x.py:f"
     with pytest.raises(UsageError, match=f"the file {tmp_path / 'x.py'} does not exist"):
         mm_train("judged", run="no", **options)

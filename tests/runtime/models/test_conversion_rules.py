@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import attrs
@@ -11,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from mm.core.errors import CheckpointError
-from mm.runtime.models.rules import Constant, Rule, Rules
+from mm.runtime.models.rules import Constant, Rule, Rules, Transform
 
 
 def table(layers: int, experts: int, width: int) -> Rules:
@@ -102,6 +103,42 @@ def test_writing_is_strict(change: Callable[[dict[str, Tensor]], object], messag
     change(ours)
     with pytest.raises(CheckpointError, match=message):
         table(2, 2, 4).to_theirs(ours)
+
+
+@pytest.mark.parametrize("wrong", [(4, 3), (3,), (3, 4, 1)], ids=["ours", "a vector", "three dimensions"])
+def test_a_tensor_is_measured_before_a_rule_transposes_it(wrong: tuple[int, ...]) -> None:
+    rules = table(2, 2, 4)
+    theirs = rules.to_theirs(state_of(2, 2, 4)) | {"h.1.fc.weight": torch.zeros(wrong)}
+    message = re.escape(f"tensor h.1.fc.weight has shape {wrong}, not (3, 4).")
+    with pytest.raises(CheckpointError, match=message):
+        rules.to_ours(theirs)
+    header = {name: ("F32", tuple(tensor.shape)) for name, tensor in theirs.items()}
+    with pytest.raises(CheckpointError, match=message):
+        rules.check_header(header)
+
+
+RULE = "to_ours of the rule a -> b, whose shape is (2, 3)."
+
+
+def fails(tensor: Tensor) -> Tensor:
+    raise KeyError("scale")
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ({"to_ours": fails}, "tensor b of shape (2, 3): to_ours of the rule a -> b raises KeyError: there is no 'scale'."),
+        ({"to_theirs": fails}, "tensor a of shape (2, 3): to_theirs of the rule a -> b raises KeyError: there is no 'scale'."),
+        ({"to_ours": Tensor.t}, f"tensor b is (2, 3) in the file and (3, 2) after {RULE}"),
+        ({"to_theirs": Tensor.t}, f"tensor b is (3, 2) in the file and (3, 2) after {RULE}"),
+        ({"to_ours": lambda tensor: None}, "tensor b: to_ours of the rule a -> b returns NoneType, not a tensor."),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_tensor(functions: dict[str, Transform], message: str) -> None:
+    rules = Rules(rules=(Rule("a", "b", (2, 3), **functions),))
+    with pytest.raises(CheckpointError) as caught:
+        rules.to_ours(rules.to_theirs({"a": torch.zeros(2, 3)}))
+    assert str(caught.value) == message
 
 
 def test_copies_and_derived_tensors_may_be_there() -> None:

@@ -176,3 +176,11 @@ def test_the_default_length_follows_a_short_model(folder: Path, tmp_path: Path, 
     assert "positions of the model" not in mm_cli(*line, "--max-length", "65", code=2).err
     told = mm_cli(*line, "--eval-ratio", "0").err
     assert "max length: 64, the positions of the model (by default 768)" in told
+
+
+def test_the_formats_of_minimind_are_named_with_the_way_on(folder: Path, mm_cli: CommandLine) -> None:
+    edit(architectures=["MiniMindForCausalLM"])(folder)
+    file = folder.parent / "g3.pth"
+    file.touch()
+    for path in (folder, file):
+        assert f"mm convert {path} {path.stem}-mm" in mm_cli("generate", path, "hello", code=2).err

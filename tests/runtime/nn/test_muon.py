@@ -39,6 +39,27 @@ def test_updates_and_state_are_torchs(nesterov: bool) -> None:
     torch.testing.assert_close(our_state, their_state)
 
 
+def test_products_in_float32_are_the_formula_in_float64() -> None:
+    """The update of Jordan et al. 2024 with the rate of arXiv:2502.16982, one step from zero momentum; large matrices too."""
+    start, gradients = parameters(0), parameters(1)
+    for largest in (8, 2**17):
+        with mock.patch.object(muon, "_MAX_BATCHED", largest):
+            trained = parameters(0)
+            optimizer = BatchedMuon(trained, products=torch.float32, **SETTINGS)
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.grad = gradient.detach()
+            optimizer.step()
+        for parameter, before, gradient in zip(trained, start, gradients, strict=True):
+            update = gradient.detach().double() * (1 - 0.95) * (1 + 0.95)  # Nesterov
+            x = update / update.norm()
+            for _ in range(5):
+                gram = x @ x.T
+                x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+            rate = 0.02 * 0.2 * max(x.shape) ** 0.5
+            wanted = before.detach().double() * (1 - 0.02 * 0.1) - rate * x
+            torch.testing.assert_close(parameter.detach().double(), wanted, atol=1e-6, rtol=0)
+
+
 def test_large_matrices_take_torchs_step() -> None:
     with mock.patch.object(muon, "_MAX_BATCHED", 8):
         assert all(map(torch.equal, train(BatchedMuon, SETTINGS)[0], train(torch.optim.Muon, SETTINGS)[0]))

@@ -267,8 +267,8 @@ def test_a_second_interrupt_stops_at_once(plugin: str, mm_train: Train, tmp_path
     finally:
         process.kill()
     assert process.returncode == 130, said
-    last = r"mm: Stopped at once after step [34]; the last checkpoint is that of step 2\. Resume with: mm train --resume --run a"
-    assert re.fullmatch(last, said.splitlines()[-1])
+    stopped, resume = r"mm: Stopped at once after step [34]; the last checkpoint is that of step 2\.", "mm train --resume --run a"
+    assert re.fullmatch(rf"{stopped} Resume with: {resume} -p \S+", said.splitlines()[-1])
     run = Workspace(tmp_path).existing("a")
     assert run.manifest["state"] == "interrupted"
     assert sorted(p.name for p in run.checkpoints.glob("step-*"))[-1] == "step-00000002"

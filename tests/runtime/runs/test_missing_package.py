@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mm.core.plugins import PluginManager
 from mm.core.run_folder import RunFolder
 from mm.testing import fake_distribution, tiny_run
-from mm.testing.pytest_plugin import CommandLine
+from mm.testing.pytest_plugin import CommandLine, Train
 
 SOURCE = """
 from mm.contracts import AlgorithmSpec, ArchitectureSpec, Needs, hookimpl
@@ -63,8 +64,8 @@ def test_the_manifest_says_where_each_part_came_from(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        (("train", "--resume", "--run", "part"), "Run part needs algorithm 'again'"),
-        (("train", "--resume", "--run", "part", "--dry-run"), "Run part needs algorithm 'again'"),
+        (("train", "--resume", "--run", "part"), "Run part needs algorithm 'again' and architecture 'meaner'"),
+        (("train", "--resume", "--run", "part", "--dry-run"), "Run part needs algorithm 'again' and architecture 'meaner'"),
         (("generate", "whole", "Hello"), "Run whole needs architecture 'meaner'"),
         (("chat", "whole"), "Run whole needs architecture 'meaner'"),
         (("generate", "part@1", "Hello"), "Run part needs architecture 'meaner'"),
@@ -77,7 +78,8 @@ def test_whatever_needs_an_uninstalled_part_names_its_package(
     line: tuple[str, ...], part: str, workspace: Path, mm_cli: CommandLine
 ) -> None:
     told = mm_cli(*line, code=2, stdin="\n").err
-    assert f"mm: {part}, and {CURE}.\n" in told and "Traceback" not in told
+    then = " Then: mm train --resume --run part." if "--resume" in line else ""
+    assert f"mm: {part}, and {CURE}.{then}\n" in told and "Traceback" not in told
     assert told.count("acme-parts 1.2") == 1
 
 
@@ -101,6 +103,24 @@ def test_a_run_of_an_older_version_names_what_was_installed(workspace: Path, mm_
         assert f"Run whole needs architecture 'meaner', and {CURE}." in mm_cli("generate", "whole", "Hello", code=2).err
     finally:
         run.update_manifest(before)
+
+
+def test_a_model_folder_that_was_copied_out_of_its_run_names_the_package(
+    workspace: Path, tmp_path: Path, mm_cli: CommandLine
+) -> None:
+    copy = shutil.copytree(workspace / "runs/whole/model", tmp_path / "elsewhere/copy")
+    for words in (("generate", copy, "Hello"), ("info", copy), ("chat", copy)):
+        assert f"mm: {copy} needs architecture 'meaner', and {CURE}.\n" == mm_cli(*words, code=2, stdin="\n").err
+    config = json.loads((copy / "config.json").read_text())
+    del config["packages"]
+    (copy / "config.json").write_text(json.dumps(config))
+    told = mm_cli("info", copy, code=2).err
+    assert f"mm: {copy} needs architecture 'meaner', and config.json does not say which package has it: install that" in told
+    assert "Known: dense, moe" in told
+
+
+def test_the_folder_of_a_model_of_built_in_parts_names_no_package(mm_train: Train) -> None:
+    assert "packages" not in json.loads((mm_train("pretrain", run="a").model / "config.json").read_text())
 
 
 def test_a_package_that_is_there_and_does_not_give_the_part(

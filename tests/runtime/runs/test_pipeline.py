@@ -113,7 +113,7 @@ def test_a_stage_waits_for_what_it_does_not_need(plugins: PluginManager) -> None
 def test_the_preset_all_evaluates_before_it_converts(plugins: PluginManager) -> None:
     names = [s.name for s in ordered(expand(plugins, ["all"]))]
     trained = ["agent", "dpo", "grpo", "lora", "ppo", "reason", "spo", "distill"]
-    assert names == ["download", "tokenizer", "pretrain", "sft", *trained, "eval", "convert"]
+    assert names == ["build", "download", "tokenizer", "pretrain", "sft", *trained, "eval", "convert"]
 
 
 def test_what_is_up_to_date_is_skipped(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
@@ -138,9 +138,9 @@ def test_an_own_option_stands_above_a_shared_one(plugins: PluginManager, tmp_pat
 
 
 def test_a_missing_need_names_the_stage_that_gives_it(plugins: PluginManager, tmp_path: Path, ran: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"Stage roof needs walls: run 'mm run wall-paper' first"):
+    with pytest.raises(UsageError, match=r"Stage roof needs walls: run 'mm run wall-paper -p test_pipeline' first"):
         toys(plugins, tmp_path, "roof")
-    with pytest.raises(UsageError, match=r"Stage sft needs run:pretrain: run 'mm run pretrain' first"):
+    with pytest.raises(UsageError, match=r"Stage sft needs run:pretrain: run 'mm run pretrain -p test_pipeline' first"):
         toys(plugins, tmp_path, "full_sft")
     assert ran == []
 
@@ -154,6 +154,8 @@ def test_a_missing_need_names_the_stage_that_gives_it(plugins: PluginManager, tm
         (["floor"], {"roof_colour": "red"}, r"No such option: --roof-colour"),
         (["sft"], {"preset": "tiny"}, r"No such option: --preset for the stages sft"),
         (["pretrain"], {"learning_rat": 1.0}, r"No such option: --learning-rat for .*'--learning-rate'"),
+        (["grpo"], {"grpo_repetition_penalty": 1.1}, r"--grpo-repetition-penalty: refused in a rollout.* --reward repetition\."),
+        (["sft", "agent"], {"stop": "x"}, r"--stop: refused in a rollout.* --max-new-tokens\."),
     ],
 )
 def test_unknown_names_get_their_close_match(

@@ -93,6 +93,18 @@ def test_a_plugin_brings_a_recipe(file: Path, mm_plugins: Plugins) -> None:
         config_layer(found, "mine:pretrain")
 
 
+def test_a_whole_recipe_for_one_training_is_told_its_tables(
+    mm_workspace: Path, installed: PluginManager, mm_cli: CommandLine
+) -> None:
+    told = mm_cli("train", "--config", "minimind3", "--dry-run", code=2).err
+    assert "--config minimind3 has a table for each training: name one, as in --config minimind3:pretrain." in told
+    assert "Tables: pretrain, sft, lora, dpo, distill, ppo, grpo, agent." in told
+    with pytest.raises(UsageError, match=r"as in --config minimind3:grpo\. Tables: pretrain, sft, lora, dpo"):
+        mm.plan("grpo", config="minimind3", plugins=installed, quiet=True)
+    (mm_workspace / "part.toml").write_text("[lora]\nrank = 4\n")  # the options of a part are no training
+    assert "Missing option --algo" in mm_cli("train", "--config", "part.toml", "--dry-run", code=2).err
+
+
 def test_python_and_the_command_line_take_a_table_without_an_algorithm(
     mm_workspace: Path, installed: PluginManager, mm_cli: CommandLine
 ) -> None:

@@ -48,6 +48,18 @@ def test_a_name_that_no_run_can_have_is_refused(name: str, mm_train: Train, mm_w
             find_model(name, Workspace(mm_workspace))
 
 
+def test_the_folder_of_a_run_of_another_workspace_names_its_model(mm_train: Train, tmp_path: Path) -> None:
+    run, here = mm_train(), Workspace(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=rf"It is the folder of a run of another workspace: name its model, {run.model}\.$"):
+        find_model(str(run.path), here)
+    assert find_model(str(run.model), here) == run.model
+    shutil.rmtree(run.model)
+    with pytest.raises(UsageError, match=rf"name its model, {run.checkpoints}/"):
+        find_model(str(run.path), here)
+    with pytest.raises(UsageError, match=r"no config\.json: it is not a model folder\.$"):
+        find_model(str(run.path.parent), here)
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_other_names_are_taken(name: str, mm_workspace: Path) -> None:
     run = Workspace(mm_workspace).run(name)

@@ -130,7 +130,7 @@ def test_a_full_disk_in_the_final_export_can_be_resumed(mm_train: Train, mm_watc
         mm_train()
     run = Workspace(mm_workspace).existing("a")
     assert f"{run.model}: File too large. Make room there, or name another place." in str(caught.value)
-    assert str(caught.value).endswith("Then: mm train --resume --run a.")
+    assert str(caught.value).endswith("Then: mm train --resume --run a -p mm_watchers_of_the_test.")
     assert not run.model.exists() and not [p for p in run.path.glob(".*") if p.name != ".lock"]
     mm_watchers.clear()
     finished = mm_train(resume=True)

@@ -201,7 +201,7 @@ def scaled(scale: float) -> tuple[Updates, nn.Parameter]:
     settings = TrainSettings(learning_rate=0.5, weight_decay=0.0, clip_norm=0.0, schedule="constant")
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     roles = {"policy": Role("policy", model, trainable=True)}
-    return Updates(roles, settings, scaler, torch.device("cpu"), []), model.weight
+    return Updates(roles, settings, scaler, torch.device("cpu"), Backend()), model.weight
 
 
 def step(updates: Updates, weight: nn.Parameter, factor: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import mm
 from mm.contracts import Callback
 from mm.core.workspace import RunFolder
-from mm.runtime.training.checkpoint import _restore_callbacks
+from mm.runtime.training.callback_states import restore_callbacks
 
 OLD = Path(__file__).parents[2] / "data" / "run-before-floors"
 
@@ -77,25 +77,25 @@ class Renamed(Counts):
 @pytest.mark.parametrize("key", ["Counts#0", "some.former.module.Counts#0"])
 def test_a_state_is_found_by_its_name_and_by_a_former_path(key: str) -> None:
     callback = Counts()
-    assert _restore_callbacks([callback], {key: {"seen": 3}}) == []
+    assert restore_callbacks([callback], {key: {"seen": 3}}) == []
     assert callback.seen == 3
 
 
 @pytest.mark.parametrize("key", ["Counts#0", "some.former.module.Counts#0"])
 def test_a_name_outlives_its_class(key: str) -> None:
     callback = Renamed()
-    assert _restore_callbacks([callback], {key: {"seen": 3}}) == []
+    assert restore_callbacks([callback], {key: {"seen": 3}}) == []
     assert callback.seen == 3
 
 
 def test_several_of_one_name_keep_their_order() -> None:
     callbacks: list[Callback] = [Counts(), Counts()]
-    assert _restore_callbacks(callbacks, {"old.Counts#1": {"seen": 2}, "old.Counts#0": {"seen": 1}}) == []
+    assert restore_callbacks(callbacks, {"old.Counts#1": {"seen": 2}, "old.Counts#0": {"seen": 1}}) == []
     assert [callback.seen for callback in callbacks] == [1, 2]  # type: ignore[attr-defined]
 
 
 def test_what_is_not_found_is_said() -> None:
-    lines = _restore_callbacks([Counts()], {"gone.Other#0": {"seen": 3}, "gone.Stateless#0": {}})
+    lines = restore_callbacks([Counts()], {"gone.Other#0": {"seen": 3}, "gone.Stateless#0": {}})
     assert lines == [
         "callback Counts#0: the checkpoint has no state for it; it starts as in a new run",
         "callback gone.Other#0: its state in the checkpoint belongs to no callback of this run",

@@ -50,6 +50,17 @@ def test_a_run_shorter_than_the_interval_shows_loss_speed_and_time_left(mm_train
     assert re.search(r"  \d:\d\d:\d\d left  loss [\d.]+  [\d,]+ tokens/s  ", steps[1])
 
 
+def test_a_line_after_an_evaluation_has_the_speed_of_the_steps(mm_train: Train) -> None:
+    """Also the last line of a run that stops between two log intervals, which comes after the evaluation at the end."""
+    options = {"rows": [{"text": f"number {n} " * 9} for n in range(40)], "eval_ratio": 0.2, "eval_interval": 2}
+    run = mm_train("pretrain", max_steps=6, stop_after_steps=3, run="a", **options)
+    mm_train("pretrain", run="a", resume=True, max_steps=6, stop_after_steps=5, **options)
+    lines = log_of(run.path)
+    last = [line for line in lines if line.startswith(("step 3/6", "step 5/6"))]
+    assert len(last) == 2 and any(line.startswith("held out") for line in lines)
+    assert all(int(re.search(r"  ([\d,]+) tokens/s", line)[1].replace(",", "")) > 0 for line in last)  # type: ignore[index]
+
+
 def test_long_steps_show_their_metrics_before_the_interval_ends(mm_train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_bar, "_PATIENCE", -1.0)
     lines = log_of(mm_train("pretrain", max_steps=3).path)

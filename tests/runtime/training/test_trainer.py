@@ -26,7 +26,7 @@ from mm.core.workspace import Workspace
 from mm.runtime.data.order import split_held_out
 from mm.runtime.models.folder import load_model_folder
 from mm.runtime.nn.batch import Tokens, Unit, pack
-from mm.runtime.runs.lifecycle import Session
+from mm.runtime.runs.manifest import Session
 from mm.testing.pytest_plugin import Train
 
 ROWS = [

@@ -64,6 +64,10 @@ def runs(workspace: Path) -> None:
     train(run="stopped", stop_after_steps=2, save_interval=1, **held)
     train(run="stopped", resume=True, save_interval=1, **held)
     train(run="single", global_batch_size=1)
+    dropping = {"global_batch_size": 3, "eval_ratio": 0.0, "dropout": 0.3}
+    train(run="dropped", **dropping)
+    train(run="dropped and stopped", stop_after_steps=2, **dropping)
+    train(run="dropped and stopped", resume=True, **dropping)
     # ends at its second evaluation; a rank alone writes the samples and the best model
     ending = {**held, "patience": 1, "min_delta": 100.0, "keep_best": True, "samples": 1, "sample_tokens": 4, "eval_interval": 1}
     train(run="ended", **ending, stop_after_steps=1)
@@ -148,7 +152,7 @@ def test_the_gradient_is_one_ranks(batch: int, arch: str, folders: tuple[Path, P
             torch.testing.assert_close(gradient[name], expected, atol=1e-6, rtol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
-@pytest.mark.parametrize("run", ["whole", "single"])
+@pytest.mark.parametrize("run", ["whole", "single", "dropped"])  # the masks of dropout are those of the documents
 def test_the_same_is_logged_and_learned(run: str, folders: tuple[Path, Path]) -> None:
     alone, both = (lines(Workspace(folder).run(run)) for folder in folders)
     assert [row.keys() for row in alone] == [row.keys() for row in both]
@@ -166,10 +170,11 @@ def test_a_save_that_fails_on_one_rank_ends_all(folders: tuple[Path, Path]) -> N
         assert "could not be saved" in json.loads((folder / "runs/full/manifest.json").read_text())["error"]
 
 
-def test_two_ranks_resume_to_the_bit(folders: tuple[Path, Path]) -> None:
-    whole, stopped = (folders[1] / f"runs/{name}/model/model.safetensors" for name in ("whole", "stopped"))
-    assert whole.read_bytes() == stopped.read_bytes()
-    manifest = json.loads((folders[1] / "runs/stopped/manifest.json").read_text())
+@pytest.mark.parametrize(("whole", "stopped"), [("whole", "stopped"), ("dropped", "dropped and stopped")])
+def test_two_ranks_resume_to_the_bit(whole: str, stopped: str, folders: tuple[Path, Path]) -> None:
+    models = [folders[1] / f"runs/{name}/model/model.safetensors" for name in (whole, stopped)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    manifest = json.loads((folders[1] / f"runs/{stopped}/manifest.json").read_text())
     assert (manifest["world_size"], manifest["state"]) == (2, "finished")
 
 

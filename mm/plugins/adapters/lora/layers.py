@@ -49,7 +49,7 @@ class Update:
 class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both declare `weight`
     """A linear layer whose update works on activations: 2 R (I + O) operations per token, and no gradient of the weight.
 
-    It replaces the linear layer that `parent` has under the name `leaf`, and shares its parameters.
+    It replaces the linear layer that `parent` has under the name `leaf`, and takes its parameters.
     """
 
     names = ("lora_A", "lora_B")
@@ -60,6 +60,7 @@ class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both declare `weig
         self.weight, self.bias = plain.weight, plain.bias
         self.lora_A, self.lora_B = _factors(plain.weight, rank)
         self.scale, self.dropout, self.active = scale, dropout, True
+        plain.weight = plain.bias = None  # type: ignore[assignment]  # where this one is sharded, nothing keeps the whole
         self._origin = parent, leaf, plain  # in a tuple, so that the modules are not registered as children
         self.train(plain.training)
         setattr(parent, leaf, self)
@@ -75,6 +76,7 @@ class LoraLinear(nn.Linear, Update):  # type: ignore[misc]  # both declare `weig
     def remove(self) -> None:
         """See `Update`."""
         parent, leaf, plain = self._origin
+        plain.weight, plain.bias = self.weight, self.bias
         setattr(parent, leaf, plain)
 
 

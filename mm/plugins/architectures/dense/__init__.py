@@ -9,10 +9,10 @@ from typing import Any, Self
 import attrs
 from attrs.validators import in_
 
-from mm.core.configs import ArchitectureConfig
 from mm.core.hooks import hookimpl
 from mm.core.options import option
 from mm.core.records import ArchitectureSpec
+from mm.plugins.architectures.dense.counts import DecoderCounts
 
 # settings that only one type of rotary scaling has
 _ROPE_FIELDS = {
@@ -23,7 +23,7 @@ _ROPE_FIELDS = {
 
 
 @attrs.frozen(kw_only=True)
-class DenseConfig(ArchitectureConfig):
+class DenseConfig(DecoderCounts):
     """The sizes of a decoder. MiniMind's generation 2 is Llama-like; generation 3 adds q/k normalisation and is Qwen3-like.
 
     The vocabulary is set once the tokenizer is known: `attrs.evolve(config, vocab_size=len(tokenizer))`.
@@ -52,6 +52,13 @@ class DenseConfig(ArchitectureConfig):
         choices=("before", "after"),
         validator=in_(("before", "after")),
     )
+    attention_bias: str = option(
+        "none",
+        help="Projections of attention with a bias: none, q, k and v (Qwen 2), or all four (Llama's attention_bias).",
+        choices=("none", "qkv", "all"),
+        validator=in_(("none", "qkv", "all")),
+    )
+    mlp_bias: bool = option(False, help="A bias in each of the three projections of the feed-forward, as Llama's.")
     tie_word_embeddings: bool = option(True, help="One matrix for the embedding and the output layer.")
     rope_scaling_factor: float | None = option(
         None,
@@ -104,16 +111,6 @@ class DenseConfig(ArchitectureConfig):
             raise ValueError(f"'rope_high_freq_factor' must be more than rope_low_freq_factor={self.rope_low_freq_factor}")
 
     @property
-    def head_size(self) -> int:
-        """D: `head_dim`, or by default hidden_size / num_attention_heads."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
-    @property
-    def ffn_size(self) -> int:
-        """`intermediate_size`, or by MiniMind's gen 2 rule two thirds of 4 * hidden, rounded up to a multiple of 64."""
-        return self.intermediate_size or 64 * math.ceil(int(self.hidden_size * 8 / 3) / 64)
-
-    @property
     def original_positions(self) -> int:
         """The document length in training: `rope_original_positions`, or by default the longest document / factor."""
         return self.rope_original_positions or round(self.max_position_embeddings / (self.rope_scaling_factor or 1))
@@ -141,55 +138,6 @@ class DenseConfig(ArchitectureConfig):
         changes |= {"rope_original_positions": original, "max_position_embeddings": round(original * (factor or 1))}
         return attrs.evolve(self, **changes)
 
-    @property
-    def attention_parameters(self) -> int:
-        """The number of matrix weights in one block's attention: q, k, v and o."""
-        return 2 * self.hidden_size * self.head_size * (self.num_attention_heads + self.num_key_value_heads)
-
-    @property
-    def feed_forward_parameters(self) -> int:
-        """The number of matrix weights in one block's feed-forward: gate, up and down."""
-        return 3 * self.hidden_size * self.ffn_size
-
-    @property
-    def active_feed_forward_parameters(self) -> int:
-        """The feed-forward weights of one block that one token uses: all of them."""
-        return self.feed_forward_parameters
-
-    @property
-    def norm_parameters(self) -> int:
-        """The number of weights in all RMSNorms of the model."""
-        block = 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0)
-        return self.num_hidden_layers * block + self.hidden_size
-
-    def num_parameters(self) -> int:
-        """The number of weights of the model; a tied embedding counts once."""
-        block = self.attention_parameters + self.feed_forward_parameters
-        embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
-        return self.num_hidden_layers * block + self.norm_parameters + embeddings
-
-    def num_active_parameters(self) -> int:
-        """The number of weights that one token uses; fewer than `num_parameters` if there are experts."""
-        idle = self.feed_forward_parameters - self.active_feed_forward_parameters
-        return self.num_parameters() - self.num_hidden_layers * idle
-
-    def activations_per_token(self) -> int:
-        """In each block eight vectors of the residual stream's width (inputs of norms and matrices, queries, keys, values, the
-        attention's output) and three of the feed-forward's."""
-        return self.num_hidden_layers * (8 * self.hidden_size + self.active_feed_forward_parameters // self.hidden_size)
-
-    def flops_per_token(self, context: int) -> float:
-        """Training FLOPs per token, forward and backward, in documents of `context` tokens.
-
-        6 * N for the N matrix weights that a token uses (with the output layer, without the embedding look-up), plus
-        12 * layers * heads * head size * context / 2: under causal attention a token sees half the context on average. PaLM
-        (arXiv:2204.02311, appendix B) counts the whole context.
-        """
-        block = self.attention_parameters + self.active_feed_forward_parameters
-        matrices = self.num_hidden_layers * block + self.vocab_size * self.hidden_size
-        attention = 12 * self.num_hidden_layers * self.num_attention_heads * self.head_size * context / 2
-        return float(6 * matrices + attention)
-
 
 def _most_heads(hidden_size: int) -> int:
     """The largest number of heads of equal size, of at least 32 each, which engines can serve; 1 for a narrower model."""
@@ -215,6 +163,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "intermediate_size": gen3_intermediate_size(768),
     },
     "tiny": _TINY,
+    "tiny2-bias": {**_TINY, "attention_bias": "qkv"},
     "tiny3": {**GEN3, **_TINY, "intermediate_size": gen3_intermediate_size(96)},
 }  # fmt: skip
 

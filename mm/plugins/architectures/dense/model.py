@@ -16,4 +16,4 @@ class Dense(Decoder):
     """A decoder without experts: it has no auxiliary loss and needs no counts."""
 
     def __init__(self, config: DenseConfig, kernels: Kernels) -> None:
-        super().__init__(config, kernels, lambda layer: SwiGLU(config.hidden_size, config.ffn_size))
+        super().__init__(config, kernels, lambda layer: SwiGLU(config.hidden_size, config.ffn_size, config.mlp_bias))

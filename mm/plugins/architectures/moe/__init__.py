@@ -19,7 +19,7 @@ class MoEConfig(DenseConfig):
     """The sizes of a decoder with experts in every block. `intermediate_size` is the width of one expert.
 
     MiniMind's generation 2 is Qwen2-MoE with an ungated shared expert, generation 3 is Qwen3-MoE. Raises ValueError for
-    inconsistent sizes.
+    inconsistent sizes, and for `mlp_bias`, which experts do not have.
     """
 
     num_experts: int = option(4, help="Routed experts in each block.", within="[1, 65536]")
@@ -28,6 +28,9 @@ class MoEConfig(DenseConfig):
         None,
         help="Width of the expert that every token passes; default one expert's, 0 for none.",
         within="[0, 1.6e7]",
+    )
+    shared_expert_gate: bool = option(
+        False, help="Multiply the shared expert's output by a gate between 0 and 1, as Qwen2-MoE does."
     )
     norm_topk_prob: bool = option(True, help="Scale the chosen experts' weights to a sum of 1.")
     router_aux_loss_coef: float = option(
@@ -42,13 +45,17 @@ class MoEConfig(DenseConfig):
     router_gradient: str = option(
         "task", help="The router learns from the task's loss and from the balancing loss (task), or from the latter alone "
         "(balance), as in MiniMind 3.",
-        choices=("task", "balance"), validator=in_(("task", "balance")), on_load=True,
+        choices=("task", "balance"), validator=in_(("task", "balance")), on_load="convert",
     )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.num_experts_per_tok > self.num_experts:
             raise ValueError(f"'num_experts_per_tok' must be at most num_experts={self.num_experts}")
+        if self.mlp_bias:
+            raise ValueError("'mlp_bias' is one of a dense feed-forward: the projections of experts have no biases")
+        if self.shared_expert_gate and not self.shared_ffn_size:
+            raise ValueError("'shared_expert_gate' needs a shared expert: shared_expert_intermediate_size is 0")
         if self.router_gradient == "balance" and not self.router_aux_loss_coef:
             raise ValueError("'router_gradient' balance needs a balancing loss: with router_aux_loss_coef=0 no router learns")
 
@@ -75,14 +82,23 @@ class MoEConfig(DenseConfig):
         return self._feed_forward(self.num_experts_per_tok)
 
     @property
+    def kept_by_feed_forward(self) -> int:
+        """See `DenseConfig`: also the shared expert's, for each choice of an expert what enters and leaves it, and the router's
+        scores and sorted places, which have four or eight bytes in any type."""
+        each = self.num_experts_per_tok * (2 * self.hidden_size + 4 * self.ffn_size)
+        routing = 2 * self.num_experts + 10 * self.num_experts_per_tok
+        gated = (self.hidden_size + 1) * self.shared_expert_gate
+        return 2 * self.hidden_size + 4 * self.shared_ffn_size + gated + each + routing
+
+    @property
     def exported_scales(self) -> Mapping[str, float]:
-        """2 for the shared expert's last matrix: Qwen2-MoE multiplies the shared expert by a sigmoid gate, which an export
+        """2 for the last matrix of an ungated shared expert: Qwen2-MoE multiplies it by a sigmoid gate, which an export
         writes as zeros, and sigmoid(0) is one half."""
-        return {"mlp.shared_expert.down_proj": 2.0} if self.shared_ffn_size else {}
+        return {"mlp.shared_expert.down_proj": 2.0} if self.shared_ffn_size and not self.shared_expert_gate else {}
 
     def _feed_forward(self, experts: int) -> int:
         inner = 3 * (experts * self.ffn_size + self.shared_ffn_size)
-        return self.hidden_size * (self.num_experts + inner)
+        return self.hidden_size * (self.num_experts + self.shared_expert_gate + inner)
 
 
 GEN3_EXPERTS: dict[str, Any] = {
@@ -95,6 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "minimind2-moe-768x16": {"hidden_size": 768, "num_hidden_layers": 16},
     "minimind3-moe": {**DENSE["minimind3"], **GEN3_EXPERTS},
     "tiny": DENSE["tiny"],
+    "tiny2-gate": {**DENSE["tiny2-bias"], "shared_expert_gate": True},
     "tiny3": {**DENSE["tiny3"], **GEN3_EXPERTS},
 }
 

@@ -17,7 +17,7 @@ from mm.plugins.architectures.fast_decode import feed_forward, swiglu
 from mm.plugins.architectures.layers import SwiGLU
 from mm.plugins.architectures.moe.grouped import grouped_product
 from mm.plugins.architectures.products import laid_out
-from mm.runtime.nn.chunked import compute_dtype
+from mm.runtime.nn.chunked import compute_dtype, reduce_dtype
 
 if TYPE_CHECKING:
     from mm.plugins.architectures.moe import MoEConfig
@@ -72,7 +72,7 @@ class Router(nn.Linear):
 
 
 class MixtureOfExperts(nn.Module):
-    """A softmax router, the top-k experts and, if the config has one, an ungated shared expert."""
+    """A softmax router, the top-k experts and, if the config has one, a shared expert, with or without a gate."""
 
     def __init__(self, config: MoEConfig) -> None:
         super().__init__()
@@ -81,6 +81,7 @@ class MixtureOfExperts(nn.Module):
         self.gate = Router(config.hidden_size, config.num_experts, bias=False)
         self.experts = Experts(config)
         self.shared_expert = SwiGLU(config.hidden_size, config.shared_ffn_size) if config.shared_ffn_size else None
+        self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False) if config.shared_expert_gate else None
 
     def forward(self, x_TE: Tensor, batch: Packed | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """(y_TE, auxiliary), the latter in training (the router's probabilities_TJ, each token's experts_Tk), otherwise None.
@@ -88,7 +89,7 @@ class MixtureOfExperts(nn.Module):
         probabilities_TJ, weights_Tk, experts_Tk = self._route(x_TE)
         y_TE = self._mix(self.experts, x_TE.to(compute_dtype(x_TE)), weights_Tk, experts_Tk)
         if self.shared_expert is not None:
-            y_TE = y_TE + self.shared_expert(x_TE)[0]
+            y_TE = y_TE + self._gated(x_TE, self.shared_expert(x_TE)[0])
         return y_TE, (probabilities_TJ, experts_Tk) if self.training and batch is not None else None
 
     def fast_decode(self) -> Callable[[Tensor], Tensor]:
@@ -99,15 +100,20 @@ class MixtureOfExperts(nn.Module):
 
         def feed(x_AE: Tensor) -> Tensor:
             y_AE = self._mix(experts, x_AE, *self._route(x_AE)[1:])
-            return y_AE + shared(x_AE) if shared else y_AE
+            return y_AE + self._gated(x_AE, shared(x_AE)) if shared else y_AE
 
         return feed
 
+    def _gated(self, x_TE: Tensor, y_TE: Tensor) -> Tensor:
+        """The shared expert's output y_TE, times its gate where there is one."""
+        return y_TE if self.shared_expert_gate is None else y_TE * F.sigmoid(self.shared_expert_gate(x_TE))
+
     def _route(self, x_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(probabilities_TJ, weights_Tk, experts_Tk), the floats in float32."""
+        """(probabilities_TJ, weights_Tk, experts_Tk), the floats in float32 or wider."""
         # in the type of the router's weights, which a cast to half precision does not change
         with torch.autocast(x_TE.device.type, enabled=False):
-            probabilities_TJ = self.gate(x_TE.to(self.gate.weight.dtype)).float().softmax(-1)
+            scores_TJ = self.gate(x_TE.to(self.gate.weight.dtype))
+            probabilities_TJ = scores_TJ.to(reduce_dtype(scores_TJ.dtype)).softmax(-1)
         weights_Tk, experts_Tk = probabilities_TJ.topk(self.top_k, dim=-1)
         if self.normalise:
             # for k = 1 a weight divided by itself is the constant 1, so the router would get no gradient from the task's loss

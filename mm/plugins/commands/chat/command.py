@@ -15,6 +15,7 @@ from mm.core.options import option, options_of
 from mm.core.say import on_stderr
 from mm.core.workspace import Workspace, checkpoints
 from mm.plugins.commands import dialogue
+from mm.plugins.commands.pretrained import only_pretrained
 from mm.runtime.generation.options import GenerationOptions
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def chat(ctx: click.Context, /, model: str | None) -> None:
     inference, settings = dialogue.resolve(ctx)
     tools = open_tools(ctx.obj, settings.tool, inference.parts)
     conversation = Conversation(dialogue.open_model(ctx.obj, name, inference), settings, tools)
+    if line := only_pretrained(ctx.obj, name, Workspace.here()):
+        on_stderr(line)
     on_stderr(f"chat with {name}: write a line and press Enter; /help lists the commands, Ctrl-D leaves")
     for line in _lines():
         if line.startswith("/"):
@@ -86,8 +89,9 @@ class Conversation:
         from mm.runtime.text.replies import extract_calls
 
         (messages,) = conversations
-        # another seed for each turn: with the same one, a repeated question would get the same answer, word for word
-        keywords = self.options.keywords() | {"seed": self.options.seed + len(messages)}
+        keywords = self.options.keywords()
+        if self.options.temperature:  # with one seed for all turns, a repeated question would get the same answer, word for word
+            keywords["seed"] += len(messages)
         tools = template_tools(self.tools) or None
         generation = self.model.generate(messages, on_text=dialogue.write, tools=tools, **keywords)
         click.echo()

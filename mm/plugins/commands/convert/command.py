@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mm.core.say import on_stderr
+from mm.core.workspace import Workspace
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.line import Line
 from mm.plugins.commands.parts import PartsCommand
@@ -19,7 +20,7 @@ class ConvertCommand(PartsCommand):
 
     def compose(self, ctx: click.Context, line: Line) -> LoadSettings:
         """See `PartsCommand`; there is nothing below the line."""
-        return LoadSettings(ctx.obj, [line])
+        return LoadSettings(ctx.obj, [line], converts=True)
 
 
 @click.command(cls=ConvertCommand)
@@ -28,28 +29,44 @@ class ConvertCommand(PartsCommand):
 @click.option("--to", metavar="NAME", help="A converter (mm plugins --kind converter), or 'native' for our own layout.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), help="Type of the weights; by default the model's, fp32.")
 @click.option("--adapter", metavar="NAME:WHERE", help="First merge the adapter of a run or file, as in lora:my-run.")
-@click.option("--force", is_flag=True, help="Replace OUT if it is a model folder.")
+@click.option("--tokenizer", metavar="FOLDER", help="The tokenizer of a MODEL without one, such as MiniMind's model/.")
+@click.option("--quantise", metavar="TYPE", default="", help="Type of quantised weights, for formats that have them.")
+@click.option("--max-shard-size", metavar="SIZE", default="", help="Largest file of weights, in Hugging Face layouts: 200MB.")
+@click.option("--verify", metavar="ENGINE[:WHERE]", default="", help="Then try OUT in it: transformers, llama.cpp, vllm ...")
+@click.option("--skills", is_flag=True, help="Ask the held-out skill items with the model and with its quantised weights.")
+@click.option("--limit", type=click.IntRange(1, 10**9), metavar="N", help="Most items that --skills asks; by default all.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is a model.")
 @as_json
 @click.pass_context
 def convert(
-    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None, force: bool,
+    ctx: click.Context, /, model: str, out: Path, to: str | None, dtype: str | None, adapter: str | None,
+    tokenizer: str | None, quantise: str, max_shard_size: str, verify: str, skills: bool, limit: int | None, force: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write MODEL, a run's name or a folder of any readable format, into the folder OUT.
+    """Write MODEL, a run's name or a folder or file of any readable format, to OUT.
 
-    Without --to, a folder in a foreign format becomes one in our own layout, and a model of ours goes into the only format
-    that can hold it. The written files are read back and compared bit for bit before the folder gets the name OUT.
+    Without --to, a model in a foreign format becomes a folder in our own layout, an OUT that ends as a format's files do is
+    written in that format, and a model of ours goes into the only format that can hold it. A format that can be read is read back
+    and compared before it gets the name OUT.
     """
+    from mm.plugins.evaluations.quantised import comparison
+    from mm.plugins.verifiers import proof_of
     from mm.runtime.runs import api
 
+    compare = comparison(ctx.obj, quantise, skills, limit, Workspace.here(), on_stderr)
     changes = ctx.meta["composition"].changes
     api.activate(ctx.obj, "cpu", on_stderr)
     from mm.runtime.models import convert as conversion
 
-    folder = conversion.convert(ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, force=force, say=on_stderr)
+    written = conversion.convert(
+        ctx.obj, model, out, to, dtype, changes=changes, adapter=adapter, tokenizer=tokenizer, quantise=quantise,
+        max_shard_size=max_shard_size, force=force, say=on_stderr, compare=compare,
+        proof=proof_of(ctx.obj, verify, on_stderr),
+    )  # fmt: skip
+    files = sorted(written.iterdir()) if written.is_dir() else [written]
     if as_json:
-        print_json({"path": folder, "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())}})
+        print_json({"path": written, "files": {path.name: path.stat().st_size for path in files}})
         return
-    click.echo(f"{folder}: written, and read back bit for bit")
-    for path in sorted(folder.iterdir()):
+    click.echo(f"{written}: written")
+    for path in files:
         click.echo(f"  {path.name}  {path.stat().st_size:,} bytes")

@@ -10,7 +10,7 @@ import click
 
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json
-from mm.plugins.commands.data_command import DataCommand, source_parts
+from mm.plugins.commands.data_command import DataCommand, named_tokenizer, source_parts
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=DataCommand)
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
+@click.option("--tokenizer", "folder", metavar="FOLDER", help="Tokenizer folder, or one of a hub; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a file that can be read as several.")
 @click.option("--fix", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the good rows to this .jsonl file.")
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @as_json
 @click.pass_obj
 def check(
-    plugins: PluginManager, files: tuple[str, ...], folder: Path | None, max_length: int, kind: str, out: Path | None,
+    plugins: PluginManager, files: tuple[str, ...], folder: str | None, max_length: int, kind: str, out: Path | None,
     warnings: int, as_json: bool,
 ) -> None:  # fmt: skip
     """List every bad row of FILE... with its line and the reason, and count the reasons. Exits with 1 if there is a bad row.
@@ -46,10 +46,9 @@ def check(
     from mm.runtime.data.corpus import data_tokenizer
     from mm.runtime.data.source import Position
     from mm.runtime.data.sources import kinds_of, open_rows
-    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     parts = source_parts()
-    checker, counts = Checker(data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings()), max_length), Counts()
+    checker, counts = Checker(data_tokenizer(named_tokenizer(plugins, folder), TrainSettings()), max_length), Counts()
     report = JsonReport() if as_json else TextReport(warnings)
     with fixed_file(out, files) as fixed:
         output = Output(out)

@@ -12,8 +12,9 @@ from mm.core.records import SourceSpec
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.data.check import check
+from mm.plugins.commands.data.listing import list_names
 from mm.plugins.commands.data.stats import stats
-from mm.plugins.commands.data_command import DataCommand, source_parts
+from mm.plugins.commands.data_command import DataCommand, named_tokenizer, source_parts
 from mm.plugins.commands.groups import CommandGroup
 from mm.runtime.text.wording import count_text
 
@@ -33,6 +34,7 @@ def data() -> None:
 
 
 data.add_command(check)
+data.add_command(list_names)
 data.add_command(stats)
 
 
@@ -66,13 +68,13 @@ def make(plugins: PluginManager, name: str, out: Path | None, seed: int, as_json
 @click.argument("file")
 @click.option("--row", "number", type=click.IntRange(1, 10**9), help="Number of the row, from 1; by default the first.")
 @click.option("--line", type=click.IntRange(1, 10**9), help="Instead of --row: the line that mm data check names.")
-@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
+@click.option("--tokenizer", "folder", metavar="FOLDER", help="Tokenizer folder, or one of a hub; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a built-in source that has several.")
 @as_json
 @click.pass_obj
 def show(
-    plugins: PluginManager, file: str, number: int | None, line: int | None, folder: Path | None, max_length: int, kind: str,
+    plugins: PluginManager, file: str, number: int | None, line: int | None, folder: str | None, max_length: int, kind: str,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Show one row of FILE as the model sees it: its tokens, their ids, and which of them are learned (in the loss)."""
@@ -80,11 +82,10 @@ def show(
 
     from mm.runtime.data.corpus import data_tokenizer
     from mm.runtime.data.sources import kinds_of, open_rows
-    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
     kind = kind or next(iter(kinds_of(plugins, file)), "")
     position, row, number = _row(*open_rows(plugins, file, kind, source_parts()), file, number, line)
-    tokenizer = data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings(allow_lost_fields=True))
+    tokenizer = data_tokenizer(named_tokenizer(plugins, folder), TrainSettings(allow_lost_fields=True))
     encoded = row.encode(tokenizer, max_length)
     if as_json:
         sequences = [[{"ids": ids, "learn": learn} for ids, learn in unit] for unit in encoded.units]

@@ -10,7 +10,7 @@ import click
 from mm.core.errors import DataError, UsageError
 from mm.core.settings import TrainSettings
 from mm.plugins.commands.as_json import as_json, print_json
-from mm.plugins.commands.data_command import DataCommand, source_parts
+from mm.plugins.commands.data_command import DataCommand, named_tokenizer, source_parts
 
 if TYPE_CHECKING:
     from mm.core.plugins import PluginManager
@@ -19,21 +19,20 @@ if TYPE_CHECKING:
 
 @click.command(cls=DataCommand)
 @click.argument("file")
-@click.option("--tokenizer", "folder", type=click.Path(path_type=Path), help="Tokenizer folder; by default the shipped one.")
+@click.option("--tokenizer", "folder", metavar="FOLDER", help="Tokenizer folder, or one of a hub; by default the shipped one.")
 @click.option("--max-length", type=click.IntRange(2, 10**9), default=512, show_default=True, help="Longest sequence in tokens.")
 @click.option("--kind", default="", help="Kind of row, for a file that can be read as several.")
 @as_json
 @click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Plot lengths and languages into this file.")
 @click.pass_obj
 def stats(
-    plugins: PluginManager, file: str, folder: Path | None, max_length: int, kind: str, as_json: bool, png: Path | None
+    plugins: PluginManager, file: str, folder: str | None, max_length: int, kind: str, as_json: bool, png: Path | None
 ) -> None:
     """Count the rows of FILE: lengths, roles, languages, learned tokens, and the tokens that --max-length cuts off."""
     from mm.plugins.commands.data.statistics import Statistics
     from mm.runtime.data.corpus import data_tokenizer
-    from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
-    statistics = Statistics(data_tokenizer(Tokenizer.load(folder or DEFAULT), TrainSettings()), max_length)
+    statistics = Statistics(data_tokenizer(named_tokenizer(plugins, folder), TrainSettings()), max_length)
     _collect(plugins, file, kind, statistics)
     if not statistics.rows:
         raise UsageError(f"{file} has no row that can be used; 'mm data check' lists the reasons.")

@@ -8,32 +8,82 @@ from typing import Any
 import attrs
 
 from mm.core.plugins import PluginManager
+from mm.core.say import command_line
 from mm.core.workspace import RunFolder, step_of
 from mm.plugins.commands.info.problems import problems_of
-from mm.runtime.models.description import Described, describe
+from mm.runtime.models.description import Described, describe, describe_values, tokenizer_facts
+from mm.runtime.models.finding import convert_first
 from mm.runtime.models.hf_files import header, weight_files
-from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.models.repacker import Contents, Repacker, values_of
 
 
 def facts_of(plugins: PluginManager, folder: Path, context: int) -> dict[str, Any]:
     """The facts as JSON values. `flops_per_token` is that of training on documents of `context` tokens."""
     described = describe(plugins, folder)
+    return {
+        **_of_config(folder, described, context),
+        "weights": _weights(folder),
+        "tokenizer": tokenizer_facts(folder),
+        "origin": _origin(folder.resolve()),
+        "config": _values_of(described),
+        "problems": problems_of(folder, described),
+        "not_read": "the values of the weights (NaN, infinite values" + _constants(described) + ")",
+    }
+
+
+def facts_of_file(plugins: PluginManager, path: Path, format_name: str, repacker: Repacker, context: int) -> dict[str, Any]:
+    """The same of what a repacker reads, whose weights are read for it."""
+    described = describe_values(plugins, path, values_of(path, format_name, repacker))
+    described = attrs.evolve(described, format=f"{format_name}, as {described.format}")
+    size = {path.name: path.stat().st_size} if path.is_file() else {}
+    return {
+        **_of_config(path, described, context),
+        "weights": {"files": size, "bytes": sum(size.values()), "dtypes": [described.values.get("torch_dtype", "unknown type")]},
+        "tokenizer": tokenizer_facts(path),
+        "origin": {},
+        "config": _values_of(described),
+        "problems": [f"only mm convert reads it: {convert_first(path)}"],
+        "not_read": "its tokenizer, which mm convert finds" + (" or takes by --tokenizer" if repacker.lacks_tokenizer else ""),
+    }
+
+
+def facts_of_contents(path: Path, format_name: str, repacker: Repacker, found: Contents) -> dict[str, Any]:
+    """The same of a format that only writes; `command` is the line that writes such a file or folder, or "" for one of a type
+    that mm does not write."""
+    options = [*(("--dtype", found.dtype) if found.dtype else ()), *(("--quantise", found.quantise) if found.quantise else ())]
+    written = not found.quantise or found.quantise in repacker.quantisations
+    command = command_line("convert", "MODEL", str(path), "--to", format_name, *options) if written else ""
+    return {
+        "path": str(path),
+        "format": format_name,
+        "architecture": found.kind,
+        "parameters": found.parameters,
+        "weights": {"files": dict(found.files), "bytes": sum(found.files.values()), "dtypes": dict(found.types)},
+        "quantisation": found.quantise,
+        "context_length": found.context,
+        "tokenizer": None if found.tokenizer is None else dict(found.tokenizer),
+        "config": dict(found.sizes),
+        "command": command,
+        "problems": [f"mm writes {format_name} and does not read it: keep the model that it was made from"],
+    }
+
+
+def _of_config(path: Path, described: Described, context: int) -> dict[str, Any]:
     config = described.config
     return {
-        "path": str(folder),
+        "path": str(path),
         "format": described.format,
         "architecture": described.architecture.name,
         "parameters": config.num_parameters(),
         "active_parameters": config.num_active_parameters(),
         "flops_per_token": config.flops_per_token(context),
         "context": context,
-        "weights": _weights(folder),
-        "tokenizer": _tokenizer(folder),
-        "origin": _origin(folder.resolve()),
-        "config": attrs.asdict(config, filter=lambda field, value: field.name not in config.idle_fields),
-        "problems": problems_of(folder, described),
-        "not_read": "the values of the weights (NaN, infinite values" + _constants(described) + ")",
     }
+
+
+def _values_of(described: Described) -> dict[str, Any]:
+    idle = described.config.idle_fields
+    return attrs.asdict(described.config, filter=lambda field, value: field.name not in idle)
 
 
 def _constants(described: Described) -> str:
@@ -47,13 +97,6 @@ def _weights(folder: Path) -> dict[str, Any]:
     dtypes = {dtype for path in files if path.suffix == ".safetensors" for dtype, _ in header(path).values()}
     sizes = {path.name: path.stat().st_size for path in files}
     return {"files": sizes, "bytes": sum(sizes.values()), "dtypes": sorted(dtypes)}
-
-
-def _tokenizer(folder: Path) -> dict[str, Any] | None:
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    tokenizer = Tokenizer.load(folder)
-    return {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "template": tokenizer.template_digest}
 
 
 def _origin(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 
 import click
 
 from mm.core.errors import UsageError, close_match
 from mm.core.plugins import PluginManager
-from mm.core.records import KINDS
 from mm.plugins.commands.as_json import as_json, print_json
 from mm.plugins.commands.groups import CommandGroup
 from mm.plugins.commands.plugins import listing, scaffold
@@ -25,17 +26,18 @@ class NameOrCommand(CommandGroup):
 
 
 @click.group(cls=NameOrCommand, invoke_without_command=True, subcommand_metavar="[NAME | COMMAND [ARGS]...]")
-@click.option("--kind", metavar="KIND", help=f"Only this kind: {', '.join(KINDS)}.")
+@click.option("--kind", metavar="KIND", help=f"Only this kind: {', '.join(listing.LISTED_KINDS)}.")
 @as_json
 @click.pass_context
 def plugins(ctx: click.Context, kind: str | None, as_json: bool) -> None:
     """List the installed parts, or describe one.
 
-    NAME is a part (sft), a kind and a part (algorithm.sft), a plugin (minimind-ascend:algorithm.sft), or a package
+    NAME is a part (sft), a kind and a part (algorithm.sft, callback.NAME), a plugin (minimind-ascend:algorithm.sft), or a package
     (minimind-ascend), whose parts are listed. For a broken plugin, the traceback is printed.
     """
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"--kind {kind}: no such kind.{close_match(kind, KINDS)} Known: {', '.join(KINDS)}.")
+    known = listing.LISTED_KINDS
+    if kind is not None and kind not in known:
+        raise UsageError(f"--kind {kind}: no such kind.{close_match(kind, known)} Known: {', '.join(known)}.")
     if ctx.invoked_subcommand is not None:
         if kind or as_json:
             raise UsageError(f"--{'kind' if kind else 'json'} applies to the list, not to {ctx.invoked_subcommand!r}.")
@@ -64,26 +66,32 @@ def show(manager: PluginManager, name: str, as_json: bool) -> None:
 def new(manager: PluginManager, name: str, kind: str, out: str, as_json: bool) -> None:
     """Write a package with a working part called NAME, its tests and a README."""
     folder = scaffold.write(manager, name, kind, Path(out))
-    steps = (f"pip install -e {folder}", f"mm plugins check {kind}.{name}", f"pip install pytest && pytest {folder}")
+    part = f"{scaffold.record_kind(kind)}.{name}"
+    steps = (f"pip install -e {folder}", f"mm plugins check {part}", f"pip install pytest && pytest {folder}")
     print_json({"folder": folder, "next": steps}) if as_json else click.echo("\n  ".join((f"Wrote {folder}. Next:", *steps)))
 
 
 @plugins.command()
 @click.argument("name")
-@click.option("--rows", "path", metavar="FILE", help="JSON lines to check with, for a part that takes rows of a kind of its own.")
+@click.option(
+    "--rows", "path", metavar="FILE",
+    help="JSON lines to check with, for a part that takes rows of a kind of its own. Every row must be valid: one that the part "
+    "refuses is a failure.",
+)  # fmt: skip
 @click.option("--data", metavar="TEXT", help="A text of --data that names the source to check.")
 @as_json
 @click.pass_obj
 def check(manager: PluginManager, name: str, path: str | None, data: str | None, as_json: bool) -> None:
     """Run the conformance checks of the part called NAME, or of a plugin's callbacks. Exits with 1 if one fails, or if nothing
-    but the declaration could be checked."""
+    but the declaration could be checked. With --json, what a part prints goes to standard error."""
     from mm.plugins.commands.plugins import checking
 
-    results = {}
-    for heading, checks in checking.run(manager, name, path, data):
-        results[heading] = checks
-        if not as_json:
-            click.echo(checking.as_text(heading, checks))
+    results = []
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        for result in checking.run(manager, name, path, data):
+            results.append(result)
+            if not as_json:
+                click.echo(checking.as_text(result))
     if as_json:
         print_json(checking.as_json(results))
     if faults := checking.faults(results):

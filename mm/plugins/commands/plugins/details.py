@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +16,22 @@ from mm.core.options import Option
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import AlgorithmSpec, ArchitectureSpec, BackendSpec, Container, RecipeSpec
 from mm.core.spec import Spec
-from mm.plugins.commands.plugins.listing import as_table, find, names_of, part_names, rows_of, unknown_message
+from mm.plugins.commands.plugins.listing import (
+    CALLBACKS,
+    CALLBACKS_SUMMARY,
+    active,
+    as_table,
+    callback_name,
+    callback_names,
+    conflict_of,
+    find,
+    names_of,
+    part_names,
+    rows_of,
+    unknown_message,
+    watching,
+)
+from mm.runtime.devices.container import ContainerRun, run_command, shell_lines
 from mm.runtime.runs.recipes import tables_of
 
 _SHOWN = ("name", "summary", "config")
@@ -27,7 +41,7 @@ def describe(manager: PluginManager, name: str) -> str:
     """The description of every part and plugin of that name, and the list of a package's. Raises UsageError if there is none."""
     texts = []
     for plugin in manager.plugins:
-        texts += [_part(plugin, spec) for spec in plugin.records if name in names_of(plugin, spec)]
+        texts += [_part(manager, plugin, spec) for spec in plugin.records if name in names_of(plugin, spec)]
         texts += [
             _lines(f"{part} is blocked by {block}.", _origin(plugin))
             for part, block in plugin.blocked.items()
@@ -35,6 +49,8 @@ def describe(manager: PluginManager, name: str) -> str:
         ]
         if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
             texts.append(_lines(f"{plugin.name} is broken.", _origin(plugin)) + f"\n\n{plugin.error.strip()}")
+        elif CALLBACKS in plugin.hooks and name in callback_names(plugin):
+            texts.append(_lines(f"callback {callback_name(plugin)}: {CALLBACKS_SUMMARY}", _origin(plugin)))
         elif plugin.state == "active" and not plugin.records and not plugin.blocked and name in part_names(plugin, plugin.entry):
             texts.append(_lines(f"{plugin.name} provides no part.", _origin(plugin)))
     if listed := rows_of(manager, name):
@@ -46,27 +62,37 @@ def describe(manager: PluginManager, name: str) -> str:
 
 
 def values_of(manager: PluginManager, name: str) -> list[dict[str, Any]]:
-    """The active parts of that name or package with their options, as JSON values. Raises UsageError if there is none."""
-    return [
+    """The active parts of that name or package with their options, and its callbacks, as JSON values. Raises UsageError if there
+    is none."""
+    watchers = watching(manager, name)
+    callbacks = [
+        {"kind": "callback", "name": callback_name(p), "summary": CALLBACKS_SUMMARY, **_origin(p), "conflict": "", "options": []}
+        for p in watchers
+    ]
+    parts = [
         {
             "kind": spec.kind, "name": spec.name, "summary": spec.summary, **_origin(plugin),
+            "conflict": conflict_of(manager, plugin, spec),
             "options": [
                 {"flag": option.flag, "help": option.info.help, "default": _json(option.default), "choices": option.info.choices}
                 for option in (section_of(spec).options if spec.config else ())
             ],
         }
-        for plugin, spec in find(manager, name)
+        for plugin, spec in (active if watchers else find)(manager, name)
     ]  # fmt: skip
+    return parts + callbacks
 
 
 def _json(value: Any) -> Any:
     return None if value is attrs.NOTHING else value
 
 
-def _part(plugin: Plugin, spec: Spec) -> str:
+def _part(manager: PluginManager, plugin: Plugin, spec: Spec) -> str:
     fields = [f.name for f in attrs.fields(type(spec)) if f.name not in _SHOWN]
-    facts = _origin(plugin) | {name: _fact(spec, name) for name in fields if getattr(spec, name) not in ((), {}, "", None)}
-    text = _lines(f"{spec.kind} {spec.name}: {spec.summary}", facts)
+    facts = _origin(plugin) | {"conflict": conflict_of(manager, plugin, spec)}
+    facts |= {name: _fact(spec, name) for name in fields if getattr(spec, name) not in ((), {}, "", None)}
+    told = {name: fact for name, fact in facts.items() if fact}
+    text = _lines(f"{spec.kind} {spec.name}: {spec.summary}", told)
     options = section_of(spec).options if spec.config else ()
     return text + ("\n\nOptions:\n" + "\n".join(_option(o) for o in options) if options else "")
 
@@ -93,16 +119,14 @@ def _fact(spec: Spec, name: str) -> str:
         return ", ".join(f"{preset} ({size_of(spec.config(**sizes))})" for preset, sizes in spec.presets.items())
     if isinstance(spec, RecipeSpec) and name == "target":
         return f"{value}, with the tables {', '.join(tables_of(spec))}"
-    return _plain(value)
+    return "" if callable(value) else _plain(value)  # a function's name tells its author alone something
 
 
 def _docker_run(container: Container) -> str:
     """A command that can be pasted into a shell, of several lines; "" for a chip that needs none."""
-    env = (f"{key}={value}" for key, value in container.env.items())
-    flags = {"--device": container.devices, "-v": container.mounts, "-e": env}
-    words = [f"{flag} {shlex.quote(value)}" for flag, values in flags.items() for value in values]
-    words += [shlex.join(container.arguments)] if container.arguments else []
-    return " \\\n    ".join(["docker run --rm -it", *words, "IMAGE"]) if words else ""
+    if container == Container():
+        return ""
+    return shell_lines(run_command(container, ContainerRun(image="IMAGE", interactive=True)))
 
 
 def size_of(config: ArchitectureConfig) -> str:

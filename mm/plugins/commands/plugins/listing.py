@@ -14,9 +14,13 @@ from mm.core.discovery import is_path, same_name
 from mm.core.errors import UsageError, close_match
 from mm.core.plugins import Plugin, PluginManager
 from mm.core.records import KINDS
+from mm.core.say import command_line
 from mm.core.spec import Spec
 from mm.plugins.extras import DISTRIBUTION
 
+CALLBACKS = "mm_callbacks"  # the hook of a plugin whose callbacks watch runs; they have no record
+CALLBACKS_SUMMARY = f"Implements {CALLBACKS}."
+LISTED_KINDS = (*KINDS, "callback")
 _WIDE = 120  # columns of a terminal from which on the table has every column
 
 
@@ -36,12 +40,13 @@ class Row:
 
 
 def rows(manager: PluginManager) -> list[Row]:
-    """Every part of every plugin, sorted by kind and name. A plugin without parts has one row."""
+    """Every part of every plugin, sorted by kind and name, and one row for the callbacks of a plugin. A plugin without either
+    has one row."""
     listed = [row for plugin in manager.plugins for row in _rows_of(plugin)]
     claims = Counter((row.kind, row.name) for row in listed if row.state == "active" and row.kind in KINDS)
     rivals = [row for row in listed if row.state == "active" and claims[row.kind, row.name] > 1]
     marked = [_in_conflict(manager, row, rivals) if row in rivals else row for row in listed]
-    order = {kind: number for number, kind in enumerate(KINDS)}
+    order = {kind: number for number, kind in enumerate(LISTED_KINDS)}
     return sorted(marked, key=lambda row: (order.get(row.kind, len(order)), row.name, row.plugin))
 
 
@@ -71,9 +76,9 @@ def unknown_message(manager: PluginManager, name: str) -> str:
     """The error message for a name that no active part has: why the part is unavailable, or else the closest names."""
     for plugin in manager.plugins:
         if plugin.state == "active" and not plugin.records and name in part_names(plugin, plugin.entry):
-            return f"{name!r} provides no part: there is nothing to check."
+            return f"{name!r} provides no part: its hooks yield nothing."
         if plugin.state == "broken" and name in part_names(plugin, plugin.entry):
-            return f"{name!r} is broken: 'mm plugins {name}' prints the traceback."
+            return f"{name!r} is broken: '{command_line('plugins', name, plugins=manager.options)}' prints the traceback."
         for part, block in plugin.blocked.items():
             if name in part_names(plugin, part):
                 return f"{name!r} is blocked by {block}."
@@ -100,6 +105,28 @@ def part_names(plugin: Plugin, part: str) -> set[str]:
         relative = os.path.relpath(plugin.value)
         names |= {Path(relative).name, Path(relative).stem, relative, os.path.join(".", relative)}
     return names
+
+
+def watching(manager: PluginManager, name: str) -> list[Plugin]:
+    """The active plugins with callbacks that are called `name`, `callback.name`, or by the name of their package."""
+    return [p for p in manager.plugins if CALLBACKS in p.hooks and p.state == "active"
+            and (name in callback_names(p) or same_name(name, p.distribution))]  # fmt: skip
+
+
+def callback_names(plugin: Plugin) -> set[str]:
+    """The names by which a user may call the callbacks of a plugin."""
+    return part_names(plugin, plugin.entry) | {f"callback.{callback_name(plugin)}"}
+
+
+def callback_name(plugin: Plugin) -> str:
+    """The name of a plugin's callbacks in the list: that of its entry point without the kind, or that of its file."""
+    return Path(plugin.value).stem if is_path(plugin.value) else _kind_and_name(plugin.entry)["name"]
+
+
+def conflict_of(manager: PluginManager, plugin: Plugin, spec: Spec) -> str:
+    """The other plugins that provide a part of this kind and name, and the option that leaves this one out; "" without any."""
+    part = (spec.kind, spec.name, plugin.name, "conflict")
+    return next((row.reason for row in rows(manager) if (row.kind, row.name, row.plugin, row.state) == part), "")
 
 
 def as_json(listed: Sequence[Row]) -> list[dict[str, Any]]:
@@ -148,12 +175,14 @@ def _rows_of(plugin: Plugin) -> list[Row]:
         listed.append(Row(**_kind_and_name(part), state="blocked", reason=f"blocked by {block}", **shared))
     if plugin.state == "broken":
         listed.append(Row(**_kind_and_name(plugin.entry), state="broken", reason=plugin.reason, **shared))
+    elif CALLBACKS in plugin.hooks:
+        listed.append(Row(kind="callback", name=callback_name(plugin), summary=CALLBACKS_SUMMARY, **shared))
     return listed or [Row(kind="-", name=plugin.entry, summary=f"Implements {', '.join(plugin.hooks)}.", **shared)]
 
 
 def _kind_and_name(entry: str) -> dict[str, str]:
     kind, _, name = entry.partition(".")
-    return {"kind": kind, "name": name} if kind in KINDS else {"kind": "-", "name": entry}
+    return {"kind": kind, "name": name} if kind in LISTED_KINDS else {"kind": "-", "name": entry}
 
 
 def _in_conflict(manager: PluginManager, row: Row, listed: Sequence[Row]) -> Row:

@@ -7,15 +7,21 @@ import re
 from pathlib import Path
 from string import Template
 
-from mm.core import records
 from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.core.workspace import write_text
-from mm.plugins.commands.plugins.listing import rows
+from mm.plugins.commands.plugins.listing import LISTED_KINDS, rows
 
-KINDS = (*records.KINDS, "callback")
+# a repacker is a converter by its record, with another contract
+_RECORDS = {"repacker": "converter"}
+KINDS = (*LISTED_KINDS, *_RECORDS)
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+def record_kind(kind: str) -> str:
+    """The kind of the record of a part that `mm plugins new --kind KIND` writes."""
+    return _RECORDS.get(kind, kind)
 
 
 def write(manager: PluginManager, name: str, kind: str, out: Path) -> Path:
@@ -25,9 +31,9 @@ def write(manager: PluginManager, name: str, kind: str, out: Path) -> Path:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r}: a name consists of lower-case letters and digits, with single '-' between words.")
-    taken = [row for row in rows(manager) if (row.kind, row.name) == (kind, name)]
+    taken = [row for row in rows(manager) if (row.kind, row.name) == (record_kind(kind), name)]
     if taken:
-        raise UsageError(f"{kind} {name!r} is taken by {taken[0].plugin}: choose another name.")
+        raise UsageError(f"{taken[0].kind} {name!r} is taken by {taken[0].plugin}: choose another name.")
     names = _placeholders(name, kind)
     if importlib.util.find_spec(names["module"]) is not None:
         raise UsageError(f"Python already has a module {names['module']}: choose another name.")
@@ -45,7 +51,7 @@ def _placeholders(name: str, kind: str) -> dict[str, str]:
     """The values of the placeholders in the templates."""
     return {
         "name": name,
-        "kind": kind,
+        "kind": record_kind(kind),
         "module": f"mm_{name.replace('-', '_')}",
         "distribution": f"mm-{name}",
         "Class": "".join(part.capitalize() for part in name.split("-")),

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -19,9 +19,11 @@ def program() -> str:
     return "mm" if found and script.exists() and os.path.samefile(found, script) else _as_typed(script)
 
 
-def next_lines(artifacts: Mapping[str, Path]) -> list[str]:
-    """The lines for the artifacts that exist: a chat and more with the newest model, then the export."""
-    return [f"{program()} {line}" for line in _arguments(artifacts)]
+def next_lines(artifacts: Mapping[str, Path], plugins: Sequence[str] = ()) -> list[str]:
+    """The lines for the artifacts that exist: a chat and more with the newest model, then the export. `plugins` are the values of
+    `-p` of the line that made them."""
+    options = [word for value in plugins for word in ("-p", value)]
+    return [" ".join([program(), *map(shlex.quote, options), line]) for line in _arguments(artifacts)]
 
 
 def _arguments(artifacts: Mapping[str, Path]) -> Iterator[str]:

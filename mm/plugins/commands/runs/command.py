@@ -119,17 +119,19 @@ def diff(first: str, second: str, as_json: bool) -> None:
     "[default: reward, accuracy and margin, or loss]",
 )  # fmt: skip
 @click.option("--apart", is_flag=True, help="Plot each run in a panel of its own.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("plot.png"), show_default=True, help="PNG to write.")
+@click.option("--out", type=click.Path(path_type=Path), help="PNG to write.  [default: plot.png in the first run's folder]")
+@click.option("--force", is_flag=True, help="Overwrite --out if it exists.")
 @as_json
-def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path, as_json: bool) -> None:
+def plot(names: tuple[str, ...], metrics: tuple[str, ...], apart: bool, out: Path | None, force: bool, as_json: bool) -> None:
     """Plot metrics of one or several runs over their steps."""
-    from mm.plugins.evaluations.plot import default_metrics, plot_runs
+    from mm.plugins.evaluations.plot import default_metrics, plot_place, plot_runs
 
     folders = [Workspace.here().existing(name) for name in names]
+    place = plot_place(folders, out, force)
     for run in folders:
         reading.metric_lines(run, on_stderr)  # reports damaged lines
     shown = metrics or default_metrics(folders)
-    path = plot_runs(folders, shown, out, apart=apart)
+    path = plot_runs(folders, shown, place, apart=apart)
     print_json({"path": path, "metrics": shown}) if as_json else click.echo(path)
 
 

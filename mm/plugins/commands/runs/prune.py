@@ -13,6 +13,7 @@ from mm.core.errors import CheckpointError, MMError, UsageError
 from mm.core.locks import exclusive, is_locked
 from mm.core.workspace import RunFolder, Workspace, checkpoints, step_of
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.runtime.hubs.locator import is_hub
 from mm.runtime.models.finding import find_model
 from mm.runtime.models.storage import discard, remove_leftovers, verify
 from mm.runtime.runs import reading
@@ -100,7 +101,7 @@ def _referred(workspace: Workspace) -> Iterator[Path]:
         with suppress(MMError):
             values = {} if run.damage or run.manifest["state"] == "finished" else reading.settings(run)
             names = [value for key, value in values.items() if key == "from" or key.endswith("_from")]
-            for name in (name for name in names if isinstance(name, str) and name):
+            for name in (name for name in names if isinstance(name, str) and name and not is_hub(name)):
                 with suppress(MMError):
                     yield find_model(name, workspace).resolve()
 

@@ -73,14 +73,15 @@ def train(
 
 @tokenizer.command()
 @click.argument("text", required=False)
-@click.option("--tokenizer", "name", default="default", show_default=True, help="A folder, a run or a model.")
+@click.option("--tokenizer", "name", default="default", show_default=True, help="A folder, a run, a model or a hub's name.")
 @as_json
-def show(text: str | None, name: str, as_json: bool) -> None:
+@click.pass_obj
+def show(plugins: PluginManager, text: str | None, name: str, as_json: bool) -> None:
     """Describe a tokenizer, and list the tokens of TEXT."""
     from mm.plugins.commands.tokenizer.report import open_tokenizer
     from mm.runtime.text.vocabulary import readable
 
-    opened = open_tokenizer(name, Workspace.here())
+    opened = open_tokenizer(name, Workspace.here(), plugins)
     names = {opened.bos_id: "begin", opened.eos_id: "end", opened.pad_id: "padding"}
     if as_json:
         ids = opened.encode(text or "")
@@ -116,7 +117,7 @@ def report(plugins: PluginManager, tokenizers: tuple[str, ...], data: tuple[str,
     from mm.runtime.data.tokenizer_training import texts_of
 
     workspace = Workspace.here()
-    opened = {name: open_tokenizer(name, workspace) for name in tokenizers or ("default",)}
+    opened = {name: open_tokenizer(name, workspace, plugins) for name in tokenizers or ("default",)}
     texts = held_out_texts() | {locator: list(texts_of(_rows(plugins, locator))) for locator in data}
     reports = [report_of(name, one, texts) for name, one in opened.items()]
     if as_json:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from mm.core.errors import UsageError
 from mm.core.workspace import Workspace
-from mm.runtime.models.finding import find_model
+from mm.runtime.hubs.models import is_remote
+from mm.runtime.models.finding import find_model, find_tokenizer
 from mm.runtime.text.tokenizer import DEFAULT, Tokenizer
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from mm.core.plugins import PluginManager
 
 _SAMPLES = Path(__file__).with_name("samples.jsonl")
 _DIGIT_ROWS = 60
@@ -43,15 +46,17 @@ def report_of(name: str, tokenizer: Tokenizer, texts: Mapping[str, Sequence[str]
     }
 
 
-def open_tokenizer(text: str, workspace: Workspace) -> Tokenizer:
-    """The shipped tokenizer ("default"), or that of a tokenizer folder, a run or a model.
+def open_tokenizer(text: str, workspace: Workspace, plugins: PluginManager) -> Tokenizer:
+    """The shipped tokenizer ("default"), or that of a tokenizer folder, a run, a model or a hub's name.
 
     Raises UsageError if `text` is none of these.
     """
+    if is_remote(text):
+        return Tokenizer.load(find_tokenizer(text, plugins))
     if text == DEFAULT or (Path(text) / "tokenizer.json").is_file():
         return Tokenizer.load(text)
     try:
-        return Tokenizer.load(find_model(text, workspace))
+        return Tokenizer.load(find_model(text, workspace, plugins))
     except UsageError:
         message = f"it is neither {DEFAULT!r}, a folder with a tokenizer.json, nor a run or model."
         raise UsageError(f"No tokenizer at {text!r}: {message}") from None

@@ -12,15 +12,19 @@ from mm.core.config.composition import Composition
 from mm.core.errors import UsageError
 from mm.core.layers import Layer, environment_layer
 from mm.core.options import Option, option, options_of
-from mm.core.records import AlgorithmSpec
 from mm.core.say import command_line, is_main, on_stderr
 from mm.core.workspace import RunFolder, Workspace
 from mm.plugins.commands.as_json import as_json, print_json
+from mm.plugins.commands.launching import end_as, launching, settings_of
 from mm.plugins.commands.line import Line, read_line
 from mm.plugins.commands.parts import PartsCommand
+from mm.plugins.commands.planning import plan_training
+from mm.plugins.commands.pretrained import learned_texts
 from mm.runtime.runs import api
+from mm.runtime.runs.launch import launch_training
 from mm.runtime.runs.reading import result
 from mm.runtime.runs.recipes import config_layer
+from mm.runtime.training.beacon import attach
 
 
 @frozen(kw_only=True)
@@ -59,11 +63,12 @@ class TrainCommand(PartsCommand):
 
 @click.command(cls=TrainCommand)
 @click.option(CONFIG.flag, metavar="FILE|RECIPE[:TABLE]", help=CONFIG.info.help, expose_value=False)  # `compose` has read it
+@launching
 @click.option("--resume", is_flag=True, help="Resume --run NAME, by default the newest unfinished run.")
-@click.option("--dry-run", is_flag=True, help="Print the plan with its time, memory and disk space; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, as mm plan does; train nothing.")
 @as_json
 @click.pass_context
-def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool) -> None:
+def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool, **launching: Any) -> None:
     """Train a model with an algorithm.
 
     The options below are those of the selected parts: give --algo, --arch and so on to see theirs, with the defaults that
@@ -71,18 +76,23 @@ def train(ctx: click.Context, /, resume: bool, dry_run: bool, as_json: bool) -> 
     """
     composition: Composition = ctx.meta["composition"]
     if dry_run:
-        plan = api.plan(composition, Workspace.here(), say=on_stderr, resume=resume, calibrate=True)
-        print_json(plan.values) if as_json else click.echo(plan)
+        plan_training(composition, resume=resume, seconds=None, as_json=as_json)
         return
-    folder = api.start(composition, Workspace.here(), resume=resume, say=on_stderr)
+    workspace, words = Workspace.here(), ["train", *ctx.meta["words"]]
+    launched = launch_training(composition, workspace, settings_of(launching), words=words, resume=resume, say=on_stderr)
+    if launched:
+        end_as(ctx, launched[1])
+        return
+    attach()
+    folder = api.start(composition, workspace, resume=resume, say=on_stderr)
     if is_main():
         print_json(result(folder)) if as_json else click.echo(f"run: {folder.path}")
         if not as_json and folder.manifest["state"] == "finished":
-            on_stderr(f"next: {_use(composition, folder)}, or {command_line('runs', 'show', folder.name)} for its figures")
+            show = command_line("runs", "show", folder.name, plugins=ctx.obj.options)
+            on_stderr(f"next: {_use(composition, folder)}, or {show} for its figures")
 
 
 def _use(composition: Composition, folder: RunFolder) -> str:
     """The command that uses the model: a model that has learned from texts only continues them and cannot chat."""
-    spec = composition.plugins.get(AlgorithmSpec, folder.manifest["algorithm"])
-    learned = spec.needs(spec.config() if spec.config else None).data
-    return command_line("generate", folder.name, "Hello", "--raw") if learned == "text" else command_line("chat", folder.name)
+    words = ("generate", folder.name, "Hello", "--raw") if learned_texts(composition.plugins, folder) else ("chat", folder.name)
+    return command_line(*words, plugins=composition.plugins.options)

@@ -80,8 +80,7 @@ class Sampler:
 
     def _draw(self, logprobs_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
         weights_AV = self.filtered(logprobs_AV)
-        # float64: in float32 the rounding error of the sum exceeds the probabilities in the tail of the vocabulary
-        cumulative_AV = weights_AV.cumsum(-1, dtype=torch.float64)
+        cumulative_AV = running_sums(weights_AV)
         uniforms_A1 = torch.tensor(uniforms, dtype=torch.float64).to(logprobs_AV.device, non_blocking=True)[:, None]
         # right=True: the first token at which the sum exceeds the number, so never one of probability 0
         drawn_A1 = torch.searchsorted(cumulative_AV, uniforms_A1 * cumulative_AV[:, -1:], right=True)
@@ -110,11 +109,23 @@ class Sampler:
 
     def _top_p_floor(self, weights_AV: Tensor) -> Tensor:
         ascending_AV = _sorted(weights_AV)
-        cumulative_AV = ascending_AV.cumsum(-1, dtype=torch.float64)
+        cumulative_AV = running_sums(ascending_AV)
         dropped_A1 = cumulative_AV[:, -1:] * (1 - self.top_p_A1.double())
         first_A1 = torch.searchsorted(cumulative_AV, dropped_A1, right=True)
         floor_A1 = ascending_AV.gather(1, first_A1.clamp_(max=ascending_AV.shape[1] - 1))
         return floor_A1 * (self.top_p_A1 < 1)
+
+
+def running_sums(weights_AV: Tensor) -> Tensor:
+    """The running sums of probabilities in each row, in float64: in float32 the rounding error of the sum exceeds the
+    probabilities in the tail of the vocabulary.
+
+    A card adds in an order that differs from call to call, which torch refuses if it is asked for deterministic algorithms.
+    Multiples of 2**-52 are then added, whose sum is exact in any order.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return weights_AV.cumsum(-1, dtype=torch.float64)
+    return (weights_AV.double() * 2**52).long().cumsum(-1).double() * 2**-52
 
 
 def _sorted(weights_AV: Tensor) -> Tensor:

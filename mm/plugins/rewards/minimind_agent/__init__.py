@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import attrs
 
@@ -15,6 +16,8 @@ from mm.plugins.rewards.model import RewardModelConfig
 class AgentRewardConfig(RewardModelConfig):
     """The settings of the reward `minimind-agent`: those of its reward model. Without `path` there is none, and an episode
     without calls gets no score for its answer."""
+
+    reward: ClassVar[str] = "minimind-agent"
 
 
 @hookimpl

@@ -13,7 +13,7 @@ import torch
 from mm.contracts import Reward
 from mm.core.errors import CheckpointError, UsageError
 from mm.plugins.rewards.matching import final_turn
-from mm.plugins.rewards.model import ModelConfig
+from mm.plugins.rewards.model import ModelConfig, check_folder
 from mm.runtime.devices.dtypes import DTYPES
 from mm.runtime.text.messages import as_dicts
 from mm.runtime.text.replies import answer_text
@@ -125,10 +125,8 @@ def _device(name: str, flag: str) -> torch.device:
 def _load(config: ModelConfig, name: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    folder, flag = config.path, f"--{name}-path"
-    if folder is None:
-        raise UsageError(f"--reward {name} needs {flag} FOLDER, a reward model in the Hugging Face layout.")
-    has_code, trusted = "auto_map" in _read_config(folder, flag), config.trust_remote_code
+    folder, flag = check_folder(config.path, name), f"--{name}-path"
+    has_code, trusted = "auto_map" in _read_config(folder), config.trust_remote_code
     if has_code and not trusted:
         raise UsageError(f"{flag} {folder}: the model needs the Python code in its folder, which is run only with "
                          f"--{name}-trust-remote-code.")  # fmt: skip
@@ -150,10 +148,8 @@ def _load(config: ModelConfig, name: str) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _read_config(folder: Path, flag: str) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        raise UsageError(f"{flag} {folder}: not a model folder: it has no config.json.") from None
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'}: damaged: {error}") from None

@@ -10,9 +10,9 @@ from typing import Any
 
 from mm.contracts import Reward
 from mm.core.errors import UsageError, close_match
-from mm.core.workspace import Workspace
 from mm.plugins.rewards.python import PythonConfig
 from mm.plugins.rewards.python.trl import call_as_trl, has_trl_signature
+from mm.runtime.text.wording import error_text
 
 
 class PythonReward(Reward):
@@ -21,9 +21,7 @@ class PythonReward(Reward):
 
     def __init__(self, config: PythonConfig) -> None:
         super().__init__(config)
-        if config.function is None:
-            raise UsageError("--reward python needs --python-function FILE.py:FUNCTION.")
-        self._function = load_function(config.function)
+        self._function = load_function(*config.locate())
         self._trl = has_trl_signature(self._function)
 
     def __call__(self, rows: Sequence[Any], completions: Sequence[str]) -> list[float | None]:
@@ -33,15 +31,10 @@ class PythonReward(Reward):
         return self._function(rows, completions)  # type: ignore[no-any-return]
 
 
-def load_function(locator: Path) -> Callable[..., Any]:
-    """The function that `FILE.py:FUNCTION` names; runs the file. Raises UsageError if the file or the function does not
-    exist, or if the file raises."""
-    text, colon, name = str(locator).rpartition(":")
-    file = Path(text)
-    if not colon or not text or not name.isidentifier():
-        raise UsageError(f"--python-function {locator}: expected FILE.py:FUNCTION.")
-    if not file.is_file():
-        raise UsageError(f"--python-function {locator}: the file {file} does not exist. {_place_of_search(file)}")
+def load_function(file: Path, name: str) -> Callable[..., Any]:
+    """The function of this name in a file, which is run. Raises UsageError if the function does not exist, or if the file
+    raises."""
+    locator = f"{file}:{name}"
     spec = importlib.util.spec_from_file_location(f"mm_reward_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UsageError(f"--python-function {locator}: {file.name} is not a Python file.")
@@ -50,7 +43,7 @@ def load_function(locator: Path) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"--python-function {locator}: {_place(error, file, spec.origin)}: {type(error).__name__}: {error}. "
+            f"--python-function {locator}: {_place(error, file, spec.origin)}: {error_text(error)}. "
             "The file is run to define its function: mend that line."
         ) from error
     function = getattr(module, name, None)
@@ -58,13 +51,6 @@ def load_function(locator: Path) -> Callable[..., Any]:
         names = [n for n, value in vars(module).items() if callable(value)]
         raise UsageError(f"--python-function {locator}: {file} has no function {name!r}.{close_match(name, names)}")
     return function  # type: ignore[no-any-return]
-
-
-def _place_of_search(file: Path) -> str:
-    workspace = Workspace.here().path
-    here = Path.cwd() / (file.relative_to(workspace) if file.is_relative_to(workspace) else file)
-    there = f" The current folder has it: {here}." if here.is_file() else ""
-    return f"A relative path starts at the workspace, {workspace.resolve()}.{there}"
 
 
 def _place(error: BaseException, file: Path, origin: str | None) -> str:

@@ -1,5 +1,6 @@
 """Files of rows and documents: JSON lines, JSON arrays, tables, Parquet, plain text, and folders of them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from mm.core.records import SourceSpec
 DOCUMENTS = (".txt", ".md")
 _TEXTS = (".jsonl", ".json", ".csv", ".tsv", *DOCUMENTS)
 SUFFIXES = (*_TEXTS, *(f"{suffix}.gz" for suffix in _TEXTS), ".parquet")
+# two letters at least: one is a drive of Windows
+_OTHER = re.compile(r"[a-z][a-z0-9-]+:")
 SHOWN_SUFFIXES = f"{' '.join(_TEXTS)} (also with .gz) and .parquet"
 
 
@@ -21,8 +24,8 @@ def suffix_of(name: str) -> str:
 
 def recognise(locator: str) -> bool:
     """True if the text looks like a path: it has a separator, ends with one of `SUFFIXES`, or exists in the current
-    folder. A URL does not count."""
-    if "://" in locator or not locator:
+    folder. A URL does not count, nor does `word:` before a path, which names another source, unless there is such a file."""
+    if "://" in locator or not locator or (_OTHER.match(locator) and not _exists(locator)):
         return False
     return "/" in locator or "\\" in locator or suffix_of(locator) != "" or _exists(locator)
 

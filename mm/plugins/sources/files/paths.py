@@ -67,9 +67,7 @@ def find_files(locator: str, row_kind: str) -> DataFiles:
 
 def _find_in_folder(locator: str, folder: str, row_kind: str) -> DataFiles:
     names = sorted(_walk(folder, locator))
-    rows = [name for name in names if suffix_of(name) and not _ABOUT.match(os.path.basename(name))]
-    kept = [name for name in rows if row_kind in ("", "text") or suffix_of(name) not in DOCUMENTS]
-    kept = kept or rows
+    rows, kept = row_files(names, ""), row_files(names, row_kind)
     if not kept:
         raise UsageError(f"{_shown(locator)} is a folder without {SHOWN_SUFFIXES} files.")
     skipped = [name for name in names if name not in set(rows)]
@@ -79,6 +77,18 @@ def _find_in_folder(locator: str, folder: str, row_kind: str) -> DataFiles:
         *_note(locator, f"plain text has no {row_kind} rows", texts),
     )
     return DataFiles(tuple(DataFile(os.path.join(folder, n), _shown(os.path.join(locator, n))) for n in kept), notes)
+
+
+def row_files(names: Sequence[str], row_kind: str) -> list[str]:
+    """The names of files with rows of that kind, "" for any: without a README and the like, without hidden files, and without
+    documents if another kind than text is needed and there are other files."""
+    rows = [
+        name
+        for name in names
+        if suffix_of(name) and not _ABOUT.match(os.path.basename(name)) and not any(part[0] == "." for part in name.split("/"))
+    ]
+    kept = [name for name in rows if row_kind in ("", "text") or suffix_of(name) not in DOCUMENTS]
+    return kept or rows
 
 
 def _walk(folder: str, locator: str) -> Iterator[str]:

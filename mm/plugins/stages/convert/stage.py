@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mm.contracts import Stage, StageResult
+from mm.runtime.models.finding import run_of
 from mm.runtime.models.storage import fingerprint
 from mm.runtime.runs import api
 
@@ -20,9 +21,9 @@ class Convert(Stage):
         return {"model": fingerprint(artifacts["run:sft"]), "to": options.to, "dtype": options.export_dtype}
 
     def plan(self, artifacts: Mapping[str, Path]) -> str:
-        """One line: the run and the folder."""
-        model = artifacts.get("run:sft")
-        return f"{model.parent.name if model else 'the run of sft'} -> {self.workspace.path / 'exports'}"
+        """One line: the run and the folder. A model that is still to be trained is in no run."""
+        run = run_of(artifacts["run:sft"]) if "run:sft" in artifacts else None
+        return f"{run.name if run else 'the run of sft'} -> {self.workspace.path / 'exports'}"
 
     def seconds(self, artifacts: Mapping[str, Path]) -> float:
         """A few seconds."""

@@ -51,7 +51,8 @@ def summary(values: Mapping[str, Any], report: Path) -> str:
     if lines:
         lines += [
             "", f"Three conversations with the model of {values['speaker']}, which answers every line itself",
-            f"(of each kind the first that is right, of {TRIES} that are tried at most):",
+            f"(of each kind the first of at most {TRIES} tries whose last answer is right;",
+            "the answers before the last are shown as they came, right or wrong):",
         ]  # fmt: skip
         lines += _talk_lines(values["conversations"])
     if values["pictures"]:

@@ -14,6 +14,7 @@ import torch
 
 from mm.core.callback import Callback, TrainingView
 from mm.core.say import Say
+from mm.runtime.text.wording import error_text
 
 
 class Observer(Callback):
@@ -92,4 +93,4 @@ def place_of(error: BaseException, author: str = "") -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if author and Path(frame.filename).parent == Path(author).parent]
     place = (own or frames)[-1]
-    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+    return f"{error_text(error)} ({place.filename}:{place.lineno})"

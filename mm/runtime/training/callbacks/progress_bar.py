@@ -41,7 +41,7 @@ class ProgressBar(Callback):
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
         self._first_step = self._last_line = 0
-        self._started = self._warm = self._line_time = 0.0
+        self._started = self._warm = self._line_time = self._step_time = 0.0
         self._since = (0.0, 0)
         self._latest: list[str] = []
 
@@ -49,7 +49,8 @@ class ProgressBar(Callback):
         """Show the bar if stderr is a terminal."""
         now = time.monotonic()
         self._first_step = self._last_line = run.step
-        self._started, self._line_time, self._since = now, now, (now, run.tokens)
+        self._started = self._line_time = self._step_time = now
+        self._since = (now, run.tokens)
         if self.console.is_terminal and self.say is not silent:
             columns = (
                 TextColumn("{task.fields[head]}"), BarColumn(max(6, min(40, self.console.width // 6))),
@@ -63,7 +64,7 @@ class ProgressBar(Callback):
         """Advance the bar. The first step gives a line with the time left; where lines would be far apart, there are some with
         the metrics so far."""
         now, first = time.monotonic(), run.step == self._first_step + 1
-        self._warm = now if first else self._warm
+        self._warm, self._step_time = now if first else self._warm, now
         if not run.log_scheduled() and now - self._line_time > _PATIENCE:
             self._show(run, run.peek())
         elif first and not run.log_scheduled():
@@ -74,13 +75,14 @@ class ProgressBar(Callback):
     def on_log(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """Show the metrics and the speed of the interval."""
         self._show(run, metrics)
-        self._since = (time.monotonic(), run.tokens)
+        self._since = (self._step_time, run.tokens)
 
     def on_evaluate(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
         """One line per evaluation, with the metrics that matter most; log.txt has all of them."""
         head = f"held out ({count_text(self.held_out, 'unit')}), step {run.step}:"
         self._write(fit([head, *texts(headline(metrics))], self.console.width), fit([head, *texts(metrics)]))
-        self._since = (time.monotonic(), run.tokens)
+        now = time.monotonic()  # an evaluation's time is not that of the steps around it
+        self._since, self._step_time = (self._since[0] + now - self._step_time, self._since[1]), now
 
     def on_save(self, run: TrainingView, path: Path) -> None:
         """One line per checkpoint, in the log only."""
@@ -94,13 +96,13 @@ class ProgressBar(Callback):
             self.bar.stop()
 
     def _show(self, run: TrainingView, metrics: Mapping[str, float]) -> None:
-        """A line with these metrics, and with the speed since the last log interval."""
-        now = time.monotonic()
-        rate = (run.tokens - self._since[1]) / max(1e-9, now - self._since[0])
+        """A line with these metrics, and with the speed of the steps since the last log interval, if there were some."""
+        rate = (run.tokens - self._since[1]) / max(1e-9, self._step_time - self._since[0])
         measured, main = texts(metrics), texts(headline(metrics))
-        machine = [f"{rate:,.0f} tokens/s", f"{run.backend.memory()['peak'] / 2**30:.1f} GiB", *self._share(run, rate)]
+        speed, share = ([f"{rate:,.0f} tokens/s"], self._share(run, rate)) if rate else ([], [])
+        machine = [*speed, f"{run.backend.memory()['peak'] / 2**30:.1f} GiB", *share]
         self._latest = [*main, *machine, *(text for text in measured if text not in main)]
-        self._last_line, self._line_time = run.step, now
+        self._last_line, self._line_time = run.step, time.monotonic()
         parts = [_step(run), self._left(run), *self._latest]
         self._write(fit(parts, self.console.width), fit(parts))
         if self.bar:

@@ -72,7 +72,7 @@ class Experience:
 
         learn, fields = torch.tensor(self.sample.learn), dict[str, Any]()
         for name, values in self.tokens.items():
-            fields[name] = torch.zeros(len(learn))
+            fields[name] = torch.zeros(len(learn), dtype=values.dtype)
             fields[name][learn] = values
         return tokens_of(self.sample, self.sample.unit.row_index, fields)
 
@@ -96,7 +96,7 @@ def compute_per_token(
     with evaluation_mode(role):
         for batch in context.packs([tokens_of(sample, index) for index, sample in enumerate(samples)]):
             lengths = [samples[unit.row_index].length for unit in batch.units]
-            for unit, values_L in zip(batch.units, compute(batch).float().cpu().split(lengths), strict=True):
+            for unit, values_L in zip(batch.units, compute(batch).cpu().split(lengths), strict=True):
                 found[unit.row_index] = values_L
     return found
 

@@ -46,9 +46,11 @@ class RolloutConfig:
         **dict.fromkeys(
             ("repetition_penalty", "presence_penalty", "frequency_penalty"),
             "refused in a rollout. The tokens would be drawn from a penalised distribution, and the trainer computes their "
-            "log-probabilities without penalties, so the ratio of both would be wrong",
+            "log-probabilities without penalties, so the ratio of both would be wrong. Give a reward against repetition instead: "
+            "--reward repetition",
         ),
-        "stop": "refused in a rollout. A completion that a text ends has no end token, so the model would not learn to end",
+        "stop": "refused in a rollout. A completion that a text ends has no end token, so the model would not learn to end. "
+        "Bound completions with --max-new-tokens",
     }
 
     num_generations: int = option(8, help="Completions drawn for each prompt.", within="[1, inf)")

@@ -150,7 +150,7 @@ class Rollout(Algorithm):
 
     def update_engine(self) -> None:
         """Give the engine the policy's present weights."""
-        self.engine.update(self.models["policy"].model.state_dict().items(), version=self.rollouts)
+        self.engine.update(self.models["policy"].tensors(), version=self.rollouts)
 
     # ---- log-probabilities and metrics
 

@@ -23,6 +23,11 @@ class ArceeConfig(DenseConfig):
         """Matrix weights of one block's feed-forward: up and down."""
         return 2 * self.hidden_size * self.ffn_size
 
+    @property
+    def feed_forward_biases(self) -> int:
+        """Biases of one block's feed-forward."""
+        return (self.ffn_size + self.hidden_size) * self.mlp_bias
+
 
 @hookimpl
 def mm_architectures() -> Iterable[ArchitectureSpec]:

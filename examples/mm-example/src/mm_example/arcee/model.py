@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class SquaredReLU(nn.Module):
     """down(relu(up(x))^2) (Primer, arXiv:2109.08668)."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, bias: bool) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x_TE: Tensor, batch: Packed | None = None) -> tuple[Tensor, None]:
         """(x_TE, batch) -> (y_TE, what an auxiliary loss needs: nothing)."""
@@ -31,4 +31,4 @@ class Arcee(Decoder):
     """Attention, packing, the cache and the output head are the decoder's."""
 
     def __init__(self, config: ArceeConfig, kernels: Kernels) -> None:
-        super().__init__(config, kernels, lambda layer: SquaredReLU(config.hidden_size, config.ffn_size))
+        super().__init__(config, kernels, lambda layer: SquaredReLU(config.hidden_size, config.ffn_size, config.mlp_bias))

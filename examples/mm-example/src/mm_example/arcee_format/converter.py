@@ -22,12 +22,13 @@ class ArceeFormat(Converter):
     def rules(self, config: ArceeConfig) -> Rules:
         """Every tensor's name on both sides and its shape; what is not in the table is refused."""
         hidden, inner, vocab = config.hidden_size, config.ffn_size, config.vocab_size
-        tied = config.tie_word_embeddings
+        tied, biases = config.tie_word_embeddings, {"up_proj.bias": inner, "down_proj.bias": hidden} if config.mlp_bias else {}
         return Rules(
             rules=(
                 *trunk_rules(config),
                 Rule(_LAYER + "up_proj.weight", _LAYER + "up_proj.weight", (inner, hidden)),
                 Rule(_LAYER + "down_proj.weight", _LAYER + "down_proj.weight", (hidden, inner)),
+                *(Rule(_LAYER + name, _LAYER + name, (size,)) for name, size in biases.items()),
                 *(() if tied else (Rule("lm_head.weight", "lm_head.weight", (vocab, hidden)),)),
             ),
             counts={"layer": config.num_hidden_layers},
@@ -38,16 +39,16 @@ class ArceeFormat(Converter):
         """Raises Unsupported for an activation other than the squared ReLU."""
         if hf.get("hidden_act", "relu2") != "relu2":
             raise Unsupported(f"hidden_act is {hf['hidden_act']!r}; only 'relu2' can be read.")
-        return ArceeConfig(**read_decoder({**hf, "hidden_act": "silu"}))
+        return ArceeConfig(**read_decoder({**hf, "hidden_act": "silu"}, mlp_bias=True))
 
     def write_config(self, config: ArceeConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-        """config.json. Raises Unsupported for q/k norm, which the format does not have."""
+        """config.json. Raises Unsupported for q/k norm and for biases of q, k and v alone, which the format does not have."""
         if config.qk_norm:
             raise Unsupported("the format has no q/k norm.")
         return {
-            **write_decoder(config, tokenizer),
+            **write_decoder(config, tokenizer, mlp_bias=True),
             "architectures": ["ArceeForCausalLM"],
             "model_type": "arcee",
             "hidden_act": "relu2",
-            "mlp_bias": False,
+            "mlp_bias": config.mlp_bias,
         }
