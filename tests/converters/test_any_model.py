@@ -101,7 +101,7 @@ def test_an_export_is_the_model(config: DenseConfig, seed: int, installed: Plugi
     check(installed, config, seed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(config=configs(), seed=st.integers(0, 2**31))
 def test_many_exports_are_the_model(config: DenseConfig, seed: int, installed: PluginManager) -> None:

@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def proved(workspace: Path, kind: str, to: str, engine: str, **options: str) -> None:
     """Convert and verify; skipped with the reason if the engine is not there. The verdict is printed."""
-    name = f"{kind}-{to}-{engine.partition(':')[0]}-{'-'.join(options.values())}"
+    name = "-".join([kind, to, engine.replace("/", "_"), *options.values()])
     out = workspace / (f"{name}.gguf" if to == "gguf" else name)
     try:
         mm.convert(kind, out, to=to, verify=engine, workspace=workspace, **options)

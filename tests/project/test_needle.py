@@ -10,7 +10,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "needle.py"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_yarn_reaches_beyond_the_trained_length(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("needle", BENCHMARK)
     assert spec is not None and spec.loader is not None

@@ -258,7 +258,7 @@ def test_a_copy_in_half_precision_routes_as_the_trainer_does() -> None:
         assert {p.dtype for p in model.to(torch.float64).parameters()} == {torch.float64}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_blocks_compute_the_same() -> None:
     model = make(GENERATIONS["gen2"])
     batches = [pack(documents(lengths)) for lengths in ([9, 4], [17], [3, 3, 30])]

@@ -230,7 +230,7 @@ def measure(path: Path, rows: int, workers: int) -> list[int]:
     return [int(word) for word in subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     small = measure(tmp_path / "small.jsonl", 20_000, 2)
     large = measure(tmp_path / "large.jsonl", 800_000, 2)  # 350 MB

@@ -199,7 +199,7 @@ def test_the_command_of_a_slurm_job_that_is_queued_again_continues_its_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_killed_rank_is_told_and_the_restart_equals_an_undisturbed_run(rank: int, tmp_path: Path) -> None:
     words = ("--max-steps", 120, "--save-interval", 10, "--log-interval", 30)
     process = start(tmp_path, *words, "--run", "killed", "--max-restarts", 1)

@@ -30,10 +30,11 @@ def load() -> ModuleType:
 
 
 benchmark = load()
+# one setting of each kind of role and row is in the slow suite, the others are in the long one
+MARKS = dict.fromkeys(["sft, moe", "lora", "dpo", "ppo"], pytest.mark.slow)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", benchmark.SETTINGS)
+@pytest.mark.parametrize("setting", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in benchmark.SETTINGS])
 def test_a_plan_is_within_15_percent_of_the_tensors_of_a_step(setting: str) -> None:
     kinds, counted = benchmark.measure(setting)
     assert sum(kinds.values()) == pytest.approx(counted, rel=0.15), kinds

@@ -15,7 +15,7 @@ from test_launch import FOR_EVER, assert_saved_without_launcher, finished, line,
 
 from mm.core.workspace import Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ranks
 WORDS = ("--max-steps", 120, "--save-interval", 10, "--log-interval", 30, "--dtype", "fp32")
 
 

@@ -164,7 +164,7 @@ def test_it_goes_on_at_an_epochs_end(step: int, tmp_path: Path) -> None:
     assert_resumes([step], tmp_path, global_batch_size=5, max_steps=12)  # 2 batches an epoch, of 5 and 4 steps
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(
     stops=st.sets(st.integers(1, STEPS - 1), min_size=1, max_size=4),

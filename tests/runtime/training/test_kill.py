@@ -84,7 +84,7 @@ def killed(workspace: Path, when: Callable[[RunFolder], bool], background: bool)
         return said.read()
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_happened(tmp_path: Path) -> None:
     whole = tiny_run(tmp_path, "pretrain", rows=ROWS, run="whole", **SMALL)
     run = tiny_run(tmp_path, "pretrain", rows=ROWS, run="a", **SMALL, stop_after_steps=1)
