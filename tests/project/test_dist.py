@@ -107,7 +107,7 @@ def test_the_example_package_works_on_the_installed_wheel(environment: Environme
     few = ("--max-steps", "2", "--global-batch-size", "2", "--max-length", "128", "--eval-ratio", "0")
     new = ("--algo", "pretrain", "--arch", "arcee", "--preset", "tiny", "--data", "classics:en", "--run", "example")
     environment.run("mm", "train", *new, "--backend", "twin", *few)
-    assert "active" in environment.run("mm", "plugins", "mm-example")
+    assert "arcee" in environment.run("mm", "plugins", "mm-example")
     environment.pip("uninstall", "-y", "mm-example")
     message = "Run example needs architecture 'arcee', and mm-example 0.1.0 is not installed: pip install mm-example==0.1.0."
     assert message in environment.run("mm", "generate", "example", "Hello", code=2)
