@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from mm.runtime.text.rows import Row
 
 
+class Constraint(Protocol):
+    """The state of a grammar for one completion, for constrained decoding."""
+
+    def allow(self, allowed_V: Tensor) -> None:
+        """Set the bool row, on the host, to True where a token may come next."""
+
+    def accept(self, token: int) -> None:
+        """Advance by a drawn token."""
+
+
 @attrs.frozen(kw_only=True)
 class Sampling:
     """The settings of drawing a token, in the order in which they apply. The defaults of all but the temperature are off.
@@ -24,6 +34,7 @@ class Sampling:
       or the completion has is divided by r if it is positive, and multiplied by r if it is negative.
     - `presence_penalty` and `frequency_penalty` (OpenAI's API; between -2 and 2): the first is subtracted from the logit of a
       token that the completion has, the second once for each time that it has it.
+    - `logit_bias` (id, value): the value is added to the logit of the token.
     - `temperature`: the logits are divided by it; 0 takes the likeliest token.
     - `top_k`, then `top_p`, then `min_p` (arXiv:2407.01082): drop all but the `top_k` likeliest tokens (0: none), all but the
       likeliest with a share `top_p` of the probability that is left, and those less likely than `min_p` times the likeliest.
@@ -36,6 +47,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
     def penalises(self) -> bool:
@@ -46,25 +58,37 @@ class Sampling:
 @attrs.frozen(kw_only=True)
 class Request:
     """One prompt. `key` identifies the random stream of its draws (seed, step, prompt, sample, turn), so that the result does
-    not depend on the slot, the batch or the rank. `stop` are the token ids that end the completion."""
+    not depend on the slot, the batch or the rank. `stop` are the token ids that end the completion; they cannot be drawn before
+    `min_new_tokens` tokens. The `top_logprobs` likeliest tokens of each step are returned. `prompt_logprobs`: the
+    log-probabilities of the prompt's tokens but the first are returned too, with as many of the likeliest. `constraint` says
+    which tokens may be drawn."""
 
     ids: tuple[int, ...]
     max_new_tokens: int
     stop: tuple[int, ...] = ()
     sampling: Sampling = Sampling()
     key: tuple[int, ...] = (0,)
+    min_new_tokens: int = 0
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    constraint: Constraint | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen(kw_only=True)
 class Completion:
-    """The generated token ids (with the stopping token), their log-probabilities and the reason why it ended: "stop" or "length".
+    """The generated token ids (with the stopping token), their log-probabilities and the reason why it ended: "stop", "length" or
+    "cancelled".
 
-    The log-probabilities are those of the distribution after penalties and temperature, before top-k, top-p and min-p.
+    The log-probabilities are those of the distribution after penalties and temperature, before top-k, top-p and min-p. `top` has
+    for each token the (id, log-probability) of the likeliest ones, `prompt_logprobs` and `prompt_top` the same for the prompt.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 # (index of the request, id, logprob) -> True to end the completion with this token; None and False let it go on
@@ -94,6 +118,43 @@ class Engine(ABC):
 
     def release(self) -> None:  # noqa: B027 - optional: an engine that holds nothing between calls inherits it
         """Free caches and device memory. A later `generate` builds them again."""
+
+
+class Running(Protocol):
+    """A request that an engine has taken. `cached_tokens` are those of the prompt that the cache had already."""
+
+    @property
+    def request(self) -> Request:
+        """The request."""
+
+    @property
+    def finished(self) -> bool:
+        """True once the completion has ended."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """See the class."""
+
+    def completion(self) -> Completion:
+        """The tokens so far."""
+
+
+@runtime_checkable
+class SupportsContinuous(Protocol):
+    """An engine that takes requests while others run. One thread calls these methods."""
+
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Running:
+        """Take a request. Raises UsageError for one that cannot be served."""
+
+    def cancel(self, running: Running) -> None:
+        """End a completion: its slot is free before the next forward."""
+
+    def step(self) -> list[Running]:
+        """One forward: a chunk of prompts, or one token for each completion. Returns those that ended with it."""
+
+    @property
+    def busy(self) -> bool:
+        """True while a completion has not ended."""
 
 
 class Reward(ABC):
