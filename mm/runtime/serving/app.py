@@ -34,12 +34,12 @@ def create_app(service: Service, *, key: str = "", origins: tuple[str, ...] = ()
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
-    if origins:
+    app.add_middleware(Guards, key=key, max_body_bytes=service.limits.max_body_bytes, count=_counter(service))
+    if origins:  # outside of the guards: a browser asks for permission without the key
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )  # fmt: skip
-    app.add_middleware(Guards, key=key, max_body_bytes=service.limits.max_body_bytes, count=_counter(service))
     return app
 
 
