@@ -39,15 +39,11 @@ class Ticket:
     running: Running | None = None
     drawn: list[tuple[str, int, float]] = attrs.field(factory=list)
     reported: int = 0
-    fault: Exception | None = None
 
     def take(self, index: int, token: int, logprob: float) -> bool:
-        """The engine's `on_token`. Never raises: an error ends this completion alone."""
-        try:
-            self.drawn.append((self.text.push(token), token, logprob))
-        except Exception as error:
-            self.fault = error
-        return self.text.ended or self.fault is not None
+        """The engine's `on_token`. An error ends this completion alone."""
+        self.drawn.append((self.text.push(token), token, logprob))
+        return self.text.ended
 
     def step(self, rest: str = "") -> Step | None:
         """The tokens since the last call, with `rest` after their text; None if there are none."""

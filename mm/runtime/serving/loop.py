@@ -31,7 +31,7 @@ _News = tuple[Ticket, Step | None, "Completion | Refusal | None"]
 
 class EngineLoop:
     """A thread that steps an engine. `limit` is the number of completions that may be open at once, running or waiting; `say` is
-    told of failures. `start` is called in the event loop that the completions belong to."""
+    called with the traceback of a failure. `start` is called in the event loop that the completions belong to."""
 
     def __init__(self, engine: SupportsContinuous, limit: int, say: Say = silent) -> None:
         self.engine, self.limit, self.open = engine, limit, 0
@@ -149,8 +149,8 @@ class EngineLoop:
 
     def _finish(self, running: Running) -> None:
         ticket = self._tickets.pop(id(running))
-        if ticket.fault:
-            self._end(ticket, self._failure(ticket.fault))
+        if running.error:
+            self._end(ticket, self._failure(running.error))
             return
         step = ticket.step(ticket.text.finish())
         self._news.append((ticket, step, ticket.text.cut(running.completion())))

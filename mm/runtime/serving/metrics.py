@@ -32,7 +32,7 @@ class Metrics:
         )
         self.completion_tokens = Counter("mm_completion_tokens", "Generated tokens.", ["model"], registry=self.registry)
         self.finished = Counter(
-            "mm_completions", "Completions by the reason of their end.", ["model", "reason"], registry=self.registry
+            "mm_completions", "Completions by the reason of their end.", ["model", "finish_reason"], registry=self.registry
         )
         self.cut_readers = Counter("mm_cut_readers", "Streams whose reader took nothing for too long.", registry=self.registry)
         self.first = Histogram(

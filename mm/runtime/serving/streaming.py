@@ -1,4 +1,4 @@
-"""Answers as JSON and as server-sent events, and the end of a request whose client is gone or takes nothing."""
+"""JSON and server-sent events, and the end of a request whose client is gone or takes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is served, how it is, and the adapters: `/v1/models`, `/health`, `/props`, `/metrics`, `/v1/load_lora_adapter`."""
+"""The served models, their state, and adapters: `/v1/models`, `/health`, `/props`, `/metrics`, `/v1/load_lora_adapter`."""
 
 from __future__ import annotations
 
