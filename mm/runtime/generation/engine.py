@@ -156,6 +156,10 @@ class Running(Protocol):
 class SupportsContinuous(Protocol):
     """An engine that takes requests while others run (continuous batching). One thread calls all of its methods."""
 
+    @property
+    def context_size(self) -> int | None:
+        """The most tokens that prompt and completion of a submitted request may have together; None: any number."""
+
     def submit(self, request: Request, on_token: OnToken | None = None) -> Running:
         """Queue a request. `on_token` is called as in `Engine.generate`, with index 0, during `step`; `Running.completion()` has
         the token already. An exception of `on_token` ends this request, and no other. Raises UsageError at once for a request
