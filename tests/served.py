@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Served:
     server: Server
     lines: list[str]
     headers: Mapping[str, str]
+    load: Callable[[str, str], text_model.TextModel]
+    _references: dict[str, text_model.TextModel] = attrs.field(factory=dict)
 
     def client(self, **options: Any) -> httpx.Client:
         """A client of the server."""
@@ -77,6 +79,12 @@ class Served:
             answer.read() if answer.status_code != 200 else None
             assert answer.status_code == 200, answer.text
             return list(events_of(answer))
+
+    def reference(self) -> text_model.TextModel:
+        """The server's first model, opened once more as `mm.load` does: an engine serves one thread only."""
+        if not self._references:
+            self._references[""] = self.load(self.service.models.check(None).source, "")
+        return self._references[""]
 
     def model(self, name: str | None = None) -> text_model.TextModel:
         """A loaded model of the server."""
@@ -124,7 +132,7 @@ def serving(
         assert ready.wait(60)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}", service, server, lines, headers)
+            yield Served(f"http://127.0.0.1:{socket.getsockname()[1]}", service, server, lines, headers, load)
         finally:
             server.should_exit = True
             thread.join(30)

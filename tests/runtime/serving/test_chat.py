@@ -83,7 +83,7 @@ def folded(events: list[Any]) -> dict[int, dict[str, Any]]:
 
 def test_it_is_what_generate_says(served: Served) -> None:
     for thinking in (None, True, False):
-        wanted = served.model().generate("hello", max_new_tokens=12, temperature=0, thinking=thinking)
+        wanted = served.reference().generate("hello", max_new_tokens=12, temperature=0, thinking=thinking)
         switches = [{}] if thinking is None else [
             {"thinking": thinking}, {"enable_thinking": thinking}, {"chat_template_kwargs": {"enable_thinking": thinking}},
             {"chat_template_kwargs": {"open_thinking": thinking}}, {"thinking": {"type": "enabled" if thinking else "disabled"}},
@@ -96,7 +96,7 @@ def test_it_is_what_generate_says(served: Served) -> None:
 
 
 def test_logprobs(served: Served) -> None:
-    wanted = served.model().generate("hello", max_new_tokens=8, temperature=0)
+    wanted = served.reference().generate("hello", max_new_tokens=8, temperature=0)
     choice = chat(served, temperature=0, max_tokens=8, logprobs=True, top_logprobs=4)["choices"][0]
     content = choice["logprobs"]["content"]
     assert [one["logprob"] for one in content] == pytest.approx(wanted.logprobs, abs=1e-5)

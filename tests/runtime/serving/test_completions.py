@@ -30,7 +30,7 @@ def complete(served: Served, **body: Any) -> dict[str, Any]:
 
 
 def test_greedy_tokens_and_logprobs_are_those_of_generate_whatever_runs_beside(served: Served) -> None:
-    expected = [served.model().generate(prompt, raw=True, max_new_tokens=24, temperature=0) for prompt in PROMPTS]
+    expected = [served.reference().generate(prompt, raw=True, max_new_tokens=24, temperature=0) for prompt in PROMPTS]
     busy = [{"prompt": f"beside {i}", "temperature": 1, "seed": i, "max_tokens": 5 * i + 1} for i in range(6)]
 
     def ask(prompt: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_greedy_tokens_and_logprobs_are_those_of_generate_whatever_runs_beside(s
 
 def test_sampled_tokens_depend_on_the_seed_alone(served: Served) -> None:
     options = {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "min_p": 0.01, "repetition_penalty": 1.1, "presence_penalty": 0.2}
-    wanted = served.model().generate("hello", raw=True, max_new_tokens=16, seed=5, **options)
+    wanted = served.reference().generate("hello", raw=True, max_new_tokens=16, seed=5, **options)
     body = {"prompt": "hello", "max_tokens": 16, "seed": 5, "return_token_ids": True, **options}
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: complete(served, **body) if i % 2 else complete(served, prompt=f"other {i}"), range(8)))

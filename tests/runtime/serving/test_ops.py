@@ -156,7 +156,7 @@ def test_health_props_and_numbers(served: Served) -> None:
     greedy(served, "first")
     lines = dict(line.rsplit(" ", 1) for line in served.get("/metrics").text.splitlines() if not line.startswith("#"))
     assert float(lines['mm_completion_tokens_total{model="first"}']) >= 12
-    assert float(lines['mm_completions_total{model="first",finish_reason="length"}']) >= 1
+    assert float(lines['mm_completions_total{finish_reason="length",model="first"}']) >= 1
     assert float(lines['mm_requests_total{path="/v1/completions",status="200"}']) >= 1
     assert float(lines['mm_open_completions{model="first"}']) == 0
     assert float(lines['mm_time_to_first_token_seconds_count{model="first"}']) >= 1
