@@ -13,7 +13,8 @@ from mm.core.plugins import PluginManager
 from mm.runtime.generation.engine import Request
 
 USER = [{"role": "user", "content": "hello"}]
-TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": PARAMETERS}}
 
 
 @pytest.fixture(scope="module")

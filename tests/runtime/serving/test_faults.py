@@ -23,6 +23,9 @@ from mm.runtime.serving.server import listen
 LONG = {"prompt": "hello", "temperature": 0, "max_tokens": 1900, "ignore_eos": True, "return_token_ids": True}
 
 
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, installed: PluginManager) -> Path:
     return save_tiny_model(installed, tmp_path_factory.mktemp("models") / "tiny", positions=2048)
@@ -60,8 +63,8 @@ def check_error(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
 
 
 PATHS = [
-    "/v1/chat/completions", "/v1/completions", "/v1/score", "/v1/embeddings", "/inference/v1/generate", "/tokenize", "/detokenize",
-    "/render", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
+    "/v1/chat/completions", "/v1/completions", "/v1/score", "/v1/embeddings", "/inference/v1/generate", "/tokenize",
+    "/detokenize", "/render", "/v1/load_lora_adapter", "/v1/unload_lora_adapter",
 ]  # fmt: skip
 GARBAGE = [
     b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"[" * 10_000, b'{"a":' * 3_000, b'{"model": 5}', b'{"model": "\\ud800"}',
@@ -84,8 +87,8 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = [
-    "model", "prompt", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n", "logprobs",
-    "top_logprobs", "logit_bias", "stop_token_ids", "thinking", "reasoning_effort", "chat_template_kwargs", "stream_options",
+    "model", "prompt", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n",
+    "logprobs", "top_logprobs", "logit_bias", "stop_token_ids", "thinking", "reasoning_effort", "chat_template_kwargs", "stream_options",
     "prompt_logprobs", "input", "continuations", "tokens", "token_ids", "sampling_params", "min_tokens", "response_format",
 ]  # fmt: skip
 
@@ -139,8 +142,7 @@ def test_a_client_that_leaves_frees_its_slot(stream: bool, served: Served) -> No
     body = json.dumps({**LONG, "stream": stream}).encode()
     host, port = served.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+        connection.sendall(HEAD % len(body) + body)
         end = time.monotonic() + 30
         while not open_completions(served):
             assert time.monotonic() < end
@@ -156,8 +158,7 @@ def test_a_reader_that_takes_nothing_is_cut(served: Served) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((host, int(port)))
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+        connection.sendall(HEAD % len(body) + body)
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
         wait_until_idle(served)
         assert "mm_cut_readers_total 1.0" in served.get("/metrics").text
@@ -189,12 +190,15 @@ def test_a_failure_of_the_engine_ends_what_runs_and_no_more(served: Served, monk
 
 
 def test_a_shutdown_ends_streams_with_a_reason(folder: Path, installed: PluginManager) -> None:
-    with serving(installed, {"tiny": folder}) as served:
-        with served.client() as client, client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as answer:
-            events = events_of(answer)
-            next(events)
-            served.server.should_exit = True
-            *_, last, done = events
+    stream = {**LONG, "stream": True}
+    with (
+        serving(installed, {"tiny": folder}) as served, served.client() as client,
+        client.stream("POST", "/v1/completions", json=stream) as answer,
+    ):  # fmt: skip
+        events = events_of(answer)
+        next(events)
+        served.server.should_exit = True
+        *_, last, done = events
     assert last["error"]["message"] == "the server is shutting down"
     assert (last["error"]["code"], done) == ("shutting_down", "[DONE]")
 

@@ -63,7 +63,9 @@ def test_a_damaged_model_fails_by_itself(folders: dict[str, Path], installed: Pl
 
 
 @pytest.fixture(scope="module")
-def adapter(folders: dict[str, Path], installed: PluginManager, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+def adapter(
+    folders: dict[str, Path], installed: PluginManager, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[int]]:
     """A random adapter of the first model, and the greedy tokens of the model with it applied."""
     loaded = load_model_folder(installed, folders["first"], Backend())
     spec = installed.get(AdapterSpec, "lora")

@@ -39,8 +39,8 @@ class ServeSettings(Limits):
     api_key: str = option("", help="Where the API key is: a file, or env:NAME for a variable.")
     cors: tuple[str, ...] = option((), help="Origin of pages that may read answers, as https://example.org; may be repeated.")
     lora: tuple[str, ...] = option(
-        (), help="Adapter to serve as a model of its own: NAME=RUN or NAME=FOLDER, of the first MODEL, or NAME=FOLDER:MODEL; may be "
-        "repeated.",
+        (), help="Adapter to serve as a model of its own: NAME=RUN or NAME=FOLDER, of the first MODEL, or NAME=FOLDER:MODEL; "
+        "may be repeated.",
     )  # fmt: skip
     load_adapters: bool = option(False, help="Let requests load adapters from this machine's folders, and unload them.")
 
