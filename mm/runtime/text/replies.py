@@ -77,7 +77,7 @@ def extract_calls(message: Message) -> tuple[Message, list[Call]]:
     valid = tuple(call for call in calls if isinstance(call, ToolCall))
     if len(valid) < len(calls):
         return message, calls
-    return attrs.evolve(message, content=rest.strip() if valid else message.content, tool_calls=valid), calls
+    return attrs.evolve(message, content=rest.rstrip() if valid else message.content, tool_calls=valid), calls
 
 
 def transcript(turns: Sequence[str], results: Iterable[Sequence[str]]) -> str:
