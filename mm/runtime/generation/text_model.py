@@ -30,7 +30,6 @@ from mm.runtime.text.messages import Message
 Messages = Sequence[Message | Mapping[str, Any]]
 Prompt = str | Messages
 OnText = Callable[[str], None]
-_THINK, _ANSWER = "<think>\n", "</think>"
 
 
 @attrs.frozen(kw_only=True)
@@ -205,19 +204,6 @@ def load(
     chip.notes += [f"fused kernel: {kernel}" for kernel in fuse_kernels(chip, loaded.model)]
     engine = plugins.load(EngineSpec, inference.engine)
     return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip), say)
-
-
-def answer(text: str, thinking: bool | None = None) -> Message:
-    """A completion as the assistant's turn in the history of a conversation, with its reasoning split off.
-
-    `thinking` is the argument with which the prompt was made: True has opened the think block already, False has closed it.
-    """
-    if thinking is False:
-        return Message("assistant", text, reasoning_content="")
-    if not thinking and not text.startswith(_THINK):
-        return Message("assistant", text)
-    reasoning, _, content = text.removeprefix(_THINK).partition(_ANSWER)
-    return Message("assistant", content.removeprefix("\n\n"), reasoning_content=reasoning.removesuffix("\n"))
 
 
 def _as_batch(prompt: Prompt | Sequence[Prompt]) -> tuple[bool, list[Prompt]]:
