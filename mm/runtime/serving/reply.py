@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from mm.runtime.text.reply_stream import CallArguments, CallStart, Content, Reasoning, ReplyStream
+from mm.runtime.text.reply_stream import CallArguments, CallStart, ReplyStream
+from mm.runtime.text.thoughts import Content, Reasoning
 
 
 @attrs.define

@@ -88,8 +88,9 @@ JSON = st.recursive(
 )
 FIELDS = [
     "model", "prompt", "messages", "tools", "tool_choice", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n",
-    "logprobs", "top_logprobs", "logit_bias", "stop_token_ids", "thinking", "reasoning_effort", "chat_template_kwargs", "stream_options",
-    "prompt_logprobs", "input", "continuations", "tokens", "token_ids", "sampling_params", "min_tokens", "response_format",
+    "logprobs", "top_logprobs", "logit_bias", "stop_token_ids", "thinking", "reasoning_effort", "chat_template_kwargs",
+    "stream_options", "prompt_logprobs", "input", "continuations", "tokens", "token_ids", "sampling_params", "min_tokens",
+    "response_format",
 ]  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from mm.runtime.serving.completions import Step
 from mm.runtime.serving.prompt import Conversation
 from mm.runtime.serving.reply import read_reply
 from mm.runtime.serving.streaming import Json
-from mm.runtime.text.reply_stream import CallArguments, CallStart, Content, Delta, Reasoning, ReplyStream
+from mm.runtime.text.reply_stream import CallArguments, CallStart, Delta, ReplyStream
+from mm.runtime.text.thoughts import Content, Reasoning
 
 router = APIRouter(tags=["chat"], responses=ERRORS)
 
