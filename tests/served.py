@@ -104,10 +104,11 @@ def events_of(answer: httpx.Response) -> Iterator[Any]:
 @contextmanager
 def serving(
     plugins: PluginManager, sources: Mapping[str, Path], *, key: str = "", origins: tuple[str, ...] = (), adapters: bool = False,
-    workspace: Path | None = None, **limits: Any,
+    workspace: Path | None = None, engine: Mapping[str, Any] | None = None, **limits: Any,
 ) -> Iterator[Served]:  # fmt: skip
-    """Serve models by name until the block ends."""
+    """Serve models by name until the block ends; `engine` are options of the engine."""
     inference = attrs.evolve(InferenceComposition(plugins, []).inference, backend="cpu", dtype="fp32")
+    inference = attrs.evolve(inference, engine_config=attrs.evolve(inference.engine_config, **(engine or {})))
     lines: list[str] = []
 
     def load(source: str, adapter: str) -> text_model.TextModel:

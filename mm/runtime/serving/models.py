@@ -44,13 +44,14 @@ class ServedModel:
 
 @attrs.frozen(eq=False)
 class Opened:
-    """A loaded model with its loop. `context` is the number of positions that a prompt and its completion share; None if the
-    model has no such bound. Texts are encoded and templates rendered one after the other in a thread of their own, so that a
+    """A loaded model with its loop. `context` is the number of tokens that a prompt and its completion may have together, None if
+    there is no such bound. Texts are encoded and templates rendered one after the other in a thread of their own, so that a
     long one does not hold up the event loop."""
 
     name: str
     text_model: TextModel
     loop: EngineLoop
+    context: int | None
     texts: ThreadPoolExecutor = attrs.field(factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="mm-texts"))
 
     @property
@@ -59,8 +60,8 @@ class Opened:
         return self.text_model.loaded.tokenizer
 
     @property
-    def context(self) -> int | None:
-        """See the class."""
+    def positions(self) -> int | None:
+        """The number of tokens that the model can read where nothing is generated; None if there is no such bound."""
         return self.text_model.loaded.config.max_position_embeddings
 
     async def in_thread(self, function: Callable[[], T]) -> T:
@@ -173,8 +174,14 @@ class ServedModels:
             raise Refusal(500, f"Model {model.name!r} cannot be loaded: {error}", code="model_not_loaded") from error
         engine = text_model.engine
         assert isinstance(engine, SupportsContinuous)
-        opened = Opened(model.name, text_model, EngineLoop(engine, self._max_open, self._say))
-        opened.loop.start()
+        loop = EngineLoop(engine, self._max_open, self._say)
+        loop.start()
+        try:
+            context = await loop.call(lambda: engine.context_size)
+        except MMError as error:
+            loop.close("the model cannot be loaded")
+            raise Refusal(500, f"Model {model.name!r} cannot be loaded: {error}", code="model_not_loaded") from error
+        opened = Opened(model.name, text_model, loop, context)
         self._say(opened.summary())
         return opened
 

@@ -57,7 +57,7 @@ class Drawing:
         return opened.loop.submit(items)
 
     def _request(self, opened: Opened, ids: Sequence[int], default: int) -> Request:
-        length = self._length(opened.context, len(ids), default)
+        length = self._length(opened.positions if self.max_new_tokens == 0 else opened.context, len(ids), default)
         vocabulary = opened.text_model.loaded.config.vocab_size
         for name, tokens in (("stop_token_ids", self.stop_token_ids), ("logit_bias", [i for i, _ in self.sampling.logit_bias])):
             if wrong := [token for token in tokens if token >= vocabulary]:

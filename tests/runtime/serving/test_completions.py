@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,14 @@ def test_a_prompt_beyond_the_context_is_refused(served: Served) -> None:
         assert error.json()["error"]["code"] == "context_length_exceeded"
         assert "256" in error.json()["error"]["message"]
     assert complete(served, prompt=[5] * 250, max_tokens=6, ignore_eos=True)["usage"]["total_tokens"] == 256
+
+
+def test_the_context_is_that_of_a_slot(tmp_path: Path, installed: PluginManager) -> None:
+    folder = save_tiny_model(installed, tmp_path / "tiny")
+    with serving(installed, {"tiny": folder}, engine={"slot_tokens": 64}) as served:
+        assert served.get("/props").json()["n_ctx"] == 64
+        body = {"messages": [{"role": "user", "content": "hello"}], "ignore_eos": True}
+        assert served.post("/v1/chat/completions", body).json()["usage"]["total_tokens"] == 64
+        assert served.post("/v1/completions", {"prompt": [5] * 60, "max_tokens": 5}).status_code == 400
+        scored = served.post("/v1/score", {"prompt": [5] * 100, "continuations": [[6, 7]]})
+        assert len(scored.json()["scores"][0]["logprobs"]) == 2

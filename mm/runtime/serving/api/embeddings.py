@@ -98,9 +98,9 @@ def _check(opened: Opened, index: int, ids: list[int]) -> None:
         raise Refusal(400, f"{place} has no tokens.", param="input")
     if max(ids) >= vocabulary:
         raise Refusal(400, f"{place} has the token {max(ids)}: the model's are 0 to {vocabulary - 1}.", param="input")
-    if opened.context is not None and len(ids) > opened.context:
+    if opened.positions is not None and len(ids) > opened.positions:
         raise Refusal(
-            400, f"{place} has {len(ids)} tokens, more than the model's context of {opened.context}.", param="input",
+            400, f"{place} has {len(ids)} tokens, more than the model's {opened.positions} positions.", param="input",
             code="context_length_exceeded",
         )  # fmt: skip
 
