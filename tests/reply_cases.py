@@ -1,4 +1,4 @@
-"""Replies of models and what they say: thoughts, content, calls. Written by hand, and composed by a seed of parts that are known."""
+"""Replies of models with their thoughts, content and calls: written by hand, and composed by a seed of parts that are known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import attrs
 
 @attrs.frozen
 class Case:
-    """A reply to a prompt made with `thinking` and `tools`: the thoughts (None without a block), the content, and each call as its
-    name and the text of its arguments."""
+    """A reply to a prompt made with `thinking` and `tools`: the thoughts (None without a block), the content, and each call as
+    its name and the text of its arguments."""
 
     text: str
     thoughts: str | None
@@ -27,7 +27,7 @@ CALLS = [
     ('{"name":"f","arguments":{}}', "f", "{}"),
     ('  {"name": "f", "arguments": { "a" : [1, 2.5, -3e2, true, null] }}\t', "f", '{ "a" : [1, 2.5, -3e2, true, null] }'),
     ('{"arguments": {"a": 1}, "name": "first"}', "first", '{"a": 1}'),
-    ('{"name": "f", "id": "x", "arguments": {"a": {"b": {"c": [{"d": {}}]}}}, "more": [1]}', "f", '{"a": {"b": {"c": [{"d": {}}]}}}'),
+    ('{"name": "f", "id": "x", "arguments": {"a": {"b": [{"c": {}}]}}, "more": [1]}', "f", '{"a": {"b": [{"c": {}}]}}'),
     ('{"name": "f"}', "f", "{}"),
     ('{"name": "f", "arguments": null}', "f", "{}"),
     ('{"name": "f", "arguments": ""}', "f", "{}"),
@@ -53,21 +53,24 @@ CALLS = [
 
 # malformed calls between their tags
 MALFORMED = [
-    "", " ", "{}", "[]", "null", "f", "f(1)", '"f"', '{"name": "f"', '{"name": "f"}}', '{"name": "f"} {"name": "g"}', '{"name": ""}',
-    '{"name": 1}', '{"name": null, "arguments": {}}', '{"arguments": {}}', '{"name": "f", "arguments": [1]}', '{"name": "f", "arguments": 1}',
-    '{"name": "f", "arguments": "a"}', '{"name": "f", "arguments": "[]"}', '{"name": "f", "arguments": " "}',
-    '{"name": "f", "arguments": {"a": NaN}}', '{"name": "f", "arguments": {"a": 1e999}}', '{"name": "f", "arguments": {"a": 01}}',
-    '{"name": "f", "arguments": {"a": 1,}}', '{"name": "f", "arguments": {"a": 1, "a": 2}}', '{"name": "f", "name": "g"}',
-    r'{"name": "f", "arguments": {"a": "\ud83c"}}', r'{"name": "f", "arguments": {"a": "\x"}}', "{'name': 'f', 'arguments': {}}",
-    '[{"name": "f", "arguments": {}}]', '{"name": "f", "arguments": {"a": ' + "[" * 70 + "]" * 70 + "}}", "<tool_call>", "<think>",
-    '{"name": "f", "function": {}}', '{"name": "f", "arguments": {"a": "\t"}}', '{"name": f, "arguments": {}}',
-    '{"name": "f", "arguments": "{\\"a\\": }"}', '// {"name": "f"}', '```json\n{"name": "f"}\n```', '{"name" "f"}',
+    "", " ", "{}", "[]", "null", "f", "f(1)", '"f"', '{"name": "f"', '{"name": "f"}}', '{"name": "f"} {"name": "g"}',
+    '{"name": ""}', '{"name": 1}', '{"name": null, "arguments": {}}', '{"arguments": {}}', '{"name": "f", "arguments": [1]}',
+    '{"name": "f", "arguments": 1}', '{"name": "f", "arguments": "a"}', '{"name": "f", "arguments": "[]"}',
+    '{"name": "f", "arguments": " "}', '{"name": "f", "arguments": {"a": NaN}}', '{"name": "f", "arguments": {"a": 1e999}}',
+    '{"name": "f", "arguments": {"a": 01}}', '{"name": "f", "arguments": {"a": 1,}}',
+    '{"name": "f", "arguments": {"a": 1, "a": 2}}', '{"name": "f", "name": "g"}',
+    r'{"name": "f", "arguments": {"a": "\ud83c"}}', r'{"name": "f", "arguments": {"a": "\x"}}',
+    "{'name': 'f', 'arguments': {}}", '[{"name": "f", "arguments": {}}]',
+    '{"name": "f", "arguments": {"a": ' + "[" * 70 + "]" * 70 + "}}", "<tool_call>", "<think>", '{"name": "f", "function": {}}',
+    '{"name": "f", "arguments": {"a": "\t"}}', '{"name": f, "arguments": {}}', '{"name": "f", "arguments": "{\\"a\\": }"}',
+    '// {"name": "f"}', '```json\n{"name": "f"}\n```', '{"name" "f"}',
 ]  # fmt: skip
 
 # pieces of plain text: nothing in them is a tag
 WORDS = [
-    "Hello", "tea", "茶 🍵", "a < b", "<", "</", "<tool", "</tool_call", "<tool_response>", "<answer>4</answer>", '"quoted"', '"', "\\", '\\"',
-    "{", "}", '{"name": "f"}', "<<", "tool_call>", "think>", "<Tool_call>", "don't", "`code`", "1\n2", ".", "<tools>", "\\n", "<|im_end|>",
+    "Hello", "tea", "茶 🍵", "a < b", "<", "</", "<tool", "</tool_call", "<tool_response>", "<answer>4</answer>", '"quoted"', '"',
+    "\\", '\\"', "{", "}", '{"name": "f"}', "<<", "tool_call>", "think>", "<Tool_call>", "don't", "`code`", "1\n2", ".",
+    "<tools>", "\\n", "<|im_end|>",
 ]  # fmt: skip
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'

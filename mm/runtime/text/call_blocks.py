@@ -10,6 +10,7 @@ import attrs
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 # tags, quotes and line breaks, these two also with the backslash that escapes them inside of a string, and escaped backslashes
 _TOKENS = re.compile(rf'{CALL}|{CALL_END}|\\[\\"\n]|["\n]')
+_SPECIAL, _TAG = re.compile(r'[<"\\\n]'), re.compile("<")
 _GOES_ON, _UNPAIRED = -1, -2
 
 
@@ -46,15 +47,17 @@ class CallSplitter:
 
     def push(self, text: str) -> list[str | CallBlock]:
         """The texts and calls that are complete with this piece, in their order. No text is empty."""
-        if not (self._reading or self._carry or "<" in text):
-            return [text] if text else []
+        if not self._carry and not (_SPECIAL if self._reading else _TAG).search(text):  # most pieces
+            self._tokens += [text] if self._reading else []
+            return [text] if text and not self._reading else []
         found, at, text = list[str | CallBlock](), 0, self._carry + text
         backslashes = len(text) - len(text.rstrip("\\"))
         end = len(text) - (backslashes % 2 or unfinished(text, CALL, CALL_END))
         while at < end:
             if self._reading:
-                for token, at in _tokens(text, at, end):
+                for token, place in _tokens(text, at, end):
                     found += self._take(token)
+                    at = place
                     if not self._reading:
                         break
             else:
@@ -122,7 +125,7 @@ class CallSplitter:
         self._line = len(self._tokens)
 
     def _read_again(self) -> list[str | CallBlock]:
-        """The calls and texts among the tokens, since the quotes of the call that was read do not pair. The last call may go on."""
+        """The calls and texts among the tokens, since the quotes of the call that was read do not pair. The last may go on."""
         found, tokens, begin = list[str | CallBlock](), self._tokens, -1
         while begin not in self._going:
             end = self._ends.get(begin) or _index(tokens, CALL_END, begin + 1)
@@ -166,7 +169,8 @@ def _index(tokens: list[str], token: str, start: int) -> int:
 
 
 def unfinished(text: str, *tags: str) -> int:
-    """The number of characters at the end of `text` that may be the beginning of one of the tags, which begin with their only <."""
+    """The number of characters at the end of `text` that may be the beginning of one of the tags. Only their first character
+    is a <."""
     if (at := text.rfind("<", max(0, len(text) - max(map(len, tags)) + 1))) < 0:
         return 0
     end = text[at:]

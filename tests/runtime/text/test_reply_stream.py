@@ -80,7 +80,8 @@ def test_a_reply_is_parsed(case: Case) -> None:
 def test_a_reply_is_told_as_soon_as_it_is_certain() -> None:
     stream = ReplyStream(None, tools=True)
     pieces = [
-        ("<think>\nI", [Reasoning("I")]), (" am\n", [Reasoning(" am")]), ("</thi", []), ("nk>\n", []), ("\nTea <", [Content("Tea")]),
+        ("<think>\nI", [Reasoning("I")]), (" am\n", [Reasoning(" am")]), ("</thi", []), ("nk>\n", []),
+        ("\nTea <", [Content("Tea")]),
         (" 4", [Content(" < 4")]), ("\n<tool_call>{", []), ('"name": "f", "arguments": {"a": ', []), ("1}}</tool_call", []),
         (">", [CallStart(0, "f"), CallArguments(0, '{"a": 1}'), CallEnd(0)]), ("\n", []),
     ]  # fmt: skip
@@ -100,9 +101,10 @@ def test_a_call_in_thoughts_is_told_when_they_end() -> None:
 # --- the law ---
 
 _ALPHABET = [
-    "<tool_call>", "</tool_call>", "<think>", "</think>", '"', '"', "\\", "\n", "{", "}", "[", ",", ": ", "<", "</", ">", "tool_call>",
-    "\\u8336", r"\ud83c", "茶", "🍵", "é", " ", "a", "word ", '"name": "f"', '{"name": "f"', ', "arguments": ', '{"a": 1}', "}}", "null",
-    '<tool_call>{"name": "f", "arguments": {', CALL, "}}</tool_call>", '"arguments": "{}"', '{"function": ', "\n</think>\n\n", "<think>\n",
+    "<tool_call>", "</tool_call>", "<think>", "</think>", '"', '"', "\\", "\n", "{", "}", "[", ",", ": ", "<", "</", ">",
+    "tool_call>", "\\u8336", r"\ud83c", "茶", "🍵", "é", " ", "a", "word ", '"name": "f"', '{"name": "f"', ', "arguments": ',
+    '{"a": 1}', "}}", "null", '<tool_call>{"name": "f", "arguments": {', CALL, "}}</tool_call>", '"arguments": "{}"',
+    '{"function": ', "\n</think>\n\n", "<think>\n",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(_ALPHABET), max_size=24).map("".join)
 _CALL = re.compile(r'<tool_call>(?:((?:"(?:[^"\\\n]|\\.)*"|[^"])*?)</tool_call>|(.*?)(?:</tool_call>|(\Z)))', re.DOTALL)
