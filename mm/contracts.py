@@ -40,7 +40,18 @@ from mm.runtime.data.source import Format, Position, Source
 from mm.runtime.devices.accelerator import AcceleratorBackend
 from mm.runtime.devices.backend import Backend
 from mm.runtime.devices.scaler import Scaler
-from mm.runtime.generation.engine import Completion, Engine, OnToken, Request, Reward, Sampling, Tool
+from mm.runtime.generation.engine import (
+    Completion,
+    Constraint,
+    Engine,
+    OnToken,
+    Request,
+    Reward,
+    Running,
+    Sampling,
+    SupportsContinuous,
+    Tool,
+)
 from mm.runtime.models.adapter import Adapter
 from mm.runtime.models.converter import Converter, Unsupported
 from mm.runtime.models.repacker import Contents, Packing, Repacker
@@ -94,6 +105,7 @@ __all__ = [
     "CheckpointError",
     "CommandSpec",
     "Completion",
+    "Constraint",
     "Container",
     "Contents",
     "Context",
@@ -137,6 +149,7 @@ __all__ = [
     "Rules",
     "Run",
     "RunFolder",
+    "Running",
     "Sample",
     "Sampling",
     "Scaler",
@@ -146,6 +159,7 @@ __all__ = [
     "StageResult",
     "StageSpec",
     "SupportsCache",
+    "SupportsContinuous",
     "SupportsFastDecode",
     "SupportsTruncate",
     "TextRow",

@@ -29,7 +29,7 @@ FLOORS = (
     ("mm.runtime.models",),
     ("mm.runtime.generation",),
     ("mm.runtime.training",),
-    ("mm.runtime.runs",),
+    ("mm.runtime.runs", "mm.runtime.serving"),
     ("mm.contracts",),
     ("mm.testing",),
     ("mm.plugins", "mm.backends", "mm.converters"),

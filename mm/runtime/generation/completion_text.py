@@ -19,17 +19,18 @@ class CompletionText:
     """The text of one completion, token by token and without special tokens, up to the first of the stop texts.
 
     `ended` is True once a stop text was found. A stop text that is the spelling of a special token is found as that token, whose
-    text is not part of any completion. Raises UsageError if a stop text is empty.
+    text is not part of any completion. The text of the first `min_tokens` tokens is not searched. Raises UsageError if a stop
+    text is empty.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), *, min_tokens: int = 0) -> None:
         if "" in stop:
             raise UsageError("A stop text is empty, which would end every completion at once.")
         tokens = {text: tokenizer.backend.token_to_id(text) for text in stop}
         self._special = {token for token in tokens.values() if token in tokenizer.special_ids}
         self._stream, self._stop = tokenizer.stream(), StopTexts([t for t in stop if tokens[t] not in self._special])
         self._pieces: list[str] = []
-        self._length = 0
+        self._length, self._min_tokens = 0, min_tokens
         self.ended = False
 
     def push(self, token: int) -> str:
@@ -37,8 +38,10 @@ class CompletionText:
         if self.ended:
             return ""
         self._length += 1
-        piece = self._stop.push(self._stream.push(token))
-        self.ended = self._stop.found or token in self._special
+        piece = self._stream.push(token)
+        if self._length > self._min_tokens:
+            piece = self._stop.push(piece)
+            self.ended = self._stop.found or token in self._special
         self._pieces.append(piece)
         return piece
 

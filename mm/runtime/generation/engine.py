@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from mm.runtime.text.rows import Row
 
 
+# (token id, log-probability) of the k likeliest tokens, the likeliest first
+Likeliest = tuple[tuple[int, float], ...]
+
+
+class Constraint(Protocol):
+    """The state of a grammar for one completion (constrained decoding). A constraint serves one request only."""
+
+    def allow(self, allowed_V: Tensor) -> None:
+        """Set this bool row, which is on the host, to True where a token may come next and to False elsewhere. Stop tokens are
+        tokens like any other: they can be drawn only where the constraint allows them."""
+
+    def accept(self, token: int) -> None:
+        """Advance by a drawn token. It is not called for the last token of the completion."""
+
+
 @attrs.frozen(kw_only=True)
 class Sampling:
     """The settings of drawing a token, in the order in which they apply. The defaults of all but the temperature are off.
@@ -24,6 +39,7 @@ class Sampling:
       or the completion has is divided by r if it is positive, and multiplied by r if it is negative.
     - `presence_penalty` and `frequency_penalty` (OpenAI's API; between -2 and 2): the first is subtracted from the logit of a
       token that the completion has, the second once for each time that it has it.
+    - `logit_bias`: (token id, number) pairs; the number is added to the logit of the token.
     - `temperature`: the logits are divided by it; 0 takes the likeliest token.
     - `top_k`, then `top_p`, then `min_p` (arXiv:2407.01082): drop all but the `top_k` likeliest tokens (0: none), all but the
       likeliest with a share `top_p` of the probability that is left, and those less likely than `min_p` times the likeliest.
@@ -32,6 +48,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -46,25 +63,41 @@ class Sampling:
 @attrs.frozen(kw_only=True)
 class Request:
     """One prompt. `key` identifies the random stream of its draws (seed, step, prompt, sample, turn), so that the result does
-    not depend on the slot, the batch or the rank. `stop` are the token ids that end the completion."""
+    not depend on the slot, the batch or the rank.
+
+    - `stop`: the token ids that end the completion. None of them is drawn before `min_new_tokens` others were.
+    - `top_logprobs`: the number of likeliest tokens that are returned for each step.
+    - `prompt_logprobs`: return the log-probabilities of the prompt's tokens after its first, and their likeliest tokens.
+    - `constraint`: decides before each token which ones are allowed.
+    """
 
     ids: tuple[int, ...]
     max_new_tokens: int
+    min_new_tokens: int = 0
     stop: tuple[int, ...] = ()
     sampling: Sampling = Sampling()
     key: tuple[int, ...] = (0,)
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    constraint: Constraint | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen(kw_only=True)
 class Completion:
-    """The generated token ids (with the stopping token), their log-probabilities and the reason why it ended: "stop" or "length".
+    """The generated token ids (with the stopping token), their log-probabilities and the reason why it ended: "stop", "length",
+    "cancelled" or "error"; "" while it runs.
 
-    The log-probabilities are those of the distribution after penalties and temperature, before top-k, top-p and min-p.
+    The log-probabilities are those of the distribution that penalties, bias, `min_new_tokens`, constraint and temperature leave,
+    before top-k, top-p and min-p. `top` has the `top_logprobs` likeliest tokens of that distribution for each generated one.
+    `prompt_logprobs` and `prompt_top` are those of the model itself (temperature 1) for the prompt's tokens after the first.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str
+    top: tuple[Likeliest, ...] = ()
+    prompt_logprobs: tuple[float, ...] = ()
+    prompt_top: tuple[Likeliest, ...] = ()
 
 
 # (index of the request, id, logprob) -> True to end the completion with this token; None and False let it go on
@@ -94,6 +127,55 @@ class Engine(ABC):
 
     def release(self) -> None:  # noqa: B027 - optional: an engine that holds nothing between calls inherits it
         """Free caches and device memory. A later `generate` builds them again."""
+
+
+class Running(Protocol):
+    """A request that was submitted to an engine."""
+
+    @property
+    def request(self) -> Request:
+        """The request."""
+
+    @property
+    def finished(self) -> bool:
+        """True once no more tokens come."""
+
+    @property
+    def cached_tokens(self) -> int:
+        """The tokens of the prompt that were not read, since the cache had them."""
+
+    @property
+    def error(self) -> Exception | None:
+        """The error that ended this request, with the reason "error"; None if there was none."""
+
+    def completion(self) -> Completion:
+        """The completion so far; the whole one once the request has finished."""
+
+
+@runtime_checkable
+class SupportsContinuous(Protocol):
+    """An engine that takes requests while others run (continuous batching). One thread calls all of its methods."""
+
+    @property
+    def context_size(self) -> int | None:
+        """The most tokens that prompt and completion of a submitted request may have together; None: any number."""
+
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Running:
+        """Queue a request. `on_token` is called as in `Engine.generate`, with index 0, during `step`; `Running.completion()` has
+        the token already. An exception of `on_token` ends this request, and no other. Raises UsageError at once for a request
+        that cannot be served."""
+
+    def cancel(self, running: Running) -> None:
+        """End a request, with the reason "cancelled", and free its slot before the next forward. Nothing happens if it has
+        finished."""
+
+    def step(self) -> list[Running]:
+        """Run one forward: over a chunk of prompts, or over one token for each request. Returns the requests that ended with it.
+        If the forward itself fails, it ends the requests that were in the cache, and raises the error."""
+
+    @property
+    def busy(self) -> bool:
+        """True while a submitted request has not finished."""
 
 
 class Reward(ABC):

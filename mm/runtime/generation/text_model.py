@@ -21,8 +21,8 @@ from mm.runtime.devices.dtypes import torch_dtype
 from mm.runtime.generation.completion_text import CompletionText
 from mm.runtime.generation.engine import Engine, Request
 from mm.runtime.generation.options import GenerationOptions, read_options
-from mm.runtime.models.finding import find_model
-from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder
+from mm.runtime.models.finding import find_adapter, find_model
+from mm.runtime.models.folder import LoadedModel, freeze, load_model_folder, merge_adapter
 from mm.runtime.models.load_settings import Inference
 from mm.runtime.models.opening import fuse_kernels, open_backend, use_threads
 from mm.runtime.text.messages import Message
@@ -30,7 +30,6 @@ from mm.runtime.text.messages import Message
 Messages = Sequence[Message | Mapping[str, Any]]
 Prompt = str | Messages
 OnText = Callable[[str], None]
-_THINK, _ANSWER = "<think>\n", "</think>"
 
 
 @attrs.frozen(kw_only=True)
@@ -187,33 +186,24 @@ class TextModel:
 
 
 def load(
-    plugins: PluginManager, text: str, workspace: Workspace, inference: Inference, say: Say = silent
-) -> TextModel:
+    plugins: PluginManager, text: str, workspace: Workspace, inference: Inference, say: Say = silent,
+    *, adapter: tuple[str, str] | None = None,
+) -> TextModel:  # fmt: skip
     """Load the model of a run or a model folder, frozen, on the backend's device. The type "auto" is the backend's default.
+    `adapter` is (the kind, the text that names a saved one): its change is merged into the weights.
 
     Raises UsageError if the model does not exist or does not allow a changed setting, CheckpointError for damaged files.
     """
     chip = open_backend(plugins, inference.backend)
     loaded = load_model_folder(plugins, find_model(text, workspace, plugins), chip, inference.changes)
+    if adapter is not None:
+        merge_adapter(plugins, loaded.model, adapter[0], find_adapter(adapter[1], workspace, plugins))
     dtype = chip.default_dtype() if inference.dtype == "auto" else inference.dtype
     freeze(loaded.model, chip.device(), torch_dtype(dtype))
     use_threads(chip, loaded.model)
     chip.notes += [f"fused kernel: {kernel}" for kernel in fuse_kernels(chip, loaded.model)]
     engine = plugins.load(EngineSpec, inference.engine)
     return TextModel(loaded, chip, lambda: engine(inference.engine_config, loaded.model, chip), say)
-
-
-def answer(text: str, thinking: bool | None = None) -> Message:
-    """A completion as the assistant's turn in the history of a conversation, with its reasoning split off.
-
-    `thinking` is the argument with which the prompt was made: True has opened the think block already, False has closed it.
-    """
-    if thinking is False:
-        return Message("assistant", text, reasoning_content="")
-    if not thinking and not text.startswith(_THINK):
-        return Message("assistant", text)
-    reasoning, _, content = text.removeprefix(_THINK).partition(_ANSWER)
-    return Message("assistant", content.removeprefix("\n\n"), reasoning_content=reasoning.removesuffix("\n"))
 
 
 def _as_batch(prompt: Prompt | Sequence[Prompt]) -> tuple[bool, list[Prompt]]:

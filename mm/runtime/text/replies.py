@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from mm.core.errors import DataError
+from mm.runtime.text.call_blocks import CallBlock, CallSplitter
 from mm.runtime.text.messages import Message, ToolCall, embedded_json, parse_call
 
 # a tool call that was parsed, or the error if its text is malformed
 Call = ToolCall | DataError
 
-_CALL, _CALL_END = "<tool_call>", "</tool_call>"
-# a JSON string as a whole, since it may contain the closing tag; a quote that begins none; the tags
-_TOKENS = re.compile(rf'"(?:[^"\\\n]|\\.)*"|"|{_CALL}|{_CALL_END}', re.DOTALL)
+THINK, THINK_END = "<think>", "</think>"
 _RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
 _RESULT_TAG = re.compile(r"<(/?tool_response)>")
 
@@ -25,15 +24,15 @@ def without_thinking(text: str) -> str:
 
     Empty if a think block is not closed: the model was still thinking.
     """
-    before, closed, after = text.partition("</think>")
+    before, closed, after = text.partition(THINK_END)
     text = after if closed else before
-    return "" if "<think>" in text else text.strip()
+    return "" if THINK in text else text.strip()
 
 
 def think_text(text: str) -> str | None:
     """The text of the think block, which may have been opened by the prompt; None if no block is closed."""
-    before, closed, _ = text.partition("</think>")
-    return before.removeprefix("<think>").strip() if closed else None
+    before, closed, _ = text.partition(THINK_END)
+    return before.removeprefix(THINK).strip() if closed else None
 
 
 def answer_text(text: str) -> str | None:
@@ -44,40 +43,11 @@ def answer_text(text: str) -> str | None:
     return inner.strip() if closed else None
 
 
-@attrs.frozen
-class CallBlock:
-    """A tool call as it was written: the text after the opening tag, and whether a closing tag follows."""
-
-    body: str
-    closed: bool = True
-
-
 def split_calls(text: str) -> tuple[str, list[CallBlock]]:
     """The text without its tool calls, and the calls in their order."""
-    rest, blocks, place, unpaired = [], [], 0, set[int]()
-    while (begin := text.find(_CALL, place)) >= 0:
-        start = begin + len(_CALL)
-        end = -1 if begin in unpaired else _end_of_call(text, start, unpaired)
-        end = text.find(_CALL_END, start) if end < 0 else end  # the quotes do not pair: the first closing tag ends the call
-        rest.append(text[place:begin])
-        blocks.append(CallBlock(text[start : end if end >= 0 else None], closed=end >= 0))
-        place = end + len(_CALL_END) if end >= 0 else len(text)
-    return "".join([*rest, text[place:]]), blocks
-
-
-def _end_of_call(text: str, start: int, unpaired: set[int]) -> int:
-    """The first closing tag outside of strings, or -1 if the quotes before it do not pair. The opening tags on the way there,
-    from which the search would fail too, are added to `unpaired`."""
-    passed = []
-    for token in _TOKENS.finditer(text, start):
-        if token[0] == _CALL_END:
-            return token.start()
-        if token[0] == _CALL:
-            passed.append(token.start())
-        if token[0] == '"':
-            break
-    unpaired.update(passed)
-    return -1
+    splitter = CallSplitter()
+    parts = [*splitter.push(text), *splitter.finish()]
+    return "".join(part for part in parts if isinstance(part, str)), [part for part in parts if isinstance(part, CallBlock)]
 
 
 def read_call(block: CallBlock) -> Call:
@@ -91,8 +61,10 @@ def read_call(block: CallBlock) -> Call:
 
 
 def read_calls(text: str) -> list[Call]:
-    """The tool calls of a turn in their order, each parsed or as its error. Calls inside a think block do not count."""
-    return [read_call(block) for block in split_calls(without_thinking(text))[1]]
+    """The tool calls of a turn in their order, each parsed or as its error. Calls inside a think block do not count, unless
+    nothing closes it: a model that calls from within its thoughts has left them."""
+    before, closed, after = text.partition(THINK_END)
+    return [read_call(block) for block in split_calls(after if closed else before)[1]]
 
 
 def extract_calls(message: Message) -> tuple[Message, list[Call]]:
@@ -105,7 +77,7 @@ def extract_calls(message: Message) -> tuple[Message, list[Call]]:
     valid = tuple(call for call in calls if isinstance(call, ToolCall))
     if len(valid) < len(calls):
         return message, calls
-    return attrs.evolve(message, content=rest.strip() if valid else message.content, tool_calls=valid), calls
+    return attrs.evolve(message, content=rest.rstrip() if valid else message.content, tool_calls=valid), calls
 
 
 def transcript(turns: Sequence[str], results: Iterable[Sequence[str]]) -> str:

@@ -184,8 +184,8 @@ def test_what_does_not_fit_is_refused(model: Dense) -> None:
 def test_the_cache_is_bounded(model: Dense) -> None:
     served = engine(model, 8, cache_tokens=600)
     served.generate([request(5, i) for i in range(5)])
-    assert served._table is not None
-    assert served._table.cache.slots * served._table.cache.capacity <= 600
+    cache = served._scheduler.open(1, 1).cache
+    assert cache.slots * cache.capacity <= 600
 
 
 def test_update_takes_new_weights_and_forgets_old_caches(model: Dense) -> None:

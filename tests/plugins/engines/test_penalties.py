@@ -26,8 +26,8 @@ from mm.plugins.architectures.dense.model import Dense
 from mm.plugins.engines.local import LocalConfig
 from mm.plugins.engines.local.engine import LocalEngine
 from mm.plugins.engines.local.penalties import Penalties
+from mm.plugins.engines.local.rows import Row
 from mm.plugins.engines.local.sampling import Sampler, uniform
-from mm.plugins.engines.local.slots import Row
 from mm.runtime.devices.backend import Backend
 from mm.runtime.nn.batch import Tokens, Unit, pack
 from mm.runtime.nn.kernels import Kernels

@@ -21,10 +21,11 @@ from mm.core.workspace import Workspace
 from mm.plugins.commands.chat.command import chat
 from mm.plugins.commands.generate.command import generate
 from mm.runtime.devices.backend import Backend
-from mm.runtime.generation.text_model import TextModel, answer
+from mm.runtime.generation.text_model import TextModel
 from mm.runtime.models.folder import new_model, save_model_folder
 from mm.runtime.models.storage import seal
 from mm.runtime.text.messages import Message
+from mm.runtime.text.thoughts import answer
 from mm.runtime.text.tokenizer import Tokenizer
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}

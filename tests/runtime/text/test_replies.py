@@ -56,6 +56,7 @@ def test_calls_are_read_in_order_with_the_text_around_them() -> None:
     assert around == "First  then\n done" and len(blocks) == 2
     assert read_calls(f"First {CALL} then\n{CALL} done") == [SEARCH, SEARCH]
     assert read_calls(f"<think>{CALL}</think>no") == []
+    assert read_calls(f"<think>so {CALL}") == read_calls(f"so {CALL}") == [SEARCH]  # the call has ended the thoughts
 
 
 def test_a_closing_tag_inside_a_string_closes_nothing() -> None:

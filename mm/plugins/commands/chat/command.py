@@ -84,9 +84,9 @@ class Conversation:
 
     def _model_turn(self, conversations: Sequence[list[Any]], turn: int) -> list[list[Call]]:
         """Generate the model's next turn and append it. Returns the tool calls in it, as `take_turns` expects them."""
-        from mm.runtime.generation.text_model import answer
         from mm.runtime.generation.tool_use import template_tools
         from mm.runtime.text.replies import extract_calls
+        from mm.runtime.text.thoughts import answer
 
         (messages,) = conversations
         keywords = self.options.keywords()
@@ -96,7 +96,7 @@ class Conversation:
         generation = self.model.generate(messages, on_text=dialogue.write, tools=tools, **keywords)
         click.echo()
         on_stderr(f"({dialogue.summary(self.model, generation)})")
-        message = answer(generation.text, self.options.thinking)
+        message = answer(generation.text, self.options.thinking, calls=bool(self.tools))
         message, calls = extract_calls(message) if self.tools else (message, [])
         messages.append(message)
         return [calls]

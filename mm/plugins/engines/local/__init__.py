@@ -19,6 +19,16 @@ class LocalConfig:
     cache_tokens: int = option(
         65536, help="Size of the key/value cache in tokens; long completions leave room for fewer slots.", within="[1, inf)"
     )
+    slot_tokens: int | None = option(
+        None,
+        help="Tokens of prompt and completion that a slot holds while requests come one by one. Default: as many as the model "
+        "has positions, but at most a sixteenth of the cache.",
+        within="[1, inf)",
+    )
+    prefill_tokens: int = option(
+        512, help="Prompt tokens read at once between the tokens of other requests, while requests come one by one.",
+        within="[1, inf)",
+    )  # fmt: skip
     fast: bool = option(True, help="Decode from a second copy of the weights in a faster layout.")
 
 

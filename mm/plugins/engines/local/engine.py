@@ -1,35 +1,29 @@
-"""Batched generation in the slots of a static cache: the slot of a finished request is free for a waiting one at once."""
+"""Generation in the slots of a static cache, for requests that come together or one by one."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mm.contracts import Completion, Engine, OnToken, Request
+from mm.contracts import Completion, Engine, OnToken, Request, Running
 from mm.core.errors import MMError, UsageError
 from mm.plugins.engines.local import LocalConfig
-from mm.plugins.engines.local.penalties import Penalties
-from mm.plugins.engines.local.sampling import Sampler, check_sampling, uniform
-from mm.plugins.engines.local.slots import Placed, Row, SlotTable
+from mm.plugins.engines.local.rows import Row
+from mm.plugins.engines.local.sampling import check_sampling
+from mm.plugins.engines.local.scheduler import Scheduler
 from mm.plugins.engines.local.uncached import FullForwards
 from mm.runtime.devices.backend import Backend
-from mm.runtime.nn.batch import Tokens, Unit, pack
-from mm.runtime.nn.cache import SupportsCache, SupportsFastDecode
+from mm.runtime.nn.cache import SupportsCache
 from mm.runtime.nn.model import Model
 
-if TYPE_CHECKING:
-    from mm.runtime.nn.cache import Decode
-
-_SMALLEST = 256
+_SMALLEST = 256  # tokens of a slot
+_FEWEST = 16  # slots, if a slot need not hold as many tokens as the model has positions
 
 
 class LocalEngine(Engine):
-    """Generates with a model in this process. The model computes in the type of its weights.
+    """Generates with a model in this process. The model computes in the type of its weights. `SupportsContinuous`.
 
     It uses `SupportsCache` and `SupportsFastDecode` if the model implements them; without a cache, every token takes a forward
     over its whole document. Requests with equal prompts read the prompt once. A prompt that begins with the tokens of a slot
@@ -41,33 +35,83 @@ class LocalEngine(Engine):
         super().__init__(config or LocalConfig(), model, backend)
         self.cached: SupportsCache = model if isinstance(model, SupportsCache) else FullForwards(model)
         self.version = 0
-        self._table: SlotTable | None = None
-        self._decode: Decode | None = None
-        self._sampler: tuple[list[Any], Sampler] | None = None
-        self._penalties: Penalties | None = None
+        self._scheduler = Scheduler(model, self.cached, fast=self.config.fast)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], on_token: OnToken | None = None) -> list[Completion]:
         """See `Engine`. Raises UsageError for an empty prompt, a request that exceeds the model's positions, or invalid sampling
-        settings."""
+        settings. Requests that were submitted go on beside these, if there are any."""
         for index, request in enumerate(requests):
-            self._check(index, request)
-        rows = [Row(index, request) for index, request in enumerate(requests)]
-        waiting = deque(row for row in rows if not row.reason)
-        if not waiting:
-            return [row.completion() for row in rows]
-        table = self._ensure_table([row.request for row in waiting])
+            self._check(f"Request {index}", request)
+        rows = [Row(index, request, on_token) for index, request in enumerate(requests)]
+        scheduler = self._scheduler
+        self._make_room([row.request for row in rows if row.request.max_new_tokens])
         try:
-            self._run(waiting, table, on_token)
-        except BaseException:
-            # an interrupted step may have stored only some layers, so later prompts must not continue these slots
-            self._table = None
-            raise
+            for row in rows:
+                scheduler.add(row)
+            while any(not row.reason for row in rows):
+                scheduler.step(None)
+                for row in rows:
+                    if row.error is not None:
+                        raise row.error
+        finally:
+            own = set(rows)
+            for row in rows:
+                scheduler.cancel(row)
+            scheduler.ended = [row for row in scheduler.ended if row not in own]
         return [row.completion() for row in rows]
+
+    def submit(self, request: Request, on_token: OnToken | None = None) -> Running:
+        """See `SupportsContinuous`. The first call allocates the cache that later ones share."""
+        self._check("The request", request)
+        size, longest = len(request.ids) + request.max_new_tokens, self.context_size
+        if longest is not None and request.max_new_tokens and size > longest:
+            raise UsageError(
+                f"The request: {len(request.ids)} prompt tokens and {request.max_new_tokens} new ones are more than the "
+                f"{longest} tokens of a slot; shorten the prompt, lower max_new_tokens, or raise --local-slot-tokens."
+            )
+        row = Row(0, request, on_token)
+        self._scheduler.add(row)
+        return row
+
+    def cancel(self, running: Running) -> None:
+        """See `SupportsContinuous`."""
+        assert isinstance(running, Row)
+        self._scheduler.cancel(running)
+
+    @torch.no_grad()
+    def step(self) -> list[Running]:
+        """See `SupportsContinuous`."""
+        self._scheduler.step(self.config.prefill_tokens)
+        ended, self._scheduler.ended = self._scheduler.ended, []
+        return list(ended)
+
+    @property
+    def busy(self) -> bool:
+        """See `SupportsContinuous`."""
+        return self._scheduler.busy
+
+    @property
+    def context_size(self) -> int | None:
+        """See `SupportsContinuous`. Allocates the cache, as its kind decides."""
+        positions, tokens = self.model.config.max_position_embeddings, self.config.cache_tokens
+        wanted = self.config.slot_tokens or max(_SMALLEST, tokens // _FEWEST)
+        capacity = wanted if positions is None else min(wanted, positions)
+        if capacity > tokens:
+            raise UsageError(
+                f"A slot of {capacity} tokens does not fit into a cache of {tokens}; raise --local-cache-tokens, or give fewer "
+                "--local-slot-tokens."
+            )
+        cache = self._scheduler.open(max(1, min(self.config.slots, tokens // capacity)), capacity).cache
+        if cache.capacity is None:
+            return positions
+        return cache.capacity if positions is None else min(cache.capacity, positions)
 
     @torch.no_grad()
     def update(self, named_tensors: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `Engine`; tensors are cast to the types of the model. Raises MMError for a name that the model does not have."""
+        """See `Engine`; tensors are cast to the types of the model. Raises MMError for a name that the model does not have,
+        or while submitted requests run."""
+        self._refuse_if_busy()
         own = self.model.state_dict(keep_vars=True)
         for name, tensor in named_tensors:
             if name not in own:
@@ -77,8 +121,9 @@ class LocalEngine(Engine):
         self.release()
 
     def release(self) -> None:
-        """See `Engine`. Frees the cache and the second copy of the weights."""
-        self._table = self._decode = self._sampler = self._penalties = None
+        """See `Engine`. Frees the cache and the second copy of the weights. Raises MMError while submitted requests run."""
+        self._refuse_if_busy()
+        self._scheduler.release()
         self.backend.empty_cache()
 
     def notes(self) -> list[str]:
@@ -88,77 +133,44 @@ class LocalEngine(Engine):
         name = type(self.model).__name__
         return [f"generation is slow: {name} has no cache, so every token takes a forward over its whole document"]
 
-    def _check(self, index: int, request: Request) -> None:
+    def _refuse_if_busy(self) -> None:
+        if self.busy:
+            raise MMError("The engine's requests are still running: call step until it is not busy, or cancel them.")
+
+    def _make_room(self, requests: Sequence[Request]) -> None:
+        """Prepare the cache for these requests. Submitted ones that run keep theirs."""
+        if not requests:
+            return
+        longest = max(len(r.ids) + r.max_new_tokens for r in requests)
+        if self.busy:
+            most = self.context_size
+            if most is not None and longest > most:
+                raise UsageError(f"A request of {longest} tokens does not fit into a slot of {most} beside those that run.")
+            return
+        # a power of two, so that a growing conversation keeps its cache for many turns
+        capacity = max(_SMALLEST, 1 << (longest - 1).bit_length())
+        self._scheduler.resize(max(1, min(self.config.slots, len(requests), self.config.cache_tokens // capacity)), capacity)
+
+    def _check(self, name: str, request: Request) -> None:
         check_sampling(request.sampling)
+        config, size = self.model.config, len(request.ids)
         if not request.ids:
-            raise UsageError(f"Request {index} has an empty prompt; give at least the token that begins a document.")
+            raise UsageError(f"{name} has an empty prompt; give at least the token that begins a document.")
         if request.max_new_tokens < 0:
-            raise UsageError(f"Request {index}: max_new_tokens is {request.max_new_tokens}, expected 0 or more.")
-        longest = self.model.config.max_position_embeddings
-        if longest is not None and len(request.ids) + request.max_new_tokens > longest:
+            raise UsageError(f"{name}: max_new_tokens is {request.max_new_tokens}, expected 0 or more.")
+        if not 0 <= request.min_new_tokens <= request.max_new_tokens:
             raise UsageError(
-                f"Request {index}: {len(request.ids)} prompt tokens and {request.max_new_tokens} new ones are more than "
+                f"{name}: min_new_tokens is {request.min_new_tokens}, expected 0 to max_new_tokens ({request.max_new_tokens})."
+            )
+        if not 0 <= request.top_logprobs <= config.vocab_size:
+            raise UsageError(f"{name}: top_logprobs is {request.top_logprobs}, expected 0 to {config.vocab_size}.")
+        for part, ids in (("The prompt", request.ids), ("logit_bias", [token for token, _ in request.sampling.logit_bias])):
+            if ids and not 0 <= min(ids) <= max(ids) < config.vocab_size:
+                wrong = next(token for token in ids if not 0 <= token < config.vocab_size)
+                raise UsageError(f"{name}: {part} has the token {wrong}, and the vocabulary {config.vocab_size} tokens.")
+        longest = config.max_position_embeddings
+        if longest is not None and size + request.max_new_tokens > longest:
+            raise UsageError(
+                f"{name}: {size} prompt tokens and {request.max_new_tokens} new ones are more than "
                 f"the model's {longest} positions; shorten the prompt or lower max_new_tokens."
             )
-
-    def _ensure_table(self, requests: Sequence[Request]) -> SlotTable:
-        capacity = max(len(r.ids) + r.max_new_tokens for r in requests)
-        # a power of two, so that a growing conversation keeps its cache for many turns
-        capacity = max(_SMALLEST, 1 << (capacity - 1).bit_length())
-        slots = max(1, min(self.config.slots, len(requests), self.config.cache_tokens // capacity))
-        if self._table is None or not self._table.fits(slots, capacity):
-            self._table = None  # free its memory before the new one is allocated
-            self._table = SlotTable(self.cached.new_cache(slots, capacity))
-        return self._table
-
-    def _run(self, waiting: deque[Row], table: SlotTable, on_token: OnToken | None) -> None:
-        while waiting or table.active:
-            if placed := table.place(waiting):
-                self._prefill(table, placed, on_token)
-            table.compact()
-            if active := table.active:
-                self._step(table, active, on_token)
-
-    def _prefill(self, table: SlotTable, placed: list[Placed], on_token: OnToken | None) -> None:
-        prompts = [torch.tensor(p.row.request.ids[p.known :]) for p in placed]
-        batch = pack([Unit((Tokens(ids),)) for ids in prompts]).to(table.cache.device)
-        logits_NV = self.cached.prefill(batch, [p.slot for p in placed], table.cache)
-        table.share(placed)
-        slots = [(n, slot) for n, p in enumerate(placed) for slot in (p.slot, *p.twins)]
-        if len(slots) > len(placed):
-            logits_NV = logits_NV[torch.tensor([n for n, _ in slots]).to(logits_NV.device)]
-        self._draw([table.row(slot) for _, slot in slots], logits_NV, on_token)
-
-    def _step(self, table: SlotTable, active: list[tuple[int, Row]], on_token: OnToken | None) -> None:
-        # outside inference mode, autograd's bookkeeping takes a tenth of a small model's step
-        with torch.inference_mode():
-            ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.device, non_blocking=True)
-            logits_AV = self._decoder()(ids_A, [slot for slot, _ in active], table.cache)
-            self._draw([row for _, row in active], logits_AV, on_token)
-
-    def _decoder(self) -> Decode:
-        if self._decode is None:
-            model, fast = self.model, self.config.fast
-            self._decode = model.fast_decode() if fast and isinstance(model, SupportsFastDecode) else self.cached.decode
-        return self._decode
-
-    def _draw(self, rows: list[Row], logits_AV: Tensor, on_token: OnToken | None) -> None:
-        settings = [row.request.sampling for row in rows]
-        if self._sampler is None or self._sampler[0] != settings:
-            self._sampler = settings, Sampler(settings, logits_AV.device)
-        sampler = self._sampler[1]
-        if sampler.penalises:
-            logits_AV = self._penalise(rows, logits_AV)
-        uniforms = [] if sampler.all_greedy else [uniform(row.seed, len(row.ids)) for row in rows]
-        ids, logprobs = sampler(logits_AV, uniforms).tolist()
-        if any(map(math.isnan, logprobs)):
-            raise MMError("The model's logits are NaN: its activations overflow. Use --dtype fp32, or an earlier checkpoint.")
-        for row, token, logprob in zip(rows, ids, logprobs, strict=True):
-            row.append(int(token), logprob)
-            if on_token is not None and on_token(row.index, int(token), logprob):
-                row.reason = "stop"
-
-    def _penalise(self, rows: list[Row], logits_AV: Tensor) -> Tensor:
-        if self._penalties is None or not self._penalties.are_of(rows):
-            self._penalties = Penalties(rows, logits_AV.shape[1], logits_AV.device)
-        return self._penalties(logits_AV)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mm.contracts import Sampling
-from mm.plugins.engines.local.slots import Row
+from mm.plugins.engines.local.rows import Row
 
 
 class Penalties:

@@ -41,12 +41,15 @@ def check_sampling(sampling: Sampling) -> None:
     for name in ("presence_penalty", "frequency_penalty"):
         if not -2 <= getattr(sampling, name) <= 2:
             raise UsageError(f"{name} {getattr(sampling, name)}: expected a number between -2 and 2; 0 is off.")
+    for token, bias in sampling.logit_bias:
+        if not -float("inf") < bias < float("inf"):
+            raise UsageError(f"logit_bias of token {token} is {bias}: expected a finite number; -100 is as good as never.")
 
 
 class Sampler:
     """Draws tokens for A rows by their settings, which it holds as tensors. Filters that no row uses are not computed."""
 
-    def __init__(self, rows: Sequence[Sampling], device: torch.device) -> None:
+    def __init__(self, rows: Sequence[Sampling], device: torch.device, top: int = 0) -> None:
         def column(values: Iterable[float]) -> Tensor:
             return torch.tensor(list(values)).to(device, non_blocking=True)[:, None]
 
@@ -62,12 +65,14 @@ class Sampler:
         self.filters_min_p = any(row.min_p and row.temperature for row in rows)
         self.min_p_A1 = column(row.min_p for row in rows)
         self.penalises = any(row.penalises for row in rows)
+        self.top = top
 
     def __call__(self, logits_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
-        """The drawn ids and their log-probabilities, as one float64 tensor (2, A), so that the host waits only once.
+        """The drawn ids and their log-probabilities, then the ids of the `top` likeliest tokens and their log-probabilities, as
+        one float64 tensor (2 + 2 top, A), so that the host waits only once.
 
-        `logits_AV` are penalised already (`Penalties`). `uniforms` has the number of each row's draw. The log-probabilities are
-        those at the row's temperature (1 if it is greedy), before top-k, top-p and min-p.
+        `logits_AV` are penalised and limited already (`Penalties`, `limit`). `uniforms` has the number of each row's draw. The
+        log-probabilities are those at the row's temperature (1 if it is greedy), before top-k, top-p and min-p.
         """
         scaled_AV = logits_AV if self.plain else logits_AV / self.temperature_A1
         logprobs_AV = scaled_AV.log_softmax(-1)
@@ -76,7 +81,8 @@ class Sampler:
             drawn_A1 = self._draw(logprobs_AV, uniforms)
             ids_A1 = drawn_A1 if ids_A1 is None else torch.where(self.greedy_A1, ids_A1, drawn_A1)
         assert ids_A1 is not None
-        return torch.cat((ids_A1.double(), logprobs_AV.gather(1, ids_A1).double()), 1).T
+        columns = [ids_A1.double(), logprobs_AV.gather(1, ids_A1).double()]
+        return torch.cat([*columns, top_columns(logprobs_AV, self.top)] if self.top else columns, 1).T
 
     def _draw(self, logprobs_AV: Tensor, uniforms: Sequence[float]) -> Tensor:
         weights_AV = self.filtered(logprobs_AV)
@@ -114,6 +120,19 @@ class Sampler:
         first_A1 = torch.searchsorted(cumulative_AV, dropped_A1, right=True)
         floor_A1 = ascending_AV.gather(1, first_A1.clamp_(max=ascending_AV.shape[1] - 1))
         return floor_A1 * (self.top_p_A1 < 1)
+
+
+def top_columns(logprobs_AV: Tensor, most: int) -> Tensor:
+    """The ids of the `most` likeliest tokens of each row, then their log-probabilities, in float64: (A, 2 most)."""
+    values_Ak, ids_Ak = logprobs_AV.topk(most)
+    return torch.cat((ids_Ak.double(), values_Ak.double()), 1)
+
+
+def likeliest(columns: Sequence[float], count: int) -> tuple[tuple[int, float], ...]:
+    """The first `count` pairs (id, log-probability) of a row of `top_columns`. Tokens that cannot be drawn are left out."""
+    most = len(columns) // 2
+    pairs = zip(columns[:count], columns[most : most + count], strict=True)
+    return tuple((int(token), logprob) for token, logprob in pairs if logprob > -float("inf"))
 
 
 def running_sums(weights_AV: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The assignment of completions to the slots of the cache, and the reuse of the tokens that slots hold for new prompts.
 
-The active slots are always the first ones, so that decoding reads the cache in place.
+The active slots are next to each other, so that decoding reads the cache in place.
 """
 
 from __future__ import annotations
@@ -9,66 +9,30 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import attrs
-
-from mm.contracts import Completion, Request
+from mm.plugins.engines.local.rows import Placed, Row
 from mm.runtime.nn.cache import SupportsTruncate
-from mm.runtime.training.context import stable_seed
 
 if TYPE_CHECKING:
     from mm.runtime.nn.cache import Cache
 
-
-@attrs.define(eq=False)
-class Row:
-    """A request with the tokens generated so far. `index` is its place among the requests; `reason`, "stop" or "length", is
-    empty until it has finished."""
-
-    index: int
-    request: Request
-    ids: list[int] = attrs.field(factory=list)
-    logprobs: list[float] = attrs.field(factory=list)
-    reason: str = ""
-    seed: int = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.seed = stable_seed(*self.request.key)
-        if not self.request.max_new_tokens:
-            self.reason = "length"
-
-    def append(self, token: int, logprob: float) -> None:
-        """Append a drawn token, and set `reason` if it is the last one."""
-        self.ids.append(token)
-        self.logprobs.append(logprob)
-        if token in self.request.stop:
-            self.reason = "stop"
-        elif len(self.ids) == self.request.max_new_tokens:
-            self.reason = "length"
-
-    def completion(self) -> Completion:
-        """The tokens generated so far, as a completion."""
-        return Completion(ids=tuple(self.ids), logprobs=tuple(self.logprobs), finish_reason=self.reason)
-
-
-@attrs.frozen(eq=False)
-class Placed:
-    """A row with the slot that it was given. The slot holds the first `known` tokens of its prompt already. `twins` are the
-    slots of further rows with the same prompt, which are copied from this one once the prompt has been read."""
-
-    row: Row
-    slot: int
-    known: int
-    twins: list[int] = attrs.field(factory=list)
+# with fewer common tokens than these, a prompt that is mostly new is read as a whole
+_WORTH_COPYING = 32
 
 
 class SlotTable:
     """The slots of one cache and their rows. A slot keeps a finished row, so that a later prompt with the same beginning can
-    reuse its tokens."""
+    reuse its tokens. `reading` are the prompts that are not read to their ends.
+
+    With `keep`, for requests that come one by one, the tokens of finished rows are kept as long as possible; without it, for
+    requests that came together, slots are not copied for that.
+    """
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
+        self.reading: list[Placed] = []
         self._truncates = cache if isinstance(cache, SupportsTruncate) else None
         self._rows: list[Row | None] = [None] * cache.slots
+        self._used = [0] * cache.slots  # when each slot was last given to a row
 
     def fits(self, slots: int, capacity: int) -> bool:
         """True if the cache is large enough for `slots` slots of `capacity` tokens."""
@@ -76,14 +40,22 @@ class SlotTable:
 
     @property
     def active(self) -> list[tuple[int, Row]]:
-        """(slot, row) of the rows that have not finished."""
-        return [(slot, row) for slot, row in enumerate(self._rows) if row is not None and not row.reason]
+        """(slot, row) of the rows that are being decoded."""
+        return [(slot, row) for slot, row in enumerate(self._rows) if row is not None and row.ids and not row.reason]
 
-    def place(self, waiting: deque[Row]) -> list[Placed]:
-        """Take rows from `waiting`, in order, and give each a free slot, while there are any. Rows with equal prompts are
-        grouped."""
+    @property
+    def unfinished(self) -> list[Row]:
+        """The rows that have not finished, also those whose prompts are being read."""
+        return [row for row in self._rows if row is not None and not row.reason]
+
+    def place(self, waiting: deque[Row], *, keep: bool) -> None:
+        """Take rows from `waiting`, in order, and give each a free slot, while there are any: the one that was used least
+        recently. Rows with equal prompts are grouped."""
+        if not waiting:
+            return
         placed: dict[tuple[int, ...], Placed] = {}
         free = [slot for slot, row in enumerate(self._rows) if row is None or row.reason]
+        free.sort(key=lambda slot: (self._rows[slot] is not None, self._used[slot]))
         while waiting and free:
             row = waiting.popleft()
             leader = placed.get(row.request.ids)
@@ -91,44 +63,85 @@ class SlotTable:
                 slot = free.pop(0)
                 self.cache.clear([slot])
                 leader.twins.append(slot)
+                row.cached_tokens = len(row.request.ids)
             else:
-                slot, known = self._prepare(row.request.ids, free)
-                placed[row.request.ids] = Placed(row, slot, known)
+                slot, row.cached_tokens = self._prepare(row.request.ids, free, keep)
+                placed[row.request.ids] = Placed(row, slot, row.cached_tokens)
             self._rows[slot] = row
-        return list(placed.values())
+            self._used[slot] = max(self._used) + 1
+        self.reading += placed.values()
 
-    def share(self, placed: Sequence[Placed]) -> None:
-        """Copy the states of the prompts that were read to the slots of their twins."""
-        for leader in placed:
-            if leader.twins:
-                self.cache.copy(leader.slot, leader.twins)
+    def share(self, placed: Placed) -> list[Row]:
+        """End the reading of a prompt: copy its state to the slots of its twins. Returns all rows of this prompt."""
+        self.reading.remove(placed)
+        if placed.twins:
+            self.cache.copy(placed.slot, placed.twins)
+        return [row for slot in (placed.slot, *placed.twins) if (row := self._rows[slot]) is not None]
 
-    def row(self, slot: int) -> Row:
-        """The row that was placed in a slot."""
-        row = self._rows[slot]
-        assert row is not None
-        return row
+    def drop(self, row: Row) -> None:
+        """Stop reading for a row that has ended. A twin takes over the slot, if there is one."""
+        for placed in self.reading:
+            if placed.row is row and placed.twins:
+                slot = placed.twins.pop(0)
+                twin = self._rows[slot]
+                assert twin is not None
+                placed.row, self._rows[placed.slot], self._rows[slot] = twin, twin, None
+                return
+            if placed.row is row:
+                self.reading.remove(placed)
+                return
+            placed.twins = [slot for slot in placed.twins if self._rows[slot] is not row]
 
-    def compact(self) -> None:
-        """Move active rows from the end into free slots before them, until the active slots are the first ones."""
+    def compact(self, *, keep: bool) -> None:
+        """Move active rows until their slots are next to each other. If prompts are being read between them, and no slot is
+        free for those, they stay apart, which is only slower."""
         active = [slot for slot, _ in self.active]
-        while active and active[-1] != len(active) - 1:
-            hole = next(slot for slot in range(len(active)) if slot not in active)
-            last = active.pop()
-            self.cache.copy(last, [hole])
-            self.cache.clear([last])
-            self._rows[hole], self._rows[last] = self._rows[last], None
-            active = sorted([*active, hole])
+        if not active or active[-1] - active[0] == len(active) - 1:
+            return
+        read = [slot for slot, row in enumerate(self._rows) if row is not None and not row.reason and not row.ids]
+        starts = range(self.cache.slots - len(active) + 1)
+        windows = [range(start, start + len(active)) for start in starts]
+        window = min(windows, key=lambda w: (sum(s in w for s in read), -sum(s in w for s in active)))
+        outside = [slot for slot in active if slot not in window]
+        for hole in [slot for slot in window if slot not in active]:
+            if not self._vacate(hole, window, keep=keep, read=hole in read):
+                return
+            self._move(outside.pop(), hole)
 
-    def _prepare(self, ids: tuple[int, ...], free: list[int]) -> tuple[int, int]:
+    def _vacate(self, hole: int, window: range, *, keep: bool, read: bool) -> bool:
+        """Move what a slot holds out of the window, if it is read, or to be kept and a slot is empty. Returns True if the slot
+        may be overwritten."""
+        if not read and not (keep and self._rows[hole]):
+            return True
+        others = [slot for slot in range(self.cache.slots) if slot not in window]
+        spare = next((slot for slot in others if self._rows[slot] is None), None)
+        if spare is None and read:
+            ended = [slot for slot in others if (row := self._rows[slot]) is not None and row.reason]
+            spare = min(ended, key=lambda slot: self._used[slot], default=None)
+        if spare is not None:
+            self._move(hole, spare)
+        return spare is not None or not read
+
+    def _move(self, source: int, target: int) -> None:
+        self.cache.copy(source, [target])
+        self.cache.clear([source])
+        self._rows[target], self._rows[source] = self._rows[source], None
+        self._used[target] = self._used[source]
+        for placed in self.reading:
+            placed.slot = target if placed.slot == source else placed.slot
+            placed.twins = [target if slot == source else slot for slot in placed.twins]
+
+    def _prepare(self, ids: tuple[int, ...], free: list[int], keep: bool) -> tuple[int, int]:
         """Take one of the free slots and put into it the longest beginning of the prompt that a slot holds. Returns (slot, the
         number of these tokens)."""
         source = max(range(self.cache.slots), key=lambda slot: self._shared(slot, ids))
         known = self._shared(source, ids)
         # a short common beginning is read again: whole prompts are read in one pack, continued ones one by one
-        if 2 * known < len(ids):
+        if 2 * known < len(ids) and not (keep and known >= _WORTH_COPYING):
             known = 0
-        slot = source if known and source in free else free[0]
+        # the rest of a long conversation is not thrown away for one that only begins alike
+        taken = known and source in free and not (keep and 2 * known < self.cache.lengths[source])
+        slot = source if taken else free[0]
         free.remove(slot)
         if not known:
             self.cache.clear([slot])
@@ -139,7 +152,7 @@ class SlotTable:
             self._truncates.truncate([slot], known)
         return slot, known
 
-    def _shared(self, slot: int, ids: tuple[int, ...]) -> int:
+    def _shared(self, slot: int, ids: Sequence[int]) -> int:
         """The number of leading tokens of `ids` that the slot's state can serve for. At least one token is left to be read, for
         its logits. A state that cannot be truncated serves as a whole or not at all."""
         row, limit = self._rows[slot], len(ids) - 1

@@ -67,13 +67,13 @@ def is_right(item: Mapping[str, Any], talk: Turns) -> bool:
 
 def _talk(model: TextModel, questions: Sequence[str], tools: Mapping[str, Tool]) -> Turns:
     """Ask the questions one after the other; the answers are greedy."""
-    from mm.runtime.generation.text_model import answer
+    from mm.runtime.text.thoughts import answer
 
     messages: list[Any] = []
 
     def generate(conversations: Sequence[list[Any]], turn: int) -> list[list[Call]]:
         text = model.generate(messages, max_new_tokens=96, temperature=0, tools=template_tools(tools) or None).text
-        message, calls = extract_calls(answer(text))
+        message, calls = extract_calls(answer(text, calls=bool(tools)))
         messages.append(message)
         shown.append({"role": "assistant", "content": text})
         return [calls]
