@@ -21,12 +21,12 @@ def check_engine(
     spec: EngineSpec, *, architecture: str = "dense", plugins: PluginManager | None = None, module: str | None = None
 ) -> list[Check]:
     """Run the checks of an engine, on a tiny model; on the CPU if it runs on every backend."""
-    from mm.testing.suites.engine import EngineSuite
+    from mm.testing.suites.continuous import ContinuousEngineSuite
 
     manager = plugins or PluginManager.discover()
     make_model = lambda seed: tiny_model(architecture, seed=seed, plugins=manager)  # noqa: E731
     module = module or declaring(manager, spec)
-    return run_suite(EngineSuite(spec, make_model, _backend(spec, manager), module))
+    return run_suite(ContinuousEngineSuite(spec, make_model, _backend(spec, manager), module))
 
 
 def _backend(spec: EngineSpec, plugins: PluginManager) -> Backend | None:

@@ -33,6 +33,9 @@ UNPENALISED = """import attrs
         plain = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
         requests = [attrs.evolve(r, sampling=attrs.evolve(r.sampling, **plain)) for r in requests]
         return self.inner.generate(requests, on_token)"""
+UNBIASED = f"""import attrs
+        requests = [attrs.evolve(r, sampling=attrs.evolve(r.sampling, logit_bias=())) for r in requests]
+        {INNER}"""
 LENIENT = ('''if not isinstance(row[name], str):
                 raise DataError(f"{name} is not text", problem="wrong type")
         return TextRow(row["q"] + row["a"])''', '''if not row[name]:
@@ -207,6 +210,7 @@ MISTAKES = [
     ("engine", "(requests, on_token)", "(requests, on_token and (lambda *seen: on_token(*seen) and None))", "on token ends",
      "on_token returns True for request 0, and request 0 has", "def generate"),
     ("engine", INNER, UNPENALISED, "penalties and min p", "with presence_penalty=2", "def generate"),
+    ("engine", INNER, UNBIASED, "request options", "logit_bias is ignored", "def generate"),
     ("engine", "self.inner.update(named_tensors, version)", "pass", "update", "update did not change what is generated",
      "def update"),
     ("tracker", "def on_log", "def on_logs", "names", "nothing calls Part.on_logs: is on_log meant?", "def on_logs"),

@@ -31,6 +31,10 @@ class Constraint(Protocol):
         """Advance by a drawn token. It is not called for the last token of the completion."""
 
 
+_OPTIONAL_SAMPLING = ("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "min_p")
+_OPTIONAL = ("min_new_tokens", "top_logprobs", "prompt_logprobs", "constraint")
+
+
 @attrs.frozen(kw_only=True)
 class Sampling:
     """The settings of drawing a token, in the order in which they apply. The defaults of all but the temperature are off.
@@ -80,6 +84,13 @@ class Request:
     top_logprobs: int = 0
     prompt_logprobs: bool = False
     constraint: Constraint | None = attrs.field(default=None, eq=False)
+
+    @property
+    def optional(self) -> list[str]:
+        """The names of the settings that this request uses, and that an engine may refuse instead of applying them."""
+        by_record = ((self, _OPTIONAL), (self.sampling, _OPTIONAL_SAMPLING))
+        defaults = {field.name: field.default for record, _ in by_record for field in attrs.fields(type(record))}
+        return [name for record, names in by_record for name in names if getattr(record, name) != defaults[name]]
 
 
 @attrs.frozen(kw_only=True)

@@ -184,7 +184,7 @@ def test_the_engine_holds_nothing_while_models_learn(mm_train: Train, monkeypatc
     held: list[Any] = []
     measure = Rollout._completion_metrics
     monkeypatch.setattr(
-        Rollout, "_completion_metrics", lambda self, groups: (held.append(self.engine._table), measure(self, groups))[1]
+        Rollout, "_completion_metrics", lambda self, groups: (held.append(self.engine._scheduler.table), measure(self, groups))[1]
     )
     mm_train(eval_ratio=0.3, max_steps=2)
     assert held == [None] * 5  # two rollouts, and an evaluation before and after each

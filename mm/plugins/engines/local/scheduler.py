@@ -180,7 +180,7 @@ class Scheduler:
 
 
 def _take(row: Row, token: int, logprob: float, top: Likeliest) -> None:
-    """Give a row its next token. What its own `on_token` or constraint raises ends this row alone."""
+    """Give a row its next token. An exception of its `on_token` or constraint ends this row alone."""
     if math.isnan(logprob):
         row.fail(MMError("The model's logits are NaN: its activations overflow. Use --dtype fp32, or an earlier checkpoint."))
         return
