@@ -21,6 +21,7 @@ from mm.core.say import Say, command_line, on_stderr, silent
 from mm.core.workspace import write_text
 from mm.runtime.hubs.hub import HubClient, Listing, RemoteFile, Unreachable, client
 from mm.runtime.hubs.locator import Kind, Locator
+from mm.runtime.text.json_file import read_object
 from mm.runtime.text.wording import count_text, size_text
 
 # the paths of a repository -> those that are needed
@@ -168,7 +169,7 @@ def _listing(hub: HubClient, at: Locator, kind: Kind) -> Listing:
 
 def _read(folder: Path, revision: str) -> Listing | None:
     try:
-        found = json.loads(_place(folder, revision).read_text(encoding="utf-8"))
+        found = read_object(_place(folder, revision))
         return Listing(found["revision"], tuple(RemoteFile(*file) for file in found["files"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import attrs
 
@@ -18,25 +18,43 @@ _CLIENTS = {
 }
 
 
+def _check_path(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+    """Raise ValueError for a path that leads, or may lead, out of the folder that it is put into: it is a hub's word."""
+    parts = value.split("/") if isinstance(value, str) else []
+    if not parts or {"", ".", ".."} & {*parts} or "\\" in str(value) or not str(value).isprintable():
+        raise ValueError(f"the name {str(value)[:200]!r} is not one inside a repository")
+
+
 @attrs.frozen
 class RemoteFile:
-    """A file of a repository. `sha256` is "" if the hub does not tell it, as for small files of Git."""
+    """A file of a repository. `sha256` is "" if the hub does not tell it, as for small files of Git. Raises ValueError for a path
+    that leads out of the repository, and for a size that is no number of bytes."""
 
-    path: str
-    size: int
-    sha256: str = ""
+    path: str = attrs.field(validator=_check_path)
+    size: int = attrs.field(validator=[attrs.validators.instance_of(int), attrs.validators.ge(0)])
+    sha256: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
 
 
 @attrs.frozen
 class Listing:
-    """The files of a repository at a revision. `revision` is a commit where the hub knows commits: it never changes."""
+    """The files of a repository at a revision. `revision` is a commit where the hub knows commits: it never changes. It names a
+    folder of the cache: one that leads out of it raises ValueError."""
 
-    revision: str
+    revision: str = attrs.field(validator=_check_path)
     files: tuple[RemoteFile, ...]
 
 
 class Unreachable(Exception):
     """The hub does not answer: there is no network, or it is switched off. The text is the reason."""
+
+
+# of a client that is given other JSON than a hub sends, or a file name that it refuses
+UNEXPECTED = (ValueError, TypeError, LookupError, AttributeError)
+
+
+def not_a_hub(error: Exception) -> Unreachable:
+    """The error for an answer that is not one of a hub, as the page of a proxy or of a network's login is."""
+    return Unreachable(f"its answer is not a hub's: {type(error).__name__}: {str(error)[:200]}")
 
 
 class HubClient(ABC):

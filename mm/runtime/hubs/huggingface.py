@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,22 @@ from urllib.parse import urlsplit
 
 from mm.core.errors import UsageError
 from mm.runtime.hubs.checksum import sha256_of
-from mm.runtime.hubs.hub import HubClient, Listing, RemoteFile, Unreachable, no_revision, not_allowed, not_there
+from mm.runtime.hubs.hub import (
+    UNEXPECTED,
+    HubClient,
+    Listing,
+    RemoteFile,
+    Unreachable,
+    no_revision,
+    not_a_hub,
+    not_allowed,
+    not_there,
+)  # fmt: skip
 from mm.runtime.hubs.locator import Kind, Locator
 
 _BLOCK = 1 << 20
+# the name of a file in the cache, which the hub chooses: SHA-1 or SHA-256
+_ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 # the packages that speak HTTP for the library, in its versions
 _TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "huggingface_hub")
 
@@ -34,10 +47,10 @@ class HuggingFace(HubClient):
         with _explained(at, kind):
             api = HfApi(endpoint=_endpoint(), library_name="mm")
             info: Any = api.repo_info(at.repo, repo_type=kind, revision=at.revision or None, files_metadata=True)
-        files = (
-            RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else "") for file in info.siblings or ()
-        )
-        return Listing(str(info.sha), tuple(files))
+            files = (
+                RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else "") for file in info.siblings or ()
+            )
+            return Listing(str(info.sha), tuple(files))
 
     def folder(self, at: Locator, kind: Kind) -> Path:
         """See `HubClient`."""
@@ -58,10 +71,14 @@ class HuggingFace(HubClient):
         with _explained(at, kind), _bars(quiet):
             url = hf_hub_url(at.repo, file.path, repo_type=kind, revision=at.revision, endpoint=_endpoint())
             metadata = get_hf_file_metadata(url, library_name="mm")
+            if not _ETAG.fullmatch(str(metadata.etag)):
+                raise ValueError(f"the ETag {str(metadata.etag)[:200]!r} is not the name of a file")
             blobs = self.folder(at, kind) / "blobs"
             blob = blobs / str(metadata.etag)
             blobs.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(blobs / f"{blob.name}.mm.lock"):
+                if blob.exists() and blob.stat().st_size != file.size:
+                    blob.unlink()  # damaged: the library never looks into a finished file again
                 if not blob.exists():
                     _download(metadata.location, blob, file, at, own=_host(metadata.location) == _host(url))
             return Path(hf_hub_download(
@@ -161,6 +178,8 @@ def _explained(at: Locator, kind: Kind) -> Iterator[None]:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise
         raise Unreachable(str(error) or type(error).__name__) from error
+    except UNEXPECTED as error:
+        raise not_a_hub(error) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in _TRANSPORTS:
             raise

@@ -17,7 +17,17 @@ from urllib.parse import quote
 
 from mm.core.errors import UsageError
 from mm.core.workspace import write_text
-from mm.runtime.hubs.hub import HubClient, Listing, RemoteFile, Unreachable, no_revision, not_allowed, not_there
+from mm.runtime.hubs.hub import (
+    UNEXPECTED,
+    HubClient,
+    Listing,
+    RemoteFile,
+    Unreachable,
+    no_revision,
+    not_a_hub,
+    not_allowed,
+    not_there,
+)  # fmt: skip
 from mm.runtime.hubs.locator import Kind, Locator
 
 _DEFAULT = "master"
@@ -43,9 +53,10 @@ class ModelScope(HubClient):
         revision = at.revision or _DEFAULT
         with _explained(at, kind):
             found = self._api.list_repo_files(at.repo, kind, revision=revision)
-        if not found:
-            raise no_revision(at)
-        return Listing(revision, tuple(RemoteFile(f.path, f.size, f.sha256 or "") for f in found if not f.is_dir))
+            files = tuple(RemoteFile(f.path, f.size, f.sha256 or "") for f in found if not f.is_dir)
+            if files:
+                return Listing(revision, files)
+        raise no_revision(at)
 
     def folder(self, at: Locator, kind: Kind) -> Path:
         """See `HubClient`."""
@@ -111,6 +122,8 @@ def _explained(at: Locator, kind: Kind) -> Iterator[None]:
             f"{at}: a file arrived damaged and was removed ({error}). Try again, or take the other hub."
         ) from None
     except errors.HubError as error:
-        raise Unreachable(str(error).partition(": ")[0] or type(error).__name__) from error
+        raise Unreachable(str(error).partition("\n")[0].partition(": ")[0] or type(error).__name__) from error
+    except UNEXPECTED as error:
+        raise not_a_hub(error) from error
     finally:
         logger.setLevel(level)

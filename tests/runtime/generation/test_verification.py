@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from mm.core.errors import UsageError
 from mm.core.plugins import PluginManager
 from mm.runtime.generation.verification.cases import LENGTH, Case, answered
 from mm.runtime.generation.verification.compare import Verdict, compare
+from mm.runtime.generation.verification.results import read_results
 from mm.runtime.generation.verification.verifier import VerificationFailed
 from mm.runtime.models.folder import LoadedModel, save_model_folder
 from mm.runtime.models.sample_texts import logits_of
@@ -152,7 +157,7 @@ def test_a_program_may_tell_less(cases: list[Case]) -> None:
         ("one['text'] = 'x' + one['text']", "the chat template at character 0"),
         ("one['reply'] = [7]", "of the reply: ours"),
         ("sys.exit('no such engine')", "ended with exit code 1:\n  no such engine"),
-        ("break", "1 results for 50 conversations"),
+        ("break", "chats is not a list of results for 50 conversations"),
     ],
 )
 def test_the_command_names_what_differs_and_keeps_the_file(
@@ -211,3 +216,57 @@ def test_transformers_is_a_verifier(kind: str, installed: PluginManager, tmp_pat
     seal(tmp_path / "model")
     shown = mm_cli("convert", tmp_path / "model", tmp_path / "out", "--dtype", "bf16", "--verify", "transformers")
     assert "prompts           50 of 50 equal" in shown.err and "greedy replies" in shown.err
+
+
+FORM = [
+    ({"stop": None}, "stop is neither"),
+    ({"text": 5}, "text is neither a text nor null"),
+    ({"ids": "abc"}, "ids is neither a list of ids nor null"),
+    ({"reply": [-1]}, "reply is neither a list of ids nor null"),
+    ({"reply": None}, "reply is null, and reply_text is not a text"),
+    ({"logprobs": [["x"]]}, "logprobs has not"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FORM)
+def test_a_value_of_another_form_is_named(changes: dict[str, Any], message: str, cases: list[Case], tmp_path: Path) -> None:
+    job, out = {"chats": [case.job() for case in cases]}, tmp_path / "out.json"
+    chats = [result(cases[0]), result(cases[1], **changes), *map(result, cases[2:])]
+    out.write_text(json.dumps({"engine": "parrot", "chats": chats}))
+    with pytest.raises(ValueError, match=re.escape(f"chats[1].{message}")):
+        read_results(out, job)
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", '{"engine": "parrot"}', '{"engine": "parrot", "chats": [1]}', "[" * 10**5])
+def test_results_that_are_no_table_of_chats_are_refused(text: str, cases: list[Case], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    out.write_text(text)
+    with pytest.raises(ValueError):
+        read_results(out, {"chats": [cases[0].job()]})
+
+
+def test_log_probabilities_that_are_not_told_are_no_difference(model: Path, tmp_path: Path, mm_cli: CommandLine) -> None:
+    program = tmp_path / "parrot.py"
+    program.write_text(PROGRAM.replace("CHANGE", "one['logprobs'] = None"))
+    found = mm_cli("convert", model, tmp_path / "out", "--to", "qwen3", "--verify", program)
+    assert "log-probabilities not told" in found.err, found.err
+
+
+@pytest.mark.parametrize("apart", ["False", "True"])
+def test_a_program_that_ends_and_leaves_a_process_is_not_waited_for(
+    apart: str, model: Path, tmp_path: Path, mm_cli: CommandLine
+) -> None:
+    program, left = tmp_path / "parrot.py", tmp_path / "left"
+    program.write_text(
+        "import subprocess, sys\n"
+        f"one = subprocess.Popen(['sleep', '3000'], start_new_session={apart})\n"
+        f"open({str(left)!r}, 'w').write(str(one.pid)); sys.exit(3)\n"
+    )
+    found = mm_cli("convert", model, tmp_path / "out", "--to", "qwen3", "--verify", program, code=1)
+    assert "ended with exit code 3" in found.err, found.err
+    if apart == "True":  # out of reach, but it does not hold up the command
+        os.kill(int(left.read_text()), signal.SIGKILL)
+        return
+    stat = Path(f"/proc/{left.read_text()}/stat")
+    while stat.exists() and ") Z" not in stat.read_text():  # a signal takes a moment; the test's limit ends this
+        time.sleep(0.05)

@@ -24,6 +24,7 @@ from mm.plugins.sources.hub.source import HubFiles
 from mm.runtime.data.corpus import open_source
 from mm.runtime.hubs.catalogue import catalogue, read
 from mm.runtime.hubs.fetching import NotDownloaded, downloads
+from mm.runtime.hubs.huggingface import HuggingFace
 from mm.runtime.hubs.locator import HUBS, Locator, is_hub, parse
 from mm.runtime.hubs.models import local_model
 from mm.runtime.models.finding import find_adapter, find_model, find_tokenizer
@@ -311,3 +312,48 @@ def test_any_text_is_asked_without_an_exception(text: str) -> None:
     if is_hub(text):
         with contextlib.suppress(UsageError):
             parse(text)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", ["../../../../outside.jsonl", "a/../../b.jsonl", "OUTSIDE", "..\\x.jsonl", "a//b.jsonl"])
+def test_a_name_that_leads_out_of_the_repository_is_refused_and_nothing_is_written(
+    prefix: str, name: str, hub: hub_server.Hub, plugins: PluginManager, tmp_path: Path
+) -> None:
+    name = str(tmp_path / "outside.jsonl") if name == "OUTSIDE" else name
+    before = set(tmp_path.parent.rglob("*.jsonl"))
+    hub.add("dataset", "owner/evil", {name: ROWS})
+    with pytest.raises(UsageError, match="not one inside a repository"):
+        rows(plugins, f"{prefix}:owner/evil")
+    assert set(tmp_path.parent.rglob("*.jsonl")) == before and not hub.bodies()
+
+
+def test_an_etag_that_leads_out_of_the_cache_is_refused(
+    hub: hub_server.Hub, plugins: PluginManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("dataset", "owner/set", {"a.json": '[{"text": "x"}]'})
+    monkeypatch.setattr(hub_server, "_git", lambda data: "../../../../../outside")
+    with pytest.raises(UsageError, match=r"ETag .* is not the name of a file"):
+        rows(plugins, "hub:owner/set:a.json")
+    assert not list(tmp_path.parent.rglob("outside*"))
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"null"])
+def test_a_page_in_the_place_of_a_hub_is_said(
+    prefix: str, body: bytes, hub: hub_server.Hub, plugins: PluginManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_server._Handler, "_answer", lambda self: self._send(200, body, {"Content-Type": "text/html"}))
+    with pytest.raises(UsageError, match="its answer is not a hub's"):
+        rows(plugins, f"{prefix}:owner/set")
+
+
+def test_a_finished_file_of_another_size_is_downloaded_again(
+    hub: hub_server.Hub, plugins: PluginManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("dataset", "owner/set", {"a.jsonl": ROWS})
+    at, folder = "hub:owner/set", HuggingFace().folder(parse("hub:owner/set"), "dataset")
+    assert len(rows(plugins, at)) == 200
+    for blob in (path for path in (folder / "blobs").iterdir() if path.suffix != ".lock"):
+        os.truncate(blob, 100)
+    again(monkeypatch)
+    assert len(rows(plugins, at)) == 200

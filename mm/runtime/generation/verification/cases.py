@@ -22,6 +22,7 @@ from mm.runtime.text.messages import Message, as_dicts, with_system
 from mm.runtime.text.rows import ChatRow
 from mm.runtime.text.template import thinking_switches
 from mm.runtime.text.tokenizer import Tokenizer
+from mm.runtime.text.wording import count_text
 
 CORPUS = "skills:sft"
 COUNT = 50  # conversations
@@ -59,7 +60,7 @@ class Case:
         return {key: getattr(self, key) for key in keys}
 
     def __str__(self) -> str:
-        parts = [f"{sum(message['role'] == 'user' for message in self.messages)} user turns"]
+        parts = [count_text(sum(message["role"] == "user" for message in self.messages), "user turn")]
         parts += ["tools"] * bool(self.tools) + ["a result"] * (self.messages[-1]["role"] == "tool")
         parts += [] if self.thinking is None else [f"thinking {'on' if self.thinking else 'off'}"]
         return ", ".join(parts)

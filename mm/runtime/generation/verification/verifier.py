@@ -7,18 +7,20 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 import attrs
 
 from mm.core.errors import MMError
 from mm.core.say import Say, silent
+from mm.runtime.generation.verification.results import read_results
 
-_DONE = re.compile(r"done (\d+)")
+_DONE = re.compile(r"done (\d{1,9})")
 _SHOWN = 12  # last lines of a program that failed
 # of another Python, whose packages would be found instead of the engine's
 _OWN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -55,7 +57,8 @@ class Verifier:
 
 def run_program(command: Sequence[str], job: Mapping[str, Any], say: Say) -> dict[str, Any]:
     """Run a verifier's program and return its results. Its lines "done N" move a progress bar. Raises VerificationFailed with the
-    program's last lines if it fails. The program and what it has started are ended with this call."""
+    program's last lines if it fails, or with the value of its results that has not their form. The program and the processes of
+    its group are ended with this call; one that has left the group is not waited for."""
     with TemporaryDirectory(prefix="mm-verify-") as text:
         folder = Path(text)
         paths = folder / "job.json", folder / "out.json"
@@ -67,9 +70,8 @@ def run_program(command: Sequence[str], job: Mapping[str, Any], say: Say) -> dic
                 text=True, errors="replace", start_new_session=True,
             )  # fmt: skip
             try:
-                assert process.stdout
-                _follow(process.stdout, len(job["chats"]), Path(command[-1]).name, say)
-                code = process.wait()
+                with _followed(process, len(job["chats"]), Path(command[-1]).name, say):
+                    code = process.wait()
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -77,12 +79,16 @@ def run_program(command: Sequence[str], job: Mapping[str, Any], say: Say) -> dic
             if code or not paths[1].exists():
                 errors.seek(0)
                 raise VerificationFailed(_failure(command, code, errors.read()))
-        found: dict[str, Any] = json.loads(paths[1].read_text(encoding="utf-8"))
-    return found
+        try:
+            return read_results(paths[1], job)
+        except ValueError as error:
+            program = " ".join(command)
+            raise VerificationFailed(f"--verify: {program} wrote no valid results (docs/exports.md): {error}.") from None
 
 
-def _follow(output: IO[str], total: int, name: str, say: Say) -> None:
-    """Show the progress that the program tells, until it ends."""
+@contextmanager
+def _followed(process: subprocess.Popen[str], total: int, name: str, say: Say) -> Iterator[None]:
+    """Show the progress that the program tells. It is read beside: a process that the program leaves keeps its output open."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -90,9 +96,14 @@ def _follow(output: IO[str], total: int, name: str, say: Say) -> None:
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal or say is silent) as bar:
         task = bar.add_task(name, total=total)
-        for line in output:
-            if match := _DONE.fullmatch(line.strip()):
-                bar.update(task, completed=int(match[1]))
+
+        def follow() -> None:
+            for line in process.stdout or ():
+                if match := _DONE.fullmatch(line.strip()):
+                    bar.update(task, completed=int(match[1]))
+
+        threading.Thread(target=follow, daemon=True).start()
+        yield
 
 
 def _failure(command: Sequence[str], code: int, errors: str) -> str:
