@@ -167,9 +167,11 @@ class Scheduler:
         active = table.active
         if self._decode is None:
             self._decode = model.fast_decode() if self.fast and isinstance(model, SupportsFastDecode) else self.cached.decode
-        ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.device, non_blocking=True)
-        logits_AV = self._decode(ids_A, [slot for slot, _ in active], table.cache)
-        self._draw([row for _, row in active], logits_AV)
+        # outside inference mode, autograd's bookkeeping takes a tenth of a small model's step
+        with torch.inference_mode():
+            ids_A = torch.tensor([row.ids[-1] for _, row in active]).to(table.cache.device, non_blocking=True)
+            logits_AV = self._decode(ids_A, [slot for slot, _ in active], table.cache)
+            self._draw([row for _, row in active], logits_AV)
 
     def _draw(self, rows: list[Row], logits_AV: Tensor) -> None:
         for row, token, logprob, top in self._drawer(rows, logits_AV):
