@@ -33,7 +33,7 @@ class CallSplitter:
     one does not end, or no closing tag is outside, the quotes mean nothing and the call ends at its first closing tag. A call
     without a closing tag goes to the end of the text. The result does not depend on how the stream is cut, and the time is
     linear: the ends of calls that begin inside of another one, which count if the quotes of that one mean nothing, are found in
-    one pass over each line.
+    one walk through each line.
     """
 
     def __init__(self) -> None:
