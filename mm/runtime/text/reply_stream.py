@@ -46,9 +46,9 @@ class ReplyStream:
     content as by `answer`, calls as by `read_calls`. Time is linear in the length of the text.
 
     - A call is certain at its closing tag. Until then it may turn out to be malformed, and a malformed call is content, with its
-      tags and as it was written, which could not be told after its name. So a call is one run of deltas, and every call that is
-      told has a name and an object of arguments. These are the text that the model wrote, without the quotes if it wrote them as
-      a JSON string, and "{}" if it wrote none.
+      tags and as it was written; that cannot be returned any more once its name was. So the deltas of a call come together,
+      and every call has a name and an object of arguments. These are the text that the model wrote, without the quotes if it
+      wrote them as a JSON string, and "{}" if it wrote none.
     - Whitespace of the content is held back while only calls or the end may follow. Behind the last text of a reply with calls
       it is left out.
     """
