@@ -6,7 +6,8 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,16 +72,35 @@ def test_the_list_is_short() -> None:
     assert len(PHRASES) == len(set(PHRASES)) > 30
 
 
+def placed(path: Path, found: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
+    """(file:line, the text with single spaces) of each text."""
+    return [(f"{path.relative_to(ROOT)}:{line}", " ".join(text.split())) for line, text in found]
+
+
+# every phrase is looked for in the same texts, which take seconds to read
+@cache
+def own_texts() -> list[tuple[str, str]]:
+    """Docstrings and comments of all files."""
+    return [one for path in FILES for one in placed(path, texts(path))]
+
+
+@cache
+def other_texts() -> list[tuple[str, str]]:
+    """Messages of all files, and paragraphs of the English pages."""
+    pages = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if not p.stem.endswith("_zh"))]
+    own = [one for path in FILES for one in placed(path, messages(path))]
+    return own + [one for page in pages for one in placed(page, paragraphs(page))]
+
+
+def uses(phrase: str, found: list[tuple[str, str]]) -> list[str]:
+    """Where a phrase stands in these texts."""
+    wanted = pattern(phrase)
+    return [f"{place}: {match[0]!r}" for place, text in found for match in wanted.finditer(text)]
+
+
 @pytest.mark.parametrize("phrase", PHRASES)
 def test_a_phrase_that_we_do_not_use_is_not_used(phrase: str) -> None:
-    wanted = pattern(phrase)
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {match[0]!r}"
-        for path in FILES
-        for line, text in texts(path)
-        for match in wanted.finditer(" ".join(text.split()))
-    ]
-    assert wrong == []
+    assert uses(phrase, own_texts()) == []
 
 
 # elsewhere than in a docstring a question or a noun may be meant: "What is {x}?", "the question and answers", "two passes over"
@@ -89,16 +109,7 @@ ANYWHERE = [p for p in PHRASES if not p.endswith("...") and p not in ("and answe
 
 @pytest.mark.parametrize("phrase", ANYWHERE)
 def test_neither_messages_nor_pages_use_it(phrase: str) -> None:
-    wanted = pattern(phrase)
-    pages = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").glob("*.md")) if not p.stem.endswith("_zh"))]
-    places = [*((path, messages(path)) for path in FILES), *((page, paragraphs(page)) for page in pages)]
-    wrong = [
-        f"{path.relative_to(ROOT)}:{line}: {match[0]!r}"
-        for path, found in places
-        for line, text in found
-        for match in wanted.finditer(" ".join(text.split()))
-    ]
-    assert wrong == []
+    assert uses(phrase, other_texts()) == []
 
 
 def test_a_phrase_is_found_where_it_stands() -> None:

@@ -28,7 +28,7 @@ def _check_path(instance: object, field: attrs.Attribute[Any], value: object) ->
 @attrs.frozen
 class RemoteFile:
     """A file of a repository. `sha256` is "" if the hub does not tell it, as for small files of Git. Raises ValueError for a path
-    that leads out of the repository, and for a size that is no number of bytes."""
+    that leads out of the repository, and for a size that is not a count of bytes."""
 
     path: str = attrs.field(validator=_check_path)
     size: int = attrs.field(validator=[attrs.validators.instance_of(int), attrs.validators.ge(0)])

@@ -22,7 +22,7 @@ class Drawer:
 
     def __call__(self, rows: list[Row], logits_AV: Tensor) -> Iterator[tuple[Row, int, float, Likeliest]]:
         """(row, its next token, the log-probability, the likeliest tokens) for each row. A row whose constraint allows nothing
-        has failed already; its token is to be ignored."""
+        has failed already; its token means nothing."""
         settings = [(row.request.sampling, row.request.top_logprobs) for row in rows]
         if self._sampler is None or self._sampler[0] != settings:
             self._sampler = settings, Sampler([one for one, _ in settings], logits_AV.device, max(k for _, k in settings))

@@ -31,7 +31,7 @@ class Scheduler:
         self.model, self.cached, self.fast = model, cached, fast
         self.size = (1, 1)
         self.waiting: deque[Row] = deque()
-        self.scored: deque[Row] = deque()  # whose prompts are to be scored before they wait for a slot
+        self.scored: deque[Row] = deque()  # whose prompts must be scored before they wait for a slot
         self.ended: list[Row] = []
         self.table: SlotTable | None = None
         self._decode: Decode | None = None
