@@ -128,9 +128,7 @@ async def whole(request: Request, draw: Draw, work: Coroutine[Any, Any, T]) -> T
     return Response(status_code=499) if found is None else found
 
 
-def streamed(
-    service: Service, draw: Draw, chunks: AsyncIterator[dict[str, Any]],
-) -> EventStream:  # fmt: skip
+def streamed(service: Service, draw: Draw, chunks: AsyncIterator[dict[str, Any]]) -> EventStream:
     """A stream of chunks in OpenAI's form: one event each, and `[DONE]`. An error is the last event but that."""
 
     async def events() -> AsyncIterator[bytes]:

@@ -42,6 +42,12 @@ class ConversationFields(BaseModel):
         return self.tools
 
 
+def check_prompt(prompt: object, messages: list[dict[str, Any]]) -> None:
+    """Raise Refusal unless there is either a prompt or a conversation."""
+    if (prompt is None) == (not messages):
+        raise Refusal(400, "Give either 'prompt' or 'messages'.", param="prompt")
+
+
 class ChatRequest(ConversationFields, DrawingFields):
     """A chat."""
 

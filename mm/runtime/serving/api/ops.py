@@ -50,7 +50,6 @@ class Props(BaseModel):
     model_alias: str
     model_path: str
     n_ctx: int | None
-    total_slots: int
     chat_template: str
     bos_token: str
     eos_token: str
@@ -109,7 +108,7 @@ async def props(request: Request, model: str | None = None) -> Response:
         return "" if token is None else tokenizer.decode([token], skip_special=False)
 
     return Json({
-        "model_alias": opened.name, "model_path": str(loaded.path), "n_ctx": opened.context, "total_slots": opened.loop.limit,
+        "model_alias": opened.name, "model_path": str(loaded.path), "n_ctx": opened.context,
         "chat_template": tokenizer.template, "bos_token": spelling(tokenizer.bos_id), "eos_token": spelling(tokenizer.eos_id),
         "vocab_size": loaded.config.vocab_size, "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
@@ -140,7 +139,7 @@ async def unload_adapter(body: UnloadAdapter, request: Request) -> Response:
 def _loading(request: Request) -> Service:
     service = service_of(request)
     if not service.loads_adapters:
-        raise Refusal(403, "Requests may not load adapters here: start the server with --load-adapters, or name it with --lora.")
+        raise Refusal(403, "Requests may not load adapters here: start the server with --load-adapters.")
     return service
 
 

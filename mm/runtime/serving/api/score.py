@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from mm.runtime.serving.api.answering import Draw, service_of, whole
 from mm.runtime.serving.api.bodies import ERRORS, Body, TokenId, Usage
-from mm.runtime.serving.api.chat_bodies import ConversationFields
+from mm.runtime.serving.api.chat_bodies import ConversationFields, check_prompt
 from mm.runtime.serving.errors import Refusal
 from mm.runtime.serving.options import Drawing
 from mm.runtime.serving.prompt import encode_prompts, encode_text
@@ -54,8 +54,7 @@ async def score(body: ScoreRequest, request: Request) -> Response:
     """The log-probabilities of continuations of a prompt, as a training computes them."""
     service = service_of(request)
     opened = await service.open(body)
-    if (body.prompt is None) == (not body.messages):
-        raise Refusal(400, "Give either 'prompt' or 'messages'.", param="prompt")
+    check_prompt(body.prompt, body.messages)
     if body.prompt is None:
         prompt = await body.conversation().encode(opened)
     else:

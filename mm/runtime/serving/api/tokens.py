@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from mm.runtime.serving.api.answering import service_of
 from mm.runtime.serving.api.bodies import ERRORS, Body, TokenId
-from mm.runtime.serving.api.chat_bodies import ConversationFields
+from mm.runtime.serving.api.chat_bodies import ConversationFields, check_prompt
 from mm.runtime.serving.api.logprobs import token_text
 from mm.runtime.serving.errors import Refusal
 from mm.runtime.serving.models import Opened
@@ -69,8 +69,7 @@ class RenderResponse(BaseModel):
 async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     """The token ids of a text, or of a conversation's prompt."""
     opened = await service_of(request).open(body)
-    if (body.prompt is None) == (not body.messages):
-        raise Refusal(400, "Give either 'prompt' or 'messages'.", param="prompt")
+    check_prompt(body.prompt, body.messages)
     if body.prompt is None:
         ids = await body.conversation().encode(opened)
     else:
