@@ -169,6 +169,7 @@ def test_dropout_resumes_to_the_bit_and_survives_recomputation(mm_train: Train) 
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_dropout_is_the_same_in_a_compiled_model(mm_train: Train) -> None:
     eager, compiled = (mm_train("pretrain", run=f"{on}", compile=on, **TRAIN) for on in (False, True))
     assert not [note for note in compiled.manifest["notes"] if "not compiled" in note]

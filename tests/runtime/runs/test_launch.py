@@ -166,7 +166,7 @@ def test_ranks_whose_weights_drift_apart_are_told(tmp_path: Path) -> None:
     assert "the weights of rank 1 are not those of rank 0: policy: " in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_signal_to_the_command_saves_on_all_ranks_and_resumes_on_one(number: signal.Signals, tmp_path: Path) -> None:
     process = start(tmp_path, "--max-steps", 4000, "--run", "a", "--save-interval", 5)
     run = Workspace(tmp_path).run("a")
@@ -180,6 +180,7 @@ def test_a_signal_to_the_command_saves_on_all_ranks_and_resumes_on_one(number: s
     assert (run.manifest["world_size"], run.manifest["step"]) == (1, step + 2)
 
 
+@pytest.mark.long
 def test_the_command_of_a_slurm_job_that_is_queued_again_continues_its_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

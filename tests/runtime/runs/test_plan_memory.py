@@ -74,6 +74,7 @@ def test_an_output_head_holds_the_logits_of_one_chunk(head: Callable[..., Tensor
     assert live.peak < 2.2 * of_a_chunk + 5 * weight.nbytes
 
 
+@pytest.mark.long
 def test_kernels_of_shapes_that_do_not_come_again_are_dropped() -> None:
     """Products of ever new numbers of rows, as those of batches are."""
     kept = {limit: _growth(limit) for limit in ("", "1024")}

@@ -94,7 +94,7 @@ def only_row(workspace: Path) -> str:
         ("model.norm", nan, "the first layer with a non-finite output is policy.model.norm"),
     ],
 )
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_one_bad_token_is_traced_to_its_layer_and_its_row(
     module: str, spoil: Any, where: str, compiled: bool, mm_train: Train, tmp_path: Path, mm_watchers: list[Callback]
 ) -> None:

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from mm.backends.cpu.backend import CpuBackend
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[3]
 BEFORE_FLOORS = "1c9bead1a2dc"
